@@ -1,0 +1,103 @@
+"""Run a function over many inputs in a pool of workers, and fold the partial results into one object, exactly once.
+
+    aggregate(func, iterable, reducer)
+"""
+
+from poolagg import errors, events, pools, strategies
+from poolagg._engine import Snapshot, aggregate, snapshots
+from poolagg._progress import Progress
+from poolagg.errors import (
+    CheckpointMismatch,
+    PoolAggError,
+    PoolBusy,
+    ReducerError,
+    RemoteError,
+    SkippedItems,
+    TaskError,
+    WorkerLost,
+)
+from poolagg.functions import per_worker, rng, star, with_item
+from poolagg.pools import ProcessPool, SerialPool, ThreadPool
+from poolagg.reducers import (
+    ArrayReduce,
+    ArraySum,
+    Bottom,
+    Collect,
+    Count,
+    First,
+    Fold,
+    Frequencies,
+    GroupBy,
+    Histogram,
+    Into,
+    Last,
+    Max,
+    Mean,
+    MergeCounts,
+    Min,
+    Reduce,
+    Reducer,
+    Sample,
+    Std,
+    Sum,
+    Tee,
+    Top,
+    Unique,
+    Variance,
+)
+from poolagg.sources import blocks, prefetch
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ArrayReduce",
+    "ArraySum",
+    "Bottom",
+    "CheckpointMismatch",
+    "Collect",
+    "Count",
+    "First",
+    "Fold",
+    "Frequencies",
+    "GroupBy",
+    "Histogram",
+    "Into",
+    "Last",
+    "Max",
+    "Mean",
+    "MergeCounts",
+    "Min",
+    "PoolAggError",
+    "PoolBusy",
+    "ProcessPool",
+    "Progress",
+    "Reduce",
+    "Reducer",
+    "ReducerError",
+    "RemoteError",
+    "Sample",
+    "SerialPool",
+    "SkippedItems",
+    "Snapshot",
+    "Std",
+    "Sum",
+    "TaskError",
+    "Tee",
+    "ThreadPool",
+    "Top",
+    "Unique",
+    "Variance",
+    "WorkerLost",
+    "aggregate",
+    "blocks",
+    "errors",
+    "events",
+    "per_worker",
+    "pools",
+    "prefetch",
+    "rng",
+    "snapshots",
+    "star",
+    "strategies",
+    "with_item",
+]

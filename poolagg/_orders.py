@@ -1,0 +1,240 @@
+"""What the plan tells lanes and what lanes answer, as values: the one vocabulary of plan, engine and pools.
+
+A lane is a place where chunks run one after another: a worker process, a thread, a slot of somebody's executor. Orders
+go from the plan through the engine to a pool, answers come back. Nothing here does anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from poolagg._chunks import Interval
+
+__all__ = [
+    "Again",
+    "Answer",
+    "Broken",
+    "Cause",
+    "Commit",
+    "Event",
+    "Fail",
+    "Failure",
+    "Finished",
+    "Lost",
+    "Merged",
+    "Order",
+    "Piece",
+    "Pulled",
+    "Replace",
+    "Revoke",
+    "Revoked",
+    "Run",
+    "Ship",
+    "Shipped",
+    "Skip",
+    "SourceEnded",
+    "Tick",
+    "Worn",
+]
+
+Cause: TypeAlias = Literal["raised", "died", "timeout"]
+
+
+# -- orders --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Run items `start` to `stop`, leaving out those in `without`; then ship the lane's state if `ship`.
+
+    `alone`: in batches of one, so that a death names its item. After `budget` seconds a lane may stop at the next
+    boundary and give the rest back.
+    """
+
+    lane: int
+    chunk: int
+    start: int
+    stop: int
+    ship: bool
+    alone: bool = False
+    budget: float = float("inf")
+    without: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ship:
+    """Ship the lane's state, after the chunks it was given before."""
+
+    lane: int
+
+
+@dataclass(frozen=True, slots=True)
+class Revoke:
+    """Take back a chunk that waits behind another; answered by `Revoked`."""
+
+    lane: int
+    chunk: int
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """The lane is empty and is to have a new worker: its old one is lost, or worn out."""
+
+    lane: int
+
+
+# -- answers -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One attempt at one item failed."""
+
+    index: int
+    cause: Cause
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A payload, and the intervals it covers. With `error` it could not be packed or unpacked, and `data` is None."""
+
+    covers: tuple[Interval, ...]
+    data: Any = None
+    nbytes: int = 0
+    error: BaseException | None = None
+
+    @property
+    def items(self) -> int:
+        """How many items it covers."""
+        return sum(stop - start for start, stop in self.covers)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A chunk ran up to `stop` in `seconds`; the pieces are what it shipped, none if the lane holds on to its state."""
+
+    lane: int
+    chunk: int
+    stop: int
+    seconds: float
+    failures: tuple[Failure, ...] = ()
+    pieces: tuple[Piece, ...] | None = None
+    reduce_seconds: float = 0.0
+    ship_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """The lane's state, as ordered by `Ship`."""
+
+    lane: int
+    pieces: tuple[Piece, ...]
+    ship_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """Whether a chunk was taken back (`ok`) or had been started."""
+
+    lane: int
+    chunk: int
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The lane's worker is gone, with all it held; it was running the items of `suspect`, or none that is known."""
+
+    lane: int
+    suspect: Interval | None
+    cause: Cause
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class Worn:
+    """The lane asks to be replaced when that costs nothing: it has run its `max_items_per_worker`."""
+
+    lane: int
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The reducer failed in the lane, or the lane cannot work at all: the run cannot go on."""
+
+    lane: int
+    error: BaseException
+
+
+# -- what the engine tells the plan, beside the answers of lanes -----------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """Items `start` to `stop` were pulled from the source, `nbytes` in all."""
+
+    start: int
+    stop: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceEnded:
+    """There is nothing more to pull."""
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """A piece of `nbytes` took the parent `seconds` to unpack and fold."""
+
+    seconds: float
+    nbytes: int
+    items: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """`Terms.ship_every` seconds have passed: states are wanted."""
+
+
+# -- what the plan tells the engine, beside orders to lanes ----------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Fold this piece into the result."""
+
+    piece: Piece
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """The item failed for the `attempt`-th time, and runs again."""
+
+    failure: Failure
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """The item failed for good, and is left out."""
+
+    failure: Failure
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """The run cannot go on: `index` is the item that failed for good, None if no item is to blame."""
+
+    index: int | None
+    error: BaseException
+    attempt: int = 0
+    cause: Cause = "raised"
+
+
+Answer: TypeAlias = Finished | Shipped | Revoked | Lost | Worn | Broken
+Event: TypeAlias = Answer | Pulled | SourceEnded | Merged | Tick
+Order: TypeAlias = Run | Ship | Revoke | Replace | Commit | Again | Skip | Fail

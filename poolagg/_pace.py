@@ -1,0 +1,122 @@
+"""How large a chunk should be and when shipping pays, from measured cost. Pure arithmetic.
+
+Constants state their trade-off: a longer chunk costs the parent less per item and gives the last chunks of a run more
+time to be the only ones running; a state shipped more often costs more and loses less when its worker dies.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Pace"]
+
+TARGET = 0.05
+"""Seconds of work in a chunk: long against the 100 us a chunk costs, short against the time people wait."""
+
+LONGEST = 1.0
+"""Seconds of work in a chunk at most, however much each one costs the parent."""
+
+SHARE = 20
+"""A chunk, or the work between two ships, lasts this many times what it costs the parent."""
+
+PARCEL = 1 << 20
+"""Bytes of pickled input, and of shipped partials, in one chunk at most, unless one item is larger."""
+
+UNSHIPPED = 30.0
+"""Seconds of work in a lane that nobody wants to see run again."""
+
+GROWTH = 8
+"""A chunk is at most this many times the largest that ran: the first items may not be like the others."""
+
+FADE = 0.7
+"""What a measurement keeps of its weight when the next one arrives."""
+
+
+class Pace:
+    """What is known of the cost of items, chunks and states.
+
+    >>> pace = Pace(lanes=2)
+    >>> pace.size(None)
+    1
+    >>> for _ in range(9): pace.finished(items := pace.size(None), items * 1e-4)
+    >>> pace.size(None)        # 50 ms of items of 0.1 ms
+    500
+    >>> pace.size(400)         # towards the end of the input, smaller
+    100
+    """
+
+    def __init__(self, lanes: int, chunksize: int | None = None, ships_chunks: bool = False) -> None:
+        self._lanes = lanes
+        self._chunksize = chunksize
+        self._ships_chunks = ships_chunks
+        self._items = self._seconds = 0.0
+        self._pack = self._merge = 0.0
+        self._shipped = False
+        self._out_bytes = 0.0
+        self.item_bytes = 0.0
+        self.largest = chunksize or 1
+
+    # -- measurements ------------------------------------------------------------------------------------------
+
+    def pulled(self, items: int, nbytes: int) -> None:
+        """A parcel of `items` takes `nbytes`."""
+        self.item_bytes = _blend(self.item_bytes, nbytes / items)
+
+    def finished(self, items: int, seconds: float) -> None:
+        """A chunk of `items` took `seconds`."""
+        self._items = self._items * FADE + items
+        self._seconds = self._seconds * FADE + max(seconds, 1e-9)
+        self.largest = max(self.largest, items)
+
+    def shipped(self, seconds: float) -> None:
+        """A lane took `seconds` to pack its state."""
+        self._pack = _blend(self._pack, seconds)
+
+    def merged(self, seconds: float, nbytes: int, items: int) -> None:
+        """The parent took `seconds` to fold a piece of `nbytes` covering `items`."""
+        self._shipped = True
+        self._merge = _blend(self._merge, seconds)
+        if self._ships_chunks and items:
+            self._out_bytes = _blend(self._out_bytes, nbytes / items)
+
+    # -- what follows from them --------------------------------------------------------------------------------
+
+    def seconds(self, items: int) -> float:
+        """How long `items` should take."""
+        return items * self._seconds / self._items if self._items else 0.0
+
+    @property
+    def target(self) -> float:
+        """Seconds of work that the next chunk should hold."""
+        cost = self._merge * max(1.0, self._lanes / 2) if self._ships_chunks else 0.0
+        return min(max(TARGET, SHARE * cost), LONGEST)
+
+    @property
+    def budget(self) -> float:
+        """Seconds after which a chunk that turns out too long should give the rest back."""
+        return 2 * self.target
+
+    def size(self, remaining: int | None) -> int:
+        """How many items the next chunk should have, when `remaining` (if known) are still to be pulled."""
+        if self._chunksize is not None:
+            return self._chunksize
+        if not self._items:
+            return 1
+        per_item = self._seconds / self._items
+        most = min(
+            self.target / per_item,
+            GROWTH * self.largest,
+            PARCEL / self.item_bytes if self.item_bytes else float("inf"),
+            PARCEL / self._out_bytes if self._out_bytes else float("inf"),
+        )
+        if remaining is not None:
+            # Half an equal share of what is left, again and again, lets all lanes end together; 2 ms are worth a chunk.
+            most = min(most, max(remaining / (2 * self._lanes), 0.002 / per_item))
+        return max(1, int(most + 1e-6))
+
+    def worth_shipping(self, work: float) -> bool:
+        """Whether a lane with `work` seconds of un-shipped work should ship."""
+        cost = self._pack + self._merge * max(1.0, self._lanes / 2)
+        return not self._shipped or work >= min(SHARE * cost, UNSHIPPED)
+
+
+def _blend(old: float, new: float) -> float:
+    return new if not old else FADE * old + (1 - FADE) * new

@@ -1,0 +1,141 @@
+"""The arguments of a run, checked: a bad one fails at the call, before any worker starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+from poolagg._plan import Terms
+from poolagg.events import ItemFailed, RunEvent
+from poolagg.pools import Pool, ProcessPool, as_pool
+from poolagg.reducers import Reducer, as_reducer
+from poolagg.strategies import Combine, Ordered, Strategy, Stream, Tree
+
+__all__ = ["Settings"]
+
+
+class Settings:
+    """What `aggregate` was called with; its docstring says what each argument means."""
+
+    def __init__(
+        self,
+        func: Callable[[Any], Any],
+        iterable: Iterable[Any],
+        reducer: Any,
+        pool: Any = None,
+        workers: int | None = None,
+        strategy: Strategy | None = None,
+        reproducible: bool = False,
+        chunksize: int | None = None,
+        retries: int | None = None,
+        item_timeout: float | None = None,
+        on_error: Literal["raise", "skip"] | Callable[[ItemFailed], Any] = "raise",
+        progress: bool = False,
+        total: int | None = None,
+        watch: Iterable[Callable[[RunEvent], Any]] | Callable[[RunEvent], Any] = (),
+    ) -> None:
+        self.func = _function(func)
+        self.iterable = _iterable(iterable)
+        self.reducer = as_reducer(reducer)
+        self._pool, self._workers = pool, workers
+        self.chunksize = _count("chunksize", chunksize, 1)
+        self.retries = _count("retries", retries, 0)
+        self.total = _count("total", total, 0)
+        self.item_timeout = _seconds("item_timeout", item_timeout)
+        self.on_error = _on_error(on_error)
+        self.strategy = _strategy(strategy, self.reducer, reproducible)
+        self._progress = progress
+        self._watch = _watch(watch)
+        if workers is not None and pool is not None:
+            raise ValueError(f"workers={workers!r} goes with pool=None: {pool!r} has its own number of workers")
+
+    def make_pool(self) -> Pool:
+        """The pool to run on."""
+        pool = ProcessPool(self._workers) if self._pool is None else as_pool(self._pool)
+        if self.item_timeout is not None and not pool.can_kill:
+            raise ValueError(
+                f"item_timeout={self.item_timeout!r} takes a pool that can stop an item; {pool!r} can't: use a ProcessPool"
+            )
+        return pool
+
+    def terms(self, pool: Pool, lanes: int, total: int | None) -> Terms:
+        """What the plan is to keep to."""
+        return Terms(
+            lanes=lanes,
+            carries=self.strategy.carries and pool.keeps_state,
+            in_order=self.strategy.in_order,
+            grid=self.strategy.grid(self.chunksize),
+            chunksize=self.chunksize,
+            total=total,
+            retries=self.retries,
+            skip=self.on_error != "raise",
+            shared_fate=pool.shared_fate,
+        )
+
+    def watchers(self) -> list[Callable[[RunEvent], Any]]:
+        """Those who are told what happens."""
+        if not self._progress:
+            return self._watch
+        from poolagg._progress import Progress
+
+        return [*self._watch, Progress()]
+
+
+def _function(func: Any) -> Callable[[Any], Any]:
+    if not callable(func):
+        raise TypeError(f"func must be a function of one item, not {func!r}")
+    return func  # type: ignore[no-any-return]
+
+
+def _iterable(iterable: Any) -> Iterable[Any]:
+    try:
+        iter(iterable)
+    except TypeError:
+        raise TypeError(f"the second argument must be an iterable of items, not {iterable!r}") from None
+    return iterable  # type: ignore[no-any-return]
+
+
+def _count(name: str, value: int | None, least: int) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be None or an int of {least} or more, not {value!r}")
+    return value
+
+
+def _seconds(name: str, value: float | None) -> float | None:
+    if value is not None and not (isinstance(value, (int, float)) and value > 0):
+        raise ValueError(f"{name} is in seconds and must be None or above 0, not {value!r}")
+    return value
+
+
+def _on_error(value: Any) -> Any:
+    if value in ("raise", "skip") or callable(value):
+        return value
+    raise ValueError(f'on_error must be "raise", "skip" or a function given each ItemFailed, not {value!r}')
+
+
+def _watch(watch: Any) -> list[Callable[[RunEvent], Any]]:
+    watchers = [watch] if callable(watch) else list(watch)
+    for watcher in watchers:
+        if not callable(watcher):
+            raise TypeError(f"watch takes functions given each run event, not {watcher!r}")
+    return watchers
+
+
+def _strategy(strategy: Strategy | None, reducer: Reducer, reproducible: bool) -> Strategy:
+    if strategy is None:
+        return _chosen(reducer, reproducible)
+    if not isinstance(strategy, Strategy):
+        raise TypeError(f"strategy must be one of poolagg.strategies, as in strategy=Combine(), not {strategy!r}")
+    if (refusal := strategy.refusal(reducer)) is not None:
+        raise ValueError(refusal)
+    if reproducible and not (strategy.in_order or strategy.grid(None) is not None):
+        raise ValueError(f"reproducible=True contradicts {strategy!r}, which depends on timing: use Tree() or Ordered()")
+    return strategy
+
+
+def _chosen(reducer: Reducer, reproducible: bool) -> Strategy:
+    if not reducer.mergeable:
+        return Ordered() if reducer.ordered or reproducible else Stream()
+    return Tree() if reducer.ordered or reproducible else Combine()

@@ -1,0 +1,109 @@
+"""What can go wrong, as values: each error says what happened, shows the values, and says what to do next.
+
+Rule of the room: an error survives pickling with its attributes, because errors travel between processes and
+because people log, store and re-raise them.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from typing import Any
+
+__all__ = [
+    "CheckpointMismatch",
+    "PoolAggError",
+    "PoolBusy",
+    "ReducerError",
+    "RemoteError",
+    "SkippedItems",
+    "TaskError",
+    "WorkerLost",
+    "short_repr",
+]
+
+_reprs = reprlib.Repr()
+_reprs.maxstring = _reprs.maxother = 80
+
+
+def short_repr(value: object) -> str:
+    """`repr(value)`, cut to about a line; a repr that raises becomes the type's name.
+
+    >>> short_repr(list(range(1000)))
+    '[0, 1, 2, 3, 4, 5, ...]'
+    """
+    try:
+        return _reprs.repr(value)
+    except Exception:
+        return f"<{type(value).__name__} whose repr raises>"
+
+
+class PoolAggError(Exception):
+    """The root of every error that poolagg raises on its own account."""
+
+
+class _WithValues(PoolAggError):
+    """An error that carries values by name; the message is made from them, so pickling rebuilds both."""
+
+    def __init__(self, message: str, **values: Any) -> None:
+        super().__init__(message)
+        self.__dict__.update(values)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), str(self), dict(self.__dict__))
+
+
+def _rebuild(kind: type[_WithValues], message: str, values: dict[str, Any]) -> _WithValues:
+    return kind(message, **values)
+
+
+class TaskError(_WithValues):
+    """`func`, or a function of the reducer's that runs with it, failed on one item.
+
+    `index` is the item's position in the input, `item` the item itself, `attempts` how often it was run. The original
+    exception is `__cause__`; one that does not survive pickling is there as a `RemoteError`.
+    """
+
+    index: int
+    item: Any
+    attempts: int
+
+
+class WorkerLost(_WithValues):
+    """A worker died, and the item it was running was not to be run again.
+
+    `exitcode` is the process's exit code or None, `signal` the signal's name or None; `index` and `item` name the item
+    it was running, both None when it was running none.
+    """
+
+    exitcode: int | None
+    signal: str | None
+    index: int | None
+    item: Any
+
+
+class ReducerError(PoolAggError):
+    """The reducer failed in a worker, or its accumulator could not travel: the run cannot go on."""
+
+
+class CheckpointMismatch(PoolAggError):
+    """The checkpoint belongs to another run; the message says what differs and what to do."""
+
+
+class PoolBusy(PoolAggError):
+    """The pool is running another job; a pool runs one job at a time."""
+
+
+class RemoteError(PoolAggError):
+    """Stands for an exception that could not travel: its type's name and its traceback as text."""
+
+    def __init__(self, kind: str, trace: str) -> None:
+        super().__init__(kind, trace)
+        self.kind = kind
+        self.trace = trace
+
+    def __str__(self) -> str:
+        return f"{self.kind} (it does not pickle; its traceback was)\n{self.trace}"
+
+
+class SkippedItems(UserWarning):
+    """With `on_error="skip"`: how many items are missing from the result, and the first few of them."""

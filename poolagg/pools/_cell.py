@@ -1,0 +1,107 @@
+"""A worker's progress cell: a few numbers in memory shared with the parent, which outlive the worker's death.
+
+The worker writes which batch it runs and since when, once per batch; the parent reads it to move the bar inside long
+chunks, to time items out, and to name the item that a dead worker was running. The parent writes which runs are over,
+so that a worker leaves a chunk that nobody wants.
+
+One writer per field and no lock: a count before and after the fields (odd while they are being written) tells the
+reader whether what it read is whole. A worker that died while writing leaves it odd, and so names no item.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import tempfile
+from time import monotonic_ns
+from typing import NamedTuple
+
+__all__ = ["Batch", "Cell", "Over"]
+
+_FIELDS = struct.Struct("=4q")  # chunk, start, stop, since
+_COUNT = struct.Struct("=q")
+_OVER = struct.Struct("=q")
+_SIZE = 64
+
+
+class Over(BaseException):
+    """The run that this chunk belongs to is over. (Not an Exception: no handler of a user's may swallow it.)"""
+
+
+class Batch(NamedTuple):
+    """Items `start` to `stop` of a chunk, being mapped since `since` (`time.monotonic()`)."""
+
+    chunk: int
+    start: int
+    stop: int
+    since: float
+
+
+class Cell:
+    """One worker's cell, seen from either side."""
+
+    def __init__(self, fd: int | None = None) -> None:
+        self.fd = _anonymous_memory(_SIZE) if fd is None else fd
+        self._memory = mmap.mmap(self.fd, _SIZE)
+        self._count = 0
+        self._epoch = 0
+
+    # -- the worker's side -------------------------------------------------------------------------------------
+
+    def begin(self, epoch: int) -> None:
+        """Batches from now on belong to this run."""
+        self._epoch = epoch
+
+    def batch(self, chunk: int, start: int, stop: int) -> None:
+        """Say what is being mapped; raises `Over` if nobody wants it any more."""
+        self._write(chunk, start, stop, monotonic_ns())
+        if _OVER.unpack_from(self._memory, 48)[0] >= self._epoch:
+            raise Over
+
+    def rest(self) -> None:
+        """Say that nothing is being mapped."""
+        self._write(-1, 0, 0, 0)
+
+    def _write(self, *fields: int) -> None:
+        self._count += 2
+        _COUNT.pack_into(self._memory, 0, self._count - 1)
+        _FIELDS.pack_into(self._memory, 8, *fields)
+        _COUNT.pack_into(self._memory, 0, self._count)
+
+    # -- the parent's side -------------------------------------------------------------------------------------
+
+    def read(self) -> Batch | None:
+        """The batch that is being mapped, None if there is none, or none can be told."""
+        for _ in range(100):
+            before = _COUNT.unpack_from(self._memory, 0)
+            chunk, start, stop, since = _FIELDS.unpack_from(self._memory, 8)
+            if before == _COUNT.unpack_from(self._memory, 0) and not before[0] % 2:
+                return Batch(chunk, start, stop, since / 1e9) if chunk >= 0 and stop else None
+        return None
+
+    def over(self, epoch: int) -> None:
+        """Tell the worker that runs up to `epoch` are over."""
+        _OVER.pack_into(self._memory, 48, epoch)
+
+    def close_fd(self) -> None:
+        """Close the descriptor; the memory stays mapped."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self.close_fd()
+        self._memory.close()
+
+
+def _anonymous_memory(size: int) -> int:
+    """A descriptor of memory that has no name, so that nothing can be left behind."""
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("poolagg")
+    else:
+        fd, path = tempfile.mkstemp()
+        os.unlink(path)
+    os.truncate(fd, size)
+    return fd

@@ -1,0 +1,231 @@
+"""The parent's side of one worker: its process, its pipe, its cell, its claims.
+
+                      messages (socket pair)
+    parent  ◀─────────────────────────────────────▶  worker      orders one way, answers the other
+            ─────────── claims (pipe) ────────────▶              who reads a chunk's claim has the chunk
+            ◀────────── cell (memory) ─────────────              which batch runs, since when
+            ─────────── death (pipe) ─────────────▶              ends when the parent ends
+            ◀────────── pidfd ─────────────────────              readable when the worker has ended
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import socket
+from collections.abc import Sequence
+from time import monotonic
+from typing import Any
+
+from poolagg._chunks import Parcel
+from poolagg._orders import Broken, Failure, Finished, Lost, Piece, Run, Shipped
+from poolagg.errors import ReducerError, RemoteError, WorkerLost
+from poolagg.pools import _channel
+from poolagg.pools._cell import Cell
+from poolagg.pools._channel import Channel, Message
+from poolagg.pools._launch import Launcher
+from poolagg.pools._worker import CLAIM, PackedFailure, PackedPiece
+
+__all__ = ["Handle", "unpack_failure"]
+
+
+class Handle:
+    """One worker process, seen from the parent."""
+
+    def __init__(self, lane: int, launcher: Launcher) -> None:
+        self.lane = lane
+        here, there = socket.socketpair()
+        claims_reader, claims_writer = os.pipe()
+        death_reader, death_writer = os.pipe()
+        self.cell = Cell()
+        os.set_blocking(claims_reader, False)
+        os.set_blocking(claims_writer, False)
+        try:
+            theirs = [there.fileno(), self.cell.fd, claims_reader, death_reader]
+            self.child = launcher.launch(theirs, [here.fileno(), claims_writer, death_writer])
+        except BaseException:
+            for fd in (claims_reader, claims_writer, death_writer):
+                os.close(fd)
+            here.close()
+            self.cell.close()
+            raise
+        finally:
+            there.close()
+            os.close(death_reader)
+        self.channel = Channel(here)
+        self.cell.close_fd()
+        self._claims_reader, self._claims_writer, self._death = claims_reader, claims_writer, death_writer
+        self._claim = 0
+        self.runs: dict[int, Run] = {}
+        """Chunks in flight, the oldest first."""
+        self._claimed: dict[int, int] = {}
+        self.items = 0
+        self.ending: int | None = None
+        """The epoch whose end the worker has not acknowledged yet."""
+        self.ended_at = 0.0
+        self.killed: BaseException | None = None
+        self.closed_pipe = False
+
+    # -- orders ------------------------------------------------------------------------------------------------
+
+    def run(self, epoch: int, run: Run, parcel: Parcel) -> None:
+        """Send a chunk, and the claim to it."""
+        self._claim += 1
+        self.runs[run.chunk] = run
+        self._claimed[self._claim] = run.chunk
+        os.write(self._claims_writer, CLAIM.pack(self._claim))
+        fields = (run.lane, run.chunk, run.start, run.stop, run.ship, run.alone, run.budget, run.without)
+        values = (fields, self._claim, parcel.kind, run.start - parcel.start)
+        self.channel.send(_channel.RUN, epoch, values, [parcel.data])
+
+    def revoke(self, chunk: int) -> bool:
+        """Take back the chunk that waits behind another, if the worker has not claimed it.
+
+        Claims come out in the order they went in. So the first chunk must be known to be claimed, by its worker's own
+        account, before the second can be taken.
+        """
+        batch = self.cell.read()
+        first = next(iter(self.runs), None)
+        if batch is None or batch.chunk != first or first == chunk or chunk not in self.runs:
+            return False
+        return self._take_claim() == chunk
+
+    def _take_claim(self) -> int | None:
+        try:
+            (claim,) = CLAIM.unpack(os.read(self._claims_reader, CLAIM.size))
+        except BlockingIOError:
+            return None
+        chunk = self._claimed.pop(claim)
+        del self.runs[chunk]
+        return chunk
+
+    def end(self, epoch: int) -> None:
+        """Tell the worker that the run is over; it leaves its chunk at the next batch."""
+        self.cell.over(epoch)
+        while self._take_claim() is not None:
+            pass
+        self.runs.clear()
+        self._claimed.clear()
+        self.ending, self.ended_at = epoch, monotonic()
+        self.channel.send(_channel.END, epoch)
+
+    # -- answers -----------------------------------------------------------------------------------------------
+
+    def answer(self, message: Message) -> Finished | Shipped | Broken:
+        """Unpack a message of this run."""
+        if message.kind == _channel.FINISHED:
+            chunk, stop, seconds, reduce_seconds, failures, pieces = message.values
+            run = self.runs.pop(chunk)
+            self._claimed = {claim: waiting for claim, waiting in self._claimed.items() if waiting != chunk}
+            self.items += stop - run.start
+            began = monotonic()
+            rest, unpacked = _unpack_failures(failures, message.payload)
+            opened = None if pieces is None else _unpack_pieces(pieces, rest)
+            return Finished(self.lane, chunk, stop, seconds, unpacked, opened, reduce_seconds, monotonic() - began)
+        if message.kind == _channel.SHIPPED:
+            return Shipped(self.lane, _unpack_pieces(message.values[0], message.payload))
+        error = unpack_failure(message.values[0], message.payload)
+        if message.epoch == 0:
+            error = _start_failed(error)
+        elif not isinstance(error, ReducerError):
+            cause, error = error, ReducerError(f"the reducer failed in a worker: {type(error).__name__}: {error}")
+            error.__cause__ = cause
+        return Broken(self.lane, error)
+
+    def lost(self) -> Lost:
+        """The worker has ended: what it was running, and how it ended."""
+        batch = self.cell.read()
+        exitcode = self.child.reap()
+        suspect = (batch.start, batch.stop) if batch is not None and batch.chunk in self.runs else None
+        if self.killed is not None:
+            return Lost(self.lane, suspect, "timeout", self.killed)
+        return Lost(self.lane, suspect, "died", _worker_lost(exitcode, self.closed_pipe))
+
+    @property
+    def idle(self) -> bool:
+        """Whether the worker has nothing to do."""
+        return not self.runs and self.ending is None
+
+    def forget_in_child(self) -> None:
+        """A forked child keeps none of the parent's ends: else the end of the parent would never be seen."""
+        fds = (self.channel.sock.detach(), self._claims_reader, self._claims_writer, self._death, self.child.pidfd)
+        for fd in fds:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+    def close(self) -> None:
+        """Give everything back; the process has ended."""
+        self.channel.close()
+        self.child.close()
+        self.cell.close()
+        for fd in (self._claims_reader, self._claims_writer, self._death):
+            os.close(fd)
+
+
+# -- unpacking: each payload in its own try ----------------------------------------------------------------------------
+
+
+def unpack_failure(failure: PackedFailure, blob: Any) -> BaseException:
+    """The exception itself, with the worker's traceback as a note; or what stands for it."""
+    _, kind, trace, size = failure
+    try:
+        error = pickle.loads(blob) if size else None
+        if isinstance(error, BaseException):
+            error.add_note(f"\nIn the worker:\n{trace}")
+            return error
+    except BaseException as unpickling:
+        if isinstance(unpickling, KeyboardInterrupt):
+            raise
+    return RemoteError(kind, trace)
+
+
+def _unpack_failures(failures: Sequence[PackedFailure], payload: Any) -> tuple[Any, tuple[Failure, ...]]:
+    unpacked = []
+    for failure in failures:
+        size = failure[3]
+        unpacked.append(Failure(failure[0], "raised", unpack_failure(failure, payload[:size])))
+        payload = payload[size:]
+    return payload, tuple(unpacked)
+
+
+def _unpack_pieces(pieces: Sequence[PackedPiece], payload: Any) -> tuple[Piece, ...]:
+    unpacked = []
+    for covers, size, failure in pieces:
+        blob, payload = payload[:size], payload[size:]
+        unpacked.append(_unpack_piece(covers, size, failure, blob))
+    return tuple(unpacked)
+
+
+def _unpack_piece(covers: Any, size: int, failure: PackedFailure | None, blob: Any) -> Piece:
+    if failure is not None:
+        return Piece(covers, error=unpack_failure(failure, blob))
+    try:
+        return Piece(covers, pickle.loads(blob), size)
+    except Exception as error:
+        return Piece(covers, error=error)
+
+
+def _worker_lost(exitcode: int | None, closed_pipe: bool) -> WorkerLost:
+    name = None
+    if exitcode is not None and exitcode < 0:
+        name = signal.Signals(-exitcode).name
+    if closed_pipe:
+        how = "closed the descriptors of its worker, which was then killed"
+    elif name == "SIGKILL":
+        how = "was killed by SIGKILL: by hand, or by the kernel when memory ran out"
+    elif name is not None:
+        how = f"was killed by {name}"
+    elif exitcode is None:
+        how = "is gone; nobody knows how"
+    else:
+        how = f"ended with exit code {exitcode}, in the middle of its work"
+    return WorkerLost(f"the worker {how}", exitcode=exitcode, signal=name, index=None, item=None)
+
+
+def _start_failed(error: BaseException) -> WorkerLost:
+    text = f"a worker could not start, for its initializer failed: {type(error).__name__}: {error}"
+    lost = WorkerLost(text, exitcode=None, signal=None, index=None, item=None)
+    lost.__cause__ = error
+    return lost

@@ -1,0 +1,239 @@
+"""Three ways to start a worker process, and one way to know that it has ended.
+
+    forkserver   a template process, started once per pool, forks the workers: quick, and no lock can be inherited
+    spawn        every worker is a fresh interpreter
+    fork         the parent forks: memory is shared copy-on-write, and so is whatever lock a thread was holding
+
+Rule of the room: a launcher is given descriptors and an environment, and gives back a `Child`. A child's death is
+watched by a pidfd where there is one, never by the end of a pipe alone, which a grandchild may keep open.
+
+The parent-death pipe has one writer, the parent. A template or a worker holds its reading end and dies when it closes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn, Protocol
+
+__all__ = ["Child", "ForkLauncher", "Launcher", "SpawnLauncher", "TemplateLauncher", "start_methods"]
+
+PID = struct.Struct("!q")
+
+
+def start_methods() -> list[str]:
+    """The start methods of this platform, the default first."""
+    pidfds = hasattr(os, "pidfd_open")
+    return ["forkserver", "spawn", "fork"] if pidfds else ["spawn", "fork"]
+
+
+class Child:
+    """A started process. `reap` may be called once it has ended, and gives its exit status as `os.waitpid` codes it."""
+
+    def __init__(self, pid: int, reap: Callable[[int], int | None]) -> None:
+        self.pid = pid
+        self._reap = reap
+        self._ended = False
+        self._exitcode: int | None = None
+        self.pidfd = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else -1
+
+    def kill(self) -> None:
+        """Kill it, at whatever instruction it is."""
+        if not self._ended:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+    def reap(self) -> int | None:
+        """Wait for its end; its exit code, negative for a signal, None if nobody knows any more."""
+        if not self._ended:
+            self._exitcode = self._reap(self.pid)
+            self._ended = True
+        return self._exitcode
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has been reaped."""
+        return self._ended
+
+    def close(self) -> None:
+        """Close the descriptor that watches it."""
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+
+class Launcher(Protocol):
+    """Starts worker processes."""
+
+    def launch(self, fds: Sequence[int], private: Sequence[int]) -> Child:
+        """Start a worker that holds `fds` and none of `private`, the parent's ends; all stay open here."""
+
+    def close(self) -> None:
+        """Leave nothing behind, once all children have ended."""
+
+    def forget_in_child(self) -> None:
+        """Close what a forked child of the parent must not keep."""
+
+
+def _wait(pid: int) -> int | None:
+    try:
+        _, status = os.waitpid(pid, 0)
+    except ChildProcessError:  # somebody's SIGCHLD handler was quicker
+        return None
+    return os.waitstatus_to_exitcode(status)
+
+
+def _command(module: str, fds: Sequence[int]) -> list[str]:
+    """A command line that calls `main(*fds)` of one of our modules, with this interpreter's flags and path."""
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    code = f"import sys; sys.path[:] = {sys.path!r}; from {module} import main; main(*{list(fds)!r})"
+    return [sys.executable, *flags, "-c", code]
+
+
+class SpawnLauncher:
+    """Every worker is a fresh interpreter."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = dict(environ)
+
+    def launch(self, fds: Sequence[int], private: Sequence[int]) -> Child:
+        """Start an interpreter; the child is reaped by its pid, for `subprocess` would poll."""
+        process = subprocess.Popen(
+            _command("poolagg.pools._worker", fds), stdin=subprocess.DEVNULL, env=self._environ, pass_fds=fds
+        )
+        child = Child(process.pid, _wait)
+        process.returncode = 0  # it is ours to reap: Popen must neither wait for it nor warn about it
+        del private
+        return child
+
+    def close(self) -> None:
+        """Nothing is kept."""
+
+    def forget_in_child(self) -> None:
+        """Nothing is kept."""
+
+
+class ForkLauncher:
+    """The parent forks."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = dict(environ)
+
+    def launch(self, fds: Sequence[int], private: Sequence[int]) -> Child:
+        """Fork; what was printed and not yet written must not be written twice."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            _run_forked(fds, private)
+        return Child(pid, _wait)
+
+    def close(self) -> None:
+        """Nothing is kept."""
+
+    def forget_in_child(self) -> None:
+        """Nothing is kept."""
+
+
+def _run_forked(fds: Sequence[int], private: Sequence[int]) -> NoReturn:
+    """Be a worker, and never return into the frames of the parent."""
+    status = 1
+    try:
+        from poolagg.pools._worker import main
+
+        for fd in private:
+            os.close(fd)
+        main(*fds, forked=True)
+        status = 0
+    finally:
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(status)
+
+
+class TemplateLauncher:
+    """A template process forks the workers; it has one thread and has run none of the user's code.
+
+    The template reaps a child only when it is asked to, so that a pid the parent knows never means another process.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = dict(environ)
+        self._process: Child | None = None
+        self._socket: socket.socket | None = None
+        self._death: int = -1
+
+    def launch(self, fds: Sequence[int], private: Sequence[int]) -> Child:
+        """Have a worker forked; a template that was killed is replaced."""
+        del private
+        for attempt in range(2):
+            template = self._socket or self._start()
+            try:
+                socket.send_fds(template, [b"F"], list(fds))
+                pid = self._answer(template)
+                return Child(pid, lambda pid: self._reap(template, pid))
+            except (OSError, EOFError):
+                self.close()
+                if attempt:
+                    raise
+        raise AssertionError
+
+    def _start(self) -> socket.socket:
+        here, there = socket.socketpair()
+        reader, self._death = os.pipe()
+        try:
+            fds = (there.fileno(), reader)
+            process = subprocess.Popen(
+                _command("poolagg.pools._template", fds), stdin=subprocess.DEVNULL, env=self._environ, pass_fds=fds
+            )
+            self._process = Child(process.pid, _wait)
+            process.returncode = 0
+        finally:
+            there.close()
+            os.close(reader)
+        self._socket = here
+        return here
+
+    def _answer(self, template: socket.socket) -> int:
+        data = template.recv(PID.size, socket.MSG_WAITALL)
+        if len(data) < PID.size:
+            raise EOFError("the template process is gone")
+        number: int = PID.unpack(data)[0]
+        return number
+
+    def _reap(self, template: socket.socket, pid: int) -> int | None:
+        try:
+            template.sendall(b"R" + PID.pack(pid))
+            status = self._answer(template)
+        except (OSError, EOFError):
+            return None
+        return os.waitstatus_to_exitcode(status) if status >= 0 else None
+
+    def close(self) -> None:
+        """End the template."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        if self._death >= 0:
+            os.close(self._death)
+            self._death = -1
+        if self._process is not None:
+            self._process.kill()
+            self._process.reap()
+            self._process.close()
+            self._process = None
+
+    def forget_in_child(self) -> None:
+        """Neither the template's socket nor the end that keeps it alive."""
+        if self._socket is not None:
+            os.close(self._socket.detach())
+            os.close(self._death)
+            self._socket, self._death, self._process = None, -1, None

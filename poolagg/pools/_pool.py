@@ -1,0 +1,129 @@
+"""What a pool is to the engine: lanes that take orders and give answers. A pool knows nothing of plans.
+
+begin(job) … perform(order), wait() → answers … end(). One job at a time: a second `begin` raises `PoolBusy` at once.
+A pool that was never entered (`with pool:`) is closed after the run.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+
+from poolagg._chunks import Parcel
+from poolagg._orders import Answer, Replace, Revoke, Run, Ship
+from poolagg.errors import PoolBusy
+from poolagg.pools._cell import Batch
+from poolagg.pools._work import Job
+
+__all__ = ["Pool", "PoolOrder"]
+
+PoolOrder = Run | Ship | Revoke | Replace
+
+
+class Pool(ABC):
+    """The lanes of one run after another."""
+
+    workers: int
+    shared_fate: bool = False
+    """A death takes all lanes with it."""
+    can_kill: bool = False
+    """One lane's work can be ended without the others': what `item_timeout` takes."""
+    keeps_state: bool = True
+    """A lane is always the same worker, which can hold state from chunk to chunk."""
+    engine: ClassVar[Callable[..., Iterator[Any]]]
+    """Set by the engine, for a room imports only from lower floors: what `imap_unordered` runs on."""
+
+    _entered = False
+    _closed = False
+    _busy = False
+
+    # -- for people --------------------------------------------------------------------------------------------
+
+    def imap_unordered(self, func: Callable[[Any], Any], iterable: Iterable[Any]) -> Iterator[Any]:
+        """Yield the results of `func` as they come, each once: as in the standard library, with poolagg's promises.
+
+        The input is pulled lazily, only as fast as results are taken. Leaving the loop stops the run cleanly. An
+        exception in `func` is raised as `TaskError`.
+        """
+        return type(self).engine(self, func, iterable)
+
+    def __enter__(self) -> Self:
+        self._entered = True
+        self.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(at_once=kind is not None)
+
+    def close(self, at_once: bool = False) -> None:
+        """End all workers. Never waits for pending work; `at_once`: not even for idle workers to say goodbye."""
+        if not self._closed:
+            self._closed = True
+            self._close(at_once)
+
+    # -- for the engine ----------------------------------------------------------------------------------------
+
+    def check_free(self) -> None:
+        """Raise `PoolBusy` if a run is under way, ValueError if the pool is closed."""
+        if self._busy:
+            raise PoolBusy(f"{self!r} is running another job: a pool runs one at a time, so use a second pool")
+        if self._closed:
+            raise ValueError(f"{self!r} is closed: make a new one, or keep it open with `with`")
+
+    def begin(self, job: Job, lanes: int) -> None:
+        """Start a run on the first `lanes` lanes."""
+        self.check_free()
+        self._busy = True
+        try:
+            self._begin(job, lanes)
+        except BaseException:
+            self.end(clean=False)
+            raise
+
+    def end(self, clean: bool) -> None:
+        """The run is over; `clean` if every lane is empty. A pool that was never entered is closed."""
+        if not self._busy:
+            return
+        self._busy = False
+        if self._entered:
+            self._end(clean)
+        else:
+            self.close(at_once=not clean)
+
+    def open(self) -> None:
+        """Start the workers ahead of the first run."""
+
+    def encode(self) -> Callable[[Any], bytes] | None:
+        """How items are pickled; None if they go by reference."""
+        return None
+
+    @abstractmethod
+    def perform(self, order: PoolOrder, parcel: Parcel | None) -> None:
+        """Carry out an order, without waiting for anything; a `Run` comes with the parcel its items are in."""
+
+    @abstractmethod
+    def wait(self, timeout: float | None) -> list[Answer]:
+        """Wait for answers, `timeout` seconds at most (None: for ever)."""
+
+    def batch(self, lane: int) -> Batch | None:
+        """What a lane is mapping just now, if that is known."""
+        del lane
+        return None
+
+    def kill(self, lane: int, error: BaseException) -> None:
+        """End a lane's work; `Lost` with this error is the answer."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def _begin(self, job: Job, lanes: int) -> None: ...
+
+    @abstractmethod
+    def _end(self, clean: bool) -> None: ...
+
+    @abstractmethod
+    def _close(self, at_once: bool) -> None: ...

@@ -1,0 +1,51 @@
+"""The template process of a pool: it has one thread, runs none of the user's code, and forks workers on request.
+
+    F, with descriptors as ancillary data   fork a worker that holds them; answer its pid
+    R pid                                   reap that worker, which has ended; answer its wait status
+
+It ends when the parent closes the socket, and when the parent dies.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+
+from poolagg.pools import _worker
+from poolagg.pools._death import die_with_parent, ignore_interrupts
+from poolagg.pools._launch import PID
+
+FDS = 8
+
+
+def main(socket_fd: int, death_fd: int) -> None:
+    """Serve until the parent closes its end."""
+    ignore_interrupts()
+    die_with_parent(death_fd)
+    parent = socket.socket(fileno=socket_fd)
+    while True:
+        request, fds, _, _ = socket.recv_fds(parent, 1, FDS)
+        if not request:
+            return
+        if request == b"F":
+            pid = os.fork()
+            if pid == 0:
+                parent.close()
+                os.close(death_fd)
+                signal.signal(signal.SIGIO, signal.SIG_DFL)
+                _worker.main(*fds)
+                return
+            for fd in fds:
+                os.close(fd)
+            parent.sendall(PID.pack(pid))
+        else:
+            (pid,) = PID.unpack(parent.recv(PID.size, socket.MSG_WAITALL))
+            parent.sendall(PID.pack(_status(pid)))
+
+
+def _status(pid: int) -> int:
+    try:
+        return os.waitpid(pid, 0)[1]
+    except ChildProcessError:
+        return -1

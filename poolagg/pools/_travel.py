@@ -1,0 +1,142 @@
+"""What travels between processes, and how: plain pickle where it will do, cloudpickle where it must, `__main__` both ways.
+
+The script is never imported again in a worker. Instead
+
+- `func` and the reducer travel by value, once per run; functions of `__main__` share the worker's one `__main__`
+  namespace, as they share the script's here;
+- a class of `__main__` travels by value once, as a *definition*, the first time an item refers to it; from then on
+  plain pickle finds it by name in either direction.
+
+Whatever does not pickle becomes a pickle that raises when it is opened: it costs the item it belongs to, not the run.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+from collections.abc import Mapping
+from types import FunctionType
+from typing import Any
+
+__all__ = ["Encoder", "define", "dumps", "dumps_by_value", "main_namespace"]
+
+
+def main_namespace() -> dict[str, Any]:
+    """The namespace of this process's `__main__`."""
+    return sys.modules["__main__"].__dict__
+
+
+class _Main:
+    """Stands in a pickle for the `__main__` namespace of the process that opens it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return main_namespace, ()
+
+
+def dumps_by_value(value: Any, inherited: Mapping[str, Any] | None = None) -> bytes:
+    """Pickle by cloudpickle; functions of `__main__` arrive in the `__main__` of the process that opens the pickle.
+
+    `inherited`: what a forked worker's `__main__` holds already, and need not be sent.
+    """
+    import cloudpickle
+
+    namespace = main_namespace()
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        def reducer_override(self, obj: Any) -> Any:
+            reduced = super().reducer_override(obj)
+            if isinstance(obj, FunctionType) and obj.__globals__ is namespace and isinstance(reduced, tuple):
+                return _in_main(reduced, inherited or {})
+            return reduced
+
+    file = io.BytesIO()
+    Pickler(file, protocol=5).dump(value)
+    return file.getvalue()
+
+
+def _in_main(reduced: tuple[Any, ...], inherited: Mapping[str, Any]) -> tuple[Any, ...]:
+    """cloudpickle's reduction of a function, with the namespace it gives each function replaced by the worker's own."""
+    make, (code, _, *arguments), (attributes, slots), *rest = reduced
+    shipped = {
+        name: value
+        for name, value in slots["__globals__"].items()
+        if name not in inherited or inherited[name] is not value
+    }
+    slots = {**slots, "__globals__": shipped}
+    return (make, (code, _Main(), *arguments), (attributes, slots), *rest)
+
+
+def dumps(value: Any) -> bytes:
+    """Pickle, plainly if possible. Raises what cloudpickle raises if it is not possible at all."""
+    try:
+        return pickle.dumps(value, 5)
+    except Exception:
+        return dumps_by_value(value)
+
+
+def define(name: str, cls: type) -> None:
+    """Give this process's `__main__` a class that was defined in another's."""
+    main_namespace()[name] = cls
+
+
+class _Scan(pickle.Pickler):
+    """Finds the classes and functions of `__main__` that a value refers to by name."""
+
+    def __init__(self) -> None:
+        super().__init__(io.BytesIO(), 5)
+        self.found: list[Any] = []
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, (type, FunctionType)) and obj.__module__ == "__main__":
+            self.found.append(obj)
+        return NotImplemented
+
+
+class Encoder:
+    """Pickles items one by one, and gathers the definitions that workers need to open them."""
+
+    def __init__(self) -> None:
+        self.definitions: list[bytes] = []
+        self._defined: dict[str, type] = {}
+
+    def __call__(self, item: Any) -> bytes:
+        """Pickle one item; never raises."""
+        try:
+            data = dumps(item)
+            if b"__main__" in data:
+                data = self._refer_to_main(item, data)
+        except Exception as error:
+            text = f"item of type {type(item).__name__} does not pickle: {error}"
+            data = pickle.dumps(_Unpicklable(text), 5)
+        return data
+
+    def _refer_to_main(self, item: Any, data: bytes) -> bytes:
+        scan = _Scan()
+        try:
+            scan.dump(item)
+        except Exception:
+            return data  # it was pickled by value in the first place
+        if any(isinstance(found, FunctionType) for found in scan.found):
+            return dumps_by_value(item)
+        for cls in scan.found:
+            self._define(cls.__qualname__.partition(".")[0])
+        return data
+
+    def _define(self, name: str) -> None:
+        cls = main_namespace()[name]
+        if self._defined.get(name) is not cls:
+            self.definitions.append(dumps_by_value((name, cls)))
+            self._defined[name] = cls
+
+
+class _Unpicklable:
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _raise_unpicklable, (self._text,)
+
+
+def _raise_unpicklable(text: str) -> None:
+    raise pickle.PicklingError(text)

@@ -1,0 +1,195 @@
+"""What happens in a lane, whatever the lane is: map a chunk in batches, and gather what the reducer makes of it.
+
+Map and reduce are separate phases of a batch: `func` and `prepare` run on every item, each failure is that item's
+alone, and only then are the prepared partials folded. So a failing `func` never leaves an accumulator half changed, and
+a failing `step` is nobody's fault but the reducer's.
+
+A batch lasts about a millisecond: long enough that what it costs (the clock, the progress cell, a few list operations)
+is nothing, short enough that the cell tells the parent what is going on.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Protocol
+
+from poolagg._chunks import Grid, Interval, open_parcel, without
+from poolagg._orders import Failure, Run
+from poolagg.errors import ReducerError
+from poolagg.functions import here
+from poolagg.reducers import Reducer
+from poolagg.strategies import Payload, Strategy
+
+__all__ = ["Beat", "Job", "Outcome", "Work"]
+
+BATCH = 0.001
+"""Seconds of work in a batch."""
+
+HEAVY = 1 << 20
+"""Bytes of partials in a batch at most, so that a lane never holds a hundred arrays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run's work: what every lane is told at its start. `epoch` tells runs of one pool apart."""
+
+    func: Callable[[Any], Any]
+    reducer: Reducer
+    strategy: Strategy
+    grid: Grid | None = None
+    epoch: int = 0
+
+
+class Beat(Protocol):
+    """Where a lane says what it is doing."""
+
+    def batch(self, chunk: int, start: int, stop: int) -> None:
+        """The lane begins to map items `start` to `stop` of a chunk."""
+
+    def rest(self) -> None:
+        """The lane is mapping nothing."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of a chunk."""
+
+    stop: int
+    seconds: float
+    reduce_seconds: float
+    failures: list[Failure]
+
+
+class Work:
+    """One job in one lane. `fatal` exceptions in `func` are not the item's failure but end the lane's thread."""
+
+    def __init__(self, job: Job, beat: Beat, fatal: tuple[type[BaseException], ...] = ()) -> None:
+        self._job = job
+        self._beat = beat
+        self._fatal = fatal
+        self._gather = job.strategy.gather(job.reducer, job.grid)
+        self._batch = 1
+        self._failures: list[Failure] = []
+        self._reduce_seconds = 0.0
+
+    def run(self, run: Run, kind: str, data: Any, offset: int, loads: Callable[[bytes], Any]) -> Outcome:
+        """Map and gather the items of one chunk."""
+        items, packed = open_parcel(kind, data, offset, run.stop - run.start)
+        unpack = loads if packed else None
+        self._failures, self._reduce_seconds = [], 0.0
+        outer = here.source, here.stop  # a run within an item of another, on the same thread
+        began = perf_counter()
+        stop = run.stop
+        for interval in without((run.start, run.stop), run.without):
+            reached = self._run_interval(run, interval, items, unpack, began + run.budget)
+            if reached < interval[1]:
+                stop = reached
+                break
+        self._beat.rest()
+        here.enter(*outer)
+        here.generators.clear()
+        self._reduce(self._gather.close, stop)
+        return Outcome(stop, perf_counter() - began, self._reduce_seconds, self._failures)
+
+    def payloads(self) -> list[Payload]:
+        """Give up the state gathered so far."""
+        return self._gather.payloads()
+
+    def _run_interval(
+        self,
+        run: Run,
+        interval: Interval,
+        items: Sequence[Any],
+        unpack: Callable[[bytes], Any] | None,
+        until: float,
+    ) -> int:
+        index, stop = interval
+        now = perf_counter()
+        while index < stop:
+            end = min(stop, index + (1 if run.alone else self._batch))
+            if now > until and index > run.start:
+                boundary = index if self._job.grid is None else self._job.grid.ceil(index)
+                if boundary == index:
+                    return index
+                end = min(end, boundary)
+            self._beat.batch(run.chunk, index, end)
+            size = self._map(index, items[index - run.start : end - run.start], unpack, run.alone)
+            began, now = now, perf_counter()
+            self._adapt(end - index, now - began, size)
+            index = end
+        return stop
+
+    def _adapt(self, items: int, seconds: float, size: int) -> None:
+        by_time = items * BATCH / max(seconds, 1e-9)
+        by_size = HEAVY / max(size, 1)
+        self._batch = max(1, int(min(by_time, by_size, self._batch * 4)))
+
+    def _map(self, index: int, items: Sequence[Any], unpack: Callable[[bytes], Any] | None, apart: bool) -> int:
+        """Map one batch and gather it; return about how many bytes one partial takes."""
+        here.generators.clear()
+        runs: list[tuple[int, Sequence[Any]]] = [(index, items)]
+        if unpack is not None:
+            runs = self._each(unpack, runs)
+        mapped = self._each(self._job.func, runs)
+        if any(hasattr(kind, "__next__") for _, run in mapped for kind in set(map(type, run))):
+            mapped = self._each(_drained, mapped)
+        if self._job.reducer.prepares:
+            mapped = self._each(self._job.reducer.prepare, mapped)
+        size = 0
+        for start, prepareds in mapped:
+            size = sys.getsizeof(prepareds[-1], 0)
+            self._reduce(self._gather.add, start, prepareds)
+        return size
+
+    def _each(
+        self, func: Callable[[Any], Any], runs: Sequence[tuple[int, Sequence[Any]]]
+    ) -> list[tuple[int, list[Any]]]:
+        return [done for start, values in runs for done in self._apply(func, start, values)]
+
+    def _apply(
+        self, func: Callable[[Any], Any], start: int, values: Sequence[Any]
+    ) -> Iterator[tuple[int, list[Any]]]:
+        """Apply `func` to consecutive items, at C speed; an item on which it raises is a failure and splits the run."""
+        stop = start + len(values)
+        source = iter(values)
+        here.enter(source, stop)
+        while start < stop:
+            done: list[Any] = []
+            error: BaseException | None = None
+            try:
+                done.extend(map(func, source))
+            except BaseException as raised:  # SystemExit, KeyboardInterrupt and their like are the item's as well
+                if isinstance(raised, self._fatal):
+                    raise
+                error = raised
+            if done:
+                yield start, done
+            start += len(done)
+            if start < stop:
+                # With no exception and items left, `func` itself raised StopIteration, which ended the map.
+                self._fail(start, error or RuntimeError("the function raised StopIteration"))
+                start += 1
+
+    def _fail(self, index: int, error: BaseException) -> None:
+        if error.__traceback__ is not None:
+            error.__traceback__ = error.__traceback__.tb_next  # without our own frame
+        self._failures.append(Failure(index, "raised", error))
+
+    def _reduce(self, method: Callable[..., None], *arguments: Any) -> None:
+        began = perf_counter()
+        try:
+            method(*arguments)
+        except Exception as error:
+            raise ReducerError(
+                f"{self._job.reducer!r} failed in a worker, near item {arguments[0]}: "
+                f"{type(error).__name__}: {error}. Try it with poolagg.testing.check_reducer, or with pool=SerialPool()"
+            ) from error
+        self._reduce_seconds += perf_counter() - began
+
+
+def _drained(partial: Any) -> Any:
+    """An iterator that `func` returned is drained here, in the map phase; anything else is itself."""
+    return list(partial) if hasattr(type(partial), "__next__") else partial

@@ -1,0 +1,200 @@
+"""The worker process: one thread, one pipe, one loop.
+
+It is given four descriptors: its pipe, its progress cell, the pipe of claims (below), and the parent-death pipe. It may
+be killed at any instruction: it holds no lock that anyone else waits for.
+
+A chunk that waits in the pipe behind a slow one can be taken back. Each chunk comes with a claim, eight bytes in a pipe
+that both sides may read: whoever reads the claim has the chunk. The worker reads it before it starts the chunk, the
+parent to take the chunk back; the kernel gives it to one of them.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import socket
+import struct
+import sys
+import traceback
+import types
+from collections.abc import Sequence
+from typing import Any
+
+from poolagg._orders import Failure, Run
+from poolagg.errors import ReducerError
+from poolagg.pools import _channel
+from poolagg.pools._cell import Cell, Over
+from poolagg.pools._channel import Message, Pipe
+from poolagg.pools._death import die_with_parent, ignore_interrupts
+from poolagg.pools._travel import define, dumps, main_namespace
+from poolagg.pools._work import Job, Work
+from poolagg.strategies import Payload
+
+__all__ = ["CLAIM", "main"]
+
+CLAIM = struct.Struct("=q")
+
+PackedFailure = tuple[int, str, str, int]
+"""Index, type's name, traceback as text, and the length of the pickled exception: 0 if it does not pickle."""
+
+PackedPiece = tuple[tuple[tuple[int, int], ...], int, PackedFailure | None]
+"""The intervals covered, the length of the payload, and why there is none."""
+
+
+def main(pipe_fd: int, cell_fd: int, claims_fd: int, death_fd: int, forked: bool = False) -> None:
+    """Serve until the parent closes its end or says EXIT."""
+    ignore_interrupts()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    die_with_parent(death_fd)
+    if not forked:
+        sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        _Worker(Pipe(socket.socket(fileno=pipe_fd)), Cell(cell_fd), claims_fd).serve()
+    except (EOFError, ConnectionError, BrokenPipeError):
+        pass  # the parent has let go of us
+
+
+class _Worker:
+    def __init__(self, pipe: Pipe, cell: Cell, claims_fd: int) -> None:
+        self._pipe = pipe
+        self._cell = cell
+        self._claims_fd = claims_fd
+        self._claim = -1
+        self._epoch = 0
+        self._work: Work | None = None
+        self._job: Job | None = None
+        self._assigned: set[str] = set()
+
+    def serve(self) -> None:
+        handlers = {
+            _channel.START: self._start,
+            _channel.DEFINE: self._define,
+            _channel.JOB: self._begin,
+            _channel.RUN: self._run,
+            _channel.SHIP: self._ship,
+            _channel.END: self._end,
+        }
+        while (message := self._pipe.receive()).kind != _channel.EXIT:
+            try:
+                handlers[message.kind](message)
+            except Over:
+                self._work = None
+            except BaseException as error:  # the reducer's, the initializer's, or ours: the parent is to know
+                if isinstance(error, (EOFError, ConnectionError)):
+                    raise
+                self._work = None
+                failure, blob = _pack_failure(0, error)
+                self._pipe.send(_channel.BROKEN, message.epoch, (failure,), [blob])
+            sys.stdout.flush()
+            sys.stderr.flush()
+
+    # -- what the parent asks for ------------------------------------------------------------------------------
+
+    def _start(self, message: Message) -> None:
+        environ, cwd, path = message.values
+        os.environ.clear()
+        os.environ.update(environ)
+        sys.path[:] = path
+        try:
+            os.chdir(cwd)
+        except OSError:
+            pass  # the folder is gone: the parent could not go there either
+        initializer, initargs = pickle.loads(message.payload)
+        if initializer is not None:
+            before = dict(main_namespace())
+            initializer(*initargs)
+            after = main_namespace()
+            self._assigned = {name for name in after if name not in before or after[name] is not before[name]}
+
+    def _define(self, message: Message) -> None:
+        define(*pickle.loads(message.payload))
+
+    def _begin(self, message: Message) -> None:
+        namespace = main_namespace()
+        kept = {name: namespace[name] for name in self._assigned if name in namespace}
+        try:
+            self._job = pickle.loads(message.payload)
+        except Exception as error:
+            raise ReducerError(
+                f"func or reducer could not be unpickled in the worker: {type(error).__name__}: {error}. Is a module "
+                f"it needs importable there? sys.path is {sys.path}"
+            ) from error
+        namespace.update(kept)  # what an initializer assigned wins over what the parent has under that name
+        assert self._job is not None
+        self._epoch = message.epoch
+        self._cell.begin(message.epoch)
+        self._work = Work(self._job, self._cell)
+
+    def _run(self, message: Message) -> None:
+        fields, claim, kind, offset = message.values
+        run = Run(*fields)
+        if not self._claims(claim) or self._work is None:
+            return
+        outcome = self._work.run(run, kind, message.payload, offset, pickle.loads)
+        failures, blobs = _pack_failures(outcome.failures)
+        pieces, payloads = self._pack_pieces(self._work.payloads()) if run.ship else (None, [])
+        values = (run.chunk, outcome.stop, outcome.seconds, outcome.reduce_seconds, failures, pieces)
+        self._pipe.send(_channel.FINISHED, self._epoch, values, [*blobs, *payloads])
+
+    def _ship(self, message: Message) -> None:
+        if self._work is None:
+            return
+        pieces, payloads = self._pack_pieces(self._work.payloads())
+        self._pipe.send(_channel.SHIPPED, self._epoch, (pieces,), payloads)
+
+    def _end(self, message: Message) -> None:
+        self._work = self._job = None
+        self._pipe.send(_channel.ENDED, message.epoch)
+
+    def _claims(self, claim: int) -> bool:
+        """Whether the chunk is ours. A claim for a later one means that the parent took this one back."""
+        if self._claim < claim:
+            try:
+                self._claim = CLAIM.unpack(os.read(self._claims_fd, CLAIM.size))[0]
+            except BlockingIOError:
+                return False
+        return self._claim == claim
+
+    # -- packing: each payload in its own try, so that a bad one costs no more than itself -------------------------
+
+    def _pack_pieces(self, payloads: Sequence[Payload]) -> tuple[list[PackedPiece], list[bytes]]:
+        pieces: list[PackedPiece] = []
+        packed: list[bytes] = []
+        for covers, data in payloads:
+            try:
+                blob = dumps(data)
+                pieces.append((covers, len(blob), None))
+            except Exception as error:
+                self._blame_reducer(error)
+                failure, blob = _pack_failure(covers[0][0], error)
+                pieces.append((covers, len(blob), failure))
+            packed.append(blob)
+        return pieces, packed
+
+    def _blame_reducer(self, error: Exception) -> None:
+        """An accumulator that does not even travel fresh is no item's fault."""
+        assert self._job is not None
+        if not self._job.reducer.mergeable:
+            return
+        try:
+            dumps(self._job.reducer.init())
+        except Exception:
+            raise ReducerError(
+                f"the accumulator of {self._job.reducer!r} does not pickle ({error}), so it can't leave its worker: wrap "
+                f"what does not pickle in a class with __reduce__, or fold in the parent with strategy=Stream()"
+            ) from error
+
+
+def _pack_failures(failures: Sequence[Failure]) -> tuple[list[PackedFailure], list[bytes]]:
+    packed = [_pack_failure(failure.index, failure.error) for failure in failures]
+    return [failure for failure, _ in packed], [blob for _, blob in packed]
+
+
+def _pack_failure(index: int, error: BaseException) -> tuple[PackedFailure, bytes]:
+    trace = "".join(traceback.format_exception(error))
+    try:
+        blob = dumps(error)
+    except Exception:
+        blob = b""
+    return (index, type(error).__qualname__, trace, len(blob)), blob

@@ -1,0 +1,386 @@
+"""A pool of worker processes that cannot hang.
+
+One duplex pipe per worker and no lock shared by two processes: killing one at any instruction can block nobody. The
+parent is one loop on the caller's thread: it waits on all pipes and all deaths at once. See `_handle.py` for what lies
+between the parent and a worker, `_worker.py` for the worker, `_launch.py` for how it is started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import sys
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from time import monotonic
+from typing import Any
+
+from poolagg._chunks import Parcel
+from poolagg._orders import Answer, Replace, Revoke, Revoked, Run, Ship, Worn
+from poolagg.pools import _channel
+from poolagg.pools._cell import Batch
+from poolagg.pools._handle import Handle
+from poolagg.pools._launch import ForkLauncher, Launcher, SpawnLauncher, TemplateLauncher, start_methods
+from poolagg.pools._pool import Pool, PoolOrder
+from poolagg.pools._travel import Encoder, dumps_by_value, main_namespace
+from poolagg.pools._work import Job
+
+__all__ = ["ProcessPool", "checked_count", "usable_cpus"]
+
+GOODBYE = 1.0
+"""Seconds that a worker has to leave: an idle one at the pool's end, a busy one when its run is over."""
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+
+_LAUNCHERS: dict[str, type[Any]] = {
+    "forkserver": TemplateLauncher,
+    "spawn": SpawnLauncher,
+    "fork": ForkLauncher,
+}
+
+
+def usable_cpus() -> int:
+    """How many CPUs this process may really use: its affinity, and its cgroup's quota."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = open("/sys/fs/cgroup/cpu.max").read().split()
+        count = min(count, max(1, round(int(quota) / int(period))))
+    except (OSError, ValueError):  # no cgroup of the second version here, or no quota ("max")
+        pass
+    return count
+
+
+class ProcessPool(Pool):
+    """Worker processes, kept for many runs when entered with `with`, else for one.
+
+    `workers`: how many (default: the CPUs this process may use). `initializer(*initargs)` runs first in each; what it
+    assigns to globals of the script, `func` sees. `start_method`: "forkserver" (the default where there is one),
+    "spawn", or "fork", which shares memory copy-on-write and inherits whatever lock a thread holds.
+    `max_items_per_worker`: a worker that has run as many is replaced after its chunk. `env`: environment variables for
+    the workers; BLAS and OpenMP threads default to CPUs divided by workers.
+
+    >>> with ProcessPool(workers=2) as pool:
+    ...     sorted(pool.imap_unordered(abs, [-3, 1, -2]))
+    [1, 2, 3]
+    """
+
+    can_kill = True
+
+    def __init__(
+        self,
+        workers: int | None = None,
+        *,
+        initializer: Callable[..., Any] | None = None,
+        initargs: Iterable[Any] = (),
+        start_method: str | None = None,
+        max_items_per_worker: int | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.workers = checked_count("workers", usable_cpus() if workers is None else workers)
+        if initializer is not None and not callable(initializer):
+            raise TypeError(f"initializer must be a function, not {initializer!r}")
+        self._initializer, self._initargs = initializer, tuple(initargs)
+        self.start_method = _checked_start_method(start_method)
+        if max_items_per_worker is not None:
+            checked_count("max_items_per_worker", max_items_per_worker)
+        self._max_items = max_items_per_worker
+        self._env = dict(env or {})
+        self._crew = _Crew(os.getpid())
+        self._handles, self._leaving = self._crew.handles, self._crew.leaving
+        self._answers: list[Answer] = []
+        self._epoch = 0
+        self._job = b""
+        self._encoder = Encoder()
+        self._definitions = 0
+        self._inherited: dict[str, Any] | None = None
+        self._finalizer = weakref.finalize(self, self._crew.abandon)
+
+    def __repr__(self) -> str:
+        return f"ProcessPool(workers={self.workers}, start_method={self.start_method!r})"
+
+    # -- the life of a run -------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Start the workers."""
+        for lane in range(self.workers):
+            if lane not in self._handles:
+                self._handles[lane] = self._launch(lane)
+
+    def encode(self) -> Callable[[Any], bytes]:
+        """Items are pickled one by one."""
+        return self._encoder
+
+    def _begin(self, job: Job, lanes: int) -> None:
+        self._epoch += 1
+        self._answers = []
+        self._job = dumps_by_value(job, self._inherited)
+        self._release_busy()
+        for lane in range(lanes):
+            if lane in self._handles:
+                self._brief(self._handles[lane])
+            else:
+                self._handles[lane] = self._launch(lane)
+
+    def _end(self, clean: bool) -> None:
+        del clean
+        self._job = b""
+        for handle in self._handles.values():
+            handle.end(self._epoch)
+        self._answers = []
+
+    def _release_busy(self) -> None:
+        """Lanes that are still busy with a run that is over have a second to leave it; then they are replaced."""
+        while busy := [handle for handle in self._handles.values() if handle.ending is not None]:
+            left = max(handle.ended_at for handle in busy) + GOODBYE - monotonic()
+            if left > 0:
+                self._collect(left)
+                continue
+            for handle in busy:
+                self._dismiss(self._handles.pop(handle.lane), at_once=True)
+        self._answers = []
+
+    def _close(self, at_once: bool) -> None:
+        for handle in list(self._handles.values()):
+            self._dismiss(handle, at_once or not handle.idle)
+        self._handles.clear()
+        until = monotonic() + GOODBYE
+        while self._leaving and (left := until - monotonic()) > 0:
+            self._collect(left)
+        for handle in list(self._leaving):
+            handle.child.kill()
+            self._bury(handle)
+        self._crew.close()
+        self._finalizer.detach()
+
+    # -- workers -----------------------------------------------------------------------------------------------
+
+    def _launch(self, lane: int) -> Handle:
+        if self._crew.launcher is None:
+            self._crew.open(_LAUNCHERS[self.start_method](self._environ()))
+        if self.start_method == "fork" and self._inherited is None:
+            self._inherited = dict(main_namespace())
+        assert self._crew.launcher is not None
+        handle = Handle(lane, self._crew.launcher)
+        self._crew.selector.register(handle.channel.sock, selectors.EVENT_READ, handle)
+        if handle.child.pidfd >= 0:
+            self._crew.selector.register(handle.child.pidfd, selectors.EVENT_READ, handle)
+        start = dumps_by_value((self._initializer, self._initargs), self._inherited)
+        handle.channel.send(_channel.START, 0, (self._environ(), os.getcwd(), sys_path()), [start])
+        self._brief(handle, self._encoder.definitions)
+        return handle
+
+    def _brief(self, handle: Handle, definitions: Iterable[bytes] = ()) -> None:
+        for definition in definitions:
+            handle.channel.send(_channel.DEFINE, self._epoch, (), [definition])
+        if self._job:
+            handle.channel.send(_channel.JOB, self._epoch, (), [self._job])
+
+    def _environ(self) -> dict[str, str]:
+        environ = dict(os.environ)
+        threads = str(max(1, usable_cpus() // self.workers))
+        for name in THREAD_VARIABLES:
+            environ.setdefault(name, threads)
+        return environ | self._env
+
+    def _dismiss(self, handle: Handle, at_once: bool) -> None:
+        """Have a worker end, in its own time (a little of it) or now."""
+        handle.channel.send(_channel.EXIT, 0)
+        if at_once:
+            handle.child.kill()
+        self._leaving.append(handle)
+
+    def _bury(self, handle: Handle) -> None:
+        handle.child.reap()
+        for fd in (handle.channel.sock, handle.child.pidfd):
+            with contextlib.suppress(KeyError, ValueError):
+                self._crew.selector.unregister(fd)
+        handle.close()
+        if handle in self._leaving:
+            self._leaving.remove(handle)
+
+    # -- orders and answers ------------------------------------------------------------------------------------
+
+    def perform(self, order: PoolOrder, parcel: Parcel | None) -> None:
+        """Carry out an order."""
+        if isinstance(order, Replace):
+            if (old := self._handles.pop(order.lane, None)) is not None:
+                self._dismiss(old, at_once=False)
+            self._handles[order.lane] = self._launch(order.lane)
+            return
+        handle = self._handles.get(order.lane)
+        if handle is None:  # it was lost a moment ago, and the plan will hear of it
+            return
+        if isinstance(order, Run):
+            assert parcel is not None
+            self._send_definitions()
+            handle.run(self._epoch, order, parcel)
+        elif isinstance(order, Ship):
+            handle.channel.send(_channel.SHIP, self._epoch)
+        elif isinstance(order, Revoke):
+            self._answers.append(Revoked(order.lane, order.chunk, handle.revoke(order.chunk)))
+        self._watch(handle)
+
+    def _send_definitions(self) -> None:
+        """A class of `__main__` that items refer to is made known to all workers before any such item is sent."""
+        new = self._encoder.definitions[self._definitions :]
+        self._definitions += len(new)
+        for handle in self._handles.values() if new else ():
+            for definition in new:
+                handle.channel.send(_channel.DEFINE, self._epoch, (), [definition])
+
+    def _watch(self, handle: Handle) -> None:
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if handle.channel.full else 0)
+        if self._crew.selector.get_key(handle.channel.sock).events != events:
+            self._crew.selector.modify(handle.channel.sock, events, handle)
+
+    def wait(self, timeout: float | None) -> list[Answer]:
+        """Wait for answers."""
+        if not self._answers:
+            self._collect(timeout)
+        answers, self._answers = self._answers, []
+        return answers
+
+    def batch(self, lane: int) -> Batch | None:
+        """Read the lane's cell."""
+        handle = self._handles.get(lane)
+        batch = handle.cell.read() if handle is not None else None
+        return batch if batch is not None and handle is not None and batch.chunk in handle.runs else None
+
+    def kill(self, lane: int, error: BaseException) -> None:
+        """Kill the lane's worker."""
+        if (handle := self._handles.get(lane)) is not None:
+            handle.killed = error
+            handle.child.kill()
+
+    def _collect(self, timeout: float | None) -> None:
+        """Take in what has come, and then who has gone: a worker's last words count."""
+        ready = {key.fileobj: (key.data, events) for key, events in self._crew.selector.select(timeout)}
+        for handle, events in list(ready.values()):
+            if events & selectors.EVENT_WRITE:
+                handle.channel.flush()
+                self._watch(handle)
+        for fd, (handle, _) in ready.items():
+            if fd is handle.channel.sock:
+                self._receive(handle)
+        for fd, (handle, _) in ready.items():
+            if fd == handle.child.pidfd:
+                self._ended(handle)
+
+    def _receive(self, handle: Handle) -> None:
+        messages, closed = handle.channel.receive()
+        for message in messages:
+            self._take(handle, message)
+        if closed:
+            self._crew.selector.unregister(handle.channel.sock)
+            if handle.child.pidfd < 0:
+                self._ended(handle)
+            elif self._handles.get(handle.lane) is handle:
+                handle.closed_pipe = True
+                handle.child.kill()
+
+    def _take(self, handle: Handle, message: _channel.Message) -> None:
+        if message.kind == _channel.ENDED:
+            if handle.ending == message.epoch:
+                handle.ending = None
+            return
+        current = self._handles.get(handle.lane) is handle and handle.ending is None
+        if not current or message.epoch not in (0, self._epoch):
+            return
+        self._answers.append(handle.answer(message))
+        if self._max_items is not None and handle.items >= self._max_items:
+            self._answers.append(Worn(handle.lane))
+
+    def _ended(self, handle: Handle) -> None:
+        with contextlib.suppress(KeyError, ValueError):
+            self._crew.selector.get_key(handle.channel.sock)
+            self._receive(handle)
+        if self._handles.get(handle.lane) is handle:
+            del self._handles[handle.lane]
+            if handle.ending is None and self._busy:
+                self._answers.append(handle.lost())
+        self._bury(handle)
+
+
+def sys_path() -> list[str]:
+    """The import path, for workers to import from the same places."""
+    return [path for path in sys.path if isinstance(path, str)]
+
+
+def checked_count(name: str, value: int) -> int:
+    """`value`, if it is an int of 1 or more."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be an int of 1 or more, not {value!r}")
+    return value
+
+
+def _checked_start_method(name: str | None) -> str:
+    methods = start_methods()
+    if name is None:
+        return methods[0]
+    if name not in methods:
+        raise ValueError(f"start_method must be one of {methods} here, not {name!r}")
+    return name
+
+
+# -- what must happen whatever becomes of a pool -----------------------------------------------------------------------
+
+_crews: weakref.WeakSet[_Crew] = weakref.WeakSet()
+
+
+class _Crew:
+    """All that a pool holds of the operating system, apart from the pool, so that it can be cleared away without it."""
+
+    def __init__(self, owner: int) -> None:
+        self._owner = owner
+        self.handles: dict[int, Handle] = {}
+        self.leaving: list[Handle] = []
+        self.launcher: Launcher | None = None
+        self.selector: selectors.BaseSelector
+
+    def open(self, launcher: Launcher) -> None:
+        """Hold a launcher, and a selector for what it launches."""
+        self.launcher, self.selector = launcher, selectors.DefaultSelector()
+        _crews.add(self)
+
+    def close(self) -> None:
+        """All workers have ended."""
+        if self.launcher is not None:
+            self.launcher.close()
+            self.selector.close()
+        _crews.discard(self)
+
+    def abandon(self) -> None:
+        """The pool was forgotten without being closed, or the interpreter ends: kill its workers."""
+        if os.getpid() != self._owner:
+            return
+        for handle in [*self.handles.values(), *self.leaving]:
+            handle.child.kill()
+            handle.child.reap()
+            handle.close()
+        self.close()
+
+    def forget_in_child(self) -> None:
+        """This process is a forked child: the workers are not its own."""
+        for handle in [*self.handles.values(), *self.leaving]:
+            handle.forget_in_child()
+        self.handles.clear()
+        self.leaving.clear()
+        if self.launcher is not None:
+            self.launcher.forget_in_child()
+            self.selector.close()
+
+
+def _forget_in_child() -> None:
+    for crew in list(_crews):
+        crew.forget_in_child()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

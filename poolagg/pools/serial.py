@@ -1,0 +1,94 @@
+"""The pool that is no pool: everything runs on the caller's thread. The debugger's choice."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from poolagg._chunks import Parcel
+from poolagg._orders import Answer, Broken, Finished, Piece, Replace, Revoke, Revoked, Run, Ship, Shipped
+from poolagg.errors import ReducerError
+from poolagg.pools._pool import Pool, PoolOrder
+from poolagg.pools._work import Job, Work
+
+__all__ = ["SerialPool", "carry_out"]
+
+
+class _NoBeat:
+    """Nobody watches."""
+
+    def batch(self, chunk: int, start: int, stop: int) -> None:
+        """Nothing to say."""
+
+    def rest(self) -> None:
+        """Nothing to say."""
+
+
+def carry_out(work: Work, order: Run | Ship, parcel: Parcel | None) -> Answer:
+    """Do what an order says in this very thread; partials go by reference."""
+    try:
+        if isinstance(order, Ship):
+            return Shipped(order.lane, _pieces(work))
+        assert parcel is not None
+        outcome = work.run(order, parcel.kind, parcel.data, order.start - parcel.start, _no_loads)
+        pieces = _pieces(work) if order.ship else None
+    except ReducerError as error:
+        return Broken(order.lane, error)
+    failures = tuple(outcome.failures)
+    return Finished(
+        order.lane, order.chunk, outcome.stop, outcome.seconds, failures, pieces, outcome.reduce_seconds
+    )
+
+
+def _pieces(work: Work) -> tuple[Piece, ...]:
+    return tuple(Piece(covers, data) for covers, data in work.payloads())
+
+
+def _no_loads(data: bytes) -> Any:
+    raise AssertionError("items go by reference here")
+
+
+class SerialPool(Pool):
+    """One lane on the caller's thread: breakpoints, profilers and tracebacks work as in a plain loop.
+
+    Items and partials go by reference, so nothing needs to pickle; a source that reuses one buffer for all its items is
+    not for this pool. Ctrl-C and `KeyboardInterrupt` in `func` end the run. There is no `item_timeout`.
+
+    >>> list(SerialPool().imap_unordered(abs, [-1, -2]))
+    [1, 2]
+    """
+
+    workers = 1
+
+    def __init__(self) -> None:
+        self._orders: deque[tuple[PoolOrder, Parcel | None]] = deque()
+        self._work: Work | None = None
+
+    def __repr__(self) -> str:
+        return "SerialPool()"
+
+    def perform(self, order: PoolOrder, parcel: Parcel | None) -> None:
+        """Keep the order for `wait`."""
+        self._orders.append((order, parcel))
+
+    def wait(self, timeout: float | None) -> list[Answer]:
+        """Carry out the oldest order."""
+        while self._orders:
+            order, parcel = self._orders.popleft()
+            if isinstance(order, Revoke):
+                return [Revoked(order.lane, order.chunk, ok=False)]
+            if not isinstance(order, Replace):
+                assert self._work is not None
+                return [carry_out(self._work, order, parcel)]
+        return []
+
+    def _begin(self, job: Job, lanes: int) -> None:
+        self._orders.clear()
+        self._work = Work(job, _NoBeat(), fatal=(KeyboardInterrupt,))
+
+    def _end(self, clean: bool) -> None:
+        self._orders.clear()
+        self._work = None
+
+    def _close(self, at_once: bool) -> None:
+        self._end(not at_once)

@@ -1,0 +1,192 @@
+"""A pool of threads: for `func` that waits (networks, disks) or lets go of the GIL (numpy, zlib)."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from poolagg._chunks import Parcel
+from poolagg._orders import Answer, Broken, Replace, Revoke, Revoked, Run
+from poolagg.pools._cell import Batch, Over
+from poolagg.pools._pool import Pool, PoolOrder
+from poolagg.pools._work import Job, Work
+from poolagg.pools.process import checked_count, usable_cpus
+from poolagg.pools.serial import carry_out
+
+__all__ = ["ThreadPool"]
+
+
+class ThreadPool(Pool):
+    """Threads of this process, kept for many runs when entered with `with`, else for one.
+
+    Items and partials go by reference, so nothing needs to pickle; a source that reuses one buffer for all its items is
+    not for this pool. A thread can't be killed: there is no `item_timeout`, and a thread that is busy when its run ends
+    is let go of, to end with its item.
+
+    >>> with ThreadPool(workers=2) as pool:
+    ...     sorted(pool.imap_unordered(abs, [-3, 1, -2]))
+    [1, 2, 3]
+    """
+
+    def __init__(self, workers: int | None = None, *, initializer: Callable[..., Any] | None = None) -> None:
+        self.workers = checked_count("workers", usable_cpus() if workers is None else workers)
+        self._initializer = initializer
+        self._lanes: dict[int, _Thread] = {}
+        self._answers: queue.SimpleQueue[tuple[_Thread, int, Answer]] = queue.SimpleQueue()
+        self._now: list[Answer] = []
+        self._epoch = 0
+
+    def __repr__(self) -> str:
+        return f"ThreadPool(workers={self.workers})"
+
+    def perform(self, order: PoolOrder, parcel: Parcel | None) -> None:
+        """Hand the order to its lane's thread."""
+        if isinstance(order, Revoke):
+            ok = self._lanes[order.lane].take_back(order.chunk)
+            self._now.append(Revoked(order.lane, order.chunk, ok))
+        elif not isinstance(order, Replace):
+            self._lanes[order.lane].put(order, parcel)
+
+    def wait(self, timeout: float | None) -> list[Answer]:
+        """Wait for answers of this run."""
+        answers, self._now = self._now, []
+        until = None if timeout is None else monotonic() + timeout
+        while not answers:
+            left = None if until is None else max(0.0, until - monotonic())
+            try:
+                _, epoch, answer = self._answers.get(timeout=left)
+            except queue.Empty:
+                break
+            if epoch == self._epoch:
+                answers.append(answer)
+        return answers
+
+    def batch(self, lane: int) -> Batch | None:
+        """What the thread is mapping."""
+        return self._lanes[lane].now
+
+    def _begin(self, job: Job, lanes: int) -> None:
+        self._epoch += 1
+        self._now = []
+        for lane in range(lanes):
+            if lane not in self._lanes:
+                self._lanes[lane] = _Thread(lane, self._initializer, self._answers)
+            self._lanes[lane].begin(job, self._epoch)
+
+    def _end(self, clean: bool) -> None:
+        for lane, thread in list(self._lanes.items()):
+            if not clean and thread.busy:
+                thread.leave()
+                del self._lanes[lane]
+            else:
+                thread.drop()
+
+    def _close(self, at_once: bool) -> None:
+        for thread in self._lanes.values():
+            thread.leave()
+        for thread in self._lanes.values():
+            if not thread.busy:
+                thread.join()
+        self._lanes.clear()
+
+
+class _Thread:
+    """One lane's thread and its orders; also its own beat."""
+
+    def __init__(self, lane: int, initializer: Callable[..., Any] | None, answers: queue.SimpleQueue[Any]) -> None:
+        self.lane = lane
+        self.now: Batch | None = None
+        self.busy = False
+        self._initializer = initializer
+        self._answers = answers
+        self._left = False
+        self._lock = threading.Lock()
+        self._orders: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._revoked: set[int] = set()
+        self._claimed = -1
+        self._thread = threading.Thread(target=self._serve, name=f"poolagg-{lane}", daemon=True)
+        self._thread.start()
+
+    def begin(self, job: Job, epoch: int) -> None:
+        self._orders.put((job, epoch))
+
+    def put(self, order: Any, parcel: Parcel | None) -> None:
+        self._orders.put((order, parcel))
+
+    def drop(self) -> None:
+        """Forget the run and what was ordered for it."""
+        try:
+            while True:
+                self._orders.get_nowait()
+        except queue.Empty:
+            self._orders.put((None, None))
+
+    def take_back(self, chunk: int) -> bool:
+        """Take a chunk back, unless the thread has begun it."""
+        with self._lock:
+            if self._claimed >= chunk:
+                return False
+            self._revoked.add(chunk)
+            return True
+
+    def leave(self) -> None:
+        """End after the batch that is running."""
+        self._left = True
+        self._orders.put((None, None))
+
+    def join(self) -> None:
+        self._thread.join()
+
+    # -- on the thread -----------------------------------------------------------------------------------------
+
+    def batch(self, chunk: int, start: int, stop: int) -> None:
+        """Say what is being mapped; the run may be over."""
+        if self._left:
+            raise Over
+        self.now = Batch(chunk, start, stop, monotonic())
+
+    def rest(self) -> None:
+        """Say that nothing is being mapped."""
+        self.now = None
+
+    def _serve(self) -> None:
+        failed = self._initialized()
+        work: Work | None = None
+        epoch = 0
+        while not self._left:
+            order, detail = self._orders.get()
+            if isinstance(order, Job):
+                work, epoch = Work(order, self), detail
+                with self._lock:
+                    self._claimed = -1
+                    self._revoked.clear()
+                if failed is not None:
+                    self._answers.put((self, epoch, Broken(self.lane, failed)))
+            elif order is None:
+                work = None
+            elif work is not None and failed is None and self._claim(order):
+                self.busy = True
+                try:
+                    answer = carry_out(work, order, detail)
+                except Over:
+                    return
+                self.busy = False
+                self._answers.put((self, epoch, answer))
+
+    def _initialized(self) -> BaseException | None:
+        try:
+            if self._initializer is not None:
+                self._initializer()
+        except BaseException as error:
+            return error
+        return None
+
+    def _claim(self, order: Any) -> bool:
+        if not isinstance(order, Run):
+            return True
+        with self._lock:
+            self._claimed = order.chunk
+            return order.chunk not in self._revoked

@@ -1,0 +1,44 @@
+"""Reducers: how partial results become one. `Reducer` is the protocol, `as_reducer` what may stand for one."""
+
+from poolagg.reducers._arrays import ArrayReduce, ArraySum, Histogram
+from poolagg.reducers._counting import Frequencies, MergeCounts
+from poolagg.reducers._functions import Fold, Into, Reduce
+from poolagg.reducers._gathering import Collect, Unique
+from poolagg.reducers._grouping import GroupBy
+from poolagg.reducers._numbers import Count, Mean, Std, Sum, Variance
+from poolagg.reducers._picking import Bottom, First, Last, Max, Min, Sample, Top
+from poolagg.reducers._reducer import Place, Reducer, fold, join, reduced
+from poolagg.reducers._tee import Tee, as_reducer
+
+__all__ = [
+    "ArrayReduce",
+    "ArraySum",
+    "Bottom",
+    "Collect",
+    "Count",
+    "First",
+    "Fold",
+    "Frequencies",
+    "GroupBy",
+    "Histogram",
+    "Into",
+    "Last",
+    "Max",
+    "Mean",
+    "MergeCounts",
+    "Min",
+    "Place",
+    "Reduce",
+    "Reducer",
+    "Sample",
+    "Std",
+    "Sum",
+    "Tee",
+    "Top",
+    "Unique",
+    "Variance",
+    "as_reducer",
+    "fold",
+    "join",
+    "reduced",
+]

@@ -1,0 +1,175 @@
+"""Histogram, ArraySum, ArrayReduce: numpy arrays, reduced in place.
+
+Rule of the room: an accumulator is an array of its own, never a view of one that came in, and arrays that do not
+fit are errors: nothing is broadcast, nothing cast without being asked. numpy is imported when the first is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from poolagg.reducers._arguments import call, shown
+from poolagg.reducers._reducer import Reducer
+
+__all__ = ["ArrayReduce", "ArraySum", "Histogram"]
+
+
+class ArrayReduce(Reducer):
+    """`ufunc.reduce` over equally shaped arrays, element by element, in place; of nothing, None.
+
+    The ufunc takes two arrays, is associative and commutative: `np.maximum`, `np.logical_or`, `np.bitwise_xor`.
+    The result has the dtype that `ufunc.reduce` gives. Raises TypeError for what is not such a ufunc, for a partial
+    that is no array of numbers, and for dtypes that differ; ValueError for shapes that differ.
+
+    >>> import numpy as np
+    >>> from poolagg.reducers import reduced
+    >>> reduced(ArrayReduce(np.maximum), [np.array([1, 5]), np.array([4, 2])])
+    array([4, 5])
+    """
+
+    keeps = False
+
+    def __init__(self, ufunc: Any) -> None:
+        import numpy as np
+
+        if not isinstance(ufunc, np.ufunc):
+            raise TypeError(
+                f"ArrayReduce takes a numpy ufunc such as np.maximum, got {shown(ufunc)}: Reduce(f) takes functions"
+            )
+        if (ufunc.nin, ufunc.nout) != (2, 1):
+            raise TypeError(f"ArrayReduce takes a ufunc of two arrays, got np.{ufunc.__name__} of {ufunc.nin}")
+        self.ufunc = ufunc
+        self.dtype: Any = None
+
+    def prepare(self, partial: Any) -> Any:
+        import numpy as np
+
+        if isinstance(partial, np.ma.MaskedArray):
+            raise TypeError(
+                f"{self!r} would ignore the mask of a masked array: fill it first, .of(lambda a: a.filled(0))"
+            )
+        array = np.asarray(partial)
+        if array.dtype.kind not in "biufc":
+            raise TypeError(f"{self!r} takes arrays of numbers, got dtype {array.dtype} from {shown(partial)}")
+        return array if self.dtype is None else array.astype(self.dtype, casting="same_kind", copy=False)
+
+    def init(self) -> Any:
+        return None
+
+    def step(self, acc: Any, prepared: Any) -> Any:
+        import numpy as np
+
+        if acc is None:
+            return np.asarray(self.ufunc.reduce(prepared[np.newaxis], axis=0, dtype=self.dtype))
+        return self._into(acc, prepared, self._dtype_of(prepared.dtype))
+
+    def merge(self, acc: Any, other: Any) -> Any:
+        if other is None:
+            return acc
+        return other.copy() if acc is None else self._into(acc, other, other.dtype)
+
+    def finish(self, acc: Any) -> Any:
+        return None if acc is None else acc.copy()
+
+    def _dtype_of(self, dtype: Any) -> Any:
+        """The dtype in which arrays of `dtype` are reduced; numpy widens small ints to add them, for one."""
+        import numpy as np
+
+        return self.ufunc.reduce(np.empty((1, 0), dtype), axis=0, dtype=self.dtype).dtype
+
+    def _into(self, acc: Any, array: Any, dtype: Any) -> Any:
+        if array.shape != acc.shape:
+            raise ValueError(
+                f"{self!r} got arrays of shapes {acc.shape} and {array.shape}: all must have the same shape"
+            )
+        if dtype != acc.dtype:
+            raise TypeError(
+                f"{self!r} got arrays reduced in {acc.dtype} and in {dtype}: convert them to one dtype with .of(f)"
+            )
+        return self.ufunc(acc, array, out=acc)
+
+    def __repr__(self) -> str:
+        return f"ArrayReduce(np.{self.ufunc.__name__})"
+
+
+class ArraySum(ArrayReduce):
+    """The sum of equally shaped arrays, element by element, in place; of nothing, None.
+
+    Without `dtype`, small ints widen as `np.sum` widens them, and all partials must widen to the same; with it,
+    each partial is cast to it first, if of the same kind. Floats are added as they arrive: `reproducible=True`
+    fixes the bits. Raises ValueError for shapes that differ, TypeError for dtypes that do and for what is no array
+    of numbers.
+
+    >>> import numpy as np
+    >>> from poolagg.reducers import reduced
+    >>> reduced(ArraySum(), [np.array([100], np.int8), np.array([100], np.int8)])
+    array([200])
+    """
+
+    def __init__(self, dtype: Any = None) -> None:
+        import numpy as np
+
+        super().__init__(np.add)
+        self.dtype = None if dtype is None else np.dtype(dtype)
+
+    def __repr__(self) -> str:
+        return call("ArraySum", dtype=self.dtype)
+
+
+class Histogram(Reducer):
+    """How many values fall between each two edges, as an array of int64: the counts of `np.histogram`.
+
+    A partial is a number or an array of any shape. The last bin includes its right edge; values outside, and nan,
+    are left out. Values are compared as float64. Raises ValueError for fewer than two edges or edges that do not
+    increase, TypeError for partials that are not real numbers.
+
+    >>> from poolagg.reducers import reduced
+    >>> reduced(Histogram([0, 1, 2]), [0.5, [1, 2], 7])
+    array([1, 2])
+    """
+
+    keeps = False
+
+    def __init__(self, edges: Iterable[float]) -> None:
+        import numpy as np
+
+        self.edges = np.array(edges if isinstance(edges, np.ndarray) else list(edges), dtype=np.float64)
+        if self.edges.ndim != 1 or self.edges.size < 2 or not (self.edges[:-1] < self.edges[1:]).all():
+            raise ValueError(f"Histogram(edges) takes two or more increasing numbers, got {shown(edges)}")
+
+    def prepare(self, partial: Any) -> Any:
+        import numpy as np
+
+        if type(partial) in (int, float):
+            return partial
+        values = np.asarray(partial)
+        if values.dtype.kind not in "biufO":
+            raise TypeError(f"{self!r} takes real numbers or arrays of them, got {shown(partial)}")
+        return values.astype(np.float64, copy=False).ravel()
+
+    def init(self) -> Any:
+        import numpy as np
+
+        return np.zeros(len(self.edges) - 1, np.int64)
+
+    def step(self, acc: Any, prepared: Any) -> Any:
+        return self.steps(acc, (prepared,))
+
+    def steps(self, acc: Any, prepareds: Sequence[Any]) -> Any:
+        import numpy as np
+
+        numbers = [x for x in prepareds if type(x) in (int, float)]
+        arrays = [x for x in prepareds if type(x) not in (int, float)]
+        acc += np.histogram(np.concatenate([np.array(numbers, np.float64), *arrays]), self.edges)[0]
+        return acc
+
+    def merge(self, acc: Any, other: Any) -> Any:
+        acc += other
+        return acc
+
+    def finish(self, acc: Any) -> Any:
+        return acc.copy()
+
+    def __repr__(self) -> str:
+        return call("Histogram", self.edges.tolist())

@@ -1,0 +1,67 @@
+"""Frequencies and MergeCounts: how often each value occurs, from the values or from counts of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from poolagg.reducers._reducer import Reducer
+
+__all__ = ["Frequencies", "MergeCounts"]
+
+
+class MergeCounts(Reducer):
+    """The sum of partials that are mappings of counts, as a Counter; zero and negative counts are kept.
+
+    Linear in the counts. Raises TypeError for a partial that is no mapping: it would be counted, not added.
+
+    >>> from poolagg.reducers import reduced
+    >>> reduced(MergeCounts(), [{"a": 2, "b": 1}, {"a": -2}])
+    Counter({'b': 1, 'a': 0})
+    """
+
+    def prepare(self, partial: Any) -> Any:
+        if not isinstance(partial, Mapping):
+            raise TypeError(
+                f"MergeCounts() adds mappings of counts, got {partial!r}: Frequencies().flat() counts elements"
+            )
+        return partial
+
+    def init(self) -> Counter[Any]:
+        return Counter()
+
+    def step(self, acc: Counter[Any], prepared: Any) -> Counter[Any]:
+        acc.update(prepared)
+        return acc
+
+    def merge(self, acc: Counter[Any], other: Counter[Any]) -> Counter[Any]:
+        acc.update(other)
+        return acc
+
+    def finish(self, acc: Counter[Any]) -> Counter[Any]:
+        return Counter(acc)
+
+
+class Frequencies(MergeCounts):
+    """How often each partial occurs, as a Counter; with `.flat()`, each element of the partials, at C speed.
+
+    Partials must be hashable. A Counter is counted as it is iterated, by its keys: see MergeCounts for adding them.
+
+    >>> from poolagg.reducers import reduced
+    >>> reduced(Frequencies().flat(), ["abba", "cab"]).most_common(1)
+    [('a', 3)]
+    """
+
+    prepare = Reducer.prepare
+
+    def step(self, acc: Counter[Any], prepared: Any) -> Counter[Any]:
+        return self.steps(acc, (prepared,))
+
+    def steps(self, acc: Counter[Any], prepareds: Sequence[Any]) -> Counter[Any]:
+        try:
+            acc.update(iter(prepareds))  # an iterator: a mapping would be added, not counted
+        except TypeError as error:
+            error.add_note("Frequencies() counts hashable partials; .flat() counts the elements of each")
+            raise
+        return acc

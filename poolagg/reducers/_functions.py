@@ -1,0 +1,138 @@
+"""Fold, Reduce, Into: reducers made from functions of your own."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from poolagg.reducers._arguments import call, need_callable
+from poolagg.reducers._marks import EMPTY
+from poolagg.reducers._reducer import Reducer
+
+__all__ = ["Fold", "Into", "Reduce"]
+
+
+class Fold(Reducer):
+    """A reducer from functions: `functools.reduce(step, partials, init())`, in the parent and in input order.
+
+    `init` is a factory. Without it the first partial becomes the accumulator, and there is no result of nothing: the
+    TypeError is that of `functools.reduce`. With `merge`, which must be associative and commutative and leave its
+    right argument alone, states are combined in the workers instead, in any order. None is a legal accumulator.
+
+    The result is a deep copy of the accumulator, which may go on changing; one that cannot be copied, an open file
+    say, is itself the result.
+
+    >>> import operator
+    >>> from poolagg.reducers import reduced
+    >>> reduced(Fold(operator.add, init=str), "abc")
+    'abc'
+    >>> Fold(operator.iadd, init=list, merge=operator.iadd).mergeable
+    True
+    """
+
+    def __init__(
+        self,
+        step: Callable[[Any, Any], Any],
+        init: Callable[[], Any] | None = None,
+        merge: Callable[[Any, Any], Any] | None = None,
+    ) -> None:
+        need_callable("Fold(step)", step)
+        if init is not None and not callable(init):
+            raise TypeError(
+                f"Fold(init=...) takes a factory, called for each fresh start, got {init!r}: lambda: {init!r}"
+            )
+        if merge is not None:
+            need_callable("Fold(merge=...)", merge)
+        self._step, self._init, self._merge = step, init, merge
+        self.ordered = merge is None
+
+    @property
+    def mergeable(self) -> bool:
+        return self._merge is not None
+
+    def init(self) -> Any:
+        return EMPTY if self._init is None else self._init()
+
+    def step(self, acc: Any, prepared: Any) -> Any:
+        return prepared if acc is EMPTY else self._step(acc, prepared)
+
+    def steps(self, acc: Any, prepareds: Sequence[Any]) -> Any:
+        return functools.reduce(self.step, prepareds, acc)
+
+    def merge(self, acc: Any, other: Any) -> Any:
+        if self._merge is None:
+            return super().merge(acc, other)
+        if other is EMPTY:
+            return acc
+        # A later step may change the accumulator in place, and `other` must not change with it.
+        return _copied(other) if acc is EMPTY else self._merge(acc, other)
+
+    def finish(self, acc: Any) -> Any:
+        if acc is not EMPTY:
+            return _copied(acc)
+        error = TypeError("reduce() of empty iterable with no initial value")
+        error.add_note(f"no partial reached {self!r}: Fold(step, init=factory) has a result of nothing")
+        raise error
+
+    def _checked(self, before: Any, after: Any, method: str) -> Any:
+        del before, method  # None is a value like any other here, as it is in functools.reduce
+        return after
+
+    def __repr__(self) -> str:
+        return call("Fold", self._step, init=self._init, merge=self._merge)
+
+
+class Reduce(Fold):
+    """`functools.reduce(f, partials)` for an `f` you declare associative and commutative: combined in the workers.
+
+    No result of nothing: the TypeError is that of `functools.reduce`.
+
+    >>> import operator
+    >>> from poolagg.reducers import reduced
+    >>> reduced(Reduce(operator.or_), [1, 2, 4])
+    7
+    """
+
+    def __init__(self, f: Callable[[Any, Any], Any]) -> None:
+        need_callable("Reduce(f)", f)
+        super().__init__(f, merge=f)
+
+    def __repr__(self) -> str:
+        return call("Reduce", self._step)
+
+
+class Into(Reducer):
+    """Call `apply(partial)` in the parent, one partial at a time; the result is None.
+
+    For what already exists and is yours: a database, a grid, a file. `ordered=True` keeps to the input order.
+
+    >>> from poolagg.reducers import reduced
+    >>> seen = []
+    >>> reduced(Into(seen.append), "abc")
+    >>> seen
+    ['a', 'b', 'c']
+    """
+
+    def __init__(self, apply: Callable[[Any], object], ordered: bool = False) -> None:
+        need_callable("Into(apply)", apply)
+        self.apply = apply
+        self.ordered = bool(ordered)
+
+    def init(self) -> None:
+        return None
+
+    def step(self, acc: None, prepared: Any) -> None:
+        self.apply(prepared)
+        return acc
+
+    def __repr__(self) -> str:
+        return call("Into", self.apply, ordered=self.ordered or None)
+
+
+def _copied(acc: Any) -> Any:
+    try:
+        return copy.deepcopy(acc)
+    except Exception:  # whatever a class raises that does not copy
+        return acc

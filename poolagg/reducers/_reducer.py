@@ -1,0 +1,201 @@
+"""What a reducer is: five functions and their laws. Everything else in this folder is made of this.
+
+A reducer says how many partial results become one: `prepare` in the map phase, `init` and `step` to fold, `merge`
+to join what two workers folded, `finish` to present. The laws, which `poolagg.testing.check_reducer` runs on any
+reducer:
+
+    init() is fresh at every call                   merge(a, init()) == a
+    step(a, x) == merge(a, step(init(), x))         merge is associative, and commutative unless `ordered`
+    steps(a, xs) is looped step                     merge neither mutates nor keeps its right argument
+    finish(a) leaves a as it was, does not alias it; the accumulator survives pickling
+
+A reducer whose result depends on where a partial stood in the input (ties, first, last, lists) is *placed*: it
+defines `step_at` and keeps places in its accumulator, and so commutes all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from poolagg.reducers._arguments import call
+
+if TYPE_CHECKING:
+    from poolagg.reducers._combinator import Combinator
+
+__all__ = ["Place", "Reducer", "fold", "join", "reduced"]
+
+Place: TypeAlias = tuple[int, ...]
+"""Where a partial stood: the item's index first, then its position in each `flat` it came through. Sortable."""
+
+
+class Reducer:
+    """How partial results become one result. Subclass it, or use `Fold` to make one from functions.
+
+    >>> class Product(Reducer):
+    ...     def init(self): return 1
+    ...     def step(self, acc, prepared): return acc * prepared
+    ...     def merge(self, acc, other): return acc * other
+    >>> reduced(Product(), [2, 3, 7])
+    42
+    """
+
+    ordered: bool = False
+    """True: `merge` does not commute, so states meet in input order only."""
+
+    keeps: bool = True
+    """False: nothing that `step` or `merge` is given lives on in the accumulator, so it may be in a reused buffer."""
+
+    def prepare(self, partial: Any) -> Any:
+        """Turn one result of `func` into what `step` takes: pure, in the map phase; an error here is the item's."""
+        return partial
+
+    def init(self) -> Any:
+        """Return a fresh accumulator, a new one at every call."""
+        raise NotImplementedError(f"{type(self).__name__} must define init(self)")
+
+    def step(self, acc: Any, prepared: Any) -> Any:
+        """Return `acc` with one prepared partial folded in; it may mutate and return `acc`."""
+        del acc, prepared
+        missing = "is placed: call step_at" if self.placed else "must define step(self, acc, prepared)"
+        raise NotImplementedError(f"{type(self).__name__} {missing}")
+
+    def steps(self, acc: Any, prepareds: Sequence[Any]) -> Any:
+        """Fold many: equal to looped `step`. Override it where a bulk form is faster."""
+        for prepared in prepareds:
+            acc = self._checked(acc, self.step(acc, prepared), "step")
+        return acc
+
+    def step_at(self, acc: Any, place: Place, prepared: Any) -> Any:
+        """Like `step`, for reducers that depend on where the partial stood; define it instead of `step`."""
+        del place
+        return self.step(acc, prepared)
+
+    def steps_at(self, acc: Any, place: Place, prepareds: Sequence[Any]) -> Any:
+        """Fold many at consecutive places: the k-th stands at `(*place[:-1], place[-1] + k)`."""
+        if not self.placed:
+            return self._checked(acc, self.steps(acc, prepareds), "steps")
+        *front, last = place
+        for k, prepared in enumerate(prepareds, last):
+            acc = self._checked(acc, self.step_at(acc, (*front, k), prepared), "step_at")
+        return acc
+
+    def merge(self, acc: Any, other: Any) -> Any:
+        """Join two accumulators; it may mutate `acc`, never mutates or keeps `other`.
+
+        Without it only the parent folds.
+        """
+        raise NotImplementedError(f"{self!r} has no merge")
+
+    def finish(self, acc: Any) -> Any:
+        """Present the result: pure, repeatable, and it shares no mutable state with `acc`."""
+        return acc
+
+    def done(self, acc: Any) -> bool:
+        """True when nothing that is still to come can change the result: ends the run early."""
+        del acc
+        return False
+
+    @property
+    def mergeable(self) -> bool:
+        """Whether accumulators can meet in workers: the class defines `merge` (combinators: if their parts do)."""
+        return type(self).merge is not Reducer.merge
+
+    @property
+    def placed(self) -> bool:
+        """Whether the result depends on places: the class defines `step_at` (combinators: if any part does)."""
+        return type(self).step_at is not Reducer.step_at
+
+    @property
+    def prepares(self) -> bool:
+        """Whether `prepare` does anything, so that the map phase can leave it out."""
+        return type(self).prepare is not Reducer.prepare
+
+    # The derived forms. Their classes are subclasses of this one, so they are imported when asked for.
+
+    def of(self, f: Callable[[Any], Any]) -> Combinator:
+        """Reduce `f(partial)` instead of the partial.
+
+        >>> from poolagg.reducers import Sum
+        >>> r = Sum().of(len)
+        >>> r, reduced(r, ["to", "fold"])
+        (Sum().of(len), 6)
+        """
+        from poolagg.reducers._derived import Of
+
+        return Of(self, f)
+
+    def where(self, pred: Callable[[Any], Any]) -> Combinator:
+        """Reduce only the partials for which `pred(partial)` is true.
+
+        >>> from poolagg.reducers import Count
+        >>> reduced(Count().where(str.isupper), "AbC")
+        2
+        """
+        from poolagg.reducers._derived import Where
+
+        return Where(self, pred)
+
+    def by(self, key: Callable[[Any], Any]) -> Combinator:
+        """Reduce each group of partials with the same `key(partial)` on its own; the result is a dict.
+
+        >>> from poolagg.reducers import Count
+        >>> reduced(Count().by(str.lower), "aAb")
+        {'a': 2, 'b': 1}
+        """
+        from poolagg.reducers._grouping import By
+
+        return By(self, key)
+
+    def flat(self) -> Combinator:
+        """Take each partial as an iterable of partials: what MapReduce calls emitting.
+
+        >>> from poolagg.reducers import Sum
+        >>> reduced(Sum().flat(), [[1, 2], [], [3]])
+        6
+        """
+        from poolagg.reducers._derived import Flat
+
+        return Flat(self)
+
+    def then(self, f: Callable[[Any], Any]) -> Combinator:
+        """Present `f(result)` instead of the result.
+
+        >>> from poolagg.reducers import Collect
+        >>> reduced(Collect().then(sorted), "cab")
+        ['a', 'b', 'c']
+        """
+        from poolagg.reducers._derived import Then
+
+        return Then(self, f)
+
+    def __repr__(self) -> str:
+        public = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        return call(type(self).__name__, **public)
+
+    def _checked(self, before: Any, after: Any, method: str) -> Any:
+        if after is None and before is not None:
+            raise TypeError(
+                f"{self!r}.{method} returned None: return the accumulator, also when it was mutated in place"
+            )
+        return after
+
+
+def fold(reducer: Reducer, acc: Any, index: int, prepareds: Sequence[Any]) -> Any:
+    """Fold the prepared partials of consecutive items, the first at `index`. The engine's one way in."""
+    return reducer._checked(acc, reducer.steps_at(acc, (index,), prepareds), "steps_at")
+
+
+def join(reducer: Reducer, acc: Any, other: Any) -> Any:
+    """`reducer.merge(acc, other)`, with an error that says so where a merge forgot to return its accumulator."""
+    return reducer._checked(acc, reducer.merge(acc, other), "merge")
+
+
+def reduced(reducer: Reducer, partials: Iterable[Any]) -> Any:
+    """What `reducer` makes of the partials, here and now: what every run must equal, however it is spread.
+
+    >>> from poolagg.reducers import Mean
+    >>> reduced(Mean(), [1, 2, 6])
+    3.0
+    """
+    return reducer.finish(fold(reducer, reducer.init(), 0, [reducer.prepare(partial) for partial in partials]))

@@ -1,0 +1,150 @@
+"""Sums of numbers of any kind: what Python adds exactly stays what it is, floats are added exactly, complex by part.
+
+    ints, Fractions   as `sum` adds them, which is exact
+    Decimals          exactly, and rounded to the context's precision once, at the end
+    floats            exactly (`_exact`), and rounded once, at the end; ints and Fractions beside them enter exactly
+    complex           the real and the imaginary parts, each as floats
+    numpy scalars     as the Python numbers they equal, so integers do not overflow
+
+A total is a function of the numbers alone, not of their order: totals are compared with `==`. An unknown type of
+number is added by its own `+`, and is as exact as that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal, InvalidOperation, localcontext
+from fractions import Fraction
+from operator import mul
+from typing import Any, NamedTuple
+
+from poolagg.reducers._exact import FloatSum, quotient, squares
+
+__all__ = ["Numbers", "Total", "numbers"]
+
+_UNBOUNDED = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[InvalidOperation])
+_NUMBERS = (int, float, complex, Fraction, Decimal)
+
+
+class Numbers(NamedTuple):
+    """A batch of numbers, sorted by how they are added."""
+
+    plain: Sequence[Any]
+    reals: Sequence[float] = ()
+    imags: Sequence[float] = ()
+
+
+class Total(NamedTuple):
+    """A sum of numbers: `plain` ones, and the exact sum of floats once there were any; `imag` once any was complex.
+
+    >>> Total().plus(numbers([1, 2**53, 0.5])).plus(numbers([0.25])).value()
+    9007199254740994.0
+    """
+
+    plain: Any = 0
+    real: FloatSum | None = None
+    imag: FloatSum | None = None
+
+    def plus(self, batch: Numbers) -> Total:
+        """Add numbers; a batch of ints, or of floats, runs at the speed of `sum` and `math.fsum`."""
+        plain = _exact_sum(self.plain, batch.plain) if batch.plain else self.plain
+        return _checked(Total(plain, _plus(self.real, batch.reals), _plus(self.imag, batch.imags)))
+
+    def plus_squares(self, batch: Numbers) -> Total:
+        """Add the squares of numbers, none of them complex."""
+        with localcontext(_UNBOUNDED):
+            plain = sum(map(mul, batch.plain, batch.plain), self.plain)
+        return _checked(Total(plain, _plus(self.real, *squares(batch.reals))))
+
+    def join(self, other: Total) -> Total:
+        """The sum of both."""
+        plain = _exact_sum(self.plain, (other.plain,))
+        return _checked(Total(plain, _join(self.real, other.real), _join(self.imag, other.imag)))
+
+    def value(self) -> Any:
+        """The sum, of the type that Python's `+` gives, rounded once. A zero is never negative."""
+        if self.real is None:
+            return +self.plain if isinstance(self.plain, Decimal) else self.plain
+        return self._rounded(1)
+
+    def mean(self, count: int) -> Any:
+        """The sum divided by `count`, rounded once."""
+        if self.real is not None:
+            return self._rounded(count)
+        return quotient(self.plain, count) if isinstance(self.plain, int) else self.plain / count
+
+    def ratio(self) -> tuple[int, int]:
+        """The sum of finite numbers, none of them complex, as a numerator and a denominator."""
+        numerator, denominator = self.plain.as_integer_ratio()
+        n, d = self.real.ratio() if self.real else (0, 1)
+        return numerator * d + n * denominator, denominator * d
+
+    def _rounded(self, count: int) -> float | complex:
+        real = _divided(self._replace(imag=None), count)
+        return real if self.imag is None else complex(real, _divided(Total(0, self.imag), count))
+
+
+def numbers(batch: Iterable[Any]) -> Numbers:
+    """Sort a batch by how its numbers are added; a TypeError for what is no number."""
+    if hasattr(batch, "tolist"):
+        batch = batch.tolist()  # an array that `flat` hands over whole
+    batch = batch if isinstance(batch, Sequence) else list(batch)
+    types = set(map(type, batch))
+    if all(issubclass(kind, float) for kind in types):
+        return Numbers((), batch)
+    if all(issubclass(kind, int) for kind in types):
+        return Numbers(batch)
+    checked = [_number(x) for x in batch]
+    inexact = [x for x in checked if isinstance(x, (float, complex))]
+    imags = [x.imag for x in inexact if isinstance(x, complex)]
+    return Numbers([x for x in checked if not isinstance(x, (float, complex))], [x.real for x in inexact], imags)
+
+
+def _number(x: Any) -> Any:
+    if isinstance(x, _NUMBERS):
+        return x
+    if hasattr(x, "shape") and hasattr(x, "dtype"):
+        if x.shape != ():
+            raise TypeError(
+                f"an array of shape {x.shape} is not one number: ArraySum() adds arrays, Sum().flat() elements"
+            )
+        if isinstance(x.item(), _NUMBERS):
+            return x.item()
+    if x is None:
+        raise TypeError("expected a number, got None: does the function lack a return statement?")
+    if hasattr(x, "shape") or hasattr(x, "__iter__"):
+        raise TypeError(
+            f"expected a number, got {x!r} of type {type(x).__name__}: .flat() takes elements, .of(f) converts"
+        )
+    return x
+
+
+def _exact_sum(start: Any, plain: Sequence[Any]) -> Any:
+    if isinstance(start, int) and all(issubclass(kind, int) for kind in set(map(type, plain))):
+        return sum(plain, start)
+    with localcontext(_UNBOUNDED):
+        return sum(plain, start)
+
+
+def _plus(total: FloatSum | None, floats: Sequence[float], units: int = 0) -> FloatSum | None:
+    return (total or FloatSum()).plus(floats, units) if len(floats) or units else total
+
+
+def _join(a: FloatSum | None, b: FloatSum | None) -> FloatSum | None:
+    return a if b is None else b if a is None else a.join(b)
+
+
+def _checked(total: Total) -> Total:
+    if total.real is not None and isinstance(total.plain, Decimal):
+        raise TypeError("Python does not add Decimals and floats: convert with .of(float) or .of(Decimal)")
+    return total
+
+
+def _divided(total: Total, count: int) -> float:
+    floats = total.real or FloatSum()
+    if floats.special or (count == 1 and not total.plain):
+        return floats.value()
+    if not hasattr(total.plain, "as_integer_ratio"):  # a type we do not know: by its own arithmetic
+        return (total.plain + floats.value()) / count  # type: ignore[no-any-return]
+    numerator, denominator = total.ratio()
+    return quotient(numerator, denominator * count)
