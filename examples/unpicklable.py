@@ -18,7 +18,7 @@ class Journal:
             cls._only = super().__new__(cls)
             cls._only.lock = threading.Lock()
             cls._only.latest = queue.Queue(maxsize=3)
-            cls._only.file = tempfile.TemporaryFile("w+")
+            cls._only.file = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as the program runs
         return cls._only
 
     def write(self, line):

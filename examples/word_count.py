@@ -1,7 +1,7 @@
 """Which words does Python explain itself with? Count those of all docstrings in its standard library.
 
-    python examples/word_count.py             # a progress bar, and the twenty most frequent words
-    python examples/word_count.py --compare   # the same on one core too, and how long each took
+python examples/word_count.py             # a progress bar, and the twenty most frequent words
+python examples/word_count.py --compare   # the same on one core too, and how long each took
 """
 
 import ast

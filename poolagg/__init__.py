@@ -1,6 +1,6 @@
 """Run a function over many inputs in a pool of workers, and fold the partial results into one object, exactly once.
 
-    aggregate(func, iterable, reducer)
+aggregate(func, iterable, reducer)
 """
 
 from poolagg import errors, events, pools, strategies

@@ -99,14 +99,19 @@ class Intervals:
         return self._stops[0] if self._starts and self._starts[0] == 0 else 0
 
 
-def overlaps(left: Iterable[Interval], right: Iterable[Interval]) -> list[Interval]:
+def overlap(a: Interval, b: Interval) -> Interval:
+    """What two intervals have in common; it is empty where the start is not before the stop."""
+    return max(a[0], b[0]), min(a[1], b[1])
+
+
+def overlaps(left: Iterable[Interval], right: Sequence[Interval]) -> list[Interval]:
     """What each interval of `left` has in common with each of `right`.
 
     >>> overlaps([(0, 6)], [(1, 2), (5, 9)])
     [(1, 2), (5, 6)]
     """
-    right = list(right)
-    return [(max(a, c), min(b, d)) for a, b in left for c, d in right if max(a, c) < min(b, d)]
+    common = (overlap(a, b) for a in left for b in right)
+    return [(start, stop) for start, stop in common if start < stop]
 
 
 def without(interval: Interval, indices: Iterable[int]) -> list[Interval]:
@@ -291,10 +296,7 @@ def _is_sliced(iterable: Iterable[Any]) -> bool:
         return True
     numpy = sys.modules.get("numpy")
     return (
-        numpy is not None
-        and type(iterable) is numpy.ndarray
-        and iterable.ndim > 0
-        and not iterable.dtype.hasobject
+        numpy is not None and type(iterable) is numpy.ndarray and iterable.ndim > 0 and not iterable.dtype.hasobject
     )
 
 

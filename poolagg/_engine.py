@@ -19,7 +19,7 @@ from poolagg import _orders as orders
 from poolagg import events
 from poolagg._chunks import Parcels, Source, open_parcel
 from poolagg._pace import PARCEL
-from poolagg._plan import Plan, Terms
+from poolagg._plan import Plan
 from poolagg._settings import Settings
 from poolagg._watching import Watchers
 from poolagg.errors import PoolAggError, ReducerError, RemoteError, SkippedItems, TaskError, WorkerLost, short_repr

@@ -20,7 +20,7 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from poolagg._chunks import Grid, Interval, Intervals, overlaps, without
+from poolagg._chunks import Grid, Interval, Intervals, overlap, overlaps, without
 from poolagg._orders import (
     Again,
     Broken,
@@ -105,9 +105,7 @@ class _Lane:
 class Plan:
     """Drive it with `handle`, which returns orders; ask it for `appetite` and `finished`."""
 
-    def __init__(
-        self, terms: Terms, covered: Iterable[Interval] = (), failed: Iterable[Interval] = ()
-    ) -> None:
+    def __init__(self, terms: Terms, covered: Iterable[Interval] = (), failed: Iterable[Interval] = ()) -> None:
         self.terms = terms
         self.pace = Pace(terms.lanes, terms.chunksize, ships_chunks=not terms.carries)
         self.covered = Intervals(covered)
@@ -361,8 +359,8 @@ class Plan:
         if suspect is None and explained and runs:
             suspect = runs[0].start, runs[0].stop
         for run in runs:
-            if suspect is not None and run.start <= suspect[0] < run.stop:
-                self._suspect(run, suspect, event)
+            if suspect is not None and (part := self._trimmed(*overlap(suspect, (run.start, run.stop)))):
+                self._suspect(run, part, event)
                 explained = True
             elif run.alone:
                 self._suspects.append((run.start, run.stop))
@@ -384,7 +382,7 @@ class Plan:
 
     def _suspect(self, run: Run, suspect: Interval, event: Lost) -> None:
         """Charge the suspect if it is one item, else run it alone; if it was, look closer. Its neighbours run as before."""
-        start, stop = self._trimmed(suspect[0], min(suspect[1], run.stop))
+        start, stop = suspect
         # With shared fate, who was one of many in flight may be innocent, even if it is but one item.
         named = stop - start == 1 and (run.alone or not self.terms.shared_fate)
         again = named and self._charge(Failure(start, event.cause, event.error))
@@ -405,7 +403,7 @@ class Plan:
 
     def _unreadable(self, start: int, stop: int, error: BaseException) -> None:
         """A payload that did not survive packing costs the one item at fault: halve it until that is found."""
-        first, last = self._trimmed(start, stop)
+        first, last = self._trimmed(start, stop) or (start, stop)
         if last - first > 1:
             self._look_closer(start, stop, error, "raised")
         elif self._charge(Failure(first, "raised", error)) and not self._is_probe(start, stop):
@@ -462,13 +460,15 @@ class Plan:
         """`interval` less the items that failed for good, which only a leaf that is folded anew may still contain."""
         return without(interval, self._failed_in(interval))
 
-    def _trimmed(self, start: int, stop: int) -> Interval:
-        """From the first to the last item that is to run."""
+    def _trimmed(self, start: int, stop: int) -> Interval | None:
+        """From the first to the last item that is to run, if there is one."""
         left = self._to_run((start, stop))
-        return left[0][0], left[-1][1]
+        return (left[0][0], left[-1][1]) if left else None
 
     def _failed_in(self, interval: Interval) -> tuple[int, ...]:
-        return tuple(i for start, stop in overlaps([interval], self.failed.near(*interval)) for i in range(start, stop))
+        return tuple(
+            i for start, stop in overlaps([interval], self.failed.near(*interval)) for i in range(start, stop)
+        )
 
     # -- dispatch ----------------------------------------------------------------------------------------------
 
@@ -615,7 +615,7 @@ class Plan:
             everywhere.update(piece.covers)
         if not self.stopped:
             assert everywhere.prefix == self.pulled, (everywhere, self.pulled)
-            assert self._uncovered == self.pulled - sum(b - a for a, b in overlaps([(0, self.pulled)], self.covered))
+            assert self._uncovered == self.pulled - sum(b - a for a, b in overlaps(self.covered, [(0, self.pulled)]))
         for start, stop in self.failed:
             assert all(index in self.covered for index in range(start, stop))
         assert self._arrived_bytes == sum(piece.nbytes for *_, piece in self._arrived)

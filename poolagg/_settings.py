@@ -131,7 +131,9 @@ def _strategy(strategy: Strategy | None, reducer: Reducer, reproducible: bool) -
     if (refusal := strategy.refusal(reducer)) is not None:
         raise ValueError(refusal)
     if reproducible and not (strategy.in_order or strategy.grid(None) is not None):
-        raise ValueError(f"reproducible=True contradicts {strategy!r}, which depends on timing: use Tree() or Ordered()")
+        raise ValueError(
+            f"reproducible=True contradicts {strategy!r}, which depends on timing: use Tree() or Ordered()"
+        )
     return strategy
 
 

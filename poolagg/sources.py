@@ -145,9 +145,7 @@ class Blocks(Sequence[Block]):
         return f"<{len(self)} blocks of up to {self._size} bytes, of {len(self._files)} files>"
 
 
-def blocks(
-    *paths: str | os.PathLike[str], size: int | str = "16MiB", encoding: str | None = "utf-8"
-) -> Blocks:
+def blocks(*paths: str | os.PathLike[str], size: int | str = "16MiB", encoding: str | None = "utf-8") -> Blocks:
     r"""Cut files into blocks of whole lines, for workers to read: a sequence of small, picklable `Block`s.
 
     `block.read()` is the block's text, iterating over it gives its lines with their ends, and the law is that
@@ -168,9 +166,7 @@ def blocks(
     ['one\n', 'two\n', 'three\n']
     """
     if not paths:
-        raise ValueError(
-            "blocks() was given no path: write blocks('corpus.txt'), or blocks(*paths) for several"
-        )
+        raise ValueError("blocks() was given no path: write blocks('corpus.txt'), or blocks(*paths) for several")
     _check_encoding(encoding)
     return Blocks([_seen(path) for path in paths], _bytes(size), encoding)
 
@@ -180,9 +176,7 @@ def _seen(path: str | os.PathLike[str]) -> _File:
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"blocks() takes paths, not {path!r}: write blocks(*paths) to pass a list of them")
     if os.fspath(path) == "-":
-        raise ValueError(
-            "blocks() cannot cut '-' (standard input), only files: iterate over sys.stdin for its lines"
-        )
+        raise ValueError("blocks() cannot cut '-' (standard input), only files: iterate over sys.stdin for its lines")
     try:
         status = os.stat(path)
     except FileNotFoundError as error:
@@ -263,9 +257,7 @@ class Prefetch(Generic[T], Iterator[T]):
     # The thread holds the link and never this object, which can so be collected while the thread waits.
     def __init__(self, source: Iterator[T], n: int) -> None:
         self._link: _Link[T] = _Link(n)
-        threading.Thread(
-            target=_pull, args=(source, self._link), name="poolagg-prefetch", daemon=True
-        ).start()
+        threading.Thread(target=_pull, args=(source, self._link), name="poolagg-prefetch", daemon=True).start()
 
     def __next__(self) -> T:
         if self._link.closed:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from poolagg._chunks import Grid, Interval
-from poolagg.reducers import Reducer, fold
+from poolagg.reducers import Reducer, fold, join
 
 __all__ = ["Combine", "Folding", "Gather", "Ordered", "Strategy", "Stream", "Tree"]
 
@@ -128,7 +128,9 @@ class Combine(Strategy):
     def refusal(self, reducer: Reducer) -> str | None:
         """It takes a merge, and one that commutes."""
         if not reducer.mergeable:
-            return f"{reducer!r} has no merge, so only the parent can fold it: use Stream() or Ordered(), or give it one"
+            return (
+                f"{reducer!r} has no merge, so only the parent can fold it: use Stream() or Ordered(), or give it one"
+            )
         if reducer.ordered:
             return f"{reducer!r} merges in input order only, and {self!r} in any: use Tree() or Ordered()"
         return None
@@ -273,7 +275,7 @@ class _Leaves:
         # A leaf with a hole stays by itself: the plan may yet want it folded anew.
         if not (siblings and left.whole and right.whole):
             return False
-        acc = self._reducer._checked(left.acc, self._reducer.merge(left.acc, right.acc), "merge")
+        acc = join(self._reducer, left.acc, right.acc)
         covers = [(left.covers[0][0], right.covers[-1][1])]
         self._nodes[-2:] = [_Node(left.level + 1, left.place // 2, covers, acc, True)]
         return True
@@ -323,10 +325,12 @@ class _Merging:
         self.at: int | None = None
 
     def commit(self, data: Any) -> None:
-        if self._fresh:  # merge(init(), x) == x, and x is ours alone: it came out of a pickle, or its lane let go of it
+        if (
+            self._fresh
+        ):  # merge(init(), x) == x, and x is ours alone: it came out of a pickle, or its lane let go of it
             self._acc, self._fresh = data, False
         else:
-            self._acc = self._reducer._checked(self._acc, self._reducer.merge(self._acc, data), "merge")
+            self._acc = join(self._reducer, self._acc, data)
 
     def value(self) -> Any:
         return self._reducer.finish(self._acc)
@@ -371,4 +375,4 @@ class _Climbing:
         return len(self._nodes) == 1 and self._reducer.done(next(iter(self._nodes.values())))
 
     def _merge(self, acc: Any, other: Any) -> Any:
-        return self._reducer._checked(acc, self._reducer.merge(acc, other), "merge")
+        return join(self._reducer, acc, other)

@@ -451,11 +451,9 @@ class World:
         """The worker is gone; with shared fate all are."""
         lane = self.workers.index(worker)
         if self.terms.shared_fate:
-            if index is not None:
-                self.offences[index] += 1
             for other in self.workers:
                 if not other.dead:
-                    self.lose(other, self.first_in_flight(other), cause)
+                    self.lose(other, None, cause)
             return
         suspect = None
         if run is not None and index is not None:
@@ -463,13 +461,10 @@ class World:
             suspect = self.name(run, index)
         self.lose(self.workers[lane], suspect, cause)
 
-    def first_in_flight(self, worker: Worker) -> tuple[int, int] | None:
-        run = next((o for o in worker.in_flight if isinstance(o, Run)), None)
-        if run is None:
-            return None
-        if run.stop - run.start == 1:
-            self.offences[run.start] += 1
-        return run.start, run.stop
+    def first_in_flight(self, worker: Worker) -> Run | None:
+        """The oldest chunk that is not answered for: with shared fate nobody knows more."""
+        answered = sum(isinstance(answer, Finished | Shipped) for answer in worker.outbox)
+        return next((o for o in worker.in_flight[answered:] if isinstance(o, Run)), None)
 
     def name(self, run: Run, index: int) -> tuple[int, int] | None:
         """What is known of who it was."""
@@ -486,6 +481,12 @@ class World:
         for _ in range(self.random.randint(0, len(worker.outbox))):  # what it had not quite written is gone
             if not isinstance(worker.outbox[-1], Worn) or self.random.random() < 0.5:
                 worker.outbox.pop()
+        if self.terms.shared_fate:
+            run = self.first_in_flight(worker)
+            if run is not None:
+                suspect = run.start, run.stop
+                items = set(range(run.start, run.stop)) - set(run.without)
+                self.offences.update(items if len(items) == 1 else ())
         worker.inbox.clear()
         worker.revokes.clear()
         worker.running = None

@@ -433,6 +433,7 @@ def test_nan_never_wins_unless_there_is_nothing_else(values, rng):
             acc = reducer.step_at(acc, (i,), value)
         found = reducer.finish(acc)
         assert found == best(numbers) if numbers else found != found
+    assert reduced(Max(), [np.float32("nan"), np.float32(1)]) == 1
 
 
 def test_values_need_not_be_comparable_when_there_is_a_key():

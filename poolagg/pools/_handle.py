@@ -1,34 +1,32 @@
 """The parent's side of one worker: its process, its pipe, its cell, its claims.
 
-                      messages (socket pair)
-    parent  ◀─────────────────────────────────────▶  worker      orders one way, answers the other
-            ─────────── claims (pipe) ────────────▶              who reads a chunk's claim has the chunk
-            ◀────────── cell (memory) ─────────────              which batch runs, since when
-            ─────────── death (pipe) ─────────────▶              ends when the parent ends
-            ◀────────── pidfd ─────────────────────              readable when the worker has ended
+                  messages (socket pair)
+parent  ◀─────────────────────────────────────▶  worker      orders one way, answers the other
+        ─────────── claims (pipe) ────────────▶              who reads a chunk's claim has the chunk
+        ◀────────── cell (memory) ─────────────              which batch runs, since when
+        ─────────── death (pipe) ─────────────▶              ends when the parent ends
+        ◀────────── pidfd ─────────────────────              readable when the worker has ended
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import signal
 import socket
-from collections.abc import Sequence
 from time import monotonic
-from typing import Any
 
 from poolagg._chunks import Parcel
-from poolagg._orders import Broken, Failure, Finished, Lost, Piece, Run, Shipped
-from poolagg.errors import ReducerError, RemoteError, WorkerLost
+from poolagg._orders import Broken, Finished, Lost, Run, Shipped
+from poolagg.errors import WorkerLost
 from poolagg.pools import _channel
 from poolagg.pools._cell import Cell
 from poolagg.pools._channel import Channel, Message
 from poolagg.pools._launch import Launcher
-from poolagg.pools._worker import CLAIM, PackedFailure, PackedPiece
+from poolagg.pools._packing import as_reducer_error, unpack_failure, unpack_failures, unpack_pieces
+from poolagg.pools._worker import CLAIM
 
-__all__ = ["Handle", "unpack_failure"]
+__all__ = ["Handle"]
 
 
 class Handle:
@@ -121,17 +119,16 @@ class Handle:
             self._claimed = {claim: waiting for claim, waiting in self._claimed.items() if waiting != chunk}
             self.items += stop - run.start
             began = monotonic()
-            rest, unpacked = _unpack_failures(failures, message.payload)
-            opened = None if pieces is None else _unpack_pieces(pieces, rest)
+            rest, unpacked = unpack_failures(failures, message.payload)
+            opened = None if pieces is None else unpack_pieces(pieces, rest)
             return Finished(self.lane, chunk, stop, seconds, unpacked, opened, reduce_seconds, monotonic() - began)
         if message.kind == _channel.SHIPPED:
-            return Shipped(self.lane, _unpack_pieces(message.values[0], message.payload))
+            return Shipped(self.lane, unpack_pieces(message.values[0], message.payload))
         error = unpack_failure(message.values[0], message.payload)
         if message.epoch == 0:
             error = _start_failed(error)
-        elif not isinstance(error, ReducerError):
-            cause, error = error, ReducerError(f"the reducer failed in a worker: {type(error).__name__}: {error}")
-            error.__cause__ = cause
+        else:
+            error = as_reducer_error(error)
         return Broken(self.lane, error)
 
     def lost(self) -> Lost:
@@ -164,47 +161,7 @@ class Handle:
             os.close(fd)
 
 
-# -- unpacking: each payload in its own try ----------------------------------------------------------------------------
-
-
-def unpack_failure(failure: PackedFailure, blob: Any) -> BaseException:
-    """The exception itself, with the worker's traceback as a note; or what stands for it."""
-    _, kind, trace, size = failure
-    try:
-        error = pickle.loads(blob) if size else None
-        if isinstance(error, BaseException):
-            error.add_note(f"\nIn the worker:\n{trace}")
-            return error
-    except BaseException as unpickling:
-        if isinstance(unpickling, KeyboardInterrupt):
-            raise
-    return RemoteError(kind, trace)
-
-
-def _unpack_failures(failures: Sequence[PackedFailure], payload: Any) -> tuple[Any, tuple[Failure, ...]]:
-    unpacked = []
-    for failure in failures:
-        size = failure[3]
-        unpacked.append(Failure(failure[0], "raised", unpack_failure(failure, payload[:size])))
-        payload = payload[size:]
-    return payload, tuple(unpacked)
-
-
-def _unpack_pieces(pieces: Sequence[PackedPiece], payload: Any) -> tuple[Piece, ...]:
-    unpacked = []
-    for covers, size, failure in pieces:
-        blob, payload = payload[:size], payload[size:]
-        unpacked.append(_unpack_piece(covers, size, failure, blob))
-    return tuple(unpacked)
-
-
-def _unpack_piece(covers: Any, size: int, failure: PackedFailure | None, blob: Any) -> Piece:
-    if failure is not None:
-        return Piece(covers, error=unpack_failure(failure, blob))
-    try:
-        return Piece(covers, pickle.loads(blob), size)
-    except Exception as error:
-        return Piece(covers, error=error)
+# -- how a worker was lost --------------------------------------------------------------------------------------------
 
 
 def _worker_lost(exitcode: int | None, closed_pipe: bool) -> WorkerLost:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
-
 from poolagg._chunks import Parcel
 from poolagg._orders import Answer, Replace, Revoke, Run, Ship
 from poolagg.errors import PoolBusy

@@ -16,30 +16,23 @@ import signal
 import socket
 import struct
 import sys
-import traceback
 import types
-from collections.abc import Sequence
-from typing import Any
 
-from poolagg._orders import Failure, Run
+from poolagg._orders import Run
 from poolagg.errors import ReducerError
 from poolagg.pools import _channel
 from poolagg.pools._cell import Cell, Over
 from poolagg.pools._channel import Message, Pipe
 from poolagg.pools._death import die_with_parent, ignore_interrupts
-from poolagg.pools._travel import define, dumps, main_namespace
+from poolagg.pools._packing import pack_failure, pack_failures, pack_pieces
+from poolagg.pools._travel import define, main_namespace
 from poolagg.pools._work import Job, Work
-from poolagg.strategies import Payload
+from poolagg.reducers import Reducer
 
 __all__ = ["CLAIM", "main"]
 
 CLAIM = struct.Struct("=q")
 
-PackedFailure = tuple[int, str, str, int]
-"""Index, type's name, traceback as text, and the length of the pickled exception: 0 if it does not pickle."""
-
-PackedPiece = tuple[tuple[tuple[int, int], ...], int, PackedFailure | None]
-"""The intervals covered, the length of the payload, and why there is none."""
 
 
 def main(pipe_fd: int, cell_fd: int, claims_fd: int, death_fd: int, forked: bool = False) -> None:
@@ -84,7 +77,7 @@ class _Worker:
                 if isinstance(error, (EOFError, ConnectionError)):
                     raise
                 self._work = None
-                failure, blob = _pack_failure(0, error)
+                failure, blob = pack_failure(0, error)
                 self._pipe.send(_channel.BROKEN, message.epoch, (failure,), [blob])
             sys.stdout.flush()
             sys.stderr.flush()
@@ -132,20 +125,25 @@ class _Worker:
         if not self._claims(claim) or self._work is None:
             return
         outcome = self._work.run(run, kind, message.payload, offset, pickle.loads)
-        failures, blobs = _pack_failures(outcome.failures)
-        pieces, payloads = self._pack_pieces(self._work.payloads()) if run.ship else (None, [])
+        failures, blobs = pack_failures(outcome.failures)
+        pieces, payloads = pack_pieces(self._work.payloads(), self._reducer) if run.ship else (None, [])
         values = (run.chunk, outcome.stop, outcome.seconds, outcome.reduce_seconds, failures, pieces)
         self._pipe.send(_channel.FINISHED, self._epoch, values, [*blobs, *payloads])
 
     def _ship(self, message: Message) -> None:
         if self._work is None:
             return
-        pieces, payloads = self._pack_pieces(self._work.payloads())
+        pieces, payloads = pack_pieces(self._work.payloads(), self._reducer)
         self._pipe.send(_channel.SHIPPED, self._epoch, (pieces,), payloads)
 
     def _end(self, message: Message) -> None:
         self._work = self._job = None
         self._pipe.send(_channel.ENDED, message.epoch)
+
+    @property
+    def _reducer(self) -> Reducer:
+        assert self._job is not None
+        return self._job.reducer
 
     def _claims(self, claim: int) -> bool:
         """Whether the chunk is ours. A claim for a later one means that the parent took this one back."""
@@ -155,46 +153,3 @@ class _Worker:
             except BlockingIOError:
                 return False
         return self._claim == claim
-
-    # -- packing: each payload in its own try, so that a bad one costs no more than itself -------------------------
-
-    def _pack_pieces(self, payloads: Sequence[Payload]) -> tuple[list[PackedPiece], list[bytes]]:
-        pieces: list[PackedPiece] = []
-        packed: list[bytes] = []
-        for covers, data in payloads:
-            try:
-                blob = dumps(data)
-                pieces.append((covers, len(blob), None))
-            except Exception as error:
-                self._blame_reducer(error)
-                failure, blob = _pack_failure(covers[0][0], error)
-                pieces.append((covers, len(blob), failure))
-            packed.append(blob)
-        return pieces, packed
-
-    def _blame_reducer(self, error: Exception) -> None:
-        """An accumulator that does not even travel fresh is no item's fault."""
-        assert self._job is not None
-        if not self._job.reducer.mergeable:
-            return
-        try:
-            dumps(self._job.reducer.init())
-        except Exception:
-            raise ReducerError(
-                f"the accumulator of {self._job.reducer!r} does not pickle ({error}), so it can't leave its worker: wrap "
-                f"what does not pickle in a class with __reduce__, or fold in the parent with strategy=Stream()"
-            ) from error
-
-
-def _pack_failures(failures: Sequence[Failure]) -> tuple[list[PackedFailure], list[bytes]]:
-    packed = [_pack_failure(failure.index, failure.error) for failure in failures]
-    return [failure for failure, _ in packed], [blob for _, blob in packed]
-
-
-def _pack_failure(index: int, error: BaseException) -> tuple[PackedFailure, bytes]:
-    trace = "".join(traceback.format_exception(error))
-    try:
-        blob = dumps(error)
-    except Exception:
-        blob = b""
-    return (index, type(error).__qualname__, trace, len(blob)), blob

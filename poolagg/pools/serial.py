@@ -35,9 +35,7 @@ def carry_out(work: Work, order: Run | Ship, parcel: Parcel | None) -> Answer:
     except ReducerError as error:
         return Broken(order.lane, error)
     failures = tuple(outcome.failures)
-    return Finished(
-        order.lane, order.chunk, outcome.stop, outcome.seconds, failures, pieces, outcome.reduce_seconds
-    )
+    return Finished(order.lane, order.chunk, outcome.stop, outcome.seconds, failures, pieces, outcome.reduce_seconds)
 
 
 def _pieces(work: Work) -> tuple[Piece, ...]:

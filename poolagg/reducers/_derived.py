@@ -23,6 +23,10 @@ from poolagg.reducers._reducer import Place, Reducer
 __all__ = ["Derived", "Flat", "Of", "Then", "Where"]
 
 
+LARGE = 256
+"""Elements for which a call of their own costs next to nothing, and a copy would."""
+
+
 class Derived(Combinator):
     """A reducer that is `inner` but for what a subclass overrides; the accumulator is `inner`'s own."""
 
@@ -110,7 +114,9 @@ class Flat(Derived):
 
     def steps_at(self, acc: Any, place: Place, prepareds: Sequence[Any]) -> Any:
         if not self.placed:
-            return self.inner.steps_at(acc, place, _chained(prepareds))
+            for stretch in _stretches(prepareds):
+                acc = self.inner.steps_at(acc, place, stretch)
+            return acc
         *front, last = place
         for k, elements in enumerate(prepareds, last):
             acc = self.inner.steps_at(acc, (*front, k, 0), elements)
@@ -156,6 +162,7 @@ def _sequence(partial: Any) -> Sequence[Any]:
     return list(partial)
 
 
-def _chained(prepareds: Sequence[Sequence[Any]]) -> Sequence[Any]:
-    """One partial goes in as it is; many are joined, so that one call of the bulk form serves them all."""
-    return prepareds[0] if len(prepareds) == 1 else list(chain.from_iterable(prepareds))
+def _stretches(prepareds: Sequence[Sequence[Any]]) -> Iterator[Sequence[Any]]:
+    """Large partials go in as they are; small ones are joined, so that one call of the bulk form serves many."""
+    for large, run in groupby(prepareds, lambda elements: len(elements) >= LARGE):
+        yield from run if large else (list(chain.from_iterable(run)),)

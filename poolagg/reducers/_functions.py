@@ -59,7 +59,9 @@ class Fold(Reducer):
         return prepared if acc is EMPTY else self._step(acc, prepared)
 
     def steps(self, acc: Any, prepareds: Sequence[Any]) -> Any:
-        return functools.reduce(self.step, prepareds, acc)
+        if acc is not EMPTY:
+            return functools.reduce(self._step, prepareds, acc)
+        return functools.reduce(self._step, prepareds) if len(prepareds) else EMPTY
 
     def merge(self, acc: Any, other: Any) -> Any:
         if self._merge is None:

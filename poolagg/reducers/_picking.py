@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
+from numbers import Real
 from operator import itemgetter
 from typing import Any, TypeAlias
 
@@ -223,7 +224,7 @@ class Last(First):
 
 
 def _is_nan(key: Any) -> bool:
-    return isinstance(key, float) and key != key
+    return isinstance(key, Real) and key != key
 
 
 def _hash(seed: int, place: Place) -> bytes:

@@ -16,12 +16,9 @@ defines `step_at` and keeps places in its accumulator, and so commutes all the s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from poolagg.reducers._arguments import call
-
-if TYPE_CHECKING:
-    from poolagg.reducers._combinator import Combinator
 
 __all__ = ["Place", "Reducer", "fold", "join", "reduced"]
 
@@ -113,7 +110,7 @@ class Reducer:
 
     # The derived forms. Their classes are subclasses of this one, so they are imported when asked for.
 
-    def of(self, f: Callable[[Any], Any]) -> Combinator:
+    def of(self, f: Callable[[Any], Any]) -> Reducer:
         """Reduce `f(partial)` instead of the partial.
 
         >>> from poolagg.reducers import Sum
@@ -125,7 +122,7 @@ class Reducer:
 
         return Of(self, f)
 
-    def where(self, pred: Callable[[Any], Any]) -> Combinator:
+    def where(self, pred: Callable[[Any], Any]) -> Reducer:
         """Reduce only the partials for which `pred(partial)` is true.
 
         >>> from poolagg.reducers import Count
@@ -136,8 +133,10 @@ class Reducer:
 
         return Where(self, pred)
 
-    def by(self, key: Callable[[Any], Any]) -> Combinator:
+    def by(self, key: Callable[[Any], Any]) -> Reducer:
         """Reduce each group of partials with the same `key(partial)` on its own; the result is a dict.
+
+        A `where` to the left of it leaves partials out of their group, one to the right leaves them out of all groups.
 
         >>> from poolagg.reducers import Count
         >>> reduced(Count().by(str.lower), "aAb")
@@ -147,7 +146,7 @@ class Reducer:
 
         return By(self, key)
 
-    def flat(self) -> Combinator:
+    def flat(self) -> Reducer:
         """Take each partial as an iterable of partials: what MapReduce calls emitting.
 
         >>> from poolagg.reducers import Sum
@@ -158,7 +157,7 @@ class Reducer:
 
         return Flat(self)
 
-    def then(self, f: Callable[[Any], Any]) -> Combinator:
+    def then(self, f: Callable[[Any], Any]) -> Reducer:
         """Present `f(result)` instead of the result.
 
         >>> from poolagg.reducers import Collect

@@ -91,7 +91,7 @@ def numbers(batch: Iterable[Any]) -> Numbers:
     batch = batch if isinstance(batch, Sequence) else list(batch)
     types = set(map(type, batch))
     if all(issubclass(kind, float) for kind in types):
-        return Numbers((), batch)
+        return Numbers((), batch if types == {float} else list(map(float, batch)))
     if all(issubclass(kind, int) for kind in types):
         return Numbers(batch)
     checked = [_number(x) for x in batch]

@@ -1,0 +1,139 @@
+"""What a lane made of a chunk, as plain values and bytes, and back: for lanes in other processes.
+
+Each payload is pickled and unpickled in its own try, so that a bad one costs no more than itself. What stands for an
+exception that does not survive is its type's name and its traceback as text, never its repr, which may raise as well.
+"""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from poolagg._chunks import Interval
+from poolagg._orders import Failure, Piece
+from poolagg.errors import ReducerError, RemoteError
+from poolagg.pools._travel import dumps
+from poolagg.reducers import Reducer
+from poolagg.strategies import Payload
+
+__all__ = [
+    "PackedFailure",
+    "PackedPiece",
+    "as_reducer_error",
+    "pack_failure",
+    "pack_failures",
+    "pack_pieces",
+    "unpack_failure",
+    "unpack_failures",
+    "unpack_pieces",
+]
+
+PackedFailure: TypeAlias = tuple[int, str, str, int]
+"""Index, type's name, traceback as text, and the length of the pickled exception: 0 if it does not pickle."""
+
+PackedPiece: TypeAlias = tuple[tuple[Interval, ...], int, PackedFailure | None]
+"""The intervals covered, the length of the payload, and why there is none."""
+
+
+# -- packing, in the lane ----------------------------------------------------------------------------------------------
+
+
+def pack_failure(index: int, error: BaseException) -> tuple[PackedFailure, bytes]:
+    """An exception, and the bytes it pickles to."""
+    trace = "".join(traceback.format_exception(error))
+    try:
+        blob = dumps(error)
+    except Exception:
+        blob = b""
+    return (index, type(error).__qualname__, trace, len(blob)), blob
+
+
+def pack_failures(failures: Sequence[Failure]) -> tuple[list[PackedFailure], list[bytes]]:
+    """The failures of a chunk, and their bytes."""
+    packed = [pack_failure(failure.index, failure.error) for failure in failures]
+    return [failure for failure, _ in packed], [blob for _, blob in packed]
+
+
+def pack_pieces(payloads: Sequence[Payload], reducer: Reducer) -> tuple[list[PackedPiece], list[bytes]]:
+    """The payloads of a lane, and their bytes. Raises `ReducerError` if the reducer's accumulators never pickle."""
+    pieces: list[PackedPiece] = []
+    packed: list[bytes] = []
+    for covers, data in payloads:
+        try:
+            blob = dumps(data)
+            pieces.append((covers, len(blob), None))
+        except Exception as error:
+            _blame_reducer(reducer, error)
+            failure, blob = pack_failure(covers[0][0], error)
+            pieces.append((covers, len(blob), failure))
+        packed.append(blob)
+    return pieces, packed
+
+
+def _blame_reducer(reducer: Reducer, error: Exception) -> None:
+    """An accumulator that does not even travel fresh is no item's fault."""
+    if not reducer.mergeable:
+        return
+    try:
+        dumps(reducer.init())
+    except Exception:
+        raise ReducerError(
+            f"the accumulator of {reducer!r} does not pickle ({error}), so it can't leave its worker: wrap "
+            f"what does not pickle in a class with __reduce__, or fold in the parent with strategy=Stream()"
+        ) from error
+
+
+# -- unpacking, in the parent ------------------------------------------------------------------------------------------
+
+
+def unpack_failure(failure: PackedFailure, blob: Any) -> BaseException:
+    """The exception itself, with the worker's traceback as a note; or what stands for it."""
+    _, kind, trace, size = failure
+    try:
+        error = pickle.loads(blob) if size else None
+        if isinstance(error, BaseException):
+            error.add_note(f"\nIn the worker:\n{trace}")
+            return error
+    except BaseException as unpickling:
+        if isinstance(unpickling, KeyboardInterrupt):
+            raise
+    return RemoteError(kind, trace)
+
+
+def unpack_failures(failures: Sequence[PackedFailure], payload: Any) -> tuple[Any, tuple[Failure, ...]]:
+    """The failures of a chunk, and the bytes that are left."""
+    unpacked = []
+    for failure in failures:
+        size = failure[3]
+        unpacked.append(Failure(failure[0], "raised", unpack_failure(failure, payload[:size])))
+        payload = payload[size:]
+    return payload, tuple(unpacked)
+
+
+def unpack_pieces(pieces: Sequence[PackedPiece], payload: Any) -> tuple[Piece, ...]:
+    """The pieces of a lane; one that does not unpickle carries the error."""
+    unpacked = []
+    for covers, size, failure in pieces:
+        blob, payload = payload[:size], payload[size:]
+        unpacked.append(_unpack_piece(covers, size, failure, blob))
+    return tuple(unpacked)
+
+
+def _unpack_piece(covers: Any, size: int, failure: PackedFailure | None, blob: Any) -> Piece:
+    if failure is not None:
+        return Piece(covers, error=unpack_failure(failure, blob))
+    try:
+        return Piece(covers, pickle.loads(blob), size)
+    except Exception as error:
+        return Piece(covers, error=error)
+
+
+def as_reducer_error(error: BaseException) -> ReducerError:
+    """What ended a lane's work, as the reducer's error."""
+    if isinstance(error, ReducerError):
+        return error
+    told = ReducerError(f"the reducer failed in a worker: {type(error).__name__}: {error}")
+    told.__cause__ = error
+    return told

@@ -1,0 +1,124 @@
+"""Every example runs as it stands, says what it promises to say, and leaves no process behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+psutil = pytest.importorskip("psutil")
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+SECONDS = 50
+
+
+def run_example(name, *arguments):
+    """The lines it prints. It has a session of its own, so that whatever it leaves behind is found."""
+    command = [sys.executable, "-W", "error", EXAMPLES / name, *arguments]
+    pipe = subprocess.PIPE
+    child = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    out, err = child.communicate(timeout=SECONDS)
+    assert child.returncode == 0, err
+    assert_nothing_left(child.pid)
+    return out.splitlines()
+
+
+def assert_nothing_left(session):
+    until = time.monotonic() + 2
+    while left := [pid for pid in psutil.pids() if session_of(pid) == session]:
+        assert time.monotonic() < until, f"left behind: {left}"
+        time.sleep(0.02)
+
+
+def session_of(pid):
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def test_every_example_has_a_test_and_fits_on_a_page():
+    """No example is more than 60 lines, and none is forgotten here."""
+    tests = Path(__file__).read_text("utf-8")
+    for example in EXAMPLES.glob("*.py"):
+        assert f'"{example.name}"' in tests
+        assert len(example.read_text("utf-8").splitlines()) <= 60
+
+
+def test_word_count():
+    """The word that Python explains itself with most is the, by far."""
+    lines = run_example("word_count.py")
+    assert re.fullmatch(r"[\d,]+ words, [\d,]+ different ones, in the docstrings of [\d,]+ files", lines[0])
+    assert len(lines) == 22
+    assert re.fullmatch(r" 1  the +[\d,]+  █{40}", lines[2])
+    counts = [int(line.split()[2].replace(",", "")) for line in lines[2:]]
+    assert counts == sorted(counts, reverse=True)
+
+
+def test_shared_attribute():
+    """The balance that many processes booked is the one a loop would have booked."""
+    balance, serially, by = run_example("shared_attribute.py")
+    assert serially.endswith(": the same")
+    assert balance.split()[1] == serially.split()[1] == "7,443,441,586"
+    assert re.fullmatch(r"computed by \d+ processes, this one not", by)
+
+
+def test_nested_object():
+    """Pistons of an engine of a car count their strokes, and are the objects they were."""
+    *pistons, same = run_example("nested_object.py")
+    assert len(pistons) == 4
+    assert all(" 2000 strokes" in piston for piston in pistons)
+    assert same == "still the same objects: True"
+
+
+def test_matrix():
+    """A hundred cells in disorder are the multiplication table."""
+    *rows, summary = run_example("matrix.py")
+    table = [[int(cell) for cell in re.findall(r"\d+", row)] for row in rows]
+    assert table == [[row * column for column in range(1, 11)] for row in range(1, 11)]
+    assert summary == "cells left empty: 0, sum: 3025"
+
+
+def test_unpicklable():
+    """What pickle refuses needs no pickling; lines are written in input order."""
+    refused, written, _, *latest = run_example("unpicklable.py")
+    assert "cannot pickle" in refused
+    assert written == "300 lines in the file, of which prime: 16"
+    assert [line.split()[0] for line in latest] == ["1000000297", "1000000298", "1000000299"]
+
+
+def test_monte_carlo_pi():
+    """Snapshots come while it runs; the last is final, near pi, and the same in every run."""
+    *_, last = run_example("monte_carlo_pi.py")
+    assert last.split()[0] == "60,000,000"
+    assert last.split()[3] == "final"
+    assert abs(float(last.split()[2])) < 0.001
+
+
+def test_k_means():
+    """It converges to the centres that the points were drawn around."""
+    *iterations, centres = run_example("k_means.py")
+    assert len(iterations) > 3
+    found = sorted(tuple(map(float, pair)) for pair in re.findall(r"\(([-\d.]+), ([-\d.]+)\)", centres))
+    assert np.abs(np.subtract(found, [(0, 0), (2, 7), (6, 1), (9, 8)])).max() < 0.05
+
+
+def test_parameter_search():
+    """The best pair is the one that the data was made with."""
+    tried, best, *_ = run_example("parameter_search.py")
+    assert tried.startswith("tried 8,000 pairs")
+    assert best.startswith("best: 2.5 * exp(-0.7 t)")
+
+
+def test_billion_rows():
+    """In the official format, and of every row."""
+    summary, rows = run_example("billion_rows.py")
+    assert re.fullmatch(r"\{(\S+=-?\d+\.\d/-?\d+\.\d/-?\d+\.\d(, )?){7}\}", summary)
+    assert summary.startswith("{Abha=-24.7/18.0/54.8, ")
+    assert rows == "200,000 rows"
