@@ -17,6 +17,7 @@ import re
 import signal
 import sys
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -160,7 +161,7 @@ def _run(options: argparse.Namespace) -> str:
 
 
 def _aggregated(func: Any, items: Iterable[Any], reducer: Any, options: argparse.Namespace) -> Any:
-    started: list[RunEvent] = []
+    started: deque[RunEvent] = deque(maxlen=1)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning

@@ -63,6 +63,8 @@ class Terms:
     total: int | None = None
     retries: int | None = None
     skip: bool = False
+    in_flight: int = 2
+    """Chunks a lane has at most: one running, and one waiting so that it never idles while the parent is busy."""
     shared_fate: bool = False
     """A death in one lane takes all lanes with it, so that a suspect must run with nothing else in flight."""
     window_chunks: int = 8
@@ -73,8 +75,6 @@ class Terms:
 DEATHS = 2
 """With `retries=None`: how often an item whose worker died runs again. A killed worker is seldom the item's fault."""
 
-IN_FLIGHT = 2
-"""Chunks a lane has at most: one running, and one waiting so that it never idles while the parent is busy."""
 
 
 @dataclass(slots=True)
@@ -502,7 +502,7 @@ class Plan:
         lanes = [lane for lane in self._lanes.values() if not lane.worn and not lane.alone]
         if self._suspects and lanes:
             lanes.remove(min(lanes, key=lambda lane: len(lane.chunks)))
-        return [lane for lane in lanes if len(lane.chunks) < IN_FLIGHT]
+        return [lane for lane in lanes if len(lane.chunks) < self.terms.in_flight]
 
     def _run_suspects(self) -> None:
         while self._suspects:
@@ -541,7 +541,7 @@ class Plan:
 
     def _ship_all(self) -> None:
         for lane in self._lanes.values():
-            if self.terms.carries and (lane.held or lane.chunks):
+            if self.terms.carries and not self.stopped and (lane.held or lane.chunks):
                 self._ship(lane)
 
     def _ship_last(self) -> None:
@@ -558,7 +558,7 @@ class Plan:
         if idle <= 0 or self._waiting or self._suspects or not (self._ended or self.appetite == 0):
             return
         for lane in self._lanes.values():
-            if idle > 0 and len(lane.chunks) == IN_FLIGHT and not lane.revoking:
+            if idle > 0 and len(lane.chunks) > 1 and not lane.revoking:
                 chunk = lane.chunks[-1].chunk
                 if chunk == lane.refused:
                     continue
@@ -605,7 +605,7 @@ class Plan:
             if not self._is_probe(*interval):
                 everywhere.update(self._to_run(interval))
         for lane in self._lanes.values():
-            assert len(lane.chunks) <= IN_FLIGHT
+            assert len(lane.chunks) <= self.terms.in_flight
             assert not (lane.held and not self.terms.carries)
             everywhere.update(lane.held)
             for run in lane.chunks:
@@ -614,7 +614,7 @@ class Plan:
         for _, _, piece in self._arrived:
             everywhere.update(piece.covers)
         if not self.stopped:
-            assert everywhere.prefix == self.pulled, (everywhere, self.pulled)
+            assert everywhere.prefix >= self.pulled, (everywhere, self.pulled)
             assert self._uncovered == self.pulled - sum(b - a for a, b in overlaps(self.covered, [(0, self.pulled)]))
         for start, stop in self.failed:
             assert all(index in self.covered for index in range(start, stop))

@@ -76,14 +76,14 @@ def _plain(value: Any) -> Any:
 
 
 def _rows(value: Any) -> list[tuple[Any, ...]]:
-    """A mapping has a row for each key, a list for each element; tuples, and lists in a list, are several cells."""
+    """A mapping has a row for each key, a list for each element; a tuple is a row, and so is a list in a list."""
     if isinstance(value, Mapping):
         names = _shared_names(value)
         rows = [(*_cells(key), *(inner.values() if names else _cells(inner))) for key, inner in value.items()]
         return [(*[""] * (len(rows[0]) - len(names)), *names), *rows] if names else rows
-    if isinstance(value, list | tuple):
+    if isinstance(value, list):
         return [tuple(inner) if isinstance(inner, list | tuple) else (inner,) for inner in value]
-    return [(value,)]
+    return [_cells(value)]
 
 
 def _cells(value: Any) -> tuple[Any, ...]:

@@ -70,6 +70,7 @@ class Settings:
             retries=self.retries,
             skip=self.on_error != "raise",
             shared_fate=pool.shared_fate,
+            in_flight=pool.in_flight,
         )
 
     def watchers(self) -> list[Callable[[RunEvent], Any]]:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from poolagg._chunks import Parcels, Source, open_parcel
+from poolagg._chunks import Parcels, Source, open_parcel, overlaps
 from poolagg._orders import (
     Again,
     Commit,
@@ -287,6 +287,8 @@ class World:
         if count and appetite and (source.in_hand >= appetite or plan.hungry or source.ended):
             parcel = source.seal(count)
             self.parcels.add(parcel)
+            for start, stop in overlaps(self.plan.failed, [(parcel.start, parcel.stop)]):
+                self.parcels.release(start, stop)
             self.tell(Pulled(parcel.start, parcel.stop, self.nbytes * count))
         if source.ended and not source.in_hand and not self.told_ended:
             self.told_ended = True
@@ -471,6 +473,8 @@ class World:
         if self.naming == "item" and run.alone:
             return index, index + 1
         how = self.random.choice(["item", "some", "some"]) if self.naming == "item" else self.naming
+        if how == "none":
+            return None
         if how == "item":
             return index, index + 1
         if how == "some":

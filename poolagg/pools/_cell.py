@@ -55,9 +55,9 @@ class Cell:
 
     def batch(self, chunk: int, start: int, stop: int) -> None:
         """Say what is being mapped; raises `Over` if nobody wants it any more."""
-        self._write(chunk, start, stop, monotonic_ns())
         if _OVER.unpack_from(self._memory, 48)[0] >= self._epoch:
             raise Over
+        self._write(chunk, start, stop, monotonic_ns())
 
     def rest(self) -> None:
         """Say that nothing is being mapped."""

@@ -24,7 +24,9 @@ def die_with_parent(fd: int) -> None:
         signal.signal(signal.SIGIO, signal.SIG_DFL)
         fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(fd, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
-        if select.select([fd], [], [], 0)[0]:  # it ended before we asked to be told
+        poll = select.poll()
+        poll.register(fd)
+        if poll.poll(0):  # it ended before we asked to be told
             os.kill(os.getpid(), signal.SIGKILL)
     else:
         threading.Thread(target=_wait_for_end, args=(fd,), daemon=True).start()

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import struct
@@ -56,10 +57,11 @@ class Child:
             self._ended = True
         return self._exitcode
 
-    @property
-    def ended(self) -> bool:
-        """Whether it has been reaped."""
-        return self._ended
+    def ends_within(self, seconds: float) -> bool:
+        """Whether it ends within so many seconds; for a child with a pidfd."""
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
 
     def close(self) -> None:
         """Close the descriptor that watches it."""

@@ -32,6 +32,8 @@ class Pool(ABC):
     """One lane's work can be ended without the others': what `item_timeout` takes."""
     keeps_state: bool = True
     """A lane is always the same worker, which can hold state from chunk to chunk."""
+    in_flight: int = 2
+    """Chunks a lane has at most: one that runs, and one that waits so that the lane never does."""
     engine: ClassVar[Callable[..., Iterator[Any]]]
     """Set by the engine, for a room imports only from lower floors: what `imap_unordered` runs on."""
 

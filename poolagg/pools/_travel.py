@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from types import FunctionType
 from typing import Any
 
-__all__ = ["Encoder", "define", "dumps", "dumps_by_value", "main_namespace"]
+__all__ = ["Encoder", "define", "dumps", "dumps_by_value", "encode_by_value", "main_namespace"]
 
 
 def main_namespace() -> dict[str, Any]:
@@ -58,10 +58,11 @@ def dumps_by_value(value: Any, inherited: Mapping[str, Any] | None = None) -> by
 def _in_main(reduced: tuple[Any, ...], inherited: Mapping[str, Any]) -> tuple[Any, ...]:
     """cloudpickle's reduction of a function, with the namespace it gives each function replaced by the worker's own."""
     make, (code, _, *arguments), (attributes, slots), *rest = reduced
+    # Functions and classes are sent all the same: what they refer to may have changed since the worker was forked.
     shipped = {
         name: value
         for name, value in slots["__globals__"].items()
-        if name not in inherited or inherited[name] is not value
+        if isinstance(value, (FunctionType, type)) or inherited.get(name, _Main) is not value
     }
     slots = {**slots, "__globals__": shipped}
     return (make, (code, _Main(), *arguments), (attributes, slots), *rest)
@@ -107,8 +108,7 @@ class Encoder:
             if b"__main__" in data:
                 data = self._refer_to_main(item, data)
         except Exception as error:
-            text = f"item of type {type(item).__name__} does not pickle: {error}"
-            data = pickle.dumps(_Unpicklable(text), 5)
+            data = _unpicklable(item, error)
         return data
 
     def _refer_to_main(self, item: Any, data: bytes) -> bytes:
@@ -128,6 +128,19 @@ class Encoder:
         if self._defined.get(name) is not cls:
             self.definitions.append(dumps_by_value((name, cls)))
             self._defined[name] = cls
+
+
+def encode_by_value(item: Any) -> bytes:
+    """Pickle one item for a worker that is not ours, and has no definitions; never raises."""
+    try:
+        data = dumps(item)
+        return dumps_by_value(item) if b"__main__" in data else data
+    except Exception as error:
+        return _unpicklable(item, error)
+
+
+def _unpicklable(item: Any, error: Exception) -> bytes:
+    return pickle.dumps(_Unpicklable(f"item of type {type(item).__name__} does not pickle: {error}"), 5)
 
 
 class _Unpicklable:

@@ -11,7 +11,7 @@ is nothing, short enough that the cell tells the parent what is going on.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Protocol
@@ -20,10 +20,11 @@ from poolagg._chunks import Grid, Interval, open_parcel, without
 from poolagg._orders import Failure, Run
 from poolagg.errors import ReducerError
 from poolagg.functions import here
+from poolagg.pools._travel import dumps_by_value
 from poolagg.reducers import Reducer
 from poolagg.strategies import Payload, Strategy
 
-__all__ = ["Beat", "Job", "Outcome", "Work"]
+__all__ = ["Beat", "Job", "Outcome", "Work", "pickle_job"]
 
 BATCH = 0.001
 """Seconds of work in a batch."""
@@ -41,6 +42,22 @@ class Job:
     strategy: Strategy
     grid: Grid | None = None
     epoch: int = 0
+
+
+def pickle_job(job: Job, inherited: Mapping[str, Any] | None = None) -> bytes:
+    """The job, pickled; a TypeError that says so if it does not pickle."""
+    try:
+        return dumps_by_value(job, inherited)
+    except Exception as error:
+        for name, value in (("func", job.func), ("the reducer", job.reducer)):
+            try:
+                dumps_by_value(value)
+            except Exception:
+                raise TypeError(
+                    f"{name}, {value!r}, can't be sent to a worker: {type(error).__name__}: {error}. Make what it refers to "
+                    f"inside the worker (per_worker, or an initializer), or use a ThreadPool"
+                ) from error
+        raise
 
 
 class Beat(Protocol):

@@ -24,12 +24,15 @@ from poolagg.pools._handle import Handle
 from poolagg.pools._launch import ForkLauncher, Launcher, SpawnLauncher, TemplateLauncher, start_methods
 from poolagg.pools._pool import Pool, PoolOrder
 from poolagg.pools._travel import Encoder, dumps_by_value, main_namespace
-from poolagg.pools._work import Job
+from poolagg.pools._work import Job, pickle_job
 
 __all__ = ["ProcessPool", "checked_count", "usable_cpus"]
 
 GOODBYE = 1.0
 """Seconds that a worker has to leave: an idle one at the pool's end, a busy one when its run is over."""
+
+DYING = 0.1
+"""Seconds between the end of a dying worker's pipe and its death, at most; one that lives on has closed its pipe."""
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -110,6 +113,7 @@ class ProcessPool(Pool):
 
     def open(self) -> None:
         """Start the workers."""
+        self._note_inherited()
         for lane in range(self.workers):
             if lane not in self._handles:
                 self._handles[lane] = self._launch(lane)
@@ -121,13 +125,19 @@ class ProcessPool(Pool):
     def _begin(self, job: Job, lanes: int) -> None:
         self._epoch += 1
         self._answers = []
-        self._job = dumps_by_value(job, self._inherited)
+        self._note_inherited()
+        self._job = pickle_job(job, self._inherited)
         self._release_busy()
         for lane in range(lanes):
             if lane in self._handles:
                 self._brief(self._handles[lane])
             else:
                 self._handles[lane] = self._launch(lane)
+
+    def _note_inherited(self) -> None:
+        """What workers that are forked from now on find in their `__main__` need not be sent to them."""
+        if self.start_method == "fork" and self._inherited is None:
+            self._inherited = dict(main_namespace())
 
     def _end(self, clean: bool) -> None:
         del clean
@@ -165,8 +175,6 @@ class ProcessPool(Pool):
     def _launch(self, lane: int) -> Handle:
         if self._crew.launcher is None:
             self._crew.open(_LAUNCHERS[self.start_method](self._environ()))
-        if self.start_method == "fork" and self._inherited is None:
-            self._inherited = dict(main_namespace())
         assert self._crew.launcher is not None
         handle = Handle(lane, self._crew.launcher)
         self._crew.selector.register(handle.channel.sock, selectors.EVENT_READ, handle)
@@ -282,7 +290,7 @@ class ProcessPool(Pool):
             self._crew.selector.unregister(handle.channel.sock)
             if handle.child.pidfd < 0:
                 self._ended(handle)
-            elif self._handles.get(handle.lane) is handle:
+            elif self._handles.get(handle.lane) is handle and not handle.child.ends_within(DYING):
                 handle.closed_pipe = True
                 handle.child.kill()
 

@@ -153,7 +153,9 @@ def _kept_runs(place: Place, prepareds: Sequence[Any]) -> Iterator[tuple[Place, 
 
 def _sequence(partial: Any) -> Sequence[Any]:
     """What can be indexed goes through as it is, at no cost; any other iterable becomes a list."""
-    if isinstance(partial, Sequence) or type(partial).__name__ == "ndarray":
+    if isinstance(partial, (list, tuple, str, Sequence)):  # the first three at no cost
+        return partial
+    if type(partial).__name__ == "ndarray":
         return partial  # type: ignore[no-any-return]
     if not isinstance(partial, Iterable):
         raise TypeError(
@@ -165,4 +167,5 @@ def _sequence(partial: Any) -> Sequence[Any]:
 def _stretches(prepareds: Sequence[Sequence[Any]]) -> Iterator[Sequence[Any]]:
     """Large partials go in as they are; small ones are joined, so that one call of the bulk form serves many."""
     for large, run in groupby(prepareds, lambda elements: len(elements) >= LARGE):
-        yield from run if large else (list(chain.from_iterable(run)),)
+        stretches = list(run)
+        yield from stretches if large else [list(chain.from_iterable(stretches))]

@@ -136,7 +136,8 @@ class Reducer:
     def by(self, key: Callable[[Any], Any]) -> Reducer:
         """Reduce each group of partials with the same `key(partial)` on its own; the result is a dict.
 
-        A `where` to the left of it leaves partials out of their group, one to the right leaves them out of all groups.
+        A `where` to the left of it leaves partials out of their group, which is there all the same; one to the
+        right leaves them out before they are grouped.
 
         >>> from poolagg.reducers import Count
         >>> reduced(Count().by(str.lower), "aAb")

@@ -12,6 +12,7 @@ number is added by its own `+`, and is as exact as that.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Sequence
 from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal, InvalidOperation, localcontext
 from fractions import Fraction
@@ -86,14 +87,17 @@ class Total(NamedTuple):
 
 def numbers(batch: Iterable[Any]) -> Numbers:
     """Sort a batch by how its numbers are added; a TypeError for what is no number."""
-    if hasattr(batch, "tolist"):
-        batch = batch.tolist()  # an array that `flat` hands over whole
-    batch = batch if isinstance(batch, Sequence) else list(batch)
+    if not isinstance(batch, (list, tuple)):
+        batch = batch.tolist() if hasattr(batch, "tolist") else list(batch)  # `flat` hands over arrays whole
     types = set(map(type, batch))
-    if all(issubclass(kind, float) for kind in types):
-        return Numbers((), batch if types == {float} else list(map(float, batch)))
-    if all(issubclass(kind, int) for kind in types):
+    if types == {float}:
+        return Numbers((), batch)
+    if types <= {int, bool}:
         return Numbers(batch)
+    if all(issubclass(kind, float) for kind in types):
+        return Numbers((), list(map(float, batch)))
+    if any(hasattr(kind, "dtype") for kind in types):  # numpy's scalars and their kin
+        batch = [x.item() if getattr(x, "shape", None) == () else x for x in batch]
     checked = [_number(x) for x in batch]
     inexact = [x for x in checked if isinstance(x, (float, complex))]
     imags = [x.imag for x in inexact if isinstance(x, complex)]
@@ -103,24 +107,20 @@ def numbers(batch: Iterable[Any]) -> Numbers:
 def _number(x: Any) -> Any:
     if isinstance(x, _NUMBERS):
         return x
-    if hasattr(x, "shape") and hasattr(x, "dtype"):
-        if x.shape != ():
-            raise TypeError(
-                f"an array of shape {x.shape} is not one number: ArraySum() adds arrays, Sum().flat() elements"
-            )
-        if isinstance(x.item(), _NUMBERS):
-            return x.item()
     if x is None:
         raise TypeError("expected a number, got None: does the function lack a return statement?")
-    if hasattr(x, "shape") or hasattr(x, "__iter__"):
+    if getattr(x, "shape", ()) != ():
         raise TypeError(
-            f"expected a number, got {x!r} of type {type(x).__name__}: .flat() takes elements, .of(f) converts"
+            f"expected a number, got an array of shape {x.shape}: ArraySum() adds arrays, .flat() elements"
         )
+    if hasattr(x, "dtype") or hasattr(x, "__iter__"):
+        kind, value = type(x).__name__, reprlib.repr(x)
+        raise TypeError(f"expected a number, got {value} of type {kind}: .flat() takes elements, .of(f) converts")
     return x
 
 
 def _exact_sum(start: Any, plain: Sequence[Any]) -> Any:
-    if isinstance(start, int) and all(issubclass(kind, int) for kind in set(map(type, plain))):
+    if isinstance(start, int) and set(map(type, plain)) <= {int, bool}:
         return sum(plain, start)
     with localcontext(_UNBOUNDED):
         return sum(plain, start)

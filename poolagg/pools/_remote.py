@@ -1,0 +1,75 @@
+"""A chunk as one stateless call, for pools that are not ours: what their workers run.
+
+A worker is told the whole job with every chunk, and opens it once: jobs are kept by the name of their run.
+"""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any, NamedTuple
+
+from poolagg._orders import Finished, Run
+from poolagg.pools._packing import pack_failures, pack_pieces, unpack_failures, unpack_pieces
+from poolagg.pools._work import Job, Work
+
+__all__ = ["Call", "Returned", "run_chunk", "unpack"]
+
+
+class Call(NamedTuple):
+    """Everything that one chunk takes."""
+
+    name: str
+    job: Any
+    run: tuple[Any, ...]
+    kind: str
+    data: Any
+    offset: int
+
+
+class Returned(NamedTuple):
+    """Everything that comes of it: plain values, and bytes that are opened apart."""
+
+    stop: int
+    seconds: float
+    reduce_seconds: float
+    failures: list[Any]
+    pieces: list[Any]
+    payload: bytes
+
+
+class _NoBeat:
+    def batch(self, chunk: int, start: int, stop: int) -> None:
+        """Nobody can watch a worker of somebody else's."""
+
+    def rest(self) -> None:
+        """Nobody can watch."""
+
+
+_jobs: dict[str, Job] = {}
+
+
+def run_chunk(call: Call) -> Returned:
+    """Run one chunk, and return its combined state."""
+    job, run = _job(call), Run(*call.run)
+    work = Work(job, _NoBeat())
+    outcome = work.run(run, call.kind, call.data, call.offset, pickle.loads)
+    failures, blobs = pack_failures(outcome.failures)
+    pieces, payloads = pack_pieces(work.payloads(), job.reducer)
+    payload = b"".join([*blobs, *payloads])
+    return Returned(outcome.stop, outcome.seconds, outcome.reduce_seconds, failures, pieces, payload)
+
+
+def _job(call: Call) -> Job:
+    if call.name not in _jobs:
+        _jobs.clear()
+        _jobs[call.name] = pickle.loads(call.job)
+    return _jobs[call.name]
+
+
+def unpack(run: Run, returned: Returned) -> Finished:
+    """The answer that a chunk's return stands for."""
+    rest, failures = unpack_failures(returned.failures, memoryview(returned.payload))
+    pieces = unpack_pieces(returned.pieces, rest)
+    return Finished(
+        run.lane, run.chunk, returned.stop, returned.seconds, failures, pieces, returned.reduce_seconds
+    )

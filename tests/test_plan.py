@@ -1,0 +1,618 @@
+"""The plan, in a world where everything fails: whatever the schedule, each item counts once and the run ends."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from simulation import ALWAYS, Bag, Faults, Listing, Rough, Shape, Timed, World
+
+from poolagg._chunks import Grid, Intervals
+from poolagg._orders import (
+    Commit,
+    Fail,
+    Finished,
+    Lost,
+    Piece,
+    Pulled,
+    Replace,
+    Revoke,
+    Revoked,
+    Run,
+    Ship,
+    Shipped,
+    Skip,
+    SourceEnded,
+    Tick,
+    Worn,
+)
+from poolagg._plan import Plan, Terms
+from poolagg.strategies import Combine, Ordered, Stream, Tree
+
+thorough = settings(
+    max_examples=500, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+
+KINDS = [(Stream(), Bag()), (Ordered(), Listing()), (Combine(), Bag()), (Tree(), Listing()), (Tree(), Shape())]
+TIMES = st.sampled_from([1, 2, 3, ALWAYS])
+
+
+@st.composite
+def troubles(draw, n):
+    """Some of `n` items that raise, kill, hang, or do not pickle."""
+    items = st.integers(0, max(0, n - 1))
+    some = st.dictionaries(items, TIMES, max_size=3) if n else st.just({})
+    return Faults(draw(some), draw(some), draw(some), frozenset(draw(st.sets(items, max_size=2)) if n else ()))
+
+
+@st.composite
+def worlds(draw, kinds=KINDS, faulty=True, **fixed):
+    """A random world, with a random schedule of its own."""
+    n = draw(st.sampled_from([0, 1, 3, 10, 40, 120]))
+    strategy, reducer = draw(st.sampled_from(kinds))
+    shared = faulty and not strategy.carries and draw(st.booleans())
+    costs = draw(st.lists(st.sampled_from([1e-5, 1e-3, 0.04, 0.3]), min_size=1, max_size=7))
+    terms = {
+        "lanes": draw(st.integers(1, 4)),
+        "chunksize": draw(st.sampled_from([None, None, 1, 2, 5])),
+        "total": draw(st.sampled_from([None, n, n // 2, 2 * n])),
+        "retries": draw(st.sampled_from([None, 0, 1, 3])),
+        "skip": draw(st.booleans()) or draw(st.booleans()),
+        "shared_fate": shared,
+        "window_chunks": draw(st.integers(1, 8)),
+        "window_bytes": draw(st.sampled_from([0, 60, 1 << 20])),
+        "kept_bytes": draw(st.sampled_from([20, 1 << 20])),
+        "naming": "chunk" if shared else draw(st.sampled_from(["item", "some", "chunk"])),
+        "faults": draw(troubles(n)) if faulty else None,
+        "chaos": draw(st.sampled_from([0, 0.01, 0.1])) if faulty else 0,
+        "most_kills": draw(st.sampled_from([3, 10])),
+        "cost": lambda index: costs[index % len(costs)],
+        "seed": draw(st.integers(0, 2**32)),
+    } | fixed
+    return Rough(strategy, reducer, (i * 10 for i in range(n)), **terms), n
+
+
+def expression(leaves):
+    """The tree that the leaves with these numbers make: a node without a sibling climbs as it is."""
+    nodes = dict(leaves)
+    while len(nodes) > 1 or 0 not in nodes:
+        if not nodes:
+            return ()
+        above: dict = {}
+        for place in sorted(nodes):
+            left = above.get(place // 2)
+            above[place // 2] = nodes[place] if left is None else (left, nodes[place])
+        nodes = above
+    return nodes[0]
+
+
+def shape(items, grid):
+    """The expression tree of these item indices."""
+    leaves = {n: ("leaf", *run) for n, run in itertools.groupby(items, lambda index: grid.leaf(index)[0])}
+    return expression(leaves)
+
+
+def assert_exact(world, n):
+    kept = [index for index in range(n) if index not in world.skipped]
+    if isinstance(world.reducer, Bag):
+        assert world.value == Counter(kept)
+    elif isinstance(world.reducer, Listing):
+        assert world.value == kept
+    else:
+        assert world.value == shape(kept, world.grid)
+
+
+def hopeless(faults):
+    """The items that never succeed."""
+    always = {i for times in (faults.raises, faults.kills, faults.hangs) for i, n in times.items() if n > 1000}
+    return always | faults.unpackable
+
+
+# -- any schedule ----------------------------------------------------------------------------------------------------
+
+
+@thorough
+@given(worlds())
+def test_every_item_counts_exactly_once_whatever_dies(made):
+    """The result is that of a loop over all items that were not skipped; only hopeless items are; the run ends."""
+    world, n = made
+    bad = hopeless(world.faults)
+    world.run()
+    if world.failure is None:
+        assert_exact(world, n)
+        assert bad <= set(world.skipped)
+        assert len(world.plan.covered) == n == world.plan.settled
+        assert {i for start, stop in world.plan.failed for i in range(start, stop)} == set(world.skipped)
+    else:
+        assert world.failure.index is None or not world.terms.skip
+        assert world.failure.index is not None or world.silent_deaths or world.grid
+
+
+@settings(thorough, max_examples=150)
+@given(worlds(faulty=False))
+def test_without_faults_no_item_runs_twice(made):
+    """Nothing fails, so nothing is run again, given up or replaced, however chunks are cut, revoked and given back."""
+    world, n = made
+    world.run()
+    assert_exact(world, n)
+    assert world.ran == Counter(range(n))
+    assert not any(isinstance(order, Skip | Fail | Replace) for order in world.orders)
+
+
+@settings(thorough, max_examples=150)
+@given(worlds([(Tree(), Shape())], skip=True), st.integers(1, 4))
+def test_a_tree_has_one_shape_whatever_happens(made, lanes):
+    """The expression tree depends on which items count, and on nothing else."""
+    world, n = made
+    world.run()
+    if world.failure is None:
+        kept = (i for i in range(n) if i not in world.skipped)
+        assert world.value == shape(kept, world.grid)
+
+
+@settings(thorough, max_examples=150)
+@given(worlds([(Stream(), Bag()), (Combine(), Bag()), (Ordered(), Listing())]), st.data())
+def test_what_an_earlier_run_covered_is_not_run(made, data):
+    """A continued run pulls and runs the items between the intervals it starts from, and no other."""
+    _, n = made
+    first = data.draw(st.sets(st.integers(0, n)))
+    covered = Intervals((i, i + 1) for i in sorted(first))
+    failed = [(i, i + 1) for i in sorted(first) if i % 3 == 0]
+    world = Rough(Stream(), Bag(), (i * 10 for i in range(n)), lanes=2, covered=covered, failed=failed, seed=n)
+    world.run()
+    assert world.value == Counter(set(range(n)) - first)
+    assert world.ran == world.value
+
+
+@settings(thorough, max_examples=100)
+@given(st.data())
+def test_a_continued_tree_folds_the_leaves_that_are_missing(data):
+    """A leaf that was committed stays, one that was not is folded whole, without what failed in it before."""
+    n, size = data.draw(st.integers(0, 60)), data.draw(st.integers(1, 5))
+    leaves = [(i, min(i + size, n)) for i in range(0, n, size)]
+    done = [leaf for leaf in leaves if data.draw(st.booleans())]
+    failed = {i for i in range(n) if data.draw(st.integers(0, 5)) == 0}
+    covered = Intervals((i, i + 1) for i in sorted(failed | {i for a, b in done for i in range(a, b)}))
+    world = Rough(
+        Tree(),
+        Listing(),
+        (i * 10 for i in range(n)),
+        lanes=2,
+        chunksize=size,
+        covered=covered,
+        failed=[(i, i + 1) for i in sorted(failed)],
+    )
+    world.run()
+    assert world.value == [i for i in range(n) if i not in covered]
+
+
+@pytest.mark.parametrize("strategy", [Stream(), Ordered(), Combine(), Tree()], ids=repr)
+def test_an_endless_source_runs_until_it_is_stopped(strategy):
+    """Nothing is ordered after `stop`, and look-ahead stayed bounded until then (`World.check_promises`)."""
+    reducer = Bag() if strategy == Combine() else Listing() if strategy != Stream() else Bag()
+    world = Rough(strategy, reducer, (i * 10 for i in itertools.count()), lanes=3, kept_bytes=4000, seed=5)
+    while len(world.plan.covered) < 500:
+        world.step()
+    assert world.plan._uncovered < 3 * 500 * 8
+    world.plan.stop()
+    assert world.plan.finished
+    assert world.plan.handle(Tick()) == []
+
+
+# -- retries and skips -------------------------------------------------------------------------------------------------
+
+
+def one_bad_item(kind, times, strategy=None, naming="item", n=20, **terms):
+    faults = Faults(**{kind: {7: times}}) if kind != "unpackable" else Faults(unpackable=frozenset({7}))
+    strategy = strategy or Stream()
+    reducer = Listing() if strategy in (Ordered(), Tree()) else Bag()
+    items = (i * 10 for i in range(n))
+    world = Timed(strategy, reducer, items, faults=faults, naming=naming, **({"lanes": 2, "chunksize": 5} | terms))
+    return world.run()
+
+
+@pytest.mark.parametrize("strategy", [Stream(), Ordered(), Combine(), Tree()], ids=repr)
+@pytest.mark.parametrize(
+    ("kind", "retries", "attempts"),
+    [
+        ("raises", None, 1),
+        ("hangs", None, 1),
+        ("kills", None, 3),
+        ("raises", 0, 1),
+        ("hangs", 0, 1),
+        ("kills", 0, 1),
+        ("raises", 2, 3),
+        ("hangs", 2, 3),
+        ("kills", 2, 3),
+    ],
+)
+def test_an_item_runs_as_often_as_retries_allow(strategy, kind, retries, attempts):
+    """By default a death is forgiven twice and nothing else; a number is the re-runs for all three."""
+    world = one_bad_item(kind, ALWAYS, strategy, retries=retries, skip=True)
+    assert list(world.skipped) == [7]
+    assert world.skipped[7].attempt == attempts
+    assert_exact(world, 20)
+    failing = one_bad_item(kind, ALWAYS, strategy, retries=retries)
+    assert (failing.failure.index, failing.failure.attempt) == (7, attempts)
+    if attempts > 1:
+        healed = one_bad_item(kind, attempts - 1, strategy, retries=retries)
+        assert healed.failure is None
+        assert_exact(healed, 20)
+
+
+@pytest.mark.parametrize("strategy", [Stream(), Ordered(), Combine(), Tree()], ids=repr)
+@pytest.mark.parametrize("kind", ["kills", "hangs"])
+@pytest.mark.parametrize("terms", [{"naming": "chunk"}, {"naming": "item"}], ids=str)
+@pytest.mark.parametrize("shared_fate", [False, True])
+def test_the_neighbours_of_a_killer_are_free_of_charge(strategy, kind, terms, shared_fate):
+    """With no retries at all, only the killer is skipped: also where nobody names it, and it takes all lanes with it."""
+    if shared_fate and strategy.carries:
+        return
+    world = one_bad_item(kind, ALWAYS, strategy, retries=0, skip=True, shared_fate=shared_fate, **terms)
+    assert list(world.skipped) == [7]
+    assert_exact(world, 20)
+
+
+@pytest.mark.parametrize("chunksize", [1, 4, 20, None])
+@pytest.mark.parametrize("strategy", [Stream(), Ordered(), Combine(), Tree()], ids=repr)
+def test_a_partial_that_does_not_pickle_is_found_by_halving(strategy, chunksize):
+    """It costs itself and no other, however many partials were shipped with it."""
+    world = one_bad_item("unpackable", 1, strategy, skip=True, chunksize=chunksize, n=50)
+    assert list(world.skipped) == [7]
+    assert_exact(world, 50)
+    assert max(world.ran.values()) <= 12
+
+
+@pytest.mark.parametrize("strategy", [Stream(), Ordered(), Combine(), Tree()], ids=repr)
+def test_all_may_be_skipped(strategy):
+    """An input of which nothing is left gives the result of an empty one, leaf by leaf and in order."""
+    reducer = Bag() if strategy == Combine() else Listing()
+    if strategy == Stream():
+        reducer = Bag()
+    for kind in ("raises", "kills"):
+        faults = Faults(**{kind: dict.fromkeys(range(9), ALWAYS)})
+        world = Timed(strategy, reducer, (i * 10 for i in range(9)), faults=faults, lanes=2, retries=0, skip=True)
+        assert world.run().value == reducer.finish(reducer.init())
+        assert len(world.skipped) == 9
+
+
+def test_a_leaf_that_packs_in_parts_and_not_whole_ends_the_run():
+    """No item is to blame, and no probe finds one: the error is the reducer's, and is raised instead of tried for ever."""
+
+    class Fickle(Listing):
+        def step(self, acc, prepared):
+            acc.append(prepared)
+            return TooMany(acc) if len(acc) > 1 else acc
+
+    class TooMany(list):
+        def __reduce__(self):
+            raise TypeError("too many")
+
+    world = Timed(Tree(), Fickle(), (i * 10 for i in range(4)), lanes=2, chunksize=4, skip=True).run()
+    assert world.failure.index is None
+    assert str(world.failure.error) == "too many"
+
+
+@pytest.mark.parametrize("strategy", [Stream(), Ordered(), Combine(), Tree()], ids=repr)
+def test_a_pool_that_only_dies_ends_the_run(strategy):
+    """Nobody can say which item it was, and nothing is ever covered: an error, not a loop."""
+    world = one_bad_item("kills", ALWAYS, strategy, naming="none", n=20, chunksize=20, skip=True)
+    assert world.failure.index is None
+    assert world.silent_deaths < 20
+
+
+def test_a_chunk_that_is_lost_without_a_word_each_time_ends_an_endless_run():
+    """Others get through all the time, so that deaths in a row say nothing: those of one chunk do."""
+    faults = Faults(kills={7: ALWAYS})
+    items = (i * 10 for i in itertools.count())
+    world = Timed(Stream(), Bag(), items, faults=faults, naming="none", lanes=3, skip=True)
+    assert world.run().failure.index is None
+
+
+# -- the pace ----------------------------------------------------------------------------------------------------------
+
+
+def test_chunks_reach_fifty_milliseconds_within_a_few():
+    """From one item on, each chunk grows at most eightfold; and each is sent before the last was timed."""
+    world = Timed(Stream(), Bag(), (i * 10 for i in range(20_000)), cost=lambda i: 1e-4, lanes=2).run()
+    seconds = [(stop - start) * 1e-4 for _, lane, start, stop in world.timeline if lane == 0]
+    assert all(0.03 < s < 0.075 for s in seconds[6:-1]), seconds
+
+
+def test_a_slow_source_flows():
+    """An item runs the moment it was pulled: none is kept in hand while a lane is idle."""
+    for strategy in (Stream(), Ordered(), Combine()):
+        reducer = Listing() if strategy == Ordered() else Bag()
+        items = (i * 10 for i in range(30))
+        world = Timed(strategy, reducer, items, cost=lambda i: 1e-3, lanes=2, pace=lambda i: 1.0).run()
+        assert [(began, start, stop) for began, _, start, stop in world.timeline] == [
+            (float(i), i, i + 1) for i in range(30)
+        ]
+
+
+def test_chunks_shrink_towards_the_end_so_that_lanes_end_together():
+    """When the total is known, the last chunks are short, and no lane works a whole chunk longer than another."""
+    world = Timed(Stream(), Bag(), (i * 10 for i in range(8000)), cost=lambda i: 1e-3, lanes=4, total=8000).run()
+    sizes = [stop - start for _, _, start, stop in world.timeline]
+    assert max(sizes) >= 40
+    assert max(sizes[-4:]) <= 8
+    assert 2.0 <= world.now < 2.02
+
+
+@pytest.mark.parametrize("total", [10, 100_000])
+def test_a_wrong_total_costs_little(total):
+    """Too small, it is ignored once it is passed; too large, it is not reached and the run ends."""
+    world = Timed(Stream(), Bag(), (i * 10 for i in range(4000)), cost=lambda i: 1e-3, lanes=2, total=total).run()
+    assert_exact(world, 4000)
+    assert max(stop - start for _, _, start, stop in world.timeline) >= 40
+    assert 2.0 <= world.now < 2.1
+
+
+@pytest.mark.parametrize("strategy", [Stream(), Ordered(), Combine()], ids=repr)
+def test_a_chunk_that_turned_out_too_long_runs_elsewhere(strategy):
+    """Cheap items, then heavy ones: the chunk that met them gives the rest back, and all lanes share it."""
+    reducer = Listing() if strategy == Ordered() else Bag()
+    cost = {i: 1.0 for i in range(3000, 3040)}
+    items = (i * 10 for i in range(3040))
+    world = Timed(strategy, reducer, items, cost=lambda i: cost.get(i, 1e-4), lanes=4).run()
+    assert_exact(world, 3040)
+    heavy = Counter(lane for _, lane, start, stop in world.timeline if stop > 3000)
+    assert len(heavy) == 4
+    assert world.now < 0.3 + 10 + 4
+
+
+def test_a_lane_without_work_takes_over_a_chunk_that_waits():
+    """Item 0 takes ten seconds: what had been sent to wait behind it runs on the other lane at once."""
+    cost = {0: 10.0}
+    items = (i * 10 for i in range(50))
+    world = Timed(Stream(), Bag(), items, cost=lambda i: cost.get(i, 0.01), lanes=2, chunksize=1).run()
+    assert any(isinstance(order, Revoke) for order in world.orders)
+    assert world.now == pytest.approx(10.0)
+
+
+def test_an_ordered_run_looks_ahead_within_its_window():
+    """While the oldest item is slow, others run up to the window in items, and up to the window in bytes."""
+    cost = {0: 100.0}
+    for terms, most in [({"window_chunks": 3}, 3 * 2 + 2), ({"window_bytes": 300}, 20)]:
+        items = (i * 10 for i in range(400))
+        world = Timed(Ordered(), Listing(), items, cost=lambda i: cost.get(i, 0.01), lanes=2, chunksize=1, **terms)
+        while world.now < 99:
+            world.step()
+        assert 4 <= world.plan.pulled <= most
+        assert world.plan._arrived_bytes <= 300 + 2 * 60
+        world.run()
+        assert_exact(world, 400)
+
+
+def test_a_window_of_no_bytes_still_lets_the_oldest_through():
+    """The oldest is always admitted: also as a suspect, after others filled the window."""
+    for kind in ("kills", "raises"):
+        faults = Faults(**{kind: {0: 2, 5: 2}})
+        world = Timed(
+            Ordered(), Listing(), (i * 10 for i in range(30)), faults=faults, lanes=3, window_bytes=0, retries=2
+        )
+        assert_exact(world.run(), 30)
+
+
+# -- when states are shipped -------------------------------------------------------------------------------------------
+
+
+class Dear(Timed):
+    """States that cost `price` seconds to ship, half of it in the parent."""
+
+    price = 0.0
+
+    def ship_seconds(self, worker):
+        return self.price / 2
+
+    def merge_seconds(self, piece):
+        return self.price / 2
+
+
+def ships(world):
+    return sum(isinstance(order, Commit) for order in world.orders)
+
+
+@pytest.mark.parametrize(("price", "seconds"), [(0.01, 20), (0.1, 60), (10.0, 300)])
+def test_states_are_shipped_when_that_is_cheap_against_the_work(price, seconds):
+    """A state that costs p to ship is shipped each 20 p of work, and at 30 s of work whatever it costs."""
+    lanes, item = 2, 0.025
+    n = int(seconds / item)
+    world = Dear(Combine(), Bag(), (i * 10 for i in range(n)), cost=lambda i: item, lanes=lanes)
+    world.price = price
+    world.run()
+    due = min(20 * price, 30.0)
+    assert seconds / due * 0.8 <= ships(world) <= seconds / due * 1.2 + 4 * lanes
+
+
+def test_states_are_shipped_when_much_input_is_kept_for_a_rerun():
+    """With more than `kept_bytes` of input un-shipped, lanes ship with their next chunk."""
+    items = (i * 10 for i in range(4000))
+    world = Dear(Combine(), Bag(), items, cost=lambda i: 1e-3, lanes=2, nbytes=1000, kept_bytes=500_000)
+    world.price = 10.0
+    most = 0
+    while not world.plan.finished:
+        world.step()
+        most = max(most, world.parcels.nbytes, world.plan._uncovered * 1000)
+    assert most < 500_000 + 2 * 3 * 60_000
+    assert 4 <= ships(world) <= 60
+
+
+def test_a_tick_asks_those_who_have_something():
+    """A lane that holds nothing and runs nothing is left alone."""
+    plan = Plan(Terms(lanes=2, carries=True))
+    assert plan.handle(Tick()) == []
+    (run,) = plan.handle(Pulled(0, 1, 8))
+    assert plan.handle(Tick()) == [Ship(run.lane)]
+    assert plan.handle(Tick()) == []
+
+
+# -- odd moments, event by event ---------------------------------------------------------------------------------------
+
+
+def finished(run, pieces=True, **more):
+    pieces = (Piece(((run.start, run.stop),)),) if pieces else None
+    return Finished(run.lane, run.chunk, run.stop, 0.1, pieces=pieces, **more)
+
+
+def started(*chunks, **terms):
+    """A plan with these chunks pulled, and the runs it ordered."""
+    plan = Plan(Terms(**terms))
+    orders = [order for start, stop in chunks for order in plan.handle(Pulled(start, stop, 8))]
+    return plan, orders
+
+
+def test_a_revoked_chunk_runs_elsewhere_only_after_its_holder_let_go():
+    """Until then it may be running; if it is, it stays."""
+    for ok in (True, False):
+        plan, (a, b, c) = started((0, 1), (1, 2), (2, 3), lanes=2, chunksize=1)
+        assert (a.lane, b.lane, c.lane) == (0, 1, 0)
+        plan.handle(SourceEnded())
+        orders = plan.handle(finished(b))
+        assert Revoke(0, c.chunk) in orders
+        assert not any(isinstance(order, Run) for order in orders)
+        orders = plan.handle(Revoked(0, c.chunk, ok))
+        assert [order.lane for order in orders if isinstance(order, Run)] == ([1] if ok else [])
+        plan.check()
+
+
+def test_a_revoked_chunk_may_no_longer_be_the_last_of_its_lane():
+    """The one before it finished, and another was sent, before the answer came."""
+    plan, (a, b, c) = started((0, 1), (1, 2), (2, 3), lanes=2, chunksize=1, in_order=True, window_chunks=1)
+    assert Revoke(0, c.chunk) in plan.handle(finished(b))
+    plan.handle(finished(a))
+    (d,) = (order for order in plan.handle(Pulled(3, 4, 8)) if isinstance(order, Run))
+    (e,) = (order for order in plan.handle(Pulled(4, 5, 8)) if isinstance(order, Run))
+    assert {d.lane, e.lane} == {0, 1}
+    orders = plan.handle(Revoked(0, c.chunk, True))
+    plan.check()
+    assert [(order.start, order.stop) for order in orders if isinstance(order, Run)] == [(2, 3)]
+
+
+def test_an_acknowledgement_from_the_dead_is_ignored():
+    """The lane was lost first, and its chunks have been given out again."""
+    for ok in (True, False):
+        plan, (a, b, c) = started((0, 1), (1, 2), (2, 3), lanes=2, chunksize=1)
+        plan.handle(SourceEnded())
+        plan.handle(finished(b))
+        plan.handle(Lost(0, None, "died", RuntimeError()))
+        plan.check()
+        assert plan.handle(Revoked(0, c.chunk, ok)) == []
+        plan.check()
+
+
+def test_one_idle_lane_revokes_one_chunk():
+    """Not one more at each event until the answer comes."""
+    plan, runs = started(*((i, i + 1) for i in range(5)), lanes=3, chunksize=1)
+    plan.handle(SourceEnded())
+    orders = plan.handle(finished(runs[2]))
+    orders += plan.handle(Tick())
+    assert sum(isinstance(order, Revoke) for order in orders) == 1
+
+
+def test_a_lane_lost_while_it_ships_loses_what_it_held():
+    """What was on its way runs again, and nobody waits for the ship."""
+    plan, (a,) = started((0, 3), lanes=1, chunksize=3, carries=True)
+    plan.handle(finished(a, pieces=False))
+    assert plan.handle(SourceEnded()) == [Ship(0)]
+    replace, again = plan.handle(Lost(0, None, "died", RuntimeError()))
+    assert replace == Replace(0)
+    assert (again.start, again.stop) == (0, 3)
+    plan.handle(finished(again))
+    assert plan.finished
+
+
+def test_a_worn_lane_ships_before_it_is_replaced():
+    """Replacing it costs nothing: all lanes may be worn at once, and no item runs again."""
+    plan, (a, b) = started((0, 3), (3, 6), lanes=2, chunksize=3, carries=True)
+    for run in (a, b):
+        plan.handle(Worn(run.lane))
+    assert plan.appetite == 0
+    assert plan.handle(finished(a, pieces=False)) == [Ship(0)]
+    assert plan.handle(finished(b, pieces=False)) == [Ship(1)]
+    orders = plan.handle(Shipped(0, (Piece(((0, 3),)),)))
+    assert orders[-1] == Replace(0)
+    assert plan.appetite
+    assert plan.handle(Shipped(1, (Piece(((3, 6),)),)))[-1] == Replace(1)
+
+
+def test_a_lane_that_wears_out_while_a_suspect_runs_alone_keeps_it_alone():
+    """With shared fate nothing runs beside a suspect, on worn lanes or on others."""
+    plan, (a, b) = started((0, 3), (3, 6), lanes=2, chunksize=3, shared_fate=True)
+    plan.handle(Lost(0, (0, 3), "died", RuntimeError()))
+    (_, alone) = plan.handle(Lost(1, (3, 6), "died", RuntimeError()))
+    assert alone.alone
+    assert plan.handle(Worn(alone.lane)) == []
+    orders = plan.handle(finished(alone))
+    assert Replace(alone.lane) in orders
+    assert [order.start for order in orders if isinstance(order, Run)] == [3]
+
+
+def test_an_item_that_was_a_chunk_of_its_own_may_be_innocent_where_fate_is_shared():
+    """It is charged only when it dies alone."""
+    plan, (a, b) = started((0, 1), (1, 2), lanes=2, shared_fate=True, retries=0)
+    plan.handle(Lost(0, (0, 1), "died", RuntimeError()))
+    (_, alone) = plan.handle(Lost(1, (1, 2), "died", RuntimeError()))
+    assert (alone.start, alone.alone) == (0, True)
+    (commit, other) = plan.handle(finished(alone))
+    assert (other.start, other.alone) == (1, True)
+    assert any(isinstance(order, Fail) for order in plan.handle(Lost(other.lane, (1, 2), "died", RuntimeError())))
+
+
+def test_a_suspect_waits_for_a_lane_that_holds_nothing():
+    """The only lane ships first, then the suspect runs there alone."""
+    plan, (a, b) = started((0, 3), (3, 6), lanes=2, chunksize=3, carries=True)
+    plan.handle(finished(a, pieces=False))
+    orders = plan.handle(Lost(1, (4, 6), "died", RuntimeError()))
+    assert [(o.lane, o.start, o.stop, o.alone) for o in orders if isinstance(o, Run)] == [
+        (1, 4, 6, True),
+        (0, 3, 4, False),
+    ]
+
+
+def test_a_suspect_that_names_nothing_that_runs_is_no_suspect():
+    """A name from an older chunk charges nobody."""
+    plan, (a,) = started((0, 3), lanes=1, chunksize=3, retries=0)
+    orders = plan.handle(Lost(0, (7, 8), "died", RuntimeError()))
+    assert [type(order) for order in orders] == [Replace, Run]
+
+
+def test_a_failure_in_a_part_that_was_given_back_is_charged_as_any():
+    """The rest of a chunk is an ordinary chunk."""
+    world = Timed(
+        Tree(),
+        Shape(),
+        (i * 10 for i in range(12)),
+        cost=lambda i: 1.0,
+        faults=Faults(kills={9: 2}, raises={10: 1}),
+        lanes=1,
+        chunksize=None,
+        retries=2,
+    )
+    world.run()
+    assert world.value == shape(range(12), Grid())
+
+
+def test_the_plan_refuses_to_count_an_item_twice():
+    """A lane that ships what it did not hold is an error at once, not a wrong result later."""
+    plan, (a,) = started((0, 3), lanes=1, chunksize=3, carries=True)
+    with pytest.raises(AssertionError, match="held"):
+        plan.handle(Finished(0, a.chunk, 3, 0.1, pieces=(Piece(((0, 4),)),)))
+
+
+def test_the_world_finds_a_stuck_plan():
+    """The simulation itself: a plan that orders nothing is found out, so that a passing test means something."""
+
+    class Silent(Plan):
+        def _ship_last(self):
+            pass
+
+    world = World.__new__(Timed)
+    Timed.__init__(world, Combine(), Bag(), (i * 10 for i in range(100)), cost=lambda i: 1e-6, lanes=1)
+    world.plan = Silent(world.terms)
+    world.merge_seconds = lambda piece: 1.0
+    with pytest.raises(AssertionError, match="stuck"):
+        world.run()
