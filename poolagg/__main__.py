@@ -84,8 +84,10 @@ def _task_line(error: TaskError) -> str:
 
 
 def _write(text: str) -> int:
+    encoding = sys.stdout.encoding
     try:
-        sys.stdout.write(text)
+        # What the terminal cannot show is escaped: hours of work must not end in an error of its output.
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever reads has seen enough (`| head`). Python would fail once more when it flushes at its end.
@@ -239,7 +241,7 @@ def _neighbour(path: str) -> str:
 def _with_stdin(paths: Iterable[str]) -> Iterator[str]:
     for path in paths:
         if path == "-":
-            yield from filter(None, map(_without_end, sys.stdin))
+            yield from filter(None, (os.fsdecode(line.removesuffix(b"\n")) for line in sys.stdin.buffer))
         else:
             yield path
 
@@ -248,13 +250,9 @@ def _lines(paths: Iterable[str]) -> Iterator[str]:
     for path in paths:
         try:
             with open(sys.stdin.fileno() if path == "-" else path, encoding="utf-8", closefd=path != "-") as file:
-                yield from map(_without_end, file)
+                yield from (line.removesuffix("\n") for line in file)
         except (OSError, UnicodeDecodeError) as error:
             raise CommandError(f"cannot read {path!r} as lines of UTF-8: {error}") from error
-
-
-def _without_end(line: str) -> str:
-    return line.removesuffix("\n")
 
 
 def _blocks(paths: Sequence[str], size: str) -> Blocks:
@@ -268,9 +266,10 @@ def _blocks(paths: Sequence[str], size: str) -> Blocks:
 
 
 def _function(typed: str) -> tuple[Any, dict[str, Any]]:
-    place, name = _place_and_expression(typed) or (typed, "")
-    if not name:
-        raise CommandError(f"{typed!r} names no function: write {typed}:FUNC")
+    if (found := _place_and_expression(typed)) is None:
+        place = typed if typed.endswith(".py") else "FILE.py"
+        raise CommandError(f"{typed!r} names no function: write {place}:FUNC or MODULE:FUNC")
+    place, name = found
     names = vars(_module(place))
     func = _evaluated(name, names)
     if not callable(func):
@@ -313,11 +312,11 @@ def _meant(name: str | None, names: Iterable[str]) -> str:
 def _module(place: str) -> ModuleType:
     if not place.endswith(".py"):
         return _imported(place, os.getcwd())
-    path = Path(place).absolute()
+    path = Path(os.path.abspath(place))
     if not path.is_file():
         raise CommandError(f"there is no file {place!r}{_neighbour(place)}")
-    loaded = sys.modules.get(path.stem)
-    if path.stem in sys.stdlib_module_names or "." in path.stem or (loaded and loaded.__file__ != str(path)):
+    loaded = getattr(sys.modules.get(path.stem), "__file__", str(path))
+    if path.stem in sys.stdlib_module_names or "." in path.stem or loaded != str(path):
         raise CommandError(
             f"{place!r} cannot be imported by the name {path.stem!r}: rename the file, to my_{path.name} say"
         )
@@ -331,8 +330,7 @@ def _imported(name: str, folder: str) -> ModuleType:
     its functions and classes travel by name, both ways, whatever the start method: shipped by value instead, a class
     would be another one in each worker.
     """
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    sys.path.insert(0, folder)
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -291,7 +291,7 @@ def _length(iterable: Iterable[Any]) -> int | None:
         return None
 
 
-def _is_sliced(iterable: Iterable[Any]) -> bool:
+def _is_sliced(iterable: Any) -> bool:
     if type(iterable) is range:
         return True
     numpy = sys.modules.get("numpy")

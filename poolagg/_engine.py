@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from time import monotonic
 from types import TracebackType
@@ -104,7 +104,7 @@ def aggregate(
     run = _Run(settings)
     for _ in run.steps():
         pass
-    return run.value()
+    return run.value(last=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,18 +203,19 @@ class _Run:
         self._began = monotonic()
         self._next_redraw = self._next_snapshot = 0.0
         self._timed_out: set[int] = set()
+        self._working = False
 
-    def value(self) -> Any:
+    def value(self, last: bool = False) -> Any:
         """The finished result of what is committed."""
-        return self._folding.value()
+        return self._folding.value(last)
 
     # -- the loop ----------------------------------------------------------------------------------------------
 
-    def steps(self) -> Iterator[None]:
+    def steps(self) -> Generator[None, None, None]:
         """Drive the run to its end; pause after each round. Closing this generator stops the run."""
-        self._begin()
         error: BaseException | None = None
         try:
+            self._begin()
             while not self._plan.finished:
                 self._pull()
                 if self._plan.finished:
@@ -233,7 +234,7 @@ class _Run:
             self._end(error)
         self._warn_of_skipped()
 
-    def snapshots(self) -> Iterator[Snapshot]:
+    def snapshots(self) -> Generator[Snapshot, None, None]:
         """Drive the run, with a look at the result about every `every` seconds."""
         steps = self.steps()
         try:
@@ -241,31 +242,39 @@ class _Run:
                 if monotonic() >= self._next_snapshot:
                     self._next_snapshot = monotonic() + (self._every or 0)
                     self._do(self._plan.handle(orders.Tick()))
+                    if not self._plan.covered:
+                        continue  # nothing has arrived yet, and of nothing some reducers have no result
                     yield self._snapshot(final=False)
         finally:
             steps.close()
         yield self._snapshot(final=True)
 
     def _snapshot(self, final: bool) -> Snapshot:
-        return Snapshot(self.value(), len(self._plan.covered), self._total, monotonic() - self._began, final)
+        return Snapshot(self.value(final), len(self._plan.covered), self._total, monotonic() - self._began, final)
 
     def _begin(self) -> None:
         settings, terms = self._settings, self._plan.terms
         self._began = monotonic()
         self._next_snapshot = self._began + (self._every or 0)
-        job = Job(settings.func, settings.reducer, self._strategy, terms.grid)
         if self._total != 0:
-            self._pool.begin(job, terms.lanes)
+            self._begin_work()
         self._watchers.tell(
             events.RunStarted(
                 self._total, terms.lanes, repr(self._pool), repr(self._strategy), repr(settings.reducer)
             )
         )
 
+    def _begin_work(self) -> None:
+        if not self._working:
+            settings, terms = self._settings, self._plan.terms
+            self._pool.begin(Job(settings.func, settings.reducer, self._strategy, terms.grid), terms.lanes)
+            self._working = True
+
     def _end(self, error: BaseException | None) -> None:
         clean = error is None and self._plan.finished and not self._plan.stopped
         try:
-            self._pool.end(clean)
+            if self._working:  # else the pool may be somebody else's by now
+                self._pool.end(clean, interrupted=error is not None and not isinstance(error, Exception))
         finally:
             done, failed = len(self._plan.covered) - len(self._plan.failed), len(self._plan.failed)
             if self._watchers:
@@ -325,6 +334,7 @@ class _Run:
         count = self._plan.sealable(self._source.in_hand, self._source.ended)
         if not count:
             return False
+        self._begin_work()  # the total that said there were no items was wrong
         parcel = self._source.seal(count)
         self._parcels.add(parcel)
         self._pulling_since = None
@@ -429,7 +439,7 @@ class _Run:
         what = f"item {index}, {short_repr(item)}"
         times = "once" if order.attempt == 1 else f"{order.attempt} times"
         todo = 'To go on without such items pass on_error="skip"; to run them again, retries=n.'
-        if isinstance(error, WorkerLost):
+        if isinstance(error, WorkerLost) and order.cause == "died":
             raise WorkerLost(
                 f"{error} while it ran {what}, which was run {times}. {todo}",
                 exitcode=error.exitcode, signal=error.signal, index=index, item=item,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import os
 import sys
 import warnings
 from collections import Counter
@@ -33,8 +34,8 @@ class Progress:
     >>> progress = Progress(file=sys.stdout, bar_format="{n_fmt} of {total_fmt}{postfix}")
     >>> progress(RunStarted(total=3, workers=2, pool="ProcessPool", strategy="Combine", reducer="Sum()"))
     0 of 3
-    >>> progress(Progressed(done=2, failed=1, total=3))
-    >>> progress(RunEnded(done=3, failed=1, elapsed=0.5))
+    >>> progress(Progressed(done=1, failed=1, total=3))
+    >>> progress(RunEnded(done=2, failed=1, elapsed=0.5))
     3 of 3, failed=1
     """
 
@@ -70,7 +71,7 @@ class Progress:
             self._bar.learn_total(total)
         if trouble := {what: count for what, count in sorted(self._trouble.items()) if count}:
             self._bar.set_postfix(trouble, refresh=False)
-        self._bar.update(done - self._bar.n)
+        self._bar.update(done + failed - self._bar.n)  # what failed for good is over, too
 
     def _close(self, event: RunEnded) -> None:
         """Leave the bar at its true count: `close` draws it a last time."""
@@ -99,7 +100,7 @@ def _bar(arguments: dict[str, Any]) -> Any:
     # miniters=0: an event that moved nothing still moves the clock.
     arguments = {"miniters": 0, "mininterval": 0.1 if in_place else _BETWEEN_LINES, **arguments}
     if in_place:
-        return kind(**{"dynamic_ncols": True, **arguments})
+        return kind(**{**_size(file), **arguments})
     return kind(**{**arguments, "file": _Lines(file), "position": 0})
 
 
@@ -130,6 +131,15 @@ def _bar_class() -> Any:
 def _draws_in_place(file: Any) -> bool:
     """Whether a line can be drawn over: in a terminal, and in a notebook, whose files say they are none."""
     return file.isatty() or type(file).__module__.startswith("ipykernel.")
+
+
+def _size(file: Any) -> dict[str, Any]:
+    """tqdm asks for the terminal's size at each redraw, and takes a size of nothing, which some give, at its word."""
+    try:
+        known = all(os.get_terminal_size(file.fileno()))
+    except (AttributeError, OSError, ValueError):  # a notebook
+        known = True
+    return {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 24}
 
 
 class _Lines:

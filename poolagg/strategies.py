@@ -47,8 +47,8 @@ class Folding(Protocol):
     def commit(self, data: Any) -> None:
         """Fold one payload's data in. If it raises, the accumulator is torn and nothing may be committed after it."""
 
-    def value(self) -> Any:
-        """The finished result of what is committed; the accumulator stays as it was."""
+    def value(self, last: bool = False) -> Any:
+        """The finished result of what is committed. The accumulator stays as it was, unless this is the `last` time."""
 
     def done(self) -> bool:
         """Whether nothing that is still to come can change the result."""
@@ -310,8 +310,8 @@ class _Stepping:
             self._acc = fold(self._reducer, self._acc, self.at, (prepared,))
         self.at = None
 
-    def value(self) -> Any:
-        return self._reducer.finish(self._acc)
+    def value(self, last: bool = False) -> Any:
+        return self._reducer.finish_last(self._acc) if last else self._reducer.finish(self._acc)
 
     def done(self) -> bool:
         return self._reducer.done(self._acc)
@@ -332,8 +332,8 @@ class _Merging:
         else:
             self._acc = join(self._reducer, self._acc, data)
 
-    def value(self) -> Any:
-        return self._reducer.finish(self._acc)
+    def value(self, last: bool = False) -> Any:
+        return self._reducer.finish_last(self._acc) if last else self._reducer.finish(self._acc)
 
     def done(self) -> bool:
         return self._reducer.done(self._acc)
@@ -355,7 +355,7 @@ class _Climbing:
             level, place = level + 1, place >> 1
         self._nodes[level, place] = acc
 
-    def value(self) -> Any:
+    def value(self, last: bool = False) -> Any:
         # A node without a sibling (the input's end, a leaf that was skipped whole) climbs as it is: the shape depends
         # on which leaves there are, and on nothing else. Merging into a fresh accumulator leaves the nodes untouched.
         nodes = {key: self._merge(self._reducer.init(), acc) for key, acc in self._nodes.items()}

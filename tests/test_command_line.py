@@ -113,18 +113,19 @@ def run_serially(said, *words):
     return said("run", *words, "--pool", "serial")
 
 
-def in_shell(*words, stdin="", cwd=None):
+def in_shell(*words, stdin="", **kwargs):
     """Run a command in a process of its own, in a session of its own; nothing of that session may be left."""
-    child = start(*words, cwd=cwd)
+    child = start(*words, **kwargs)
     out, err = child.communicate(stdin, timeout=40)
     assert_nothing_left(child)
     return child.returncode, out, err
 
 
-def start(*words, cwd=None):
+def start(*words, cwd=None, ascii_only=False):
     command = [sys.executable, "-m", "poolagg", *words]
     # Unbuffered, Python itself loses the rest of a text that a pipe takes a part of.
     env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    env |= {"PYTHONIOENCODING": "ascii" if ascii_only else "utf-8"}
     pipe = subprocess.PIPE
     return subprocess.Popen(
         command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, start_new_session=True, cwd=cwd, env=env
@@ -256,6 +257,18 @@ def test_skipped_items_are_one_line(capsys):
     assert "two.txt" in err
 
 
+def test_what_the_output_cannot_encode_is_escaped(folder):
+    """A file name of any bytes can be an item, and a result; the run does not end in an error of its output."""
+    name = os.fsdecode(b"caf\xe9 \xc3\xa9.txt")
+    (folder / name).touch()
+    code, out, err = in_shell(
+        "run", "words.py:same", "-", "--reduce", "Collect()", stdin="one.txt\n", ascii_only=True
+    )
+    assert (code, out, err) == (0, "one.txt\n", "")
+    code, out, err = in_shell("run", "words.py:same", "caf*", "--reduce", "Collect()", ascii_only=True)
+    assert (code, out, err) == (0, "'caf\\udce9 \\xe9.txt'\n", "")
+
+
 # --- failures
 
 
@@ -331,7 +344,8 @@ SUM = ("--reduce", "Sum()")
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (("words.py", "one.txt", *SUM), "'words.py' names no function: write words.py:FUNC"),
+        (("words.py", "one.txt", *SUM), "'words.py' names no function: write words.py:FUNC or MODULE:FUNC"),
+        (("./words:count", "one.txt", *SUM), "'./words:count' names no function: write FILE.py:FUNC or MODULE:FUNC"),
         (("wrods.py:count", "one.txt", *SUM), "there is no file 'wrods.py': did you mean 'words.py'?"),
         (("wrods:count", "one.txt", *SUM), "there is no module 'wrods'; a file is written with its ending, wrods.py"),
         (("words.py:coutn", "one.txt", *SUM), "there is no 'coutn': did you mean count?"),

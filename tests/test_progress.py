@@ -28,8 +28,9 @@ def run_events(total=100, done=0, error=None, trouble=()):
     yield ChunkDone(lane=0, start=0, stop=10, seconds=0.1, at=1.0)
     yield from trouble
     yield Progressed(done=50, failed=0, total=total)
-    yield Progressed(done=100, failed=1 if trouble else 0, total=total)
-    yield RunEnded(done=70 if error else 100, failed=1 if trouble else 0, elapsed=1.0, error=error)
+    failed = 1 if trouble else 0
+    yield Progressed(done=100 - failed, failed=failed, total=total)
+    yield RunEnded(done=70 if error else 100 - failed, failed=failed, elapsed=1.0, error=error)
 
 
 def lines_drawn(events, **arguments):
@@ -93,7 +94,7 @@ def test_trouble_is_shown_when_there_is_any():
         ItemFailed(3, "x", ValueError(), attempt=2, will_retry=False),
         WorkerDied(None, "SIGKILL", 5),
     ]
-    assert last(trouble=trouble).endswith("it/s, failed=1, retried=1, lost=1]")
+    assert last(trouble=trouble).endswith("it/s, failed=1, lost=1, retried=1]")
     assert last().endswith("it/s]")
 
 
@@ -230,10 +231,25 @@ def test_in_a_terminal_the_bar_is_one_line_and_the_cursor_is_below_it(tmp_path):
     assert "\x1b" not in written.replace("\x1b[A", "")
 
 
-def in_terminal(command, columns):
-    """What `command` writes to a terminal of that width, which is all it has."""
+def test_a_terminal_that_does_not_know_its_size_has_80_columns(tmp_path):
+    """Some say 0 columns and 0 rows: containers, remote commands."""
+    script = tmp_path / "draw.py"
+    script.write_text(
+        "from poolagg._progress import Progress\n"
+        "from poolagg.events import *\n"
+        "progress = Progress()\n"
+        "progress(RunStarted(9, 1, '', '', ''))\n"
+        "progress(RunEnded(9, 0, 1.0))\n"
+    )
+    *_, bar = screen(in_terminal([sys.executable, script], columns=0, rows=0))
+    assert bar.startswith("100%|")
+    assert len(bar) == 80
+
+
+def in_terminal(command, columns, rows=24):
+    """What `command` writes to a terminal of that size, which is all it has."""
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, close_fds=True) as child:
         os.close(theirs)
         written = b"".join(iter(lambda: read_terminal(ours), b""))

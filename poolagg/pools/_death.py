@@ -8,20 +8,23 @@ such thing, a thread waits for the end of the pipe, and C code that holds the GI
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import select
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 
-__all__ = ["die_with_parent", "ignore_interrupts"]
+__all__ = ["die_with_parent", "ignore_interrupts", "interrupts_held_back"]
 
 
 def die_with_parent(fd: int) -> None:
     """Die when the pipe whose reading end is `fd` ends. The descriptor is this process's own."""
     if sys.platform == "linux":
         signal.signal(signal.SIGIO, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGIO})
         fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(fd, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
         poll = select.poll()
@@ -39,4 +42,16 @@ def _wait_for_end(fd: int) -> None:
 
 def ignore_interrupts() -> None:
     """Ctrl-C is the parent's to handle. A handler that does nothing, for SIG_IGN would be inherited by programs run."""
+    signal.set_wakeup_fd(-1)  # a forked child must not wake the parent's event loop
     signal.signal(signal.SIGINT, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+@contextlib.contextmanager
+def interrupts_held_back() -> Iterator[None]:
+    """Hold Ctrl-C back while a process is started: neither half a start here, nor a death of the child before it is deaf."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

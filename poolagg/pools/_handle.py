@@ -60,6 +60,7 @@ class Handle:
         """Chunks in flight, the oldest first."""
         self._claimed: dict[int, int] = {}
         self.items = 0
+        self.worn = False
         self.ending: int | None = None
         """The epoch whose end the worker has not acknowledged yet."""
         self.ended_at = 0.0
@@ -124,9 +125,10 @@ class Handle:
             return Finished(self.lane, chunk, stop, seconds, unpacked, opened, reduce_seconds, monotonic() - began)
         if message.kind == _channel.SHIPPED:
             return Shipped(self.lane, unpack_pieces(message.values[0], message.payload))
-        error = unpack_failure(message.values[0], message.payload)
-        if message.epoch == 0:
-            error = _start_failed(error)
+        failure, starting = message.values
+        error = unpack_failure(failure, message.payload)
+        if starting:
+            error = start_failed(error)
         else:
             error = as_reducer_error(error)
         return Broken(self.lane, error)
@@ -179,10 +181,3 @@ def _worker_lost(exitcode: int | None, closed_pipe: bool) -> WorkerLost:
     else:
         how = f"ended with exit code {exitcode}, in the middle of its work"
     return WorkerLost(f"the worker {how}", exitcode=exitcode, signal=name, index=None, item=None)
-
-
-def _start_failed(error: BaseException) -> WorkerLost:
-    text = f"a worker could not start, for its initializer failed: {type(error).__name__}: {error}"
-    lost = WorkerLost(text, exitcode=None, signal=None, index=None, item=None)
-    lost.__cause__ = error
-    return lost

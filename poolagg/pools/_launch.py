@@ -23,7 +23,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn, Protocol
 
-__all__ = ["Child", "ForkLauncher", "Launcher", "SpawnLauncher", "TemplateLauncher", "start_methods"]
+__all__ = ["Child", "ForkLauncher", "Launcher", "SpawnLauncher", "TemplateLauncher", "TemplateLost", "start_methods"]
 
 PID = struct.Struct("!q")
 
@@ -46,8 +46,12 @@ class Child:
 
     def kill(self) -> None:
         """Kill it, at whatever instruction it is."""
-        if not self._ended:
-            with contextlib.suppress(ProcessLookupError):
+        if self._ended:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            if self.pidfd >= 0:  # never another process that was given the same pid
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            else:
                 os.kill(self.pid, signal.SIGKILL)
 
     def reap(self) -> int | None:
@@ -161,6 +165,10 @@ def _run_forked(fds: Sequence[int], private: Sequence[int]) -> NoReturn:
             os._exit(status)
 
 
+class TemplateLost(OSError):
+    """The template was killed. It may have forked a worker first, so the descriptors must not be given to another."""
+
+
 class TemplateLauncher:
     """A template process forks the workers; it has one thread and has run none of the user's code.
 
@@ -174,19 +182,16 @@ class TemplateLauncher:
         self._death: int = -1
 
     def launch(self, fds: Sequence[int], private: Sequence[int]) -> Child:
-        """Have a worker forked; a template that was killed is replaced."""
+        """Have a worker forked; TemplateLost if the template was killed: the next call starts another."""
         del private
-        for attempt in range(2):
-            template = self._socket or self._start()
-            try:
-                socket.send_fds(template, [b"F"], list(fds))
-                pid = self._answer(template)
-                return Child(pid, lambda pid: self._reap(template, pid))
-            except (OSError, EOFError):
-                self.close()
-                if attempt:
-                    raise
-        raise AssertionError
+        template = self._socket or self._start()
+        try:
+            socket.send_fds(template, [b"F"], list(fds))
+            pid = self._answer(template)
+            return Child(pid, lambda pid: self._reap(template, pid))
+        except (OSError, EOFError) as error:
+            self.close()
+            raise TemplateLost("the template process was killed") from error
 
     def _start(self) -> socket.socket:
         here, there = socket.socketpair()

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from poolagg._chunks import Interval
 from poolagg._orders import Failure, Piece
-from poolagg.errors import ReducerError, RemoteError
+from poolagg.errors import ReducerError, RemoteError, WorkerLost
 from poolagg.pools._travel import dumps
 from poolagg.reducers import Reducer
 from poolagg.strategies import Payload
@@ -25,6 +25,7 @@ __all__ = [
     "pack_failure",
     "pack_failures",
     "pack_pieces",
+    "start_failed",
     "unpack_failure",
     "unpack_failures",
     "unpack_pieces",
@@ -126,7 +127,9 @@ def _unpack_piece(covers: Any, size: int, failure: PackedFailure | None, blob: A
         return Piece(covers, error=unpack_failure(failure, blob))
     try:
         return Piece(covers, pickle.loads(blob), size)
-    except Exception as error:
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
         return Piece(covers, error=error)
 
 
@@ -137,3 +140,11 @@ def as_reducer_error(error: BaseException) -> ReducerError:
     told = ReducerError(f"the reducer failed in a worker: {type(error).__name__}: {error}")
     told.__cause__ = error
     return told
+
+
+def start_failed(error: BaseException) -> WorkerLost:
+    """What to tell people when an initializer raised."""
+    text = f"a worker could not start, for its initializer failed: {type(error).__name__}: {error}"
+    lost = WorkerLost(text, exitcode=None, signal=None, index=None, item=None)
+    lost.__cause__ = error
+    return lost

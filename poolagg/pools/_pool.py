@@ -86,15 +86,20 @@ class Pool(ABC):
             self.end(clean=False)
             raise
 
-    def end(self, clean: bool) -> None:
-        """The run is over; `clean` if every lane is empty. A pool that was never entered is closed."""
+    def end(self, clean: bool, interrupted: bool = False) -> None:
+        """The run is over; `clean` if every lane is empty. A pool that was never entered is closed.
+
+        `interrupted`: by Ctrl-C, say. The user wants all work to end now.
+        """
         if not self._busy:
             return
         self._busy = False
-        if self._entered:
-            self._end(clean)
-        else:
+        if not self._entered:
             self.close(at_once=not clean)
+        elif interrupted:
+            self._interrupt()
+        else:
+            self._end(clean)
 
     def open(self) -> None:
         """Start the workers ahead of the first run."""
@@ -125,6 +130,10 @@ class Pool(ABC):
 
     @abstractmethod
     def _end(self, clean: bool) -> None: ...
+
+    def _interrupt(self) -> None:
+        """End the run and all work, and be ready for another run."""
+        self._end(clean=False)
 
     @abstractmethod
     def _close(self, at_once: bool) -> None: ...

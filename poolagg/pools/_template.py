@@ -22,6 +22,7 @@ FDS = 8
 def main(socket_fd: int, death_fd: int) -> None:
     """Serve until the parent closes its end."""
     ignore_interrupts()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would have the kernel reap workers unasked
     die_with_parent(death_fd)
     parent = socket.socket(fileno=socket_fd)
     while True:

@@ -147,7 +147,7 @@ class Work:
     def _map(self, index: int, items: Sequence[Any], unpack: Callable[[bytes], Any] | None, apart: bool) -> int:
         """Map one batch and gather it; return about how many bytes one partial takes."""
         here.generators.clear()
-        runs: list[tuple[int, Sequence[Any]]] = [(index, items)]
+        runs: Sequence[tuple[int, Sequence[Any]]] = [(index, items)]
         if unpack is not None:
             runs = self._each(unpack, runs)
         mapped = self._each(self._job.func, runs)

@@ -35,7 +35,7 @@ CLAIM = struct.Struct("=q")
 
 
 
-def main(pipe_fd: int, cell_fd: int, claims_fd: int, death_fd: int, forked: bool = False) -> None:
+def main(pipe_fd: int, cell_fd: int, claims_fd: int, death_fd: int, *, forked: bool = False) -> None:
     """Serve until the parent closes its end or says EXIT."""
     ignore_interrupts()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -58,6 +58,7 @@ class _Worker:
         self._work: Work | None = None
         self._job: Job | None = None
         self._assigned: set[str] = set()
+        self._not_started: BaseException | None = None
 
     def serve(self) -> None:
         handlers = {
@@ -73,14 +74,23 @@ class _Worker:
                 handlers[message.kind](message)
             except Over:
                 self._work = None
+                self._cell.rest()
             except BaseException as error:  # the reducer's, the initializer's, or ours: the parent is to know
-                if isinstance(error, (EOFError, ConnectionError)):
-                    raise
                 self._work = None
-                failure, blob = pack_failure(0, error)
-                self._pipe.send(_channel.BROKEN, message.epoch, (failure,), [blob])
-            sys.stdout.flush()
-            sys.stderr.flush()
+                self._cell.rest()
+                if message.kind == _channel.START:
+                    self._not_started = error
+                else:
+                    self._say_broken(message.epoch, error)
+            for stream in (sys.stdout, sys.stderr):
+                try:
+                    stream.flush()
+                except (AttributeError, OSError, ValueError):
+                    pass  # there is none, nobody reads it any more, or a task has closed it
+
+    def _say_broken(self, epoch: int, error: BaseException) -> None:
+        failure, blob = pack_failure(0, error)
+        self._pipe.send(_channel.BROKEN, epoch, (failure, error is self._not_started), [blob])
 
     # -- what the parent asks for ------------------------------------------------------------------------------
 
@@ -104,6 +114,9 @@ class _Worker:
         define(*pickle.loads(message.payload))
 
     def _begin(self, message: Message) -> None:
+        self._epoch = message.epoch
+        if self._not_started is not None:
+            raise self._not_started
         namespace = main_namespace()
         kept = {name: namespace[name] for name in self._assigned if name in namespace}
         try:
@@ -115,7 +128,6 @@ class _Worker:
             ) from error
         namespace.update(kept)  # what an initializer assigned wins over what the parent has under that name
         assert self._job is not None
-        self._epoch = message.epoch
         self._cell.begin(message.epoch)
         self._work = Work(self._job, self._cell)
 

@@ -20,8 +20,9 @@ from poolagg._chunks import Parcel
 from poolagg._orders import Answer, Replace, Revoke, Revoked, Run, Ship, Worn
 from poolagg.pools import _channel
 from poolagg.pools._cell import Batch
+from poolagg.pools._death import interrupts_held_back
 from poolagg.pools._handle import Handle
-from poolagg.pools._launch import ForkLauncher, Launcher, SpawnLauncher, TemplateLauncher, start_methods
+from poolagg.pools._launch import ForkLauncher, Launcher, SpawnLauncher, TemplateLauncher, TemplateLost, start_methods
 from poolagg.pools._pool import Pool, PoolOrder
 from poolagg.pools._travel import Encoder, dumps_by_value, main_namespace
 from poolagg.pools._work import Job, pickle_job
@@ -99,6 +100,8 @@ class ProcessPool(Pool):
         self._crew = _Crew(os.getpid())
         self._handles, self._leaving = self._crew.handles, self._crew.leaving
         self._answers: list[Answer] = []
+        self._torn = False
+        """Something was raised in the middle of reading or writing pipes."""
         self._epoch = 0
         self._job = b""
         self._encoder = Encoder()
@@ -124,7 +127,7 @@ class ProcessPool(Pool):
 
     def _begin(self, job: Job, lanes: int) -> None:
         self._epoch += 1
-        self._answers = []
+        self._torn = False
         self._note_inherited()
         self._job = pickle_job(job, self._inherited)
         self._release_busy()
@@ -141,13 +144,25 @@ class ProcessPool(Pool):
 
     def _end(self, clean: bool) -> None:
         del clean
+        if self._torn:
+            self._interrupt()
         self._job = b""
         for handle in self._handles.values():
             handle.end(self._epoch)
         self._answers = []
 
+    def _interrupt(self) -> None:
+        """No worker survives: what it was about to be told, or to tell, may have been cut off anywhere."""
+        self._job = b""
+        self._dismiss_all(at_once=True)
+
     def _release_busy(self) -> None:
-        """Lanes that are still busy with a run that is over have a second to leave it; then they are replaced."""
+        """Lanes that are still busy with a run that is over have a second to leave it; then they are replaced.
+
+        A worker that died since the last run is noticed here, and is no part of the next.
+        """
+        if self._handles:
+            self._collect(0)
         while busy := [handle for handle in self._handles.values() if handle.ending is not None]:
             left = max(handle.ended_at for handle in busy) + GOODBYE - monotonic()
             if left > 0:
@@ -158,6 +173,11 @@ class ProcessPool(Pool):
         self._answers = []
 
     def _close(self, at_once: bool) -> None:
+        self._dismiss_all(at_once)
+        self._crew.close()
+        self._finalizer.detach()
+
+    def _dismiss_all(self, at_once: bool) -> None:
         for handle in list(self._handles.values()):
             self._dismiss(handle, at_once or not handle.idle)
         self._handles.clear()
@@ -167,23 +187,29 @@ class ProcessPool(Pool):
         for handle in list(self._leaving):
             handle.child.kill()
             self._bury(handle)
-        self._crew.close()
-        self._finalizer.detach()
+        self._answers = []
 
     # -- workers -----------------------------------------------------------------------------------------------
 
     def _launch(self, lane: int) -> Handle:
         if self._crew.launcher is None:
             self._crew.open(_LAUNCHERS[self.start_method](self._environ()))
-        assert self._crew.launcher is not None
-        handle = Handle(lane, self._crew.launcher)
+        handle = self._start(lane)
         self._crew.selector.register(handle.channel.sock, selectors.EVENT_READ, handle)
         if handle.child.pidfd >= 0:
             self._crew.selector.register(handle.child.pidfd, selectors.EVENT_READ, handle)
         start = dumps_by_value((self._initializer, self._initargs), self._inherited)
-        handle.channel.send(_channel.START, 0, (self._environ(), os.getcwd(), sys_path()), [start])
+        handle.channel.send(_channel.START, 0, (self._environ(), _folder(), sys_path()), [start])
         self._brief(handle, self._encoder.definitions)
         return handle
+
+    def _start(self, lane: int) -> Handle:
+        assert self._crew.launcher is not None
+        with interrupts_held_back():
+            try:
+                return Handle(lane, self._crew.launcher)
+            except TemplateLost:
+                return Handle(lane, self._crew.launcher)
 
     def _brief(self, handle: Handle, definitions: Iterable[bytes] = ()) -> None:
         for definition in definitions:
@@ -218,14 +244,17 @@ class ProcessPool(Pool):
 
     def perform(self, order: PoolOrder, parcel: Parcel | None) -> None:
         """Carry out an order."""
+        self._torn = True
         if isinstance(order, Replace):
             if (old := self._handles.pop(order.lane, None)) is not None:
                 self._dismiss(old, at_once=False)
             self._handles[order.lane] = self._launch(order.lane)
-            return
-        handle = self._handles.get(order.lane)
-        if handle is None:  # it was lost a moment ago, and the plan will hear of it
-            return
+        elif (handle := self._handles.get(order.lane)) is not None:
+            self._tell(handle, order, parcel)
+        # else it was lost a moment ago, and the plan will hear of it
+        self._torn = False
+
+    def _tell(self, handle: Handle, order: Run | Ship | Revoke, parcel: Parcel | None) -> None:
         if isinstance(order, Run):
             assert parcel is not None
             self._send_definitions()
@@ -251,8 +280,10 @@ class ProcessPool(Pool):
 
     def wait(self, timeout: float | None) -> list[Answer]:
         """Wait for answers."""
+        self._torn = True
         if not self._answers:
             self._collect(timeout)
+        self._torn = False
         answers, self._answers = self._answers, []
         return answers
 
@@ -302,9 +333,11 @@ class ProcessPool(Pool):
         current = self._handles.get(handle.lane) is handle and handle.ending is None
         if not current or message.epoch not in (0, self._epoch):
             return
-        self._answers.append(handle.answer(message))
-        if self._max_items is not None and handle.items >= self._max_items:
+        answer = handle.answer(message)
+        if self._max_items is not None and handle.items >= self._max_items and not handle.worn:
+            handle.worn = True
             self._answers.append(Worn(handle.lane))
+        self._answers.append(answer)
 
     def _ended(self, handle: Handle) -> None:
         with contextlib.suppress(KeyError, ValueError):
@@ -320,6 +353,13 @@ class ProcessPool(Pool):
 def sys_path() -> list[str]:
     """The import path, for workers to import from the same places."""
     return [path for path in sys.path if isinstance(path, str)]
+
+
+def _folder() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # somebody has removed it; so a worker can't be there either
+        return os.sep
 
 
 def checked_count(name: str, value: int) -> int:
@@ -383,7 +423,9 @@ class _Crew:
         self.leaving.clear()
         if self.launcher is not None:
             self.launcher.forget_in_child()
+            self.launcher = None  # another use of the pool, in the child, starts workers of the child's own
             self.selector.close()
+        self._owner = os.getpid()
 
 
 def _forget_in_child() -> None:

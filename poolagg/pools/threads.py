@@ -9,8 +9,9 @@ from time import monotonic
 from typing import Any
 
 from poolagg._chunks import Parcel
-from poolagg._orders import Answer, Broken, Replace, Revoke, Revoked, Run
+from poolagg._orders import Answer, Broken, Replace, Revoke, Revoked, Run, Ship
 from poolagg.pools._cell import Batch, Over
+from poolagg.pools._packing import as_reducer_error, start_failed
 from poolagg.pools._pool import Pool, PoolOrder
 from poolagg.pools._work import Job, Work
 from poolagg.pools.process import checked_count, usable_cpus
@@ -99,7 +100,7 @@ class _Thread:
     def __init__(self, lane: int, initializer: Callable[..., Any] | None, answers: queue.SimpleQueue[Any]) -> None:
         self.lane = lane
         self.now: Batch | None = None
-        self.busy = False
+        self._given = self._done = 0
         self._initializer = initializer
         self._answers = answers
         self._left = False
@@ -113,14 +114,21 @@ class _Thread:
     def begin(self, job: Job, epoch: int) -> None:
         self._orders.put((job, epoch))
 
+    @property
+    def busy(self) -> bool:
+        """Whether it has begun, or is about to begin, what it was ordered to do."""
+        return self._given > self._done
+
     def put(self, order: Any, parcel: Parcel | None) -> None:
+        self._given += 1
         self._orders.put((order, parcel))
 
     def drop(self) -> None:
         """Forget the run and what was ordered for it."""
         try:
             while True:
-                self._orders.get_nowait()
+                order, _ = self._orders.get_nowait()
+                self._given -= isinstance(order, (Run, Ship))
         except queue.Empty:
             self._orders.put((None, None))
 
@@ -164,17 +172,20 @@ class _Thread:
                     self._claimed = -1
                     self._revoked.clear()
                 if failed is not None:
-                    self._answers.put((self, epoch, Broken(self.lane, failed)))
-            elif order is None:
+                    self._answers.put((self, epoch, Broken(self.lane, start_failed(failed))))
+                continue
+            if order is None:
                 work = None
-            elif work is not None and failed is None and self._claim(order):
-                self.busy = True
+                continue
+            if work is not None and failed is None and self._claim(order):
                 try:
                     answer = carry_out(work, order, detail)
                 except Over:
                     return
-                self.busy = False
+                except BaseException as error:
+                    answer = Broken(self.lane, as_reducer_error(error))
                 self._answers.put((self, epoch, answer))
+            self._done += 1
 
     def _initialized(self) -> BaseException | None:
         try:

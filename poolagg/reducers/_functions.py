@@ -21,8 +21,8 @@ class Fold(Reducer):
     TypeError is that of `functools.reduce`. With `merge`, which must be associative and commutative and leave its
     right argument alone, states are combined in the workers instead, in any order. None is a legal accumulator.
 
-    The result is a deep copy of the accumulator, which may go on changing; one that cannot be copied, an open file
-    say, is itself the result.
+    The result is the accumulator itself. A snapshot's value is a deep copy of it, for the accumulator goes on changing;
+    of one that cannot be copied, an open file say, it is itself the value.
 
     >>> import operator
     >>> from poolagg.reducers import reduced
@@ -72,8 +72,11 @@ class Fold(Reducer):
         return _copied(other) if acc is EMPTY else self._merge(acc, other)
 
     def finish(self, acc: Any) -> Any:
+        return _copied(self.finish_last(acc))
+
+    def finish_last(self, acc: Any) -> Any:
         if acc is not EMPTY:
-            return _copied(acc)
+            return acc
         error = TypeError("reduce() of empty iterable with no initial value")
         error.add_note(f"no partial reached {self!r}: Fold(step, init=factory) has a result of nothing")
         raise error

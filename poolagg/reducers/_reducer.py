@@ -88,6 +88,10 @@ class Reducer:
         """Present the result: pure, repeatable, and it shares no mutable state with `acc`."""
         return acc
 
+    def finish_last(self, acc: Any) -> Any:
+        """`finish` where `acc` is not used any more, and may itself be the result: saves `Fold` a copy."""
+        return self.finish(acc)
+
     def done(self, acc: Any) -> bool:
         """True when nothing that is still to come can change the result: ends the run early."""
         del acc
