@@ -116,8 +116,12 @@ class Channel:
                     sent -= min(sent, len(part))
         except BlockingIOError:
             pass
-        except (BrokenPipeError, ConnectionError):
-            self._unsent.clear()
+        except ConnectionError:
+            self.forget()
+
+    def forget(self) -> None:
+        """Nobody will read what is left."""
+        self._unsent.clear()
 
     def receive(self) -> tuple[list[Message], bool]:
         """The messages that are there, and whether the other end is closed."""

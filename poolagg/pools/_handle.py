@@ -23,7 +23,13 @@ from poolagg.pools import _channel
 from poolagg.pools._cell import Cell
 from poolagg.pools._channel import Channel, Message
 from poolagg.pools._launch import Launcher
-from poolagg.pools._packing import as_reducer_error, unpack_failure, unpack_failures, unpack_pieces
+from poolagg.pools._packing import (
+    as_reducer_error,
+    start_failed,
+    unpack_failure,
+    unpack_failures,
+    unpack_pieces,
+)
 from poolagg.pools._worker import CLAIM
 
 __all__ = ["Handle"]

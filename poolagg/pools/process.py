@@ -263,7 +263,6 @@ class ProcessPool(Pool):
             handle.channel.send(_channel.SHIP, self._epoch)
         elif isinstance(order, Revoke):
             self._answers.append(Revoked(order.lane, order.chunk, handle.revoke(order.chunk)))
-        self._watch(handle)
 
     def _send_definitions(self) -> None:
         """A class of `__main__` that items refer to is made known to all workers before any such item is sent."""
@@ -301,6 +300,9 @@ class ProcessPool(Pool):
 
     def _collect(self, timeout: float | None) -> None:
         """Take in what has come, and then who has gone: a worker's last words count."""
+        for handle in [*self._handles.values(), *self._leaving]:
+            if handle.channel.full:
+                self._watch(handle)
         ready = {key.fileobj: (key.data, events) for key, events in self._crew.selector.select(timeout)}
         for handle, events in list(ready.values()):
             if events & selectors.EVENT_WRITE:
@@ -318,6 +320,7 @@ class ProcessPool(Pool):
         for message in messages:
             self._take(handle, message)
         if closed:
+            handle.channel.forget()
             self._crew.selector.unregister(handle.channel.sock)
             if handle.child.pidfd < 0:
                 self._ended(handle)

@@ -1,0 +1,224 @@
+"""Coverage is a set of intervals, leaves depend on the index alone, and items travel as they were when pulled."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from poolagg._chunks import Grid, Intervals, Parcel, Parcels, Source, open_parcel, overlap, overlaps, without
+
+INTERVALS = st.tuples(st.integers(0, 60), st.integers(0, 8)).map(lambda pair: (pair[0], pair[0] + pair[1]))
+
+
+def encode(item):
+    return pickle.dumps(item, 5)
+
+
+# -- intervals ---------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(INTERVALS))
+def test_intervals_are_a_set_that_refuses_what_it_has(intervals):
+    """Against a set of ints: equal after every addition, and an overlap is an error that changes nothing."""
+    have, model = Intervals(), set()
+    for start, stop in intervals:
+        items = set(range(start, stop))
+        if items & model:
+            with pytest.raises(ValueError, match="counted twice"):
+                have.add(start, stop)
+        else:
+            have.add(start, stop)
+            model |= items
+        assert {i for a, b in have for i in range(a, b)} == model
+        assert len(have) == len(model)
+        assert all(b < c for (_, b), (c, _) in itertools.pairwise(have)), "neighbours are joined"
+        assert [i for i in range(70) if i in have] == sorted(model)
+        assert have.prefix == next(i for i in range(80) if i not in model)
+        for i in (0, 3, 30):
+            assert have.end(i) == next(k for k in range(i, 80) if k not in model)
+
+
+@given(st.lists(INTERVALS), INTERVALS)
+def test_near_gives_the_intervals_that_are_touched(intervals, part):
+    """At their full length, in order, and no other."""
+    have = Intervals((i, i + 1) for i in sorted({i for a, b in intervals for i in range(a, b)}))
+    start, stop = part
+    assert have.near(start, stop) == [(a, b) for a, b in have if a < stop and start < b]
+
+
+@given(INTERVALS, st.lists(INTERVALS, max_size=4), st.sets(st.integers(0, 70)))
+def test_overlaps_and_without_are_set_arithmetic(a, others, items):
+    """`overlap` is intersection, `without` difference."""
+    inside = set(range(*a))
+    assert [set(range(*part)) for part in overlaps([a], others)] == [
+        inside & set(range(*b)) for b in others if inside & set(range(*b))
+    ]
+    for b in others:
+        assert set(range(*overlap(a, b))) == inside & set(range(*b))
+    left = without(a, items & inside)
+    assert {i for part in left for i in range(*part)} == inside - items
+    assert all(start < stop for start, stop in left)
+
+
+# -- leaves --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("grid", [Grid(), Grid(1), Grid(7)], ids=repr)
+def test_leaves_follow_one_another(grid):
+    """Numbered from 0, without gaps; floor and ceil are their boundaries."""
+    index = number = 0
+    while index < 200_000:
+        assert grid.leaf(index)[:2] == (number, index)
+        stop = grid.leaf(index)[2]
+        for inside in {index, (index + stop) // 2, stop - 1}:
+            assert grid.leaf(inside) == (number, index, stop)
+            assert grid.floor(inside) == index
+            assert grid.ceil(inside + 1) == stop
+        assert grid.ceil(index) == index
+        index, number = stop, number + 1
+
+
+def test_leaves_grow_with_the_work_before_them():
+    """No leaf but the first is longer than a sixty-fourth of what comes before it, plus one item; none beyond 1024."""
+    grid, index = Grid(), 0
+    while index < 200_000:
+        _, start, stop = grid.leaf(index)
+        assert stop - start <= min(1024, start / 64 + 1)
+        index = stop
+
+
+# -- the source ----------------------------------------------------------------------------------------------------------
+
+ITEMS = st.lists(
+    st.one_of(
+        st.integers(), st.text(max_size=3), st.binary(max_size=3), st.none(), st.lists(st.integers(), max_size=2)
+    )
+)
+
+
+def drain(source, wants, most_bytes=1 << 20):
+    """All parcels of a source, pulled and sealed in these steps, again and again."""
+    parcels = []
+    for pull, seal in itertools.cycle(wants):
+        source.pull(source.in_hand + pull, most_bytes, lambda: 0.0, 1.0)
+        if source.in_hand:
+            parcels.append(source.seal(min(seal, source.in_hand)))
+        if source.ended and not source.in_hand:
+            return parcels
+    raise AssertionError("not reached")
+
+
+def opened(parcels):
+    """All items of these parcels."""
+    items = []
+    for parcel in parcels:
+        values, packed = open_parcel(parcel.kind, parcel.data, 0, parcel.stop - parcel.start)
+        items += [pickle.loads(value) for value in values] if packed else list(values)
+    return items
+
+
+@given(ITEMS, st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1), st.booleans(), st.booleans())
+def test_parcels_hold_the_items_in_order(items, wants, pickles, generator):
+    """However they are pulled and sealed, by pickle or by reference."""
+    source = Source(iter(items) if generator else items, encode if pickles else None)
+    assert source.total == (None if generator else len(items))
+    parcels = drain(source, wants)
+    assert opened(parcels) == items
+    assert [p.start for p in parcels] == [0, *(p.stop for p in parcels)][: len(parcels)]
+    assert source.position == len(items)
+
+
+@pytest.mark.parametrize(
+    "items", [range(3, 50, 2), np.arange(24).reshape(12, 2), range(0)], ids=["range", "array", "no"]
+)
+def test_a_range_or_an_array_travels_as_a_slice(items):
+    """It is not iterated; rows and numbers are those of iterating it."""
+    source = Source(items, encode)
+    parcels = drain(source, [(5, 3), (1, 9)])
+    for parcel in parcels:
+        assert type(pickle.loads(parcel.data)) is type(items)
+    assert [np.asarray(item).tolist() for item in opened(parcels)] == [np.asarray(item).tolist() for item in items]
+
+
+def test_a_part_of_a_parcel_opens_alone():
+    """A re-run needs some items of a parcel only."""
+    for items in ("abcdef", [[c] for c in "abcdef"], range(6)):
+        source = Source(items, encode)
+        source.pull(6, 1 << 20, lambda: 0.0, 1.0)
+        parcel = source.seal(6)
+        values, packed = open_parcel(parcel.kind, parcel.data, 2, 3)
+        assert [pickle.loads(v) if packed else v for v in values] == list(items)[2:5]
+
+
+def test_an_item_is_pickled_as_it_is_pulled():
+    """A generator may reuse its buffer."""
+
+    def buffers():
+        buffer = [0]
+        for buffer[0] in range(5):
+            yield buffer
+
+    assert opened(drain(Source(buffers(), encode), [(5, 5)])) == [[i] for i in range(5)]
+
+
+def test_a_pull_ends_with_the_bytes_or_with_the_time():
+    """But never before one item more is in hand."""
+    source = Source((b"x" * 1000 for _ in itertools.count()), encode)
+    source.pull(100, 3500, lambda: 0.0, 1.0)
+    assert source.in_hand == 4
+    source.pull(100, 1, lambda: 0.0, 1.0)
+    assert source.in_hand == 5
+    source.pull(100, 1 << 20, lambda: 2.0, 1.0)
+    assert source.in_hand == 6
+    assert not source.ended
+
+
+def test_a_source_that_ends_says_so_when_it_is_asked_for_more():
+    """Not before: an iterator cannot know."""
+    source = Source(iter("abc"), encode)
+    source.pull(3, 1 << 20, lambda: 0.0, 1.0)
+    assert not source.ended
+    source.pull(4, 1 << 20, lambda: 0.0, 1.0)
+    assert source.ended
+    assert source.in_hand == 3
+
+
+def test_a_continued_source_skips():
+    """The items are given to who compares them with the earlier run's, and the next parcel starts behind them."""
+    for items in (range(10), iter(range(10)), np.arange(10)):
+        source = Source(items, encode)
+        assert list(source.skip(4)) == [0, 1, 2, 3]
+        source.pull(3, 1 << 20, lambda: 0.0, 1.0)
+        parcel = source.seal(2)
+        assert (parcel.start, parcel.stop) == (4, 6)
+        assert [int(item) for item in opened([parcel])] == [4, 5]
+
+
+# -- parcels -------------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(1, 5), max_size=8), st.randoms())
+def test_a_parcel_is_kept_until_all_of_it_is_covered(sizes, random):
+    """And not an item longer, in whatever order items are released."""
+    parcels, start, owner = Parcels(), 0, {}
+    for size in sizes:
+        parcel = Parcel(start, start + size, "loose", list(range(start, start + size)), size)
+        parcels.add(parcel)
+        owner.update(dict.fromkeys(range(start, start + size), parcel))
+        start += size
+    left = list(range(start))
+    random.shuffle(left)
+    while left:
+        assert all(parcels.find(i) is owner[i] for i in left)
+        index = left.pop()
+        parcels.release(index, index + 1)
+        kept = {id(owner[i]): owner[i] for i in left}
+        assert len(parcels) == len(kept)
+        assert parcels.nbytes == sum(parcel.nbytes for parcel in kept.values())
+    with pytest.raises(LookupError):
+        parcels.find(0)

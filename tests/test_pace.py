@@ -1,0 +1,108 @@
+"""Chunk sizes and the moments to ship follow from what was measured."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from poolagg._pace import GROWTH, LONGEST, PARCEL, TARGET, Pace
+
+
+def settled(seconds_per_item, chunks=12, **pace):
+    """A pace after some chunks of items that cost the same."""
+    pace = Pace(**({"lanes": 2} | pace))
+    for _ in range(chunks):
+        items = pace.size(None)
+        pace.finished(items, items * seconds_per_item)
+    return pace
+
+
+@pytest.mark.parametrize("cost", [1e-6, 1e-5, 1e-4, 1e-3, 1e-2])
+def test_a_chunk_grows_to_the_target(cost):
+    """From one item to 50 ms of work, whatever an item costs."""
+    assert settled(cost).size(None) == pytest.approx(TARGET / cost, rel=0.01)
+
+
+def test_an_item_longer_than_the_target_is_a_chunk():
+    """A chunk has one item at least."""
+    assert settled(7.0).size(None) == 1
+
+
+def test_a_chunk_is_at_most_eight_times_the_largest_that_ran():
+    """The first items may not be like the others."""
+    pace = Pace(lanes=2)
+    sizes = []
+    for _ in range(5):
+        sizes.append(pace.size(None))
+        pace.finished(sizes[-1], 1e-9)
+    assert sizes == [GROWTH**k for k in range(5)]
+
+
+def test_costs_that_change_are_followed():
+    """After a few chunks of items ten times as dear, a chunk has a tenth of the items."""
+    pace = settled(1e-4)
+    for _ in range(8):
+        items = pace.size(None)
+        pace.finished(items, items * 1e-3)
+    assert pace.size(None) == pytest.approx(50, rel=0.3)
+
+
+def test_what_a_chunk_costs_the_parent_makes_it_longer():
+    """Twenty times the parent's cost where each chunk ships; up to a second, and not where lanes carry state."""
+    for merge, target in [(0.01, 0.2), (1.0, LONGEST)]:
+        pace = settled(1e-3, ships_chunks=True)
+        pace.merged(merge, 100, 50)
+        assert pace.target == target
+        assert pace.budget == 2 * target
+        carrying = settled(1e-3)
+        carrying.merged(merge, 100, 50)
+        assert carrying.target == TARGET
+
+
+def test_large_items_make_small_chunks():
+    """About a megabyte of input, or of shipped partials, is the most a chunk has."""
+    pace = settled(1e-6)
+    pace.pulled(10, 10 * 100_000)
+    assert pace.size(None) == PARCEL // 100_000
+    pace = settled(1e-6, ships_chunks=True)
+    pace.merged(1e-6, 10 * 200_000, 10)
+    assert pace.size(None) == PARCEL // 200_000
+
+
+@given(st.integers(1, 10**6), st.integers(1, 16))
+def test_chunks_shrink_towards_the_end_but_not_to_nothing(remaining, lanes):
+    """Half an equal share of what is left; at least 2 ms of work."""
+    pace = settled(1e-4, lanes=lanes)
+    size = pace.size(remaining)
+    assert size <= pace.size(None)
+    assert size == min(pace.size(None), max(20, remaining // (2 * lanes)))
+
+
+def test_a_chunksize_is_kept():
+    """Measurements do not change what the caller decided."""
+    pace = settled(3.0, chunksize=17)
+    pace.pulled(1, 1 << 24)
+    assert pace.size(None) == pace.size(1) == 17
+
+
+def test_the_first_state_ships_so_that_its_cost_is_known():
+    """Then shipping waits until it is cheap against the work, and never beyond thirty seconds."""
+    pace = Pace(lanes=2)
+    assert pace.worth_shipping(0.0)
+    pace.shipped(0.01)
+    pace.merged(0.03, 100, 10)
+    assert not pace.worth_shipping(0.79)
+    assert pace.worth_shipping(0.81)
+    pace = Pace(lanes=2)
+    pace.merged(60.0, 100, 10)
+    assert not pace.worth_shipping(29.0)
+    assert pace.worth_shipping(30.0)
+
+
+def test_many_lanes_share_one_parent():
+    """What the parent pays counts for half the lanes: their ships meet there."""
+    pace = Pace(lanes=16)
+    pace.merged(0.01, 100, 10)
+    assert not pace.worth_shipping(20 * 0.08 - 0.01)
+    assert pace.worth_shipping(20 * 0.08 + 0.01)
