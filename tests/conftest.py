@@ -1,0 +1,25 @@
+"""Every test is held to the library's promise: nothing is left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import leaks
+import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Orphans count, and a test may make some."""
+    config.addinivalue_line("markers", "orphans: the test makes orphans by killing their parent; they may be zombies")
+    leaks.adopt_orphans()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No process, descriptor, thread or shared memory outlives the test that made it."""
+    before = leaks.held()
+    yield
+    if request.node.get_closest_marker("orphans"):
+        leaks.reap_orphans()
+    extra = leaks.left_behind(before)
+    assert not extra, f"left behind: {extra}"

@@ -1,0 +1,83 @@
+"""What this process holds of the operating system, and whether it has let go of it again.
+
+Orphans are counted too: on Linux a process can ask to inherit them, and the tests do (`adopt_orphans`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass
+
+import psutil
+
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def adopt_orphans() -> None:
+    """Have the kernel give this process the orphans among its descendants, so that none gets out of sight."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """Processes (all descendants), descriptors with what they refer to, threads, and names in shared memory."""
+
+    processes: frozenset[tuple[int, str]]
+    descriptors: frozenset[tuple[int, str]]
+    threads: frozenset[str]
+    shared_memory: frozenset[str]
+
+    def __sub__(self, other: Holdings) -> dict[str, list]:
+        """What is held in addition to `other`, by kind; empty if nothing is."""
+        extra = {kind: sorted(getattr(self, kind) - getattr(other, kind)) for kind in self.__dataclass_fields__}
+        return {kind: things for kind, things in extra.items() if things}
+
+
+def held() -> Holdings:
+    """What this process holds now."""
+    threads = (f"{thread.name} {thread.ident}" for thread in threading.enumerate())
+    return Holdings(frozenset(_processes()), frozenset(_descriptors()), frozenset(threads), _shared_memory())
+
+
+def left_behind(before: Holdings, patience: float = 3.0) -> dict[str, list]:
+    """What is held beyond `before`; what is about to go away is given `patience` seconds for it."""
+    until = time.monotonic() + patience
+    while (extra := held() - before) and time.monotonic() < until:
+        time.sleep(0.01)
+    return extra
+
+
+def reap_orphans() -> None:
+    """Reap children that ended as orphans of others: nobody else will."""
+    for process in psutil.Process().children():
+        if process.status() == psutil.STATUS_ZOMBIE:
+            os.waitpid(process.pid, 0)
+
+
+def _processes() -> list[tuple[int, str]]:
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            found.append((process.pid, f"{process.status()} since {process.create_time()}"))
+        except psutil.NoSuchProcess:
+            pass
+    return [(pid, state.partition(" ")[2] + (" zombie" if "zombie" in state else "")) for pid, state in found]
+
+
+def _descriptors() -> list[tuple[int, str]]:
+    found = []
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        try:
+            found.append((fd, os.readlink(f"/proc/self/fd/{fd}")))
+        except OSError:  # the one that listed them
+            pass
+    return found
+
+
+def _shared_memory() -> frozenset[str]:
+    return frozenset(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else frozenset()

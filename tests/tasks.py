@@ -1,0 +1,167 @@
+"""What the tests have workers do. Imports little, for workers import it."""
+
+from __future__ import annotations
+
+import operator
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from poolagg import Reducer
+
+
+def square(x: int) -> int:
+    return x * x
+
+
+def identity(x: Any) -> Any:
+    return x
+
+
+def inverse(x: int) -> float:
+    return 1 / x
+
+
+def short(x: Any) -> Any:
+    time.sleep(0.001)
+    return x
+
+
+def pid_of(x: Any) -> int:
+    del x
+    return os.getpid()
+
+
+class Attempts:
+    """Counts the attempts at each item in a folder, for attempts happen in several processes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = str(folder)
+
+    def another(self, item: Any) -> int:
+        """Count one more attempt at the item; how many there are by now."""
+        with open(os.path.join(self.folder, str(item)), "ab", buffering=0) as file:
+            file.write(b"x")
+            return os.fstat(file.fileno()).st_size
+
+    def at(self, item: Any) -> int:
+        """How many attempts at the item there were."""
+        try:
+            return os.path.getsize(os.path.join(self.folder, str(item)))
+        except FileNotFoundError:
+            return 0
+
+
+class Flaky:
+    """Fails on the items in `faults` as they say, `times` times for each, and gives back the others."""
+
+    def __init__(self, folder: Path, faults: dict[Any, str], times: int = 10**9) -> None:
+        self.attempts = Attempts(folder)
+        self.faults, self.times = faults, times
+
+    def __call__(self, item: Any) -> Any:
+        attempt = self.attempts.another(item)
+        if item in self.faults and attempt <= self.times:
+            fail(self.faults[item])
+        return item
+
+
+def fail(how: str) -> None:
+    """Raise, die or hang."""
+    if how == "raise":
+        raise ValueError("as told")
+    if how == "hang":
+        time.sleep(100)
+    if how == "exit":
+        os._exit(3)
+    os.kill(os.getpid(), getattr(signal, how))
+    time.sleep(100)  # the signal may take a moment
+
+
+class TwoArguments(Exception):
+    """Pickles, and then does not unpickle."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(f"{code}: {text}")
+
+
+class HoldsALock(Exception):
+    """Does not pickle."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.lock = threading.Lock()
+
+
+class Root(BaseException):
+    """Not an Exception."""
+
+
+class DoesNotUnpickle:
+    def __reduce__(self) -> Any:
+        return _raise, ("will not be opened",)
+
+
+def _raise(text: str) -> None:
+    raise RuntimeError(text)
+
+
+def unpicklable_at(*bad: int) -> Any:
+    return lambda x: threading.Lock() if x in bad else x
+
+
+def unopenable_at(*bad: int) -> Any:
+    return lambda x: DoesNotUnpickle() if x in bad else x
+
+
+class Until(Reducer):
+    """A list of partials that is done when it has `count` of them."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def init(self) -> list[Any]:
+        return []
+
+    def step(self, acc: list[Any], prepared: Any) -> list[Any]:
+        acc.append(prepared)
+        return acc
+
+    def merge(self, acc: list[Any], other: list[Any]) -> list[Any]:
+        acc.extend(other)
+        return acc
+
+    def finish(self, acc: list[Any]) -> list[Any]:
+        return list(acc)
+
+    def done(self, acc: list[Any]) -> bool:
+        return len(acc) >= self.count
+
+
+class Failing(Reducer):
+    """A sum that raises where it is told to: in step, merge or finish."""
+
+    def __init__(self, where: str, error: type[BaseException] = ValueError) -> None:
+        self.where, self.error = where, error
+
+    def init(self) -> int:
+        return 0
+
+    def step(self, acc: int, prepared: int) -> int:
+        self._at("step")
+        return operator.add(acc, prepared)
+
+    def merge(self, acc: int, other: int) -> int:
+        self._at("merge")
+        return acc + other
+
+    def finish(self, acc: int) -> int:
+        self._at("finish")
+        return acc
+
+    def _at(self, where: str) -> None:
+        if where == self.where:
+            raise self.error(f"in {where}")
