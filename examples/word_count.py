@@ -1,32 +1,34 @@
-"""Which words does Python explain itself with? Count those of all docstrings in its standard library.
+"""Which words is Python written in? Count those of its standard library's own sources: names, comments and texts.
 
 python examples/word_count.py             # a progress bar, and the twenty most frequent words
 python examples/word_count.py --compare   # the same on one core too, and how long each took
 """
 
-import ast
 import re
 import sys
 import sysconfig
 import time
-import warnings
+import tokenize
 from collections import Counter
 from pathlib import Path
 
 from poolagg import Frequencies, aggregate
 
-DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
+WORDY = (tokenize.NAME, tokenize.COMMENT, tokenize.STRING)
 
 
 def words(path):
-    """The words of a file's docstrings: about 5 ms of work, run in a worker process."""
+    """The words of one file, split at capitals and underscores: about 6 ms of work, run in a worker process."""
+    found = []
     try:
-        with warnings.catch_warnings(action="ignore"):
-            tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError):
-        return []  # some files are there to test what the parser refuses
-    docstrings = (ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, DOCUMENTED))
-    return re.findall(r"[a-z]+", " ".join(docstrings).lower())
+        with path.open("rb") as file:
+            for token in tokenize.tokenize(file.readline):
+                if token.type in WORDY:
+                    found += map(str.lower, WORD.findall(token.string))
+    except (SyntaxError, tokenize.TokenError):
+        pass  # some files are there to test what the parser refuses
+    return found
 
 
 def serially(paths):
@@ -43,7 +45,7 @@ started = time.perf_counter()
 counts = aggregate(words, paths, Frequencies().flat(), progress=True)  # counted and merged in the workers
 seconds = time.perf_counter() - started
 
-print(f"{counts.total():,} words, {len(counts):,} different ones, in the docstrings of {len(paths):,} files\n")
+print(f"{counts.total():,} words, {len(counts):,} different ones, in the {len(paths):,} files of {library}\n")
 for rank, (word, count) in enumerate(counts.most_common(20), 1):
     print(f"{rank:2}  {word:8} {count:7,}  {'█' * round(40 * count / counts.most_common(1)[0][1])}")
 

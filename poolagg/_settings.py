@@ -89,10 +89,9 @@ def _function(func: Any) -> Callable[[Any], Any]:
 
 
 def _iterable(iterable: Any) -> Iterable[Any]:
-    try:
-        iter(iterable)
-    except TypeError:
-        raise TypeError(f"the second argument must be an iterable of items, not {iterable!r}") from None
+    # Not by calling iter(), which is for the run to do, once: it may open files, or start processes.
+    if not (hasattr(type(iterable), "__iter__") or hasattr(type(iterable), "__getitem__")):
+        raise TypeError(f"the second argument must be an iterable of items, not {iterable!r}")
     return iterable  # type: ignore[no-any-return]
 
 

@@ -8,6 +8,7 @@ import operator
 import pickle
 import random
 import statistics
+import threading
 from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
@@ -566,3 +567,24 @@ def test_bad_arguments_fail_at_construction(make, error, match):
     """Before anything runs, with the value."""
     with pytest.raises(error, match=match):
         make()
+
+
+class _Singleton:
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.seen = []
+
+    def add(self, x):
+        self.seen.append(x)
+
+
+def test_what_only_the_parent_folds_does_not_travel():
+    "Of Into, and of Fold without merge, lanes get just what prepares: the singleton that apply changes stays at home."
+    singleton = _Singleton()
+    for reducer in (
+        Into(singleton.add).of(len),
+        Tee({"into": Into(singleton.add).of(len), "n": Count()}),
+        Fold(lambda acc, x: singleton.add(x), init=int).of(len),
+    ):
+        travelled = pickle.loads(pickle.dumps(reducer.for_lanes()))
+        assert reducer.prepare("abc") == travelled.prepare("abc")

@@ -6,6 +6,7 @@ ways to fold are written in terms of it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,11 @@ class Combinator(Reducer):
         self.parts = parts
         self.ordered = any(part.ordered for part in parts)
         self.keeps = any(part.keeps for part in parts)
+
+    @property
+    def inner(self) -> Reducer:
+        """The one part, of those that have one."""
+        return self.parts[0]
 
     def step(self, acc: Any, prepared: Any) -> Any:
         return self.steps(acc, (prepared,))
@@ -50,3 +56,8 @@ class Combinator(Reducer):
     @property
     def prepares(self) -> bool:
         return any(part.prepares for part in self.parts)
+
+    def for_lanes(self) -> Reducer:
+        twin = copy.copy(self)
+        twin.parts = tuple(part.for_lanes() for part in self.parts)
+        return twin

@@ -32,7 +32,6 @@ class Derived(Combinator):
 
     def __init__(self, inner: Reducer) -> None:
         super().__init__(inner)
-        self.inner = inner
 
     def prepare(self, partial: Any) -> Any:
         return self.inner.prepare(partial)
@@ -136,6 +135,9 @@ class Then(Derived):
 
     def finish(self, acc: Any) -> Any:
         return self.f(self.inner.finish(acc))
+
+    def for_lanes(self) -> Reducer:
+        return self.inner.for_lanes()
 
     def __repr__(self) -> str:
         return f"{self.inner!r}.then({shown(self.f)})"

@@ -81,6 +81,9 @@ class Fold(Reducer):
         error.add_note(f"no partial reached {self!r}: Fold(step, init=factory) has a result of nothing")
         raise error
 
+    def for_lanes(self) -> Reducer:
+        return self if self.mergeable else Reducer()
+
     def _checked(self, before: Any, after: Any, method: str) -> Any:
         del before, method  # None is a value like any other here, as it is in functools.reduce
         return after
@@ -131,6 +134,9 @@ class Into(Reducer):
     def step(self, acc: None, prepared: Any) -> None:
         self.apply(prepared)
         return acc
+
+    def for_lanes(self) -> Reducer:
+        return Reducer()
 
     def __repr__(self) -> str:
         return call("Into", self.apply, ordered=self.ordered or None)

@@ -24,8 +24,7 @@ class GroupBy(Combinator):
     """
 
     def __init__(self, reducer: Any) -> None:
-        self.inner = as_reducer(reducer)
-        super().__init__(self.inner)
+        super().__init__(as_reducer(reducer))
 
     @property
     def prepares(self) -> bool:

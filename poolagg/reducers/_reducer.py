@@ -177,6 +177,10 @@ class Reducer:
         public = {name: value for name, value in vars(self).items() if not name.startswith("_")}
         return call(type(self).__name__, **public)
 
+    def for_lanes(self) -> Reducer:
+        """What runs beside `func`: itself; of what only the parent folds, just `prepare`, so that the rest need not travel."""
+        return self
+
     def _checked(self, before: Any, after: Any, method: str) -> Any:
         if after is None and before is not None:
             raise TypeError(

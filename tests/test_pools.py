@@ -1,0 +1,961 @@
+"""One contract, many pools: whatever runs the chunks, the result and the errors are the same.
+
+A pool is one line in `KINDS`. Its traits say what it cannot do, and nothing else may differ.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import operator
+import os
+import pickle
+import random
+import threading
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import tasks
+from tasks import Attempts, Failing, Flaky, Until, identity, inverse, short, square
+
+from poolagg import (
+    ArraySum,
+    Bottom,
+    Collect,
+    Count,
+    First,
+    Fold,
+    Frequencies,
+    GroupBy,
+    Histogram,
+    Into,
+    Last,
+    Max,
+    Mean,
+    MergeCounts,
+    Min,
+    PoolBusy,
+    ProcessPool,
+    Reduce,
+    ReducerError,
+    RemoteError,
+    Sample,
+    SerialPool,
+    SkippedItems,
+    Std,
+    Sum,
+    TaskError,
+    ThreadPool,
+    Top,
+    Unique,
+    Variance,
+    WorkerLost,
+    aggregate,
+    events,
+    per_worker,
+    rng,
+    snapshots,
+    star,
+    with_item,
+)
+from poolagg.reducers import as_reducer, reduced
+from poolagg.strategies import Combine, Ordered, Stream, Tree
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A way to make a pool, and its traits."""
+
+    name: str
+    make: Callable[..., Any]
+    pickles: bool = True
+    """Items and partials are copied on the way, so they must pickle."""
+    processes: bool = True
+    """Workers are processes of our own, which can be killed, and have an initializer, an environment, ..."""
+    lanes: int = 2
+
+
+KINDS = [
+    Kind("forkserver", functools.partial(ProcessPool, 2, start_method="forkserver")),
+    Kind("spawn", functools.partial(ProcessPool, 2, start_method="spawn")),
+    Kind("fork", functools.partial(ProcessPool, 2, start_method="fork")),
+    Kind("threads", functools.partial(ThreadPool, 2), pickles=False, processes=False),
+    Kind("serial", SerialPool, pickles=False, processes=False, lanes=1),
+]
+
+
+def kinds(**traits: bool) -> pytest.MarkDecorator:
+    """Run the test for the kinds with these traits only."""
+    fit = [kind for kind in KINDS if all(getattr(kind, name) == value for name, value in traits.items())]
+    return pytest.mark.parametrize("kind", fit, ids=[kind.name for kind in fit])
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test is for all kinds unless it says which."""
+    if "kind" in metafunc.fixturenames and not any(
+        "kind" in str(mark.args[0]) for mark in metafunc.definition.iter_markers("parametrize")
+    ):
+        metafunc.parametrize("kind", KINDS, ids=[kind.name for kind in KINDS])
+
+
+@pytest.fixture
+def pool(kind: Kind) -> Iterator[Any]:
+    """A pool that is kept for the test's runs."""
+    with kind.make() as pool:
+        yield pool
+
+
+# -- results -----------------------------------------------------------------------------------------------------------
+
+
+def words_of(x: int) -> list[str]:
+    return ["a", "b", "c"][: x % 4]
+
+
+CASES: list[tuple[Callable[[int], Any], Any]] = [
+    (square, Count()),
+    (square, Sum()),
+    (lambda x: x / 7, Sum()),
+    (lambda x: x / 7, Mean()),
+    (lambda x: x / 7, Variance()),
+    (lambda x: x / 7, Std()),
+    (lambda x: x % 17, Min(key=lambda x: -x)),
+    (lambda x: x % 17, Max()),
+    (with_item(lambda x: x % 17), Top(5, key=operator.itemgetter(1))),
+    (lambda x: x % 17, Bottom(5)),
+    (identity, First()),
+    (identity, Last()),
+    (words_of, Frequencies().flat()),
+    (lambda x: {"n": x % 3}, MergeCounts()),
+    (lambda x: (x % 3, x), GroupBy(Sum())),
+    (identity, Collect()),
+    (lambda x: x % 5, Unique()),
+    (lambda x: np.arange(3.0) * x, ArraySum()),
+    (identity, Histogram([0, 10, 200, 1000])),
+    (identity, Sample(7, seed=1)),
+    (square, Reduce(operator.xor)),
+    (identity, Fold(operator.iadd, init=int, merge=operator.iadd)),
+    (str, Fold(operator.add, init=str)),
+    (identity, Sum().of(square).where(lambda x: x % 2).by(lambda x: x % 3)),
+    (identity, {"n": Count(), "both": (Sum(), Max())}),
+    (str, operator.add),
+]
+
+
+def same(left: Any, right: Any) -> bool:
+    return pickle.dumps(left) == pickle.dumps(right) or bool(np.all(left == right))
+
+
+def test_every_reducer_by_every_strategy_gives_the_result_of_a_plain_loop(pool: Any) -> None:
+    for func, spelled in CASES:
+        reducer = as_reducer(spelled)
+        expected = reduced(reducer, map(func, range(300)))
+        for strategy in [None, Stream(), Ordered(), Combine(), Tree()]:
+            if strategy is None or strategy.refusal(reducer) is None:
+                result = aggregate(func, range(300), spelled, pool=pool, strategy=strategy)
+                assert same(result, expected), (reducer, strategy, result, expected)
+
+
+def test_a_plain_function_is_functools_reduce_input_order_included(pool: Any) -> None:
+    def glued(a: str, b: str) -> str:
+        return f"({a}{b})"
+
+    def slow_first(x: int) -> str:
+        time.sleep(0.01 * (x < 2))
+        return str(x)
+
+    assert aggregate(slow_first, range(40), glued, pool=pool) == functools.reduce(glued, map(str, range(40)))
+    with pytest.raises(TypeError, match="reduce"):
+        aggregate(str, [], glued, pool=pool)
+    assert aggregate(str, [5], glued, pool=pool) == "5"
+
+
+def test_no_items_no_work(kind: Kind) -> None:
+    assert aggregate(square, [], Sum(), pool=kind.make()) == 0
+    assert aggregate(square, iter(()), Collect(), pool=kind.make()) == []
+
+
+def test_a_wrong_total_is_only_a_hint(pool: Any) -> None:
+    for total in (0, 1, 7, 10**6):
+        assert aggregate(square, iter(range(100)), Sum(), pool=pool, total=total) == sum(map(square, range(100)))
+
+
+def test_sliced_sources_arrive_whole(pool: Any) -> None:
+    array = np.arange(1000.0).reshape(500, 2)
+    assert aggregate(np.sum, array, Sum(), pool=pool) == array.sum()
+    assert aggregate(identity, range(10, 0, -3), Collect(), pool=pool) == [10, 7, 4, 1]
+    assert aggregate(identity, range(10**30, 10**30 + 3), Count(), pool=pool) == 3
+
+
+def test_iterators_that_func_returns_are_drained_where_it_runs(pool: Any) -> None:
+    def count_to(x: int) -> Iterator[int]:
+        yield from range(x)
+
+    assert aggregate(count_to, [2, 0, 3], Collect(), pool=pool) == [[0, 1], [], [0, 1, 2]]
+    assert aggregate(lambda x: map(str, range(x)), [2, 1], Collect().flat(), pool=pool) == ["0", "1", "0"]
+    assert aggregate(lambda x: zip("ab", "cd", strict=True), [0], Collect(), pool=pool) == [[("a", "c"), ("b", "d")]]
+
+
+def test_star_and_with_item(pool: Any) -> None:
+    assert aggregate(star(pow), [(2, 3), (3, 2)], Sum(), pool=pool) == 17
+    assert aggregate(with_item(square), [3, 1], Max(key=operator.itemgetter(1)), pool=pool) == (3, 9)
+    assert aggregate(identity, [(1, 2)], Collect(), pool=pool) == [(1, 2)], "a tuple is one item unless star says so"
+
+
+def test_into_applies_each_partial_once_on_the_callers_thread(pool: Any) -> None:
+    seen: list[int] = []
+    threads = set()
+
+    def apply(partial: int) -> None:
+        seen.append(partial)
+        threads.add(threading.get_ident())
+
+    assert aggregate(square, range(500), Into(apply), pool=pool) is None
+    assert sorted(seen) == [square(x) for x in range(500)]
+    assert threads == {threading.get_ident()}
+    seen.clear()
+    aggregate(identity, range(500), Into(apply, ordered=True), pool=pool)
+    assert seen == list(range(500))
+
+
+# -- the input ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_endless_generator_and_a_reducer_that_is_done(pool: Any) -> None:
+    assert len(aggregate(short, itertools.count(), Until(20), pool=pool)) >= 20
+    assert aggregate(identity, itertools.count(5), First(), pool=pool) == 5
+
+
+def test_the_input_is_pulled_on_the_callers_thread_and_not_far_ahead(pool: Any) -> None:
+    pulled = applied = furthest = 0
+    threads = set()
+
+    def source() -> Iterator[int]:
+        nonlocal pulled
+        for i in range(400):
+            threads.add(threading.get_ident())
+            pulled += 1
+            yield i
+
+    def slow(partial: int) -> None:
+        nonlocal applied, furthest
+        furthest = max(furthest, pulled - applied)
+        applied += 1
+        time.sleep(0.0005)
+
+    for ordered in (False, True):
+        pulled = applied = furthest = 0
+        aggregate(identity, source(), Into(slow, ordered=ordered), pool=pool, chunksize=5)
+        assert applied == 400
+        # Two chunks in each lane, one in hand, one being merged; in order, a window of eight a lane.
+        assert furthest <= 5 * (8 * pool.workers + 2 if ordered else 2 * pool.workers + 2)
+    assert threads == {threading.get_ident()}
+
+
+def test_nothing_is_pulled_after_a_failure(pool: Any) -> None:
+    pulled = 0
+
+    def source() -> Iterator[int]:
+        nonlocal pulled
+        for i in itertools.count():
+            pulled += 1
+            yield i
+
+    with pytest.raises(TaskError):
+        aggregate(lambda x: 1 / (3 - x), source(), Sum(), pool=pool, chunksize=1)
+    before = pulled
+    time.sleep(0.01)
+    assert pulled == before <= 3 + 2 * pool.workers + 2
+
+
+@kinds(pickles=True)
+def test_a_generator_may_reuse_its_buffer(pool: Any) -> None:
+    def source() -> Iterator[Any]:
+        buffer, items, array = bytearray(1), [0], np.zeros(1)
+        for i in range(200):
+            buffer[0] = items[0] = array[0] = i
+            yield (buffer, items, array)
+
+    def total(item: Any) -> int:
+        return int(item[0][0] + item[1][0] + item[2][0])
+
+    assert aggregate(total, source(), Collect(), pool=pool) == [3 * i for i in range(200)]
+
+
+def test_what_the_input_raises_propagates_with_a_note_and_the_pool_lives_on(pool: Any) -> None:
+    def source() -> Iterator[int]:
+        yield from range(25)
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone") as caught:
+        aggregate(square, source(), Sum(), pool=pool)
+    assert "item 25" in caught.value.__notes__[0]
+    assert aggregate(square, range(10), Sum(), pool=pool) == 285
+
+
+def test_iter_is_called_once_on_the_input(kind: Kind) -> None:
+    class Source:
+        calls = 0
+
+        def __iter__(self) -> Iterator[int]:
+            self.calls += 1
+            return iter(range(5))
+
+    source = Source()
+    assert aggregate(identity, source, Sum(), pool=kind.make()) == 10
+    assert source.calls == 1
+
+
+# -- failing items -----------------------------------------------------------------------------------------------------
+
+
+def test_by_default_an_item_that_raises_runs_once_and_ends_the_run(pool: Any, tmp_path: Any) -> None:
+    func = Flaky(tmp_path, {7: "raise"})
+    with pytest.raises(TaskError) as caught:
+        aggregate(func, range(20), Sum(), pool=pool)
+    assert func.attempts.at(7) == 1
+    error = caught.value
+    assert (error.index, error.item, error.attempts) == (7, 7, 1)
+    assert isinstance(error.__cause__, ValueError)
+    assert "as told" in str(error)
+    assert 'on_error="skip"' in str(error)
+
+
+@kinds(pickles=True)
+def test_the_cause_carries_the_workers_traceback(pool: Any) -> None:
+    with pytest.raises(TaskError) as caught:
+        aggregate(inverse, [1, 0], Sum(), pool=pool)
+    (note,) = caught.value.__cause__.__notes__
+    assert "In the worker" in note
+    assert "in inverse" in note
+    assert "return 1 / x" in note
+
+
+def test_retries_is_the_number_of_reruns(pool: Any, tmp_path: Any) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    twice = Flaky(tmp_path / "a", {3: "raise", 11: "raise"}, times=2)
+    assert aggregate(twice, range(20), Collect(), pool=pool, retries=2) == list(range(20))
+    assert twice.attempts.at(3) == twice.attempts.at(11) == 3
+    always = Flaky(tmp_path / "b", {3: "raise"})
+    with pytest.raises(TaskError, match="3 times") as caught:
+        aggregate(always, range(20), Sum(), pool=pool, retries=2)
+    assert caught.value.attempts == always.attempts.at(3) == 3
+
+
+def test_skip_leaves_out_what_failed_and_warns_once(pool: Any, tmp_path: Any) -> None:
+    func = Flaky(tmp_path, {3: "raise", 4: "raise", 90: "raise", 99: "raise"})
+    for number, strategy in enumerate([None, Stream(), Ordered(), Tree()], 1):
+        with pytest.warns(SkippedItems) as warned:
+            result = aggregate(func, range(100), Collect(), pool=pool, on_error="skip", strategy=strategy)
+        assert result == [x for x in range(100) if x not in func.faults]
+        assert len(warned) == 1
+        assert "4 of 100 items failed" in str(warned[0].message)
+        assert warned[0].filename == __file__
+        if strategy is None:
+            assert func.attempts.at(3) == number
+
+
+def test_skip_after_retries(pool: Any, tmp_path: Any) -> None:
+    func = Flaky(tmp_path, {5: "raise"})
+    with pytest.warns(SkippedItems):
+        assert aggregate(func, range(10), Sum(), pool=pool, on_error="skip", retries=1) == 40
+    assert func.attempts.at(5) == 2
+
+
+def test_a_callable_gets_each_failed_item_instead_of_a_warning(pool: Any) -> None:
+    failed: list[events.ItemFailed] = []
+    result = aggregate(inverse, [1, 0, 2, 0], Sum(), pool=pool, on_error=failed.append)
+    assert result == 1.5
+    assert sorted(event.index for event in failed) == [1, 3]
+    assert all(isinstance(event.error, ZeroDivisionError) and event.item == 0 for event in failed)
+    assert not any(event.will_retry for event in failed)
+
+
+def test_all_items_skipped_is_the_result_of_nothing(pool: Any) -> None:
+    with pytest.warns(SkippedItems):
+        assert aggregate(inverse, [0] * 30, Sum(), pool=pool, on_error="skip") == 0
+
+
+def test_exceptions_that_do_not_travel_are_told_by_name_and_traceback(kind: Kind, pool: Any) -> None:
+    def two_arguments(x: int) -> None:
+        raise tasks.TwoArguments(4, "two")
+
+    def holds_a_lock(x: int) -> None:
+        raise tasks.HoldsALock("locked")
+
+    for func, name in [(two_arguments, "TwoArguments"), (holds_a_lock, "HoldsALock")]:
+        with pytest.raises(TaskError, match=name) as caught:
+            aggregate(func, [1], Sum(), pool=pool)
+        cause = caught.value.__cause__
+        if kind.pickles:
+            assert isinstance(cause, RemoteError)
+            assert cause.kind == name
+            assert f"in {func.__name__}" in cause.trace
+        else:
+            assert type(cause).__name__ == name
+
+
+@pytest.mark.parametrize(
+    "error", [StopIteration, SystemExit, MemoryError, GeneratorExit, KeyboardInterrupt, tasks.Root, RecursionError]
+)
+def test_whatever_func_raises_is_the_items_failure_and_no_more(kind: Kind, pool: Any, error: Any) -> None:
+    if error is KeyboardInterrupt and kind.name == "serial":
+        pytest.skip("there it is the user's Ctrl-C")
+
+    def func(x: int) -> int:
+        if x == 2:
+            raise error("in the task")
+        return x
+
+    with pytest.raises(TaskError) as caught:
+        aggregate(func, range(5), Sum(), pool=pool)
+    assert caught.value.index == 2
+    if error is StopIteration:
+        assert "StopIteration" in str(caught.value.__cause__)
+    else:
+        assert isinstance(caught.value.__cause__, error)
+    with pytest.warns(SkippedItems):
+        assert aggregate(func, range(5), Collect(), pool=pool, on_error="skip") == [0, 1, 3, 4]
+
+
+@kinds(pickles=True)
+@pytest.mark.parametrize("strategy", [None, Stream(), Ordered(), Tree()], ids=repr)
+def test_a_payload_that_does_not_travel_costs_one_item(pool: Any, strategy: Any) -> None:
+    others = [x for x in range(60) if x not in (13, 14, 59)]
+    items = [threading.Lock() if x in (13, 14, 59) else x for x in range(60)]
+    unopenable = [tasks.DoesNotUnpickle() if x in (13, 14, 59) else x for x in range(60)]
+    for func, source in [
+        (identity, items),
+        (identity, unopenable),
+        (tasks.unpicklable_at(13, 14, 59), range(60)),
+        (tasks.unopenable_at(13, 14, 59), range(60)),
+    ]:
+        failed: list[events.ItemFailed] = []
+        result = aggregate(func, source, Collect(), pool=pool, strategy=strategy, on_error=failed.append)
+        assert result == others
+        assert sorted(event.index for event in failed) == [13, 14, 59]
+    with pytest.raises(TaskError, match="does not pickle") as caught:
+        aggregate(identity, items[:20], Collect(), pool=pool, strategy=strategy)
+    assert caught.value.index == 13
+    with pytest.raises(TaskError) as caught:
+        aggregate(tasks.unpicklable_at(3), range(20), Collect(), pool=pool, strategy=strategy)
+    assert caught.value.index == 3
+
+
+@kinds(pickles=True)
+def test_a_func_or_reducer_that_does_not_pickle_is_refused_in_words(pool: Any) -> None:
+    lock = threading.Lock()
+    with pytest.raises(TypeError, match="func.*can't be sent"):
+        aggregate(lambda x: lock, [1], Sum(), pool=pool)
+    assert aggregate(square, [3], Sum(), pool=pool) == 9
+
+
+@kinds(pickles=True)
+def test_an_accumulator_that_never_pickles_is_the_reducers_fault(pool: Any) -> None:
+    locks = Fold(lambda acc, x: acc, init=threading.Lock, merge=lambda a, b: a)
+    with pytest.raises(ReducerError, match="does not pickle"):
+        aggregate(identity, range(10), locks, pool=pool)
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit, tasks.Root])
+def test_a_reducer_that_raises_in_step_ends_the_run(kind: Kind, pool: Any, error: Any) -> None:
+    if kind.name != "serial":
+        with pytest.raises(ReducerError, match="in step"):
+            aggregate(identity, range(10), Failing("step", error), pool=pool)
+    assert aggregate(square, [3], Sum(), pool=pool) == 9
+
+
+def test_what_a_fold_in_the_parent_raises_propagates_with_a_note(pool: Any) -> None:
+    def apply(partial: int) -> None:
+        if partial == 16:
+            raise LookupError("no row 16")
+
+    with pytest.raises(LookupError, match="no row 16") as caught:
+        aggregate(square, range(10), Into(apply), pool=pool)
+    assert any("item 4" in note for note in caught.value.__notes__)
+    with pytest.raises(ValueError, match="in finish"):
+        aggregate(square, range(10), Failing("finish"), pool=pool)
+    assert aggregate(square, [3], Sum(), pool=pool) == 9
+
+
+def test_an_error_in_on_error_ends_the_run(pool: Any) -> None:
+    def strict(failed: events.ItemFailed) -> None:
+        raise LookupError("enough")
+
+    with pytest.raises(LookupError, match="enough"):
+        aggregate(inverse, [0, 1], Sum(), pool=pool, on_error=strict)
+    assert aggregate(square, [3], Sum(), pool=pool) == 9
+
+
+def test_a_failing_prepare_is_the_items_failure(pool: Any) -> None:
+    with pytest.raises(TaskError) as caught:
+        aggregate(identity, [1, 2, "x"], Sum().of(math.sqrt), pool=pool)
+    assert caught.value.index == 2
+
+
+# -- one pool, many runs -----------------------------------------------------------------------------------------------
+
+
+def test_a_pool_is_kept_for_many_runs_with_the_same_workers(kind: Kind, pool: Any) -> None:
+    runs = [aggregate(tasks.pid_of, range(50), Unique(), pool=pool) for _ in range(5)]
+    assert len(set.union(*runs)) <= pool.workers
+    assert (os.getpid() in runs[0]) != kind.processes
+
+
+def test_a_pool_runs_one_job_at_a_time_and_says_so_at_once(pool: Any) -> None:
+    def apply(partial: int) -> None:
+        aggregate(square, [1], Sum(), pool=pool)
+
+    with pytest.raises(PoolBusy, match="running another job"):
+        aggregate(square, range(10), Into(apply), pool=pool)
+    first = snapshots(short, range(100), Sum(), every=0.001, pool=pool)
+    second = snapshots(short, range(100), Sum(), every=0.001, pool=pool)
+    next(first)
+    with pytest.raises(PoolBusy):
+        next(second)
+    with pytest.raises(PoolBusy):
+        aggregate(square, [1], Sum(), pool=pool)
+    assert list(first)[-1].value == sum(range(100)), "and the first goes on"
+    assert aggregate(square, [3], Sum(), pool=pool) == 9
+
+
+def test_a_pool_that_was_not_entered_serves_one_run(kind: Kind) -> None:
+    pool = kind.make()
+    assert aggregate(square, [3], Sum(), pool=pool) == 9
+    with pytest.raises(ValueError, match="closed"):
+        aggregate(square, [3], Sum(), pool=pool)
+
+
+def test_closing_a_pool_ends_the_run_that_is_left_hanging(kind: Kind) -> None:
+    with kind.make() as pool:
+        results = pool.imap_unordered(short, itertools.count())
+        next(results)
+    with pytest.raises((ValueError, StopIteration), match="closed|^$"):
+        for _ in range(10**5):
+            next(results)
+
+
+def test_pools_within_pools(pool: Any) -> None:
+    def inner(x: int) -> int:
+        with ThreadPool(2) as threads:
+            return aggregate(square, range(x), Sum(), pool=threads)
+
+    assert aggregate(inner, [3, 4], Collect(), pool=pool) == [5, 14]
+
+
+def test_process_pools_within_pools(pool: Any) -> None:
+    def inner(x: int) -> int:
+        return aggregate(square, range(x), Sum(), workers=2)
+
+    assert aggregate(inner, [3, 4], Collect(), pool=pool) == [5, 14]
+
+
+def test_an_error_of_a_pool_within_a_pool_is_the_items_own(pool: Any) -> None:
+    def inner(x: int) -> Any:
+        return aggregate(lambda y: os._exit(3), [x], Sum(), pool=ProcessPool(1, start_method="fork"), retries=0)
+
+    with pytest.raises(TaskError) as caught:
+        aggregate(inner, [8], Sum(), pool=pool)
+    assert isinstance(caught.value.__cause__, WorkerLost)
+    assert caught.value.index == 0
+
+
+def test_a_run_may_be_driven_from_any_thread(kind: Kind) -> None:
+    results: list[Any] = []
+    thread = threading.Thread(
+        target=lambda: results.append(aggregate(square, range(100), Sum(), pool=kind.make()))
+    )
+    thread.start()
+    thread.join()
+    assert results == [sum(map(square, range(100)))]
+
+
+def test_twenty_pools_leave_no_more_than_one(kind: Kind) -> None:
+    import leaks
+
+    aggregate(square, range(10), Sum(), pool=kind.make())
+    before = leaks.held()
+    for _ in range(5 if kind.name == "spawn" else 20):
+        with kind.make() as pool:
+            aggregate(square, range(10), Sum(), pool=pool)
+    assert not leaks.left_behind(before)
+
+
+# -- workers' own state ------------------------------------------------------------------------------------------------
+
+
+@kinds(processes=True)
+def test_what_an_initializer_sets_func_sees(kind: Kind) -> None:
+    def start(n: int) -> None:
+        tasks.setting = n  # type: ignore[attr-defined]
+
+    def read(x: int) -> int:
+        return tasks.setting + x  # type: ignore[attr-defined]
+
+    with kind.make(initializer=start, initargs=(10,)) as pool:
+        assert aggregate(read, range(3), Collect(), pool=pool) == [10, 11, 12]
+        assert aggregate(read, range(3), Collect(), pool=pool) == [10, 11, 12]
+    assert not hasattr(tasks, "setting")
+
+
+@kinds(processes=True)
+@pytest.mark.parametrize("error", [ConnectionError, SystemExit, tasks.TwoArguments, EOFError])
+def test_an_initializer_that_raises_is_named_at_once_and_every_time(kind: Kind, error: Any) -> None:
+    def start() -> None:
+        raise error(*("no", "database")[: 2 if error is tasks.TwoArguments else 1])
+
+    with kind.make(initializer=start) as pool:
+        for _ in range(2):
+            with pytest.raises(WorkerLost, match=f"initializer failed.*{error.__name__}"):
+                aggregate(square, range(100), Sum(), pool=pool)
+
+
+def test_an_initializer_of_threads_that_raises_is_named() -> None:
+    def start() -> None:
+        raise ValueError("no database")
+
+    with ThreadPool(2, initializer=start) as pool, pytest.raises(WorkerLost, match="initializer failed.*no database"):
+        aggregate(square, range(100), Sum(), pool=pool)
+
+
+def test_per_worker_is_made_once_in_each_worker(pool: Any, tmp_path: Any) -> None:
+    attempts = Attempts(tmp_path)
+
+    def make(name: str) -> str:
+        attempts.another(os.getpid())
+        return name
+
+    model = per_worker(make, "model")
+    assert aggregate(lambda x: model(), range(200), Frequencies(), pool=pool) == {"model": 200}
+    assert aggregate(lambda x: model(), range(200), Frequencies(), pool=pool) == {"model": 200}
+    made = list(tmp_path.iterdir())
+    assert 1 <= len(made) <= pool.workers
+    assert all(path.stat().st_size == 1 for path in made)
+
+
+def test_rng_depends_on_the_item_alone(pool: Any) -> None:
+    def draw(x: int) -> float:
+        time.sleep(0.001 * (x % 2))
+        return float(rng(7).random()) + float(rng(7).random())
+
+    results = aggregate(draw, range(60), Collect(), pool=pool)
+    assert results == aggregate(draw, range(60), Collect(), pool=SerialPool())
+    assert len(set(results)) == 60
+    with pytest.raises(RuntimeError, match="inside func"):
+        rng()
+
+
+@kinds(processes=True)
+def test_workers_are_replaced_after_max_items(kind: Kind, tmp_path: Any) -> None:
+    with kind.make(max_items_per_worker=10) as pool:
+        pids = aggregate(tasks.pid_of, range(80), Frequencies(), pool=pool, chunksize=5)
+        assert pids.total() == 80
+        assert len(pids) >= 4
+        assert max(pids.values()) <= 10 + 2 * 5
+        func = Flaky(tmp_path, {})
+        for strategy in (Combine(), Stream(), Ordered(), Tree()):
+            assert aggregate(func, range(60), Collect(), pool=pool, chunksize=5, strategy=strategy) == list(range(60))
+        assert all(func.attempts.at(x) == 4 for x in range(60)), "nothing is run twice for it"
+
+
+@kinds(processes=True)
+def test_workers_have_the_environment_and_folder_of_the_parent_at_their_start(
+    kind: Kind, tmp_path: Any, monkeypatch: Any
+) -> None:
+    def look(x: int) -> dict[str, Any]:
+        names = ("POOLAGG_LATE", "POOLAGG_GIVEN", "POOLAGG_GONE", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+        return {"cwd": os.getcwd(), **{name: os.environ.get(name) for name in names}}
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")
+    monkeypatch.setenv("POOLAGG_GONE", "early")
+    with kind.make(env={"POOLAGG_GIVEN": "given"}, max_items_per_worker=1) as pool:
+        aggregate(look, [0], Collect(), pool=pool)
+        monkeypatch.setenv("POOLAGG_LATE", "late")
+        monkeypatch.delenv("POOLAGG_GONE")
+        monkeypatch.chdir(tmp_path)
+        for _ in range(3):
+            seen = aggregate(look, range(4), Collect(), pool=pool, chunksize=1)
+    cpus = len(os.sched_getaffinity(0))
+    assert seen[-1] == {
+        "cwd": str(tmp_path),
+        "POOLAGG_LATE": "late",
+        "POOLAGG_GIVEN": "given",
+        "POOLAGG_GONE": None,
+        "OMP_NUM_THREADS": str(max(1, cpus // 2)),
+        "OPENBLAS_NUM_THREADS": "3",
+    }
+
+
+@kinds(processes=True)
+def test_a_folder_that_was_removed_stops_nobody(kind: Kind, tmp_path: Any, monkeypatch: Any) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert aggregate(abs, range(10), Sum(), pool=kind.make()) == 45
+
+
+# -- imap_unordered and snapshots --------------------------------------------------------------------------------------
+
+
+def test_imap_unordered_yields_every_result_once(pool: Any) -> None:
+    assert sorted(pool.imap_unordered(square, range(300))) == [square(x) for x in range(300)]
+    assert list(pool.imap_unordered(square, [])) == []
+
+
+def test_imap_unordered_can_be_left(pool: Any) -> None:
+    for result in pool.imap_unordered(short, itertools.count()):
+        if result > 5:
+            break
+    results = pool.imap_unordered(short, itertools.count())
+    next(results)
+    results.close()
+    assert aggregate(square, [3], Sum(), pool=pool) == 9
+
+
+def test_imap_unordered_is_as_slow_as_its_consumer(pool: Any) -> None:
+    pulled = 0
+
+    def source() -> Iterator[int]:
+        nonlocal pulled
+        for i in itertools.count():
+            pulled += 1
+            yield i
+
+    def item(x: int) -> int:
+        time.sleep(0.02)
+        return x
+
+    results = pool.imap_unordered(item, source())
+    for taken in range(1, 8):
+        next(results)
+        time.sleep(0.01)
+        assert pulled <= taken + 20
+    results.close()
+
+
+def test_imap_unordered_raises_what_failed(pool: Any) -> None:
+    with pytest.raises(TaskError) as caught:
+        list(pool.imap_unordered(inverse, [1, 2, 0]))
+    assert caught.value.index == 2
+
+
+def test_snapshots_grow_and_the_last_is_final(pool: Any) -> None:
+    seen = list(snapshots(short, range(300), Sum(), every=0.02, pool=pool))
+    assert [snapshot.final for snapshot in seen] == [False] * (len(seen) - 1) + [True]
+    assert seen[-1].value == sum(range(300))
+    assert (seen[-1].done, seen[-1].total) == (300, 300)
+    assert 3 <= len(seen) <= 40
+    assert [s.done for s in seen] == sorted(s.done for s in seen)
+    assert len({s.value for s in seen}) >= 3, "live values grow"
+
+
+def test_snapshots_can_be_left_and_are_a_context_manager(pool: Any) -> None:
+    with snapshots(short, itertools.count(), Count(), every=0.01, pool=pool) as running:
+        for snapshot in running:
+            if snapshot.done >= 20:
+                break
+    for snapshot in snapshots(short, itertools.count(), Count(), every=0.01, pool=pool):
+        if snapshot.done >= 20:
+            break
+    assert aggregate(square, [3], Sum(), pool=pool) == 9
+
+
+def test_snapshots_of_a_plain_function_wait_for_the_first_partial(pool: Any) -> None:
+    def slow_start(x: int) -> int:
+        time.sleep(0.05 * (x == 0))
+        return x
+
+    *_, last = snapshots(slow_start, range(10), operator.add, every=0.005, pool=pool)
+    assert last.value == 45
+
+
+def test_snapshots_of_what_only_fails_so_far_wait(pool: Any) -> None:
+    def slow(x: int) -> int:
+        time.sleep(0.02)
+        return 1 // x
+
+    *_, last = snapshots(slow, [0, 0, 1, 1], operator.add, every=0.005, pool=pool, on_error=lambda failed: None)
+    assert last.value == 2
+
+
+def test_snapshots_raise_what_aggregate_raises(pool: Any) -> None:
+    with pytest.raises(TaskError):
+        list(snapshots(inverse, [1, 0], Sum(), pool=pool))
+    with pytest.raises(ValueError, match="every"):
+        snapshots(inverse, [1, 0], Sum(), every=0, pool=pool)
+
+
+# -- watching ----------------------------------------------------------------------------------------------------------
+
+
+def test_events_come_in_order_and_add_up(pool: Any, tmp_path: Any) -> None:
+    seen: list[events.RunEvent] = []
+    func = Flaky(tmp_path, {5: "raise"}, times=1)
+    aggregate(func, range(100), Sum(), pool=pool, retries=1, watch=seen.append, strategy=Stream())
+    assert isinstance(seen[0], events.RunStarted)
+    assert seen[0].total == 100
+    assert isinstance(seen[-1], events.RunEnded)
+    assert (seen[-1].done, seen[-1].failed, seen[-1].error) == (100, 0, None)
+    chunks = [event for event in seen if isinstance(event, events.ChunkDone)]
+    ran = Counter(index for chunk in chunks for index in range(chunk.start, chunk.stop))
+    assert set(ran) == set(range(100))
+    assert sum(event.items for event in seen if isinstance(event, events.StateMerged)) == 100
+    (failed,) = [event for event in seen if isinstance(event, events.ItemFailed)]
+    assert (failed.index, failed.item, failed.attempt, failed.will_retry) == (5, 5, 1, True)
+
+
+def test_the_last_event_tells_the_error(pool: Any) -> None:
+    seen: list[events.RunEvent] = []
+    with pytest.raises(TaskError) as caught:
+        aggregate(inverse, [0], Sum(), pool=pool, watch=[seen.append])
+    assert seen[-1].error is caught.value
+    assert [event.will_retry for event in seen if isinstance(event, events.ItemFailed)] == [False]
+
+
+def test_a_watcher_that_raises_is_dropped_with_one_warning(pool: Any) -> None:
+    calls, seen = [], []
+
+    def broken(event: Any) -> None:
+        calls.append(event)
+        raise ValueError("no terminal")
+
+    with pytest.warns(RuntimeWarning, match="no terminal") as warned:
+        assert aggregate(square, range(10), Sum(), pool=pool, watch=[broken, seen.append]) == 285
+    assert len(warned) == len(calls) == 1
+    assert isinstance(seen[-1], events.RunEnded)
+
+
+@kinds(lanes=2)
+def test_progress_moves_within_a_long_chunk(pool: Any) -> None:
+    seen: list[int] = []
+
+    def watch(event: Any) -> None:
+        if isinstance(event, events.Progressed):
+            seen.append(event.done)
+
+    def item(x: int) -> None:
+        time.sleep(0.005)
+
+    aggregate(item, range(100), Count(), pool=pool, chunksize=50, watch=watch)
+    assert seen == sorted(seen)
+    assert seen[-1] == 100
+    assert any(0 < done < 50 for done in seen), seen
+
+
+# -- reproducible ------------------------------------------------------------------------------------------------------
+
+
+class Rough(Fold):
+    """A float sum that depends on order."""
+
+    def __init__(self) -> None:
+        super().__init__(operator.add, init=float, merge=operator.add)
+
+
+def rough(x: int) -> float:
+    return random.Random(x).random() * 10.0 ** (x % 20)
+
+
+@functools.cache
+def expected_bits() -> float:
+    return aggregate(rough, range(2000), Rough(), pool=SerialPool(), reproducible=True)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_reproducible_runs_give_the_same_bits(kind: Kind, workers: int, tmp_path: Any) -> None:
+    if kind.lanes == 1 and workers > 1:
+        pytest.skip("has one lane")
+    make = kind.make if kind.lanes == 1 else functools.partial(kind.make.func, workers, **kind.make.keywords)
+    assert len({sum(map(rough, order)) for order in (range(2000), range(1999, -1, -1))}) == 2, "order matters"
+    with make() as pool:
+        for source in (range(2000), iter(range(2000))):
+            assert aggregate(rough, source, Rough(), pool=pool, reproducible=True) == expected_bits()
+        flaky = Flaky(tmp_path, {x: "raise" for x in (0, 70, 71, 1999)}, times=1)
+        retried = aggregate(lambda x: rough(flaky(x)), range(2000), Rough(), pool=pool, reproducible=True, retries=1)
+        assert retried == expected_bits()
+
+
+def test_reproducible_with_skips_gives_the_same_bits(pool: Any) -> None:
+    def some(x: int) -> float:
+        if x % 97 == 5:
+            raise ValueError(x)
+        return rough(x)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SkippedItems)
+        expected = aggregate(some, range(1000), Rough(), pool=SerialPool(), reproducible=True, on_error="skip")
+        assert aggregate(some, range(1000), Rough(), pool=pool, reproducible=True, on_error="skip") == expected
+
+
+# -- bad arguments -----------------------------------------------------------------------------------------------------
+
+
+def none_pulled() -> Iterator[int]:
+    raise AssertionError("the input was pulled")
+    yield 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "words"),
+    [
+        ((3, none_pulled(), Sum()), {}, TypeError, "func must be"),
+        ((abs, 3, Sum()), {}, TypeError, "iterable"),
+        ((abs, none_pulled(), Sum), {}, TypeError, r"Sum\(\)"),
+        ((abs, none_pulled(), list), {}, TypeError, r"Collect\(\)"),
+        ((abs, none_pulled(), len), {}, TypeError, r"Count\(\)"),
+        ((abs, none_pulled(), 7), {}, TypeError, "7"),
+        ((abs, none_pulled(), Sum()), {"workers": 0}, ValueError, "workers"),
+        ((abs, none_pulled(), Sum()), {"workers": 2.0}, ValueError, "workers"),
+        ((abs, none_pulled(), Sum()), {"chunksize": 0}, ValueError, "chunksize"),
+        ((abs, none_pulled(), Sum()), {"retries": -1}, ValueError, "retries"),
+        ((abs, none_pulled(), Sum()), {"retries": True}, ValueError, "retries"),
+        ((abs, none_pulled(), Sum()), {"item_timeout": 0}, ValueError, "item_timeout"),
+        ((abs, none_pulled(), Sum()), {"item_timeout": float("nan")}, ValueError, "item_timeout"),
+        ((abs, none_pulled(), Sum()), {"on_error": "ignore"}, ValueError, "on_error"),
+        ((abs, none_pulled(), Sum()), {"total": -1}, ValueError, "total"),
+        ((abs, none_pulled(), Sum()), {"watch": 3}, TypeError, "watch"),
+        ((abs, none_pulled(), Sum()), {"watch": [3]}, TypeError, "watch"),
+        ((abs, none_pulled(), Sum()), {"strategy": "combine"}, TypeError, "strategy"),
+        ((abs, none_pulled(), Sum()), {"strategy": Combine}, TypeError, "strategy"),
+        ((abs, none_pulled(), Into(print)), {"strategy": Combine()}, ValueError, "no merge"),
+        ((abs, none_pulled(), operator.add), {"strategy": Stream()}, ValueError, "input order"),
+        ((abs, none_pulled(), Sum()), {"strategy": Stream(), "reproducible": True}, ValueError, "reproducible"),
+        ((abs, none_pulled(), Sum()), {"pool": 3}, TypeError, "pool must be"),
+        ((abs, none_pulled(), Sum()), {"pool": ProcessPool}, TypeError, "pool must be"),
+        ((abs, none_pulled(), Sum()), {"pool": SerialPool(), "workers": 2}, ValueError, "workers"),
+        ((abs, none_pulled(), Sum()), {"pool": SerialPool(), "item_timeout": 1}, ValueError, "item_timeout"),
+        ((abs, none_pulled(), Sum()), {"pool": ThreadPool(2), "item_timeout": 1}, ValueError, "item_timeout"),
+    ],
+    ids=lambda value: None,
+)
+def test_a_bad_argument_fails_at_the_call(arguments: Any, options: Any, error: Any, words: str) -> None:
+    for call in (aggregate, snapshots):
+        with pytest.raises(error, match=words):
+            call(*arguments, **options)
+
+
+def test_bad_pool_arguments_fail_at_the_call() -> None:
+    for options in (
+        {"workers": 0},
+        {"workers": True},
+        {"start_method": "thread"},
+        {"max_items_per_worker": 0},
+        {"initializer": 3},
+    ):
+        with pytest.raises((ValueError, TypeError), match=next(iter(options))):
+            ProcessPool(**options)
+    with pytest.raises(ValueError, match="workers"):
+        ThreadPool(0)
+    for pool in (SerialPool(), ThreadPool(1)):
+        with pytest.raises(TypeError):
+            pool.imap_unordered(3, [1])
