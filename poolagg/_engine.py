@@ -217,6 +217,7 @@ class _Run:
         try:
             self._begin()
             while not self._plan.finished:
+                self._pool.check_open()
                 self._pull()
                 if self._plan.finished:
                     break
@@ -242,7 +243,7 @@ class _Run:
                 if monotonic() >= self._next_snapshot:
                     self._next_snapshot = monotonic() + (self._every or 0)
                     self._do(self._plan.handle(orders.Tick()))
-                    if not self._plan.covered:
+                    if len(self._plan.covered) == len(self._plan.failed):
                         continue  # nothing has arrived yet, and of nothing some reducers have no result
                     yield self._snapshot(final=False)
         finally:
@@ -267,7 +268,7 @@ class _Run:
     def _begin_work(self) -> None:
         if not self._working:
             settings, terms = self._settings, self._plan.terms
-            self._pool.begin(Job(settings.func, settings.reducer, self._strategy, terms.grid), terms.lanes)
+            self._pool.begin(Job(settings.func, settings.reducer.for_lanes(), self._strategy, terms.grid), terms.lanes)
             self._working = True
 
     def _end(self, error: BaseException | None) -> None:

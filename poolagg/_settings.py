@@ -116,6 +116,8 @@ def _on_error(value: Any) -> Any:
 
 
 def _watch(watch: Any) -> list[Callable[[RunEvent], Any]]:
+    if not (callable(watch) or hasattr(type(watch), "__iter__")):
+        raise TypeError(f"watch takes functions given each run event, not {watch!r}")
     watchers = [watch] if callable(watch) else list(watch)
     for watcher in watchers:
         if not callable(watcher):

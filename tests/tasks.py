@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import operator
 import os
+import random
 import signal
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
-from poolagg import Reducer
+from poolagg import Fold, Reducer
 
 
 def square(x: int) -> int:
@@ -115,6 +116,17 @@ def unpicklable_at(*bad: int) -> Any:
 
 def unopenable_at(*bad: int) -> Any:
     return lambda x: DoesNotUnpickle() if x in bad else x
+
+
+class Rough(Fold):
+    """A float sum that depends on order."""
+
+    def __init__(self) -> None:
+        super().__init__(operator.add, init=float, merge=operator.add)
+
+
+def rough(x: int) -> float:
+    return random.Random(x).random() * 10.0 ** (x % 20)
 
 
 class Until(Reducer):

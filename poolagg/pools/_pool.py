@@ -73,6 +73,10 @@ class Pool(ABC):
         """Raise `PoolBusy` if a run is under way, ValueError if the pool is closed."""
         if self._busy:
             raise PoolBusy(f"{self!r} is running another job: a pool runs one at a time, so use a second pool")
+        self.check_open()
+
+    def check_open(self) -> None:
+        """Raise ValueError if the pool is closed."""
         if self._closed:
             raise ValueError(f"{self!r} is closed: make a new one, or keep it open with `with`")
 
