@@ -1,7 +1,7 @@
 """Items as intervals of their index, and the bytes they travel as.
 
-Rule of the room: coverage is a set of item-index intervals, never chunk numbers, so that chunks may be cut anew at any
-time. Everything here knows indices and opaque parcels; nothing knows a worker.
+Rule of the room: coverage is a set of item-index intervals, never chunk numbers, so that chunks may be cut anew at
+any time. Everything here knows indices and opaque parcels; nothing knows a worker.
 """
 
 from __future__ import annotations
@@ -136,8 +136,8 @@ class Grid:
     """The fixed leaves of a reproducible run: which items share a leaf depends on the item index alone.
 
     With `size` every leaf has that many items. Without, leaves grow with the index (64 of one item, 64 of two, of
-    four, ... up to 1024), so that a leaf is never more than a sixty-fourth of the work before it, and a few heavy items
-    are spread as well as many light ones.
+    four, ... up to 1024), so that a leaf is never more than a sixty-fourth of the work before it, and a few heavy
+    items are spread as well as many light ones.
 
     >>> Grid(10).leaf(25), Grid().leaf(5), Grid().leaf(64 + 3), Grid().leaf(10**6)
     ((2, 20, 30), (5, 5, 6), (65, 66, 68), (1552, 999360, 1000384))

@@ -1,7 +1,7 @@
 """What the plan tells lanes and what lanes answer, as values: the one vocabulary of plan, engine and pools.
 
-A lane is a place where chunks run one after another: a worker process, a thread, a slot of somebody's executor. Orders
-go from the plan through the engine to a pool, answers come back. Nothing here does anything.
+A lane is a place where chunks run one after another: a worker process, a thread, a slot of somebody's executor.
+Orders go from the plan through the engine to a pool, answers come back. Nothing here does anything.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A chunk ran up to `stop` in `seconds`; the pieces are what it shipped, none if the lane holds on to its state."""
+    """A chunk ran up to `stop` in `seconds`; the pieces are what it shipped, None if the lane holds on to them."""
 
     lane: int
     chunk: int

@@ -108,7 +108,7 @@ class Pace:
             PARCEL / self._out_bytes if self._out_bytes else float("inf"),
         )
         if remaining is not None:
-            # Half an equal share of what is left, again and again, lets all lanes end together; 2 ms are worth a chunk.
+            # Half an equal share of what is left, again and again, lets lanes end together; 2 ms are worth a chunk.
             most = min(most, max(remaining / (2 * self._lanes), 0.002 / per_item))
         return max(1, int(most + 1e-6))
 

@@ -8,23 +8,23 @@ Rule of the room: no clock, process or file; answers in, orders out, and every c
                          └──── Lost, Revoked, given back ──────┴───── unreadable ───┘
 
 Invariant: every item that was pulled is in exactly one of these places; `check()` asserts it. A lane that carries no
-state ships with every chunk, so that nothing is ever held. Pieces of an in-order run wait in `arrived` until all before
-them are covered; others are covered at once. A *suspect* is an interval that was running when its worker died: it runs
-alone, in batches of one, on a lane that holds nothing, so that its next death names the item and costs nobody else.
+state ships with every chunk, so that nothing is ever held. Pieces of an in-order run wait in `arrived` until all
+before them are covered; others are covered at once. Two parts have a room of their own: `_ledger.py` keeps what
+waits, has arrived and is covered; `_blame.py` finds the item at fault if a worker dies or a payload does not travel.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from poolagg._blame import Blame
 from poolagg._chunks import Grid, Interval, Intervals, overlap, overlaps, without
+from poolagg._ledger import Ledger
 from poolagg._orders import (
     Again,
     Broken,
-    Cause,
     Commit,
     Event,
     Fail,
@@ -72,11 +72,6 @@ class Terms:
     kept_bytes: int = 16 << 20
 
 
-DEATHS = 2
-"""With `retries=None`: how often an item whose worker died runs again. A killed worker is seldom the item's fault."""
-
-
-
 @dataclass(slots=True)
 class _Lane:
     number: int
@@ -108,25 +103,28 @@ class Plan:
     def __init__(self, terms: Terms, covered: Iterable[Interval] = (), failed: Iterable[Interval] = ()) -> None:
         self.terms = terms
         self.pace = Pace(terms.lanes, terms.chunksize, ships_chunks=not terms.carries)
-        self.covered = Intervals(covered)
-        self.failed = Intervals(failed)
-        self._before = Intervals(part for before in self.covered for part in self._to_run(before))
-        self.pulled = self._unpulled(0)
         self.stopped = False
         self._ended = False
-        self._waiting: list[Interval] = []  # a heap: the oldest first
-        self._suspects: deque[Interval] = deque()
-        self._probing: Counter[Interval] = Counter()  # leaves, with how many of their parts are suspects
-        self._blameless: set[Interval] = set()  # leaves that were probed, and no item was found at fault
+        self._ledger = Ledger(terms.grid, covered, failed)
+        self._blame = Blame(self._ledger, terms.retries, terms.lanes)
         self._lanes = {number: _Lane(number) for number in range(terms.lanes)}
-        self._arrived: list[tuple[int, int, Piece]] = []  # a heap: the oldest first
-        self._arrived_bytes = 0
-        self._attempts: dict[int, Counter[Cause]] = {}
-        self._unexplained = 0
-        self._unexplained_at: Counter[int] = Counter()
-        self._uncovered = 0
         self._chunk = 0
         self._orders: list[Order] = []
+
+    @property
+    def pulled(self) -> int:
+        """The first item that is still to be pulled: of what an earlier run covered, nothing is."""
+        return self._ledger.pulled
+
+    @property
+    def covered(self) -> Intervals:
+        """The items that are in the result, or failed for good."""
+        return self._ledger.covered
+
+    @property
+    def failed(self) -> Intervals:
+        """The items that failed for good."""
+        return self._ledger.failed
 
     # -- what the engine asks ----------------------------------------------------------------------------------
 
@@ -136,22 +134,19 @@ class Plan:
         if self.stopped:
             return True
         idle = all(lane.empty for lane in self._lanes.values())
-        return self._ended and idle and not (self._waiting or self._suspects or self._arrived)
+        return self._ended and idle and not (self._ledger.waiting or self._blame.suspects or self._ledger.arrived)
 
     @property
     def appetite(self) -> int:
         """How many items the source should have in hand now; 0 when nothing is wanted."""
-        if self.stopped or self._ended or self._waiting or not self._free_lanes():
+        if self.stopped or self._ended or self._ledger.waiting or not self._free_lanes():
             return 0
         if self.terms.in_order and not self._window_open():
             return 0
         total = self.terms.total
         # A total that is passed was wrong, and says nothing any more.
         remaining = total - self.pulled if total is not None and total > self.pulled else None
-        end = self._chunk_end(self.pulled, self.pace.size(remaining))
-        if before := self._before.near(self.pulled, end):
-            end = before[0][0] if self.terms.grid is None else self.terms.grid.floor(before[0][0])
-        return end - self.pulled
+        return self._ledger.wanted(self.pace.size(remaining))
 
     @property
     def hungry(self) -> bool:
@@ -168,7 +163,7 @@ class Plan:
     def settled(self) -> int:
         """How many items will not run again unless a worker dies: covered, arrived or held."""
         held = sum(stop - start for lane in self._lanes.values() for start, stop in lane.held)
-        return len(self.covered) + held + sum(piece.items for *_, piece in self._arrived)
+        return len(self.covered) + held + sum(piece.items for *_, piece in self._ledger.arrived)
 
     def start_of(self, lane: int, chunk: int) -> int:
         """The first item of a chunk in flight."""
@@ -188,7 +183,8 @@ class Plan:
         """Take in what happened; give the orders that follow from it."""
         match event:
             case Pulled(start, stop, nbytes):
-                self._pulled(start, stop, nbytes)
+                self.pace.pulled(stop - start, nbytes)
+                self._ledger.pull(start, stop)
             case SourceEnded():
                 self._ended = True
             case Merged(seconds, nbytes, items):
@@ -212,36 +208,21 @@ class Plan:
         orders, self._orders = self._orders, []
         return orders
 
-    def _pulled(self, start: int, stop: int, nbytes: int) -> None:
-        assert start == self.pulled, (start, self.pulled)
-        self.pace.pulled(stop - start, nbytes)
-        self._uncovered += stop - start - len(self._failed_in((start, stop)))
-        self.pulled = self._unpulled(stop)
-        self._wait((start, stop))
-
-    def _unpulled(self, index: int) -> int:
-        """The first item from `index` on that an earlier run did not cover. A leaf is begun at its start."""
-        end = self.covered.end(index)
-        if self.terms.grid is None:
-            return end
-        start = max(index, self.terms.grid.floor(end))
-        return end if self._before.near(start, end) else start
-
     def _finished(self, event: Finished) -> None:
         lane = self._lanes[event.lane]
         run = lane.chunks.popleft()
         assert run.chunk == event.chunk, (run, event)
         if event.stop < run.stop:
-            self._wait((event.stop, run.stop))
+            self._ledger.wait((event.stop, run.stop))
         self.pace.finished(event.stop - run.start, event.seconds)
         again = [failure.index for failure in event.failures if self._charge(failure)]
-        if self._is_probe(run.start, run.stop):
+        if self._ledger.is_probe(run.start, run.stop):
             self._probed(run, event)
             return
         if self.terms.grid is not None:
             self._leaves(event, again)
             return
-        self._wait(*((index, index + 1) for index in again))
+        self._ledger.wait(*((index, index + 1) for index in again))
         failed = [failure.index for failure in event.failures]
         lane.held += without((run.start, event.stop), [*failed, *run.without])
         lane.held_seconds += event.seconds
@@ -251,30 +232,16 @@ class Plan:
     def _leaves(self, event: Finished, again: list[int]) -> None:
         """A leaf with an item that runs again is folded anew, whole; its piece is dropped."""
         assert event.pieces is not None
-        anew = {self._leaf(index) for index in again}
+        anew = {self._ledger.leaf(index) for index in again}
         for piece in event.pieces:
-            leaves = self._leaves_of(piece)
+            leaves = self._ledger.leaves(piece)
             if leaves & anew:
                 anew |= leaves
             elif piece.error is None:
                 self._arrive(piece)
             else:
                 self._unreadable(min(leaves)[0], max(leaves)[1], piece.error)
-        self._wait(*anew)
-
-    def _leaf(self, index: int) -> Interval:
-        assert self.terms.grid is not None
-        _, start, stop = self.terms.grid.leaf(index)
-        return start, min(stop, self.pulled)
-
-    def _leaves_of(self, piece: Piece) -> set[Interval]:
-        leaves = set()
-        for start, stop in piece.covers:
-            while start < stop:
-                leaf = self._leaf(start)
-                leaves.add(leaf)
-                start = leaf[1]
-        return leaves
+        self._ledger.wait(*anew)
 
     def _shipped(self, lane: _Lane, pieces: tuple[Piece, ...], seconds: float) -> None:
         runs = lane.forget()
@@ -290,20 +257,17 @@ class Plan:
             if len(parts) == 1:
                 self._unreadable(*parts[0], piece.error)
             else:
-                self._suspects.extend(parts)
+                self._blame.suspects.extend(parts)
 
     def _arrive(self, piece: Piece) -> None:
         if self.terms.in_order:
-            heapq.heappush(self._arrived, (piece.covers[0][0], self._chunk, piece))
-            self._chunk += 1
-            self._arrived_bytes += piece.nbytes
+            self._ledger.arrive(piece)
         else:
-            self._cover(piece)
+            self._commit(piece)
 
-    def _cover(self, piece: Piece) -> None:
-        self._unexplained = 0
-        self._uncovered -= piece.items
-        self.covered.update(piece.covers)
+    def _commit(self, piece: Piece) -> None:
+        self._blame.progress()
+        self._ledger.cover(piece)
         self._orders.append(Commit(piece))
 
     def _revoked(self, lane: _Lane, chunk: int, ok: bool) -> None:
@@ -315,27 +279,17 @@ class Plan:
         else:
             (run,) = (run for run in lane.chunks if run.chunk == chunk)
             lane.chunks.remove(run)
-            self._wait((run.start, run.stop))
+            self._ledger.wait((run.start, run.stop))
 
     # -- failure -----------------------------------------------------------------------------------------------
 
     def _charge(self, failure: Failure) -> bool:
         """Count a failed attempt; whether the item runs again. If not, it is skipped, or the run fails."""
-        attempts = self._attempts.setdefault(failure.index, Counter())
-        attempts[failure.cause] += 1
-        attempt = attempts.total()
-        if self.terms.grid is not None:
-            self._blameless.discard(self._leaf(failure.index))
-        if self.terms.retries is not None:
-            again = attempt <= self.terms.retries
-        else:
-            again = failure.cause == "died" and attempts["died"] <= DEATHS
+        attempt, again = self._blame.charge(failure)
         if again:
             self._orders.append(Again(failure, attempt))
         elif self.terms.skip:
-            self._uncovered -= 1
-            self.covered.add(failure.index, failure.index + 1)
-            self.failed.add(failure.index, failure.index + 1)
+            self._ledger.skip(failure.index)
             self._orders.append(Skip(failure, attempt))
         else:
             self._fail(Fail(failure.index, failure.error, attempt, failure.cause))
@@ -352,123 +306,64 @@ class Plan:
         runs, held = list(lane.chunks), lane.forget()
         self._lanes[event.lane] = _Lane(event.lane)
         self._orders.append(Replace(event.lane))
-        self._wait(*held)
+        self._ledger.wait(*held)
         suspect = event.suspect
-        # With shared fate a death is one for all lanes: whoever was in flight may be to blame, and only one is counted.
+        # With shared fate one death is that of all lanes: whoever was in flight may be to blame, and runs alone.
         explained = self.terms.shared_fate and not lane.alone
         if suspect is None and explained and runs:
             suspect = runs[0].start, runs[0].stop
         for run in runs:
-            if suspect is not None and (part := self._trimmed(*overlap(suspect, (run.start, run.stop)))):
+            if suspect is not None and (part := self._ledger.trimmed(*overlap(suspect, (run.start, run.stop)))):
                 self._suspect(run, part, event)
                 explained = True
             elif run.alone:
-                self._suspects.append((run.start, run.stop))
+                self._blame.suspects.append((run.start, run.stop))
             else:
-                self._wait((run.start, run.stop))
-        if not explained:
-            self._blame_nobody(event, runs[0].start if runs else -1)
-
-    def _blame_nobody(self, event: Lost, place: int) -> None:
-        """Workers may be killed between items, by whomever; but a pool that only dies must not go on for ever.
-
-        Nor may a chunk that is lost each time it is sent, while others get through.
-        """
-        self._unexplained += 1
-        self._unexplained_at[place] += place >= 0
-        deaths = max(self._unexplained, self._unexplained_at[place])
-        if deaths > 3 + 2 * self.terms.lanes:
+                self._ledger.wait((run.start, run.stop))
+        if not explained and (deaths := self._blame.silent_death(runs[0].start if runs else None)):
             self._fail(Fail(None, event.error, deaths, event.cause))
 
     def _suspect(self, run: Run, suspect: Interval, event: Lost) -> None:
-        """Charge the suspect if it is one item, else run it alone; if it was, look closer. Its neighbours run as before."""
+        """Charge the suspect if it is one item, else run it alone; if it was, look closer. Neighbours just run."""
         start, stop = suspect
+        unnamed = Fail(None, event.error, 0, event.cause)
         # With shared fate, who was one of many in flight may be innocent, even if it is but one item.
         named = stop - start == 1 and (run.alone or not self.terms.shared_fate)
         again = named and self._charge(Failure(start, event.cause, event.error))
-        if self._is_probe(run.start, run.stop):
+        if self._ledger.is_probe(run.start, run.stop):
             if not named:
-                self._look_closer(run.start, run.stop, event.error, event.cause)
-            self._end_probe(run)
+                self._look_closer(run.start, run.stop, unnamed)
+            self._blame.probed(run.start)
             return
         if self.terms.grid is not None:
-            start, stop = self._leaf(start)[0], self._leaf(stop - 1)[1]
-        self._wait((run.start, start), (stop, run.stop))
+            start, stop = self._ledger.leaf(start)[0], self._ledger.leaf(stop - 1)[1]
+        self._ledger.wait((run.start, start), (stop, run.stop))
         if named and not again:
-            self._wait((start, stop))
+            self._ledger.wait((start, stop))
         elif named or not run.alone:
-            self._suspects.append((start, stop))
+            self._blame.suspects.append((start, stop))
         else:
-            self._look_closer(start, stop, event.error, event.cause)
+            self._look_closer(start, stop, unnamed)
 
     def _unreadable(self, start: int, stop: int, error: BaseException) -> None:
         """A payload that did not survive packing costs the one item at fault: halve it until that is found."""
-        first, last = self._trimmed(start, stop) or (start, stop)
+        first, last = self._ledger.trimmed(start, stop) or (start, stop)
         if last - first > 1:
-            self._look_closer(start, stop, error, "raised")
-        elif self._charge(Failure(first, "raised", error)) and not self._is_probe(start, stop):
-            self._suspects.append((start, stop))
+            self._look_closer(start, stop, Fail(None, error))
+        elif self._charge(Failure(first, "raised", error)) and not self._ledger.is_probe(start, stop):
+            self._blame.suspects.append((start, stop))
 
-    def _look_closer(self, start: int, stop: int, error: BaseException, cause: Cause) -> None:
-        """One of these items is at fault and nobody says which: run each half alone."""
-        middle = (start + stop + 1) // 2
-        grid = self.terms.grid
-        if grid is None:
-            self._suspects.extend([(start, middle), (middle, stop)])
-        elif self._is_probe(start, stop):
-            self._probe((start, middle), (middle, stop))
-        elif (start, stop) != self._leaf(start):
-            middle = min(grid.ceil(middle), grid.floor(stop - 1))
-            self._suspects.extend([(start, middle), (middle, stop)])
-        elif (start, stop) in self._blameless:  # whole it fails, and in parts it does not
-            self._fail(Fail(None, error, 0, cause))
-        else:
-            self._blameless.add((start, stop))
-            self._probe((start, middle), (middle, stop))
-
-    # A leaf is never cut. So to find the item at fault, parts of it are run and what they ship is dropped.
-
-    def _is_probe(self, start: int, stop: int) -> bool:
-        return self.terms.grid is not None and (self._leaf(start)[0] < start or stop < self._leaf(stop - 1)[1])
-
-    def _probe(self, *parts: Interval) -> None:
-        for part in parts:
-            if self._to_run(part):
-                self._probing[self._leaf(part[0])] += 1
-                self._suspects.append(part)
+    def _look_closer(self, start: int, stop: int, failure: Fail) -> None:
+        if not self._blame.look_closer(start, stop):
+            self._fail(failure)
 
     def _probed(self, run: Run, event: Finished) -> None:
+        """A probe's pieces are dropped, but for what they say about who is at fault."""
         assert event.pieces is not None
         for piece in event.pieces:
             if piece.error is not None:
                 self._unreadable(piece.covers[0][0], piece.covers[-1][1], piece.error)
-        self._end_probe(run)
-
-    def _end_probe(self, run: Run) -> None:
-        leaf = self._leaf(run.start)
-        self._probing[leaf] -= 1
-        if not self._probing[leaf]:
-            del self._probing[leaf]
-            self._wait(leaf)
-
-    def _wait(self, *intervals: Interval) -> None:
-        for interval in intervals:
-            if self._to_run(interval):
-                heapq.heappush(self._waiting, interval)
-
-    def _to_run(self, interval: Interval) -> list[Interval]:
-        """`interval` less the items that failed for good, which only a leaf that is folded anew may still contain."""
-        return without(interval, self._failed_in(interval))
-
-    def _trimmed(self, start: int, stop: int) -> Interval | None:
-        """From the first to the last item that is to run, if there is one."""
-        left = self._to_run((start, stop))
-        return (left[0][0], left[-1][1]) if left else None
-
-    def _failed_in(self, interval: Interval) -> tuple[int, ...]:
-        return tuple(
-            i for start, stop in overlaps([interval], self.failed.near(*interval)) for i in range(start, stop)
-        )
+        self._blame.probed(run.start)
 
     # -- dispatch ----------------------------------------------------------------------------------------------
 
@@ -478,34 +373,22 @@ class Plan:
         self._commit_in_order()
         self._replace_worn()
         self._run_suspects()
-        while self._waiting and self._admissible() and (lanes := self._free_lanes()):
-            self._run(min(lanes, key=lambda lane: len(lane.chunks)), self._next())
+        while self._ledger.waiting and self._admissible() and (lanes := self._free_lanes()):
+            self._run(min(lanes, key=lambda lane: len(lane.chunks)), self._ledger.next(self.pace.size(None)))
         self._ship_last()
         self._revoke()
 
-    def _next(self) -> Interval:
-        """The oldest items that wait; no more of them than a chunk should have by now, which may be less than it had."""
-        start, stop = heapq.heappop(self._waiting)
-        size = self.pace.size(None)
-        if stop - start > 2 * size and (end := self._chunk_end(start, size)) < stop:
-            heapq.heappush(self._waiting, (end, stop))
-            stop = end
-        return start, stop
-
-    def _chunk_end(self, start: int, size: int) -> int:
-        return start + size if self.terms.grid is None else self.terms.grid.ceil(start + size)
-
     def _free_lanes(self) -> list[_Lane]:
-        """Lanes that may be given a chunk. While suspects wait for a lane, one is kept free (or all, if fate is shared)."""
-        if self.terms.shared_fate and (self._suspects or any(lane.alone for lane in self._lanes.values())):
+        """Lanes that may be given a chunk. While suspects wait, one is kept free for them, or all."""
+        if self.terms.shared_fate and (self._blame.suspects or any(lane.alone for lane in self._lanes.values())):
             return []
         lanes = [lane for lane in self._lanes.values() if not lane.worn and not lane.alone]
-        if self._suspects and lanes:
+        if self._blame.suspects and lanes:
             lanes.remove(min(lanes, key=lambda lane: len(lane.chunks)))
         return [lane for lane in lanes if len(lane.chunks) < self.terms.in_flight]
 
     def _run_suspects(self) -> None:
-        while self._suspects:
+        while self._blame.suspects:
             if self.terms.shared_fate and any(lane.chunks for lane in self._lanes.values()):
                 return
             lanes = [lane for lane in self._lanes.values() if not lane.worn and not lane.chunks]
@@ -515,23 +398,23 @@ class Plan:
             if not lane.empty:
                 self._ship(lane)
                 return
-            self._run(lane, self._suspects.popleft(), alone=True)
+            self._run(lane, self._blame.suspects.popleft(), alone=True)
 
     def _run(self, lane: _Lane, interval: Interval, alone: bool = False) -> None:
         start, stop = interval
         ship = not self.terms.carries or alone or self._ship_is_due(lane, stop - start)
         budget = float("inf") if self.terms.chunksize is not None or alone else self.pace.budget
-        run = Run(lane.number, self._chunk, start, stop, ship, alone, budget, self._failed_in(interval))
+        run = Run(lane.number, self._chunk, start, stop, ship, alone, budget, self._ledger.failed_in(start, stop))
         self._chunk += 1
         lane.chunks.append(run)
         self._orders.append(run)
 
     def _ship_is_due(self, lane: _Lane, items: int) -> bool:
-        """Shipping pays when it is cheap against the work since the last time, or when much would have to run again."""
+        """Shipping pays when it is cheap against the work since the last time, or much would have to run again."""
         work = lane.held_seconds
         for run in lane.chunks:
             work = 0.0 if run.ship else work + self.pace.seconds(run.stop - run.start)
-        kept_bytes = self.pace.item_bytes * self._uncovered
+        kept_bytes = self.pace.item_bytes * self._ledger.uncovered
         return self.pace.worth_shipping(work + self.pace.seconds(items)) or kept_bytes > self.terms.kept_bytes
 
     def _ship(self, lane: _Lane) -> None:
@@ -546,7 +429,7 @@ class Plan:
 
     def _ship_last(self) -> None:
         """With nothing left to run, what lanes hold is all that is missing."""
-        if not self._ended or self._waiting or self._suspects:
+        if not self._ended or self._ledger.waiting or self._blame.suspects:
             return
         for lane in self._lanes.values():
             if lane.held and not lane.chunks:
@@ -555,7 +438,7 @@ class Plan:
     def _revoke(self) -> None:
         """A lane without work takes over a chunk that waits behind another."""
         idle = sum((not lane.chunks and not lane.worn) - len(lane.revoking) for lane in self._lanes.values())
-        if idle <= 0 or self._waiting or self._suspects or not (self._ended or self.appetite == 0):
+        if idle <= 0 or self._ledger.waiting or self._blame.suspects or not (self._ended or self.appetite == 0):
             return
         for lane in self._lanes.values():
             if idle > 0 and len(lane.chunks) > 1 and not lane.revoking:
@@ -578,44 +461,35 @@ class Plan:
     # -- input order -------------------------------------------------------------------------------------------
 
     def _commit_in_order(self) -> None:
-        while self._arrived and self._arrived[0][0] == self.covered.prefix:
-            _, _, piece = heapq.heappop(self._arrived)
-            self._arrived_bytes -= piece.nbytes
-            self._cover(piece)
+        while piece := self._ledger.in_order():
+            self._commit(piece)
 
     def _window_open(self) -> bool:
         ahead = self.pulled - self.covered.prefix
         return (
-            self._arrived_bytes <= self.terms.window_bytes
+            self._ledger.arrived_bytes <= self.terms.window_bytes
             and ahead <= self.terms.window_chunks * self.terms.lanes * self.pace.largest
         )
 
     def _admissible(self) -> bool:
-        """In order and with the window's bytes used up, only the oldest item may run: it is what all others wait for."""
-        if not self.terms.in_order or self._arrived_bytes <= self.terms.window_bytes:
+        """In order and with the window's bytes used up, only the oldest item may run: all others wait for it."""
+        if not self.terms.in_order or self._ledger.arrived_bytes <= self.terms.window_bytes:
             return True
-        return self._waiting[0][0] == self.covered.prefix
+        return self._ledger.waiting[0][0] == self.covered.prefix
 
     # -- the invariant -----------------------------------------------------------------------------------------
 
     def check(self) -> None:
         """Assert that every pulled item is in exactly one place, and that nothing is ahead of what was promised."""
-        everywhere = Intervals(self.covered)
-        for interval in [*self._waiting, *self._suspects, *self._probing]:
-            if not self._is_probe(*interval):
-                everywhere.update(self._to_run(interval))
+        elsewhere = []
+        for interval in [*self._blame.suspects, *self._blame.probing]:
+            if not self._ledger.is_probe(*interval):
+                elsewhere += self._ledger.to_run(interval)
         for lane in self._lanes.values():
             assert len(lane.chunks) <= self.terms.in_flight
             assert not (lane.held and not self.terms.carries)
-            everywhere.update(lane.held)
+            elsewhere += lane.held
             for run in lane.chunks:
-                if not self._is_probe(run.start, run.stop):
-                    everywhere.update(without((run.start, run.stop), run.without))
-        for _, _, piece in self._arrived:
-            everywhere.update(piece.covers)
-        if not self.stopped:
-            assert everywhere.prefix >= self.pulled, (everywhere, self.pulled)
-            assert self._uncovered == self.pulled - sum(b - a for a, b in overlaps(self.covered, [(0, self.pulled)]))
-        for start, stop in self.failed:
-            assert all(index in self.covered for index in range(start, stop))
-        assert self._arrived_bytes == sum(piece.nbytes for *_, piece in self._arrived)
+                if not self._ledger.is_probe(run.start, run.stop):
+                    elsewhere += without((run.start, run.stop), run.without)
+        self._ledger.check(elsewhere, self.stopped)

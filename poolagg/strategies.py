@@ -48,7 +48,7 @@ class Folding(Protocol):
         """Fold one payload's data in. If it raises, the accumulator is torn and nothing may be committed after it."""
 
     def value(self, last: bool = False) -> Any:
-        """The finished result of what is committed. The accumulator stays as it was, unless this is the `last` time."""
+        """The finished result of what is committed. The accumulator stays as it was, unless it is the `last` time."""
 
     def done(self) -> bool:
         """Whether nothing that is still to come can change the result."""
@@ -248,6 +248,7 @@ class _Leaves:
             prepareds, index = prepareds[stop - index :], stop
 
     def close(self, stop: int) -> None:
+        del stop
         self._fold_leaf()
 
     def payloads(self) -> list[Payload]:
@@ -282,7 +283,7 @@ class _Leaves:
 
 
 def fold_runs(reducer: Reducer, runs: Sequence[tuple[int, list[Any]]]) -> Any:
-    """Fold one leaf from the runs of consecutive partials it consists of: one call of `steps` unless places matter."""
+    """Fold one leaf from the runs of consecutive partials it consists of: one `steps` unless places matter."""
     acc = reducer.init()
     if not reducer.placed:
         return fold(reducer, acc, runs[0][0], [x for _, run in runs for x in run] if len(runs) > 1 else runs[0][1])
@@ -356,6 +357,7 @@ class _Climbing:
         self._nodes[level, place] = acc
 
     def value(self, last: bool = False) -> Any:
+        del last
         # A node without a sibling (the input's end, a leaf that was skipped whole) climbs as it is: the shape depends
         # on which leaves there are, and on nothing else. Merging into a fresh accumulator leaves the nodes untouched.
         nodes = {key: self._merge(self._reducer.init(), acc) for key, acc in self._nodes.items()}

@@ -1,9 +1,9 @@
 """A world without clock and process for the plan to live in: lanes that answer in any legal order, and die.
 
 `World` is what the engine is to the plan: it pulls, cuts parcels, sends orders, folds what is committed. Its lanes do
-their orders first in, first out, with the real halves of the strategies; everything else is up to the schedule. `Rough`
-chooses the next thing that happens at random, among all that may happen; `Timed` does things in the order of a clock of
-its own, for the claims about pace. Both check the plan after every event, and fail if nothing can happen any more.
+their orders first in, first out, with the real halves of the strategies; everything else is up to the schedule.
+`Rough` chooses the next thing that happens at random, among all that may; `Timed` does things in the order of a clock
+of its own, for the claims about pace. Both check the plan after every event, and fail if nothing can happen any more.
 """
 
 from __future__ import annotations
@@ -177,6 +177,7 @@ class World:
         self.parcels = Parcels()
         self.folding = strategy.folding(reducer) if result is None else result
         self.workers = [self.new_worker() for _ in range(self.terms.lanes)]
+        self.reluctance = 0.0  # how often a chunk is not given back although it has not begun
         self.told_ended = False
         self.committed = 0
         self.now = 0.0
@@ -200,7 +201,7 @@ class World:
             self.step()
         if self.failure is None and not self.plan.stopped:
             assert all(not worker.in_flight for worker in self.workers)
-            assert not len(self.parcels) and not self.parcels.nbytes
+            assert (len(self.parcels), self.parcels.nbytes) == (0, 0)
         return self
 
     def step(self) -> None:
@@ -322,15 +323,20 @@ class World:
         if plan.stopped:
             return
         idle = [n for n, w in enumerate(self.workers) if not w.in_flight and not plan._lanes[n].worn]
-        calm = not plan._waiting and not plan._suspects and not self.alone_anywhere() and not self.told_ended
+        calm = (
+            not plan._ledger.waiting
+            and not plan._blame.suspects
+            and not self.alone_anywhere()
+            and not self.told_ended
+        )
         if idle and calm and not self.terms.in_order:
-            assert plan.appetite > 0 and plan.hungry, "a lane is idle and nothing is wanted"
+            assert plan.hungry, "a lane is idle and an item in hand would be kept"
+            assert plan.appetite > 0, "a lane is idle and nothing is wanted"
         if not self.strategy.carries:
-            kept = sum(parcel.stop - parcel.start for parcel in self.parcels._parcels)
             chunks = 2 * self.terms.lanes + (self.terms.window_chunks * self.terms.lanes + 1) * self.terms.in_order
             leaf = 0 if self.grid is None else self.grid.leaf(plan.pulled)[2] - self.grid.leaf(plan.pulled)[1]
             most = (chunks + 2) * (8 * plan.pace.largest + leaf)
-            assert plan._uncovered <= most, f"{plan._uncovered} items ahead, {kept} kept"
+            assert plan._ledger.uncovered <= most, f"{plan._ledger.uncovered} items ahead"
 
     def alone_anywhere(self) -> bool:
         return any(isinstance(o, Run) and o.alone for worker in self.workers for o in worker.in_flight)
@@ -424,8 +430,9 @@ class World:
     def revoke(self, worker: Worker) -> None:
         """Answer the oldest wish to take a chunk back."""
         order = worker.revokes.popleft()
+        about_to_begin = self.random.random() < self.reluctance
         for run in worker.inbox:
-            if isinstance(run, Run) and run.chunk == order.chunk:
+            if isinstance(run, Run) and run.chunk == order.chunk and not about_to_begin:
                 worker.inbox.remove(run)
                 worker.outbox.append(Revoked(order.lane, order.chunk, True))
                 return
@@ -437,7 +444,8 @@ class World:
         match answer:
             case Finished():
                 run = worker.in_flight.pop(0)
-                assert isinstance(run, Run) and run.chunk == answer.chunk, (run, answer)
+                assert isinstance(run, Run), (run, answer)
+                assert run.chunk == answer.chunk, (run, answer)
             case Shipped():
                 assert isinstance(worker.in_flight.pop(0), Ship)
             case Revoked(_, chunk, True):
@@ -505,6 +513,7 @@ class Rough(World):
         super().__init__(*args, **kwargs)
         self.chaos = chaos
         self.kills_left = most_kills
+        self.reluctance = self.random.choice([0.0, 0.5, 1.0])
 
     def step(self) -> None:
         if self.random.random() < self.chaos:

@@ -177,3 +177,6 @@ class Failing(Reducer):
     def _at(self, where: str) -> None:
         if where == self.where:
             raise self.error(f"in {where}")
+
+
+LOCK = threading.Lock()

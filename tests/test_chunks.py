@@ -19,7 +19,7 @@ def encode(item):
     return pickle.dumps(item, 5)
 
 
-# -- intervals ---------------------------------------------------------------------------------------------------------
+# -- intervals -------------------------------------------------------------------------------------------------------
 
 
 @given(st.lists(INTERVALS))
@@ -65,7 +65,7 @@ def test_overlaps_and_without_are_set_arithmetic(a, others, items):
     assert all(start < stop for start, stop in left)
 
 
-# -- leaves --------------------------------------------------------------------------------------------------------------
+# -- leaves ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("grid", [Grid(), Grid(1), Grid(7)], ids=repr)
@@ -84,7 +84,7 @@ def test_leaves_follow_one_another(grid):
 
 
 def test_leaves_grow_with_the_work_before_them():
-    """No leaf but the first is longer than a sixty-fourth of what comes before it, plus one item; none beyond 1024."""
+    """No leaf is longer than a sixty-fourth of what comes before it, plus one item; none beyond 1024."""
     grid, index = Grid(), 0
     while index < 200_000:
         _, start, stop = grid.leaf(index)
@@ -92,7 +92,7 @@ def test_leaves_grow_with_the_work_before_them():
         index = stop
 
 
-# -- the source ----------------------------------------------------------------------------------------------------------
+# -- the source ------------------------------------------------------------------------------------------------------
 
 ITEMS = st.lists(
     st.one_of(
@@ -199,7 +199,7 @@ def test_a_continued_source_skips():
         assert [int(item) for item in opened([parcel])] == [4, 5]
 
 
-# -- parcels -------------------------------------------------------------------------------------------------------------
+# -- parcels ---------------------------------------------------------------------------------------------------------
 
 
 @given(st.lists(st.integers(1, 5), max_size=8), st.randoms())

@@ -43,7 +43,11 @@ class Cell:
 
     def __init__(self, fd: int | None = None) -> None:
         self.fd = _anonymous_memory(_SIZE) if fd is None else fd
-        self._memory = mmap.mmap(self.fd, _SIZE)
+        try:
+            self._memory = mmap.mmap(self.fd, _SIZE)
+        except BaseException:
+            self.close_fd()
+            raise
         self._count = 0
         self._epoch = 0
 

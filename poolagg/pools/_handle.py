@@ -40,24 +40,19 @@ class Handle:
 
     def __init__(self, lane: int, launcher: Launcher) -> None:
         self.lane = lane
-        here, there = socket.socketpair()
-        claims_reader, claims_writer = os.pipe()
-        death_reader, death_writer = os.pipe()
-        self.cell = Cell()
-        os.set_blocking(claims_reader, False)
-        os.set_blocking(claims_writer, False)
-        try:
-            theirs = [there.fileno(), self.cell.fd, claims_reader, death_reader]
-            self.child = launcher.launch(theirs, [here.fileno(), claims_writer, death_writer])
-        except BaseException:
-            for fd in (claims_reader, claims_writer, death_writer):
-                os.close(fd)
-            here.close()
-            self.cell.close()
-            raise
-        finally:
-            there.close()
-            os.close(death_reader)
+        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+            here, there = socket.socketpair()
+            ours.enter_context(here)
+            theirs.enter_context(there)
+            claims_reader, claims_writer = _pipe(ours, ours)
+            death_reader, death_writer = _pipe(theirs, ours)
+            self.cell = Cell()
+            ours.callback(self.cell.close)
+            os.set_blocking(claims_reader, False)
+            os.set_blocking(claims_writer, False)
+            fds = [there.fileno(), self.cell.fd, claims_reader, death_reader]
+            self.child = launcher.launch(fds, [here.fileno(), claims_writer, death_writer])
+            ours.pop_all()  # the worker has been started, and these stay open
         self.channel = Channel(here)
         self.cell.close_fd()
         self._claims_reader, self._claims_writer, self._death = claims_reader, claims_writer, death_writer
@@ -170,6 +165,13 @@ class Handle:
 
 
 # -- how a worker was lost --------------------------------------------------------------------------------------------
+
+
+def _pipe(reader: contextlib.ExitStack, writer: contextlib.ExitStack) -> tuple[int, int]:
+    fds = os.pipe()
+    reader.callback(os.close, fds[0])
+    writer.callback(os.close, fds[1])
+    return fds
 
 
 def _worker_lost(exitcode: int | None, closed_pipe: bool) -> WorkerLost:

@@ -42,7 +42,14 @@ class Child:
         self._reap = reap
         self._ended = False
         self._exitcode: int | None = None
-        self.pidfd = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else -1
+        self.pidfd = -1
+        try:
+            if hasattr(os, "pidfd_open"):
+                self.pidfd = os.pidfd_open(pid)
+        except OSError:
+            self.kill()
+            self.reap()
+            raise
 
     def kill(self) -> None:
         """Kill it, at whatever instruction it is."""
@@ -102,6 +109,13 @@ def _command(module: str, fds: Sequence[int]) -> list[str]:
     return [sys.executable, *flags, "-c", code]
 
 
+def _interpreter(module: str, fds: Sequence[int], environ: Mapping[str, str]) -> Child:
+    """Start one. It is reaped by its pid, for `subprocess` would poll."""
+    process = subprocess.Popen(_command(module, fds), stdin=subprocess.DEVNULL, env=environ, pass_fds=fds)
+    process.returncode = 0  # it is ours to reap: Popen must neither wait for it nor warn about it
+    return Child(process.pid, _wait)
+
+
 class SpawnLauncher:
     """Every worker is a fresh interpreter."""
 
@@ -110,13 +124,8 @@ class SpawnLauncher:
 
     def launch(self, fds: Sequence[int], private: Sequence[int]) -> Child:
         """Start an interpreter; the child is reaped by its pid, for `subprocess` would poll."""
-        process = subprocess.Popen(
-            _command("poolagg.pools._worker", fds), stdin=subprocess.DEVNULL, env=self._environ, pass_fds=fds
-        )
-        child = Child(process.pid, _wait)
-        process.returncode = 0  # it is ours to reap: Popen must neither wait for it nor warn about it
         del private
-        return child
+        return _interpreter("poolagg.pools._worker", fds, self._environ)
 
     def close(self) -> None:
         """Nothing is kept."""
@@ -188,25 +197,25 @@ class TemplateLauncher:
         try:
             socket.send_fds(template, [b"F"], list(fds))
             pid = self._answer(template)
-            return Child(pid, lambda pid: self._reap(template, pid))
         except (OSError, EOFError) as error:
             self.close()
             raise TemplateLost("the template process was killed") from error
+        try:
+            return Child(pid, lambda pid: self._reap(template, pid))
+        except ProcessLookupError as error:  # somebody else has reaped it
+            raise TemplateLost("the template process was killed") from error
 
     def _start(self) -> socket.socket:
-        here, there = socket.socketpair()
-        reader, self._death = os.pipe()
-        try:
-            fds = (there.fileno(), reader)
-            process = subprocess.Popen(
-                _command("poolagg.pools._template", fds), stdin=subprocess.DEVNULL, env=self._environ, pass_fds=fds
-            )
-            self._process = Child(process.pid, _wait)
-            process.returncode = 0
-        finally:
-            there.close()
-            os.close(reader)
-        self._socket = here
+        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+            here, there = socket.socketpair()
+            ours.enter_context(here)
+            theirs.enter_context(there)
+            reader, death = os.pipe()
+            theirs.callback(os.close, reader)
+            ours.callback(os.close, death)
+            self._process = _interpreter("poolagg.pools._template", (there.fileno(), reader), self._environ)
+            self._socket, self._death = here, death
+            ours.pop_all()
         return here
 
     def _answer(self, template: socket.socket) -> int:

@@ -24,25 +24,25 @@ def main(socket_fd: int, death_fd: int) -> None:
     ignore_interrupts()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would have the kernel reap workers unasked
     die_with_parent(death_fd)
-    parent = socket.socket(fileno=socket_fd)
-    while True:
-        request, fds, _, _ = socket.recv_fds(parent, 1, FDS)
-        if not request:
-            return
-        if request == b"F":
-            pid = os.fork()
-            if pid == 0:
-                parent.close()
-                os.close(death_fd)
-                signal.signal(signal.SIGIO, signal.SIG_DFL)
-                _worker.main(*fds)
+    with socket.socket(fileno=socket_fd) as parent:
+        while True:
+            request, fds, _, _ = socket.recv_fds(parent, 1, FDS)
+            if not request:
                 return
-            for fd in fds:
-                os.close(fd)
-            parent.sendall(PID.pack(pid))
-        else:
-            (pid,) = PID.unpack(parent.recv(PID.size, socket.MSG_WAITALL))
-            parent.sendall(PID.pack(_status(pid)))
+            if request == b"F":
+                pid = os.fork()
+                if pid == 0:
+                    parent.close()
+                    os.close(death_fd)
+                    signal.signal(signal.SIGIO, signal.SIG_DFL)
+                    _worker.main(*fds)
+                    return
+                for fd in fds:
+                    os.close(fd)
+                parent.sendall(PID.pack(pid))
+            else:
+                (pid,) = PID.unpack(parent.recv(PID.size, socket.MSG_WAITALL))
+                parent.sendall(PID.pack(_status(pid)))
 
 
 def _status(pid: int) -> int:

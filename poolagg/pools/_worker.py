@@ -42,10 +42,11 @@ def main(pipe_fd: int, cell_fd: int, claims_fd: int, death_fd: int, *, forked: b
     die_with_parent(death_fd)
     if not forked:
         sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        _Worker(Pipe(socket.socket(fileno=pipe_fd)), Cell(cell_fd), claims_fd).serve()
-    except (EOFError, ConnectionError, BrokenPipeError):
-        pass  # the parent has let go of us
+    with socket.socket(fileno=pipe_fd) as pipe:
+        try:
+            _Worker(Pipe(pipe), Cell(cell_fd), claims_fd).serve()
+        except (EOFError, ConnectionError, BrokenPipeError):
+            pass  # the parent has let go of us
 
 
 class _Worker:

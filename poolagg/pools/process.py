@@ -194,11 +194,11 @@ class ProcessPool(Pool):
     def _launch(self, lane: int) -> Handle:
         if self._crew.launcher is None:
             self._crew.open(_LAUNCHERS[self.start_method](self._environ()))
+        start = dumps_by_value((self._initializer, self._initargs), self._inherited)
         handle = self._start(lane)
         self._crew.selector.register(handle.channel.sock, selectors.EVENT_READ, handle)
         if handle.child.pidfd >= 0:
             self._crew.selector.register(handle.child.pidfd, selectors.EVENT_READ, handle)
-        start = dumps_by_value((self._initializer, self._initargs), self._inherited)
         handle.channel.send(_channel.START, 0, (self._environ(), _folder(), sys_path()), [start])
         self._brief(handle, self._encoder.definitions)
         return handle

@@ -1,0 +1,105 @@
+"""Watches over one run: `python -m benchmarks.harness.keeper '{"suite": ..., "limit": 60, "memory": false}'`.
+
+It starts `alone`, waits for its end, for the time limit, or for the harness to go away, whichever comes first, and then
+ends all that is left below it. Whatever a contestant starts, and however it hides it, is below its keeper. Prints one
+line of JSON: the report of the run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from benchmarks.harness.processes import adopt_orphans, descendants, end_all, own_memory, peak_memory, wait_until_gone
+
+SAMPLING = 0.05
+"""Seconds between two looks at the memory, where it is asked for; else, at whether the run has ended."""
+
+GRACE = 1.0
+"""Seconds that a contestant's helpers have to leave after it, before they count as left behind."""
+
+
+def main(task: dict[str, Any]) -> None:
+    """Have the task run, and print the report."""
+    adopt_orphans()
+    with tempfile.TemporaryDirectory() as folder:
+        task["report"] = str(Path(folder, "report.json"))
+        log = Path(folder, "log")
+        report = _kept(task, log)
+        end_all()
+    print(json.dumps(report), flush=True)
+
+
+def _kept(task: dict[str, Any], log: Path) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.harness.alone", json.dumps(task)]
+    with log.open("w") as output:
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+    memory = _Memory(child.pid) if task["memory"] else None
+    ended = _wait(child, task["limit"], memory)
+    report = _read(Path(task["report"])) or _without_report(ended, child.returncode, log)
+    if report["status"] == "done" and not ended:
+        report |= {"status": "hung", "correct": False, "note": "the result is there, but the process does not end"}
+    elif report["status"] == "done" and not report["correct"]:
+        report["note"] = report["note"] or _last_error(log)
+    left = len(wait_until_gone(GRACE)) if ended else 0
+    return {**report, "left": left, **(memory.peaks() if memory else {})}
+
+
+def _wait(child: subprocess.Popen[bytes], limit: float, memory: _Memory | None) -> bool:
+    """True if the child has ended by itself."""
+    until = monotonic() + limit
+    ending = [os.pidfd_open(child.pid)] if hasattr(os, "pidfd_open") else []
+    while child.poll() is None:
+        patience = SAMPLING if memory or not ending else until - monotonic()
+        if monotonic() > until or sys.stdin in select.select([sys.stdin, *ending], [], [], max(0.0, patience))[0]:
+            return False
+        if memory:
+            memory.sample()
+    return True
+
+
+class _Memory:
+    """The peaks, over a run, of the contestant's own process, and of all below it together."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid, self._parent, self._children = pid, 0, 0
+
+    def sample(self) -> None:
+        """Look."""
+        self._parent = max(self._parent, peak_memory(self._pid) or 0)
+        self._children = max(self._children, sum(own_memory(pid) for pid in descendants() if pid != self._pid))
+
+    def peaks(self) -> dict[str, int | None]:
+        """In bytes; None where they can't be measured."""
+        return {"parent_memory": self._parent or None, "children_memory": self._children if self._parent else None}
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text("utf-8")) if path.exists() else None
+
+
+def _without_report(ended: bool, exitcode: int | None, log: Path) -> dict[str, Any]:
+    said = _last_error(log)
+    if not ended:
+        return {"status": "hung", "note": said}
+    return {"status": "failed", "note": f"the process ended with exit code {exitcode}" + (f": {said}" if said else "")}
+
+
+def _last_error(log: Path) -> str:
+    """The last exception in what the run and its workers printed."""
+    errors = re.findall(r"^[\w.]*(?:Error|Exception|Expired|Broken\w*)\b.*$", log.read_text("utf-8", "replace"), re.M)
+    return errors[-1][:200] if errors else ""
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

@@ -1,0 +1,81 @@
+"""The processes below this one: finding them, keeping orphans in sight, measuring and ending them.
+
+On Linux a process may ask to inherit the orphans among its descendants, so nothing gets out of sight, whatever sessions
+it makes. Elsewhere there is neither that nor /proc: `descendants` finds nothing, and only the process group is ended.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def adopt_orphans() -> None:
+    """Have the kernel give this process the orphans among its descendants."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def descendants() -> list[int]:
+    """All processes below this one that are alive, parents before children."""
+    children: dict[int, list[int]] = {}
+    for pid, parent in _parents():
+        children.setdefault(parent, []).append(pid)
+    found = [os.getpid()]
+    for pid in found:
+        found += children.get(pid, [])
+    return found[1:]
+
+
+def _parents() -> Iterator[tuple[int, int]]:
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+        except OSError:  # it has just ended
+            continue
+        if state != "Z":
+            yield int(folder.name), int(parent)
+
+
+def wait_until_gone(patience: float) -> list[int]:
+    """The descendants that are still alive after `patience` seconds; returns as soon as there are none."""
+    until = time.monotonic() + patience
+    while (left := descendants()) and time.monotonic() < until:
+        time.sleep(0.01)
+    return left
+
+
+def end_all() -> None:
+    """Kill every descendant, and those that they start meanwhile."""
+    while left := descendants():
+        for pid in left:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        time.sleep(0.005)
+
+
+def peak_memory(pid: int) -> int | None:
+    """The most memory, in bytes, that a process has had since its program started."""
+    return _memory(pid, "VmHWM:")
+
+
+def own_memory(pid: int) -> int:
+    """The memory, in bytes, that a process has now beside its program files; pages shared by fork count for each."""
+    return (_memory(pid, "RssAnon:") or 0) + (_memory(pid, "RssShmem:") or 0)
+
+
+def _memory(pid: int, field: str) -> int | None:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(field)), None)

@@ -1,0 +1,187 @@
+"""Results as tables, for the terminal and for the page.
+
+A suite's `tables` is a function of its `Results`: `times` (one table a case, fastest first) or `grid` (one row a
+contestant, one column a case, each cell in words).
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from html import escape
+
+from benchmarks.harness.results import Results, Run, Standing, standings
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A text, and the class it has on the page: ours, number, good, fair, poor, bad, none."""
+
+    text: str
+    kind: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, a head, and rows of cells."""
+
+    title: str
+    head: list[str]
+    rows: list[list[Cell]]
+
+
+def times(results: Results) -> list[Table]:
+    """A table for each case: median, ratio to the reference, result, lines of user code."""
+    return [_times(results, case) for case in results.cases]
+
+
+def _times(results: Results, case: str) -> Table:
+    found = standings(results, case)
+    columns = [column for column in _columns(results) if column.show is None or any(map(column.show, found))]
+    rows = [[column.cell(standing) for column in columns] for standing in found]
+    return Table(case, [column.head for column in columns], rows)
+
+
+@dataclass(frozen=True)
+class _Column:
+    head: str
+    cell: Callable[[Standing], Cell]
+    show: Callable[[Standing], object] | None = None
+    """The column is there if this is true of anyone."""
+
+
+def _columns(results: Results) -> list[_Column]:
+    return [
+        _Column("contestant", _name),
+        _Column(f"median {results.unit}", lambda s: _time(s.median, results, bool(s.times))),
+        _Column("least – most", lambda s: _range(s, results)),
+        _Column("× poolagg", lambda s: Cell(f"{s.ratio:.2f}" if s.ratio else "–", "number")),
+        _Column("result", _outcome),
+        _Column("lines", lambda s: Cell(str(s.entrant.lines), "number")),
+        _Column("units", lambda s: Cell(f"{s.runs[0].units:,}", "number"), lambda s: s.runs[0].units > 1),
+        _Column("parent MiB", lambda s: _mebibytes(s.most("parent_memory")), lambda s: s.most("parent_memory")),
+        _Column("children MiB", lambda s: _mebibytes(s.most("children_memory")), lambda s: s.most("parent_memory")),
+        _Column("left behind", lambda s: Cell(str(s.most("left")), "number"), lambda s: s.most("left")),
+    ]
+
+
+def _name(standing: Standing) -> Cell:
+    return Cell(standing.entrant.name, "ours" if standing.entrant.ours else "", standing.entrant.idiom)
+
+
+def _outcome(standing: Standing) -> Cell:
+    missing = all(run.status == "missing" for run in standing.runs)
+    return Cell(standing.outcome, "none" if missing else "good" if standing.correct else "bad")
+
+
+def _range(standing: Standing, results: Results) -> Cell:
+    if not standing.times:
+        return Cell("–", "number")
+    low, high = (_time(time, results).text for time in (standing.times[0], standing.times[-1]))
+    return Cell(f"{low} – {high}", "number")
+
+
+def _time(seconds: float, results: Results, there: bool = True) -> Cell:
+    return Cell(significant(seconds / results.unit_seconds) if there else "–", "number")
+
+
+def _mebibytes(amount: int | None) -> Cell:
+    return Cell("–" if amount is None else f"{amount / 2**20:,.0f}", "number")
+
+
+def significant(value: float) -> str:
+    """Three digits, never in scientific notation.
+
+    >>> significant(0.01234), significant(1.5), significant(12345.6)
+    ('0.0123', '1.50', '12,346')
+    """
+    if value >= 100:
+        return f"{value:,.0f}"
+    digits = next((digits for digits, least in enumerate((10, 1, 0.1, 0.01), 1) if value >= least), 5)
+    return f"{value:.{digits}f}"
+
+
+# -- in words --------------------------------------------------------------------------------------------------------
+
+
+def grid(results: Results) -> list[Table]:
+    """One table: a row for each contestant, a column for each case, and in the cells what happened."""
+    rows = [
+        [
+            Cell(entrant.name, "ours" if entrant.ours else "", entrant.idiom),
+            *(_happened(results.of(case, entrant.name)) for case in results.cases),
+        ]
+        for entrant in results.entrants
+    ]
+    return [Table(results.question, ["", *results.cases], rows)]
+
+
+def _happened(runs: list[Run]) -> Cell:
+    """What happened in most turns; and in how many, if not in all."""
+    if not runs:
+        return Cell("–", "none")
+    texts = [in_words(run) for run in runs]
+    most = max(texts, key=texts.count)
+    run = runs[texts.index(most)]
+    often = "" if texts.count(most) == len(texts) else f" ({texts.count(most)} of {len(texts)})"
+    return Cell(most + often, grade(run))
+
+
+def in_words(run: Run) -> str:
+    """The note of a run, or its status."""
+    return {"hung": "hangs", "missing": "not installed", "failed": f"fails: {run.note}"}.get(run.status) or run.note
+
+
+def grade(run: Run) -> str:
+    """good, fair, poor, bad or none."""
+    return {"hung": "bad", "missing": "none", "failed": "bad"}.get(run.status) or run.grade
+
+
+# -- shown -----------------------------------------------------------------------------------------------------------
+
+WRAP = 20
+"""Characters of a cell in words, in a terminal."""
+
+
+def as_text(table: Table) -> str:
+    """For a terminal."""
+    wrap = len(table.head) > 2 and all("number" not in cell.kind for row in table.rows for cell in row)
+    rows = [[_wrapped(text, wrap) for text in row] for row in _texts(table)]
+    widths = [max(len(line) for lines in column for line in lines) for column in zip(*rows, strict=True)]
+    numeric = [any(row[i].kind == "number" for row in table.rows) for i in range(len(widths))]
+    lines = [line for row in rows for line in _row(row, widths, numeric, gap=wrap)]
+    return "\n".join([table.title, "", *lines, ""])
+
+
+def _texts(table: Table) -> list[list[str]]:
+    return [table.head, *([cell.text for cell in row] for row in table.rows)]
+
+
+def _wrapped(text: str, wrap: bool) -> list[str]:
+    return textwrap.wrap(text, WRAP) or [""] if wrap else [text]
+
+
+def _row(cells: list[list[str]], widths: list[int], numeric: list[bool], gap: bool) -> list[str]:
+    lines = []
+    for number in range(max(map(len, cells))):
+        parts = [cell[number] if number < len(cell) else "" for cell in cells]
+        aligned = (
+            part.rjust(width) if right else part.ljust(width)
+            for part, width, right in zip(parts, widths, numeric, strict=True)
+        )
+        lines.append("  ".join(aligned).rstrip())
+    return [*lines, ""] if gap else lines
+
+
+def as_html(table: Table) -> str:
+    """For the page."""
+    head = "".join(f"<th>{escape(text)}</th>" for text in table.head)
+    rows = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in table.rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _cell(cell: Cell) -> str:
+    hint = f' title="{escape(cell.hint)}"' if cell.hint else ""
+    return f'<td class="{cell.kind}"{hint}>{escape(cell.text)}</td>'

@@ -1,0 +1,96 @@
+"""Who is at fault: attempts are counted, suspects wait to run alone, and where none is named, halving finds the item.
+
+A *suspect* is an interval that was running when its worker died, or whose partials did not survive packing. It runs
+alone, in batches of one, on a lane that holds nothing, so that its next death names the item and costs nobody else.
+A leaf is never cut: its parts run as *probes*, whose pieces are dropped, and then it is folded anew, whole.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+
+from poolagg._chunks import Interval
+from poolagg._ledger import Ledger
+from poolagg._orders import Cause, Failure
+
+__all__ = ["Blame"]
+
+DEATHS = 2
+"""With `retries=None`: how often an item whose worker died runs again. A killed worker is seldom the item's fault."""
+
+
+class Blame:
+    """The search for the item at fault; `suspects` are what is to run alone next."""
+
+    def __init__(self, ledger: Ledger, retries: int | None, lanes: int) -> None:
+        self.suspects: deque[Interval] = deque()
+        self.probing: Counter[Interval] = Counter()  # leaves, with how many of their parts are suspects
+        self._blameless: set[Interval] = set()  # leaves that were probed, and no item was found at fault
+        self._ledger = ledger
+        self._retries = retries
+        self._attempts: dict[int, Counter[Cause]] = {}
+        self._most_silent = 3 + 2 * lanes
+        self._silent = 0
+        self._silent_at: Counter[int] = Counter()
+
+    # -- counting ----------------------------------------------------------------------------------------------
+
+    def charge(self, failure: Failure) -> tuple[int, bool]:
+        """Count a failed attempt: the how many-th it was, and whether the item runs again."""
+        if self._ledger.grid is not None:
+            self._blameless.discard(self._ledger.leaf(failure.index))
+        attempts = self._attempts.setdefault(failure.index, Counter())
+        attempts[failure.cause] += 1
+        if self._retries is not None:
+            return attempts.total(), attempts.total() <= self._retries
+        return attempts.total(), failure.cause == "died" and attempts["died"] <= DEATHS
+
+    def silent_death(self, place: int | None) -> int:
+        """Count a death that named nobody, while what starts at `place` was in flight; its number, if too many.
+
+        Workers may be killed between items, by whomever; but a pool that only dies must not go on for ever. Nor may a
+        chunk that is lost each time it is sent, while others get through.
+        """
+        self._silent += 1
+        if place is not None:
+            self._silent_at[place] += 1
+        deaths = self._silent if place is None else max(self._silent, self._silent_at[place])
+        return deaths if deaths > self._most_silent else 0
+
+    def progress(self) -> None:
+        """Something was covered: the pool does not only die."""
+        self._silent = 0
+
+    # -- looking closer ----------------------------------------------------------------------------------------
+
+    def look_closer(self, start: int, stop: int) -> bool:
+        """One of these items is at fault and nobody says which: run the halves alone. False if that was in vain."""
+        middle = (start + stop + 1) // 2
+        grid = self._ledger.grid
+        if grid is None:
+            self.suspects.extend([(start, middle), (middle, stop)])
+        elif self._ledger.is_probe(start, stop):
+            self._probe((start, middle), (middle, stop))
+        elif (start, stop) != self._ledger.leaf(start):
+            middle = min(grid.ceil(middle), grid.floor(stop - 1))
+            self.suspects.extend([(start, middle), (middle, stop)])
+        elif (start, stop) in self._blameless:  # whole it fails, and in parts it does not
+            return False
+        else:
+            self._blameless.add((start, stop))
+            self._probe((start, middle), (middle, stop))
+        return True
+
+    def _probe(self, *parts: Interval) -> None:
+        for part in parts:
+            if self._ledger.to_run(part):
+                self.probing[self._ledger.leaf(part[0])] += 1
+                self.suspects.append(part)
+
+    def probed(self, start: int) -> None:
+        """A probe from `start` on is over; after the last one its leaf is folded anew, whole."""
+        leaf = self._ledger.leaf(start)
+        self.probing[leaf] -= 1
+        if not self.probing[leaf]:
+            del self.probing[leaf]
+            self._ledger.wait(leaf)
