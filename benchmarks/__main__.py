@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from benchmarks.harness.results import Results
 from benchmarks.harness.suite import Contestant, Scale, load
 from benchmarks.harness.tables import as_text
 
+HERE = Path(__file__).parent
 TURNS = 5
 
 
@@ -32,12 +32,16 @@ def main() -> int:
 
 def _parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Without a suite: lists them.")
-    parser.add_argument("suites", nargs="*", metavar="SUITE", choices=[*suites(), []])
-    parser.add_argument("--quick", action="store_true", help="small sizes and few turns: under two minutes on two cores")
+    parser.add_argument("suites", nargs="*", metavar="SUITE")
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes and few turns: under two minutes on two cores"
+    )
     parser.add_argument("--only", metavar="NAME", help="contestants with NAME in their name (all of it, if one has)")
     parser.add_argument("--repeat", type=int, metavar="N", help=f"turns (default {TURNS}, with --quick 1)")
     parser.add_argument("--out", type=Path, default=Path("benchmark-results"), metavar="DIR", help="%(default)s")
     arguments = parser.parse_args()
+    if unknown := set(arguments.suites) - set(suites()):
+        parser.error(f"no such suite: {', '.join(sorted(unknown))}; there are: {', '.join(suites())}")
     if arguments.repeat is not None and arguments.repeat < (1 if arguments.quick else TURNS):
         parser.error(f"--repeat {arguments.repeat}: at least {TURNS} turns, or fewer with --quick")
     return arguments
@@ -45,14 +49,12 @@ def _parsed() -> argparse.Namespace:
 
 def suites() -> list[str]:
     """The names of all suites: the files beside this one."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_"))
+    return sorted(path.stem for path in HERE.glob("*.py") if not path.stem.startswith("_"))
 
 
 def _listed() -> Iterator[str]:
     for name in suites():
-        spec = importlib.util.find_spec(f"benchmarks.{name}")
-        assert spec is not None and spec.origin is not None
-        about = ast.get_docstring(ast.parse(Path(spec.origin).read_text("utf-8"))) or ""
+        about = ast.get_docstring(ast.parse((HERE / f"{name}.py").read_text("utf-8"))) or ""
         yield f"  {name:10}  {about.partition(chr(10))[0]}"
 
 
@@ -61,7 +63,9 @@ def _run(name: str, arguments: argparse.Namespace) -> Results:
     scale: Scale = "quick" if arguments.quick else "full"
     turns = arguments.repeat or (1 if arguments.quick else TURNS)
     only = _chosen(suite.contestants, arguments.only)
-    results = measure(suite, scale, turns, lambda contestant: contestant.name in only, _tell, _command(name, arguments))
+    results = measure(
+        suite, scale, turns, lambda contestant: contestant.name in only, _tell, _command(name, arguments)
+    )
     results.save(arguments.out / f"{name}.json")
     for table in suite.tables(results):
         print("\n" + as_text(table))
@@ -99,7 +103,9 @@ def _write_page(folder: Path) -> None:
 
 
 def _complain(found: list[Results]) -> int:
-    wrong = [f"{run.case}: {run.contestant}: {run.note or run.status}" for results in found for run in results.unsound()]
+    wrong = [
+        f"{run.case}: {run.contestant}: {run.note or run.status}" for results in found for run in results.unsound()
+    ]
     for line in dict.fromkeys(wrong):
         print(f"not as it should be: {line}", file=sys.stderr)
     return 1 if wrong else 0

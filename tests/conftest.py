@@ -19,7 +19,5 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """No process, descriptor, thread or shared memory outlives the test that made it."""
     before = leaks.held()
     yield
-    if request.node.get_closest_marker("orphans"):
-        leaks.reap_orphans()
-    extra = leaks.left_behind(before)
+    extra = leaks.left_behind(before, orphans=request.node.get_closest_marker("orphans") is not None)
     assert not extra, f"left behind: {extra}"

@@ -112,9 +112,7 @@ def test_retries_counts_the_deaths_too(pool: ProcessPool, tmp_path: Any, retries
 def test_skip_keeps_exactly_the_others(pool: ProcessPool, tmp_path: Any, strategy: Any) -> None:
     func = Flaky(tmp_path, {3: "SIGKILL", 17: "exit", 18: "raise", 39: "SIGKILL"})
     failed: list[events.ItemFailed] = []
-    result = aggregate(
-        func, range(40), Collect(), pool=pool, strategy=strategy, on_error=failed.append, retries=0
-    )
+    result = aggregate(func, range(40), Collect(), pool=pool, strategy=strategy, on_error=failed.append, retries=0)
     assert result == [x for x in range(40) if x not in func.faults]
     assert sorted(event.index for event in failed) == [3, 17, 18, 39]
 
@@ -146,9 +144,7 @@ def test_unshipped_state_that_dies_with_its_worker_is_made_again(pool: ProcessPo
 def test_same_bits_whatever_dies(pool: ProcessPool, tmp_path: Any) -> None:
     flaky = Flaky(tmp_path, {0: "SIGKILL", 333: "raise", 334: "SIGKILL", 999: "exit"}, times=1)
     undisturbed = aggregate(rough, range(1000), Rough(), pool=pool, reproducible=True)
-    disturbed = aggregate(
-        lambda x: rough(flaky(x)), range(1000), Rough(), pool=pool, reproducible=True, retries=2
-    )
+    disturbed = aggregate(lambda x: rough(flaky(x)), range(1000), Rough(), pool=pool, reproducible=True, retries=2)
     assert disturbed == undisturbed
 
 

@@ -569,9 +569,7 @@ def test_an_error_of_a_pool_within_a_pool_is_the_items_own(pool: Any) -> None:
 
 def test_a_run_may_be_driven_from_any_thread(kind: Kind) -> None:
     results: list[Any] = []
-    thread = threading.Thread(
-        target=lambda: results.append(aggregate(square, range(100), Sum(), pool=kind.make()))
-    )
+    thread = threading.Thread(target=lambda: results.append(aggregate(square, range(100), Sum(), pool=kind.make())))
     thread.start()
     thread.join()
     assert results == [sum(map(square, range(100)))]

@@ -34,8 +34,8 @@ def bars(results: Results) -> dict[str, bytes]:
 def slug(text: str) -> str:
     """A name for a file.
 
-    >>> slug("10×10 matrix, 100 processes")
-    '10-10-matrix-100-processes'
+    >>> slug("10x10 matrix, 100 processes")
+    '10x10-matrix-100-processes'
     """
     return re.sub(r"\W+", "-", text.lower()).strip("-")
 
@@ -67,7 +67,7 @@ def _colour(standing: Standing) -> str:
 
 
 def _label(standing: Standing, unit: float) -> str:
-    ratio = f"  ×{standing.ratio:.3g}" if standing.ratio is not None else ""
+    ratio = f"   x {standing.ratio:.3g}" if standing.ratio is not None else ""
     wrong = f"  {standing.outcome.partition(' (')[0].partition(':')[0]}" if not standing.correct else ""
     return significant(standing.median / unit) + ratio + wrong
 
@@ -110,7 +110,9 @@ def grid(results: Results) -> dict[str, bytes]:
                   fontweight="bold" if ours else "normal")  # fmt: skip
         for x, cell in enumerate(cells):
             axes.add_patch(_tile(x, y, GRADES.get(cell.kind, "white")))
-            axes.text(x + 0.5, y + 0.5, textwrap.fill(cell.text, 21), ha="center", va="center", fontsize=7.6, color=INK)
+            axes.text(
+                x + 0.5, y + 0.5, textwrap.fill(cell.text, 21), ha="center", va="center", fontsize=7.6, color=INK
+            )
     axes.set_xlim(0, columns)
     axes.set_ylim(rows, -0.9)
     axes.axis("off")

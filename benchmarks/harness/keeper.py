@@ -92,7 +92,10 @@ def _without_report(ended: bool, exitcode: int | None, log: Path) -> dict[str, A
     said = _last_error(log)
     if not ended:
         return {"status": "hung", "note": said}
-    return {"status": "failed", "note": f"the process ended with exit code {exitcode}" + (f": {said}" if said else "")}
+    return {
+        "status": "failed",
+        "note": f"the process ended with exit code {exitcode}" + (f": {said}" if said else ""),
+    }
 
 
 def _last_error(log: Path) -> str:

@@ -26,8 +26,8 @@ def measure(
     suite: Suite,
     scale: Scale = "full",
     turns: int = 5,
-    only: Callable[[Contestant], bool] = lambda contestant: True,
-    tell: Callable[[str], None] = lambda line: None,
+    only: Callable[[Contestant], bool] = lambda _: True,
+    tell: Callable[[str], None] = lambda _: None,
     command: str = "",
 ) -> Results:
     """The results of a suite; `tell` is given a line for each run."""

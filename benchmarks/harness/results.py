@@ -147,13 +147,19 @@ def _percent(share: float) -> str:
 
 def standings(results: Results, case: str) -> list[Standing]:
     """Those who took part in a case, fastest first; who has no time comes last."""
-    reference = {run.turn: run.seconds / run.units for run in results.of(case, results.reference) if run.seconds}
+    reference = {run.turn: run.seconds / run.units for run in _reference(results, case) if run.seconds}
     found = (
         Standing(entrant, runs, _ratio(runs, reference))
         for entrant in results.entrants
         if (runs := results.of(case, entrant.name))
     )
     return sorted(found, key=lambda standing: standing.median)
+
+
+def _reference(results: Results, case: str) -> list[Run]:
+    """The runs that ratios are taken to: of the first who took part and whose name begins as the reference's."""
+    names = (entrant.name for entrant in results.entrants if entrant.name.startswith(results.reference))
+    return next((runs for name in names if (runs := results.of(case, name))), [])
 
 
 def _ratio(runs: Iterable[Run], reference: dict[int, float]) -> float | None:

@@ -93,7 +93,9 @@ class Contestant:
 
     def share(self, case: Case) -> Case:
         """The part of the case that it is given: one that is very slow need not do all of it."""
-        return case if self.part == 1 else replace(case, units=min(case.units, max(LEAST, int(case.units * self.part))))
+        return (
+            case if self.part == 1 else replace(case, units=min(case.units, max(LEAST, int(case.units * self.part))))
+        )
 
     @contextlib.contextmanager
     def ready(self) -> Iterator[tuple[Any, ...]]:
@@ -121,7 +123,7 @@ class Suite:
 
     cases       gives the cases for a scale
     check       gives the Verdict on a result
-    reference   the contestant that ratios are taken to
+    reference   how the name of the contestant begins that ratios are taken to
     unit        what a unit of work is called, and in how many seconds its time is shown: ("µs per update", 1e-6)
     given       functions and classes of the suite's file that are not the user's to write: their lines don't count
     memory      whether to measure the peak memory of the parent and of its children
@@ -198,7 +200,11 @@ def _used(things: list[Any], given: Sequence[Any]) -> list[Any]:
     for thing in things:  # which grows meanwhile
         for node in ast.walk(_tree(thing)):
             found = getattr(module, node.id, None) if isinstance(node, ast.Name) else None
-            if inspect.getmodule(found) is module and hasattr(found, "__qualname__") and found not in (*things, *given):
+            if (
+                inspect.getmodule(found) is module
+                and hasattr(found, "__qualname__")
+                and found not in (*things, *given)
+            ):
                 things.append(found)
     return things
 

@@ -56,8 +56,8 @@ def _columns(results: Results) -> list[_Column]:
     return [
         _Column("contestant", _name),
         _Column(f"median {results.unit}", lambda s: _time(s.median, results, bool(s.times))),
-        _Column("least – most", lambda s: _range(s, results)),
-        _Column("× poolagg", lambda s: Cell(f"{s.ratio:.2f}" if s.ratio else "–", "number")),
+        _Column("least - most", lambda s: _range(s, results)),
+        _Column("x poolagg", lambda s: Cell(f"{s.ratio:.2f}" if s.ratio else "-", "number")),
         _Column("result", _outcome),
         _Column("lines", lambda s: Cell(str(s.entrant.lines), "number")),
         _Column("units", lambda s: Cell(f"{s.runs[0].units:,}", "number"), lambda s: s.runs[0].units > 1),
@@ -78,17 +78,17 @@ def _outcome(standing: Standing) -> Cell:
 
 def _range(standing: Standing, results: Results) -> Cell:
     if not standing.times:
-        return Cell("–", "number")
+        return Cell("-", "number")
     low, high = (_time(time, results).text for time in (standing.times[0], standing.times[-1]))
-    return Cell(f"{low} – {high}", "number")
+    return Cell(f"{low} - {high}", "number")
 
 
 def _time(seconds: float, results: Results, there: bool = True) -> Cell:
-    return Cell(significant(seconds / results.unit_seconds) if there else "–", "number")
+    return Cell(significant(seconds / results.unit_seconds) if there else "-", "number")
 
 
 def _mebibytes(amount: int | None) -> Cell:
-    return Cell("–" if amount is None else f"{amount / 2**20:,.0f}", "number")
+    return Cell("-" if amount is None else f"{amount / 2**20:,.0f}", "number")
 
 
 def significant(value: float) -> str:
@@ -121,7 +121,7 @@ def grid(results: Results) -> list[Table]:
 def _happened(runs: list[Run]) -> Cell:
     """What happened in most turns; and in how many, if not in all."""
     if not runs:
-        return Cell("–", "none")
+        return Cell("-", "none")
     texts = [in_words(run) for run in runs]
     most = max(texts, key=texts.count)
     run = runs[texts.index(most)]

@@ -53,7 +53,11 @@ class Pool(ABC):
 
     def __enter__(self) -> Self:
         self._entered = True
-        self.open()
+        try:
+            self.open()
+        except BaseException:
+            self.close(at_once=True)
+            raise
         return self
 
     def __exit__(
@@ -86,8 +90,8 @@ class Pool(ABC):
         self._busy = True
         try:
             self._begin(job, lanes)
-        except BaseException:
-            self.end(clean=False)
+        except BaseException as error:
+            self.end(clean=False, interrupted=not isinstance(error, Exception))
             raise
 
     def end(self, clean: bool, interrupted: bool = False) -> None:

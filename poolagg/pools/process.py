@@ -119,7 +119,7 @@ class ProcessPool(Pool):
         self._note_inherited()
         for lane in range(self.workers):
             if lane not in self._handles:
-                self._handles[lane] = self._launch(lane)
+                self._launch(lane)
 
     def encode(self) -> Callable[[Any], bytes]:
         """Items are pickled one by one."""
@@ -130,12 +130,14 @@ class ProcessPool(Pool):
         self._torn = False
         self._note_inherited()
         self._job = pickle_job(job, self._inherited)
+        self._torn = True
         self._release_busy()
         for lane in range(lanes):
             if lane in self._handles:
                 self._brief(self._handles[lane])
             else:
-                self._handles[lane] = self._launch(lane)
+                self._launch(lane)
+        self._torn = False
 
     def _note_inherited(self) -> None:
         """What workers that are forked from now on find in their `__main__` need not be sent to them."""
@@ -182,34 +184,34 @@ class ProcessPool(Pool):
             self._dismiss(handle, at_once or not handle.idle)
         self._handles.clear()
         until = monotonic() + GOODBYE
-        while self._leaving and (left := until - monotonic()) > 0:
+        while not at_once and self._leaving and (left := until - monotonic()) > 0:
             self._collect(left)
-        for handle in list(self._leaving):
+        for handle in self._leaving:
             handle.child.kill()
+        for handle in list(self._leaving):
             self._bury(handle)
         self._answers = []
 
     # -- workers -----------------------------------------------------------------------------------------------
 
-    def _launch(self, lane: int) -> Handle:
-        if self._crew.launcher is None:
-            self._crew.open(_LAUNCHERS[self.start_method](self._environ()))
+    def _launch(self, lane: int) -> None:
         start = dumps_by_value((self._initializer, self._initargs), self._inherited)
-        handle = self._start(lane)
-        self._crew.selector.register(handle.channel.sock, selectors.EVENT_READ, handle)
-        if handle.child.pidfd >= 0:
-            self._crew.selector.register(handle.child.pidfd, selectors.EVENT_READ, handle)
+        with interrupts_held_back():  # until the worker is where it will be found
+            if self._crew.launcher is None:
+                self._crew.open(_LAUNCHERS[self.start_method](self._environ()))
+            handle = self._handles[lane] = self._start(lane)
+            self._crew.selector.register(handle.channel.sock, selectors.EVENT_READ, handle)
+            if handle.child.pidfd >= 0:
+                self._crew.selector.register(handle.child.pidfd, selectors.EVENT_READ, handle)
         handle.channel.send(_channel.START, 0, (self._environ(), _folder(), sys_path()), [start])
         self._brief(handle, self._encoder.definitions)
-        return handle
 
     def _start(self, lane: int) -> Handle:
         assert self._crew.launcher is not None
-        with interrupts_held_back():
-            try:
-                return Handle(lane, self._crew.launcher)
-            except TemplateLost:
-                return Handle(lane, self._crew.launcher)
+        try:
+            return Handle(lane, self._crew.launcher)
+        except TemplateLost:
+            return Handle(lane, self._crew.launcher)
 
     def _brief(self, handle: Handle, definitions: Iterable[bytes] = ()) -> None:
         for definition in definitions:
@@ -226,9 +228,10 @@ class ProcessPool(Pool):
 
     def _dismiss(self, handle: Handle, at_once: bool) -> None:
         """Have a worker end, in its own time (a little of it) or now."""
-        handle.channel.send(_channel.EXIT, 0)
         if at_once:
             handle.child.kill()
+        else:
+            handle.channel.send(_channel.EXIT, 0)
         self._leaving.append(handle)
 
     def _bury(self, handle: Handle) -> None:
@@ -248,7 +251,7 @@ class ProcessPool(Pool):
         if isinstance(order, Replace):
             if (old := self._handles.pop(order.lane, None)) is not None:
                 self._dismiss(old, at_once=False)
-            self._handles[order.lane] = self._launch(order.lane)
+            self._launch(order.lane)
         elif (handle := self._handles.get(order.lane)) is not None:
             self._tell(handle, order, parcel)
         # else it was lost a moment ago, and the plan will hear of it
@@ -416,6 +419,8 @@ class _Crew:
             handle.child.kill()
             handle.child.reap()
             handle.close()
+        self.handles.clear()
+        self.leaving.clear()
         self.close()
 
     def forget_in_child(self) -> None:

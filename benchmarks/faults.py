@@ -1,0 +1,516 @@
+"""What does each peer do when something goes wrong?
+
+Every peer is given forty items, two workers, and one fault. What it does is observed, never assumed: whether all results
+came, each once; whether there was an error, and whether that names the item; how many results were there by then; how
+many inputs were pulled ahead; which processes stayed. A hang is a result: the run is killed at its time limit.
+
+Each peer is used as its documentation has it, with its own time limit for an item that hangs, if it has one.
+"""
+
+import contextlib
+import functools
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+from benchmarks.harness import Case, Suite, Verdict, charts, tables
+from benchmarks.harness.measuring import ROOT
+from benchmarks.harness.processes import adopt_orphans, descendants, wait_until_gone
+
+WORKERS = 2
+ITEMS = range(7001, 7041)
+CULPRIT = 7021
+
+TIMEOUT = 2.0
+"""Seconds that peers are told an item, or a wait for one, may take; only where an item hangs."""
+
+STAYING = 3.0
+"""Seconds after which processes that have outlived their parent are held to stay."""
+
+
+# -- what is seen ----------------------------------------------------------------------------------------------------
+
+
+class Log:
+    """What came out of a peer: results, and errors with the item that each was blamed on, if it was on one."""
+
+    def __init__(self):
+        self.results, self.errors, self.blamed = [], [], []
+
+    def result(self, value):
+        """A result, as it arrives: the reducer."""
+        self.results.append(value)
+
+    def error(self, error, item=None):
+        """An error; and the item, where the peer's idiom tells which it was."""
+        self.errors.append(error)
+        if item is not None:
+            self.blamed.append(item)
+
+    def verdict(self, curable):
+        """In words. `curable`: all results could have been had, so that an error, be it ever so clear, is second best."""
+        counts = Counter(self.results)
+        there = f"{len(counts)} of {len(ITEMS)} results in" if counts else "all results lost"
+        if twice := sum(count > 1 for count in counts.values()):
+            return Verdict(False, f"counts {twice} items twice", grade="bad")
+        if self.errors and self._named():
+            return Verdict(not curable, f"error names the item, {there}", grade="fair" if curable else "good")
+        if self.errors:
+            blame = f"blames {len(self.blamed)} items" if self.blamed else "item not named"
+            return Verdict(False, f"{type(self.errors[0]).__name__}, {blame}, {there}", grade="poor")
+        if len(counts) < len(ITEMS):
+            return Verdict(False, f"no error, but only {there}", grade="bad")
+        return Verdict(True, "complete", grade="good")
+
+    def _named(self):
+        if self.blamed:
+            return self.blamed == [CULPRIT]
+        return any(str(CULPRIT) in text for text in _texts(self.errors[0]))
+
+
+def _texts(error):
+    """What an exception, and those it came from, say."""
+    while error is not None:
+        yield f"{error} {vars(error)}"
+        error = error.__cause__ or error.__context__
+
+
+def observe(session, task, items=ITEMS, timeout=None):
+    """The log of one job on a pool of its own."""
+    log = Log()
+    try:
+        with session() as run:
+            run(task, items, log, timeout)
+    except BaseException as error:  # SystemExit too: some peers raise a worker's in the parent
+        log.error(error)
+    return log
+
+
+# -- the faults ------------------------------------------------------------------------------------------------------
+
+FAULTS = {}
+
+
+def fault(name):
+    """The function below observes a peer under the fault of that name, and gives its Verdict."""
+
+    def enter(function):
+        FAULTS[name] = function
+        return function
+
+    return enter
+
+
+def first(folder):
+    """True the first time: a worker is killed once, not whenever its item runs again."""
+    try:
+        os.close(os.open(Path(folder, "done"), os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
+
+
+def die():
+    """As by the kernel, out of memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@fault("nothing")
+def no_fault(session):
+    """The control: so that a hang is not one of the measurement."""
+    return observe(session, nothing_wrong).verdict(curable=True)
+
+
+def nothing_wrong(item):
+    time.sleep(0.01)
+    return item
+
+
+@fault("worker killed mid-item")
+def killed_mid_item(session):
+    """Once, in the middle of an item."""
+    with tempfile.TemporaryDirectory() as folder:
+        return observe(session, functools.partial(dies_mid_item, folder)).verdict(curable=True)
+
+
+def dies_mid_item(folder, item):
+    time.sleep(0.01)
+    if item == CULPRIT and first(folder):
+        die()
+    return item
+
+
+@fault("worker killed idle")
+def killed_idle(session):
+    """Between two jobs of a pool that is kept."""
+    log, pids = Log(), Log()
+    try:
+        with session() as run:
+            run(its_pid, ITEMS, pids, None)
+            os.kill(pids.results[0], signal.SIGKILL)
+            time.sleep(0.3)
+            run(nothing_wrong, ITEMS, log, None)
+    except BaseException as error:
+        log.error(error)
+    return log.verdict(curable=True)
+
+
+def its_pid(item):
+    del item
+    time.sleep(0.01)
+    return os.getpid()
+
+
+@fault("worker killed while writing")
+def killed_while_writing(session):
+    """Once, with a part of a large result in its pipe and the rest not."""
+    with tempfile.TemporaryDirectory() as folder:
+        return observe(session, functools.partial(dies_while_writing, folder)).verdict(curable=True)
+
+
+def dies_while_writing(folder, item):
+    time.sleep(0.01)
+    return Large(folder, item) if item == CULPRIT else item
+
+
+class Large:
+    """A result that, once it is being pickled, has its process killed in its next write. What arrives is the item."""
+
+    def __init__(self, folder, item):
+        self.folder, self.item = folder, item
+
+    def __reduce__(self):
+        if first(self.folder):
+            threading.Thread(target=die_in_write, daemon=True).start()
+        return item_of, (self.item, bytes(200_000_000))
+
+
+def item_of(item, _):
+    return item
+
+
+def die_in_write(patience=1.0):
+    """Kill this process when one of its threads waits for somebody to read; after a second in any case."""
+    until = time.monotonic() + patience
+    while time.monotonic() < until and not any(map(in_write, Path("/proc/self/task").glob("*/wchan"))):
+        time.sleep(0.0005)
+    die()
+
+
+def in_write(wchan):
+    """Whether a thread waits in the kernel for room in a pipe or a socket."""
+    with contextlib.suppress(OSError):
+        return wchan.read_text() in ("pipe_write", "anon_pipe_write", "sock_alloc_send_pskb", "unix_stream_sendmsg")
+    return False
+
+
+@fault("item calls sys.exit")
+def exits(session):
+    """As a function does that was once a script."""
+    return observe(session, exits_at_culprit).verdict(curable=False)
+
+
+def exits_at_culprit(item):
+    time.sleep(0.01)
+    if item == CULPRIT:
+        sys.exit(3)
+    return item
+
+
+@fault("returns what cannot be pickled")
+def unpicklable(session):
+    """A lock, as is somewhere inside many an object."""
+    return observe(session, returns_a_lock).verdict(curable=False)
+
+
+def returns_a_lock(item):
+    time.sleep(0.01)
+    return threading.Lock() if item == CULPRIT else item
+
+
+@fault("raises what cannot be unpickled")
+def not_unpicklable(session):
+    """An exception whose constructor takes two arguments, as many do that are written in a hurry."""
+    return observe(session, raises_two_arguments).verdict(curable=False)
+
+
+class TwoArguments(Exception):  # noqa: N818
+    """It pickles; but is called with one argument when it is unpickled."""
+
+    def __init__(self, what, why):
+        super().__init__(f"{what}: {why}")
+
+
+def raises_two_arguments(item):
+    time.sleep(0.01)
+    if item == CULPRIT:
+        raise TwoArguments("no", "such is life")
+    return item
+
+
+@fault("item hangs")
+def hangs(session):
+    """For ever; the peer is told its own time limit."""
+    return observe(session, hangs_at_culprit, timeout=TIMEOUT).verdict(curable=False)
+
+
+def hangs_at_culprit(item):
+    time.sleep(3600 if item == CULPRIT else 0.01)
+    return item
+
+
+@fault("reducer is slow")
+def slow_reducer(session, items=1000):
+    """Results are consumed more slowly than they come, from a generator: how far is it pulled ahead?"""
+    pulled, ahead = Counter(), []
+
+    def source():
+        for item in range(items):
+            pulled["items"] += 1
+            yield item
+
+    class SlowLog(Log):
+        def result(self, value):
+            time.sleep(0.002)
+            super().result(value)
+            ahead.append(pulled["items"] - len(self.results))
+
+    log = SlowLog()
+    with session() as run:
+        run(return_item, source(), log, None)
+    if sorted(log.results) != list(range(items)):
+        return Verdict(False, f"{len(log.results)} results of {items}", grade="bad")
+    bounded = max(ahead) < items / 2
+    return Verdict(bounded, f"at most {max(ahead)} of {items} inputs ahead", grade="good" if bounded else "poor")
+
+
+def return_item(item):
+    return item
+
+
+@fault("parent killed")
+def parent_killed(session):
+    """By kill -9, with both workers busy: what stays?"""
+    adopt_orphans()
+    with tempfile.TemporaryDirectory() as folder:
+        code = f"from benchmarks import faults; faults.be_killed({session.__name__!r}, {folder!r})"
+        with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) as parent:
+            while len(os.listdir(folder)) < WORKERS and parent.poll() is None:
+                time.sleep(0.01)
+            before = len(descendants()) - 1
+            parent.kill()
+        began = time.monotonic()
+        left = wait_until_gone(STAYING)
+    if left:
+        return Verdict(False, f"{len(left)} of {before} processes stay", grade="bad")
+    return Verdict(True, f"all gone after {time.monotonic() - began:.1f} s", grade="good")
+
+
+def be_killed(session, folder):
+    """The parent's part."""
+    observe(globals()[session], functools.partial(busy, folder))
+
+
+def busy(folder, item):
+    Path(folder, str(item)).touch()
+    time.sleep(60)
+    return item
+
+
+def cases(scale):
+    """The faults; for the tests, two of them."""
+    limit = {"full": 30, "quick": 15, "tiny": 8}[scale]
+    few = ["nothing", "worker killed mid-item", "returns what cannot be pickled"]
+    return [Case(name, limit=limit) for name in (few if scale == "tiny" else FAULTS)]
+
+
+suite = Suite(
+    "faults",
+    "What does each peer do when something goes wrong?",
+    about=__doc__.partition("\n")[2],
+    cases=cases,
+    check=lambda case, verdict: verdict,
+    at_once=4,
+    tables=tables.grid,
+    charts=charts.grid,
+)
+
+
+# -- the peers -------------------------------------------------------------------------------------------------------
+#
+# Each is a context manager, which holds the pool, and gives a function that runs one job on it.
+
+
+def peer(name, *needs):
+    """Enter the context manager below as a contestant."""
+
+    def enter(session):
+        @functools.wraps(session)
+        def run(case):
+            return FAULTS[case.name](session)
+
+        suite.contestant(name, needs=needs, sound=name == "poolagg")(run)
+        return session
+
+    return enter
+
+
+@peer("poolagg")
+@contextlib.contextmanager
+def poolagg():
+    """README: a ProcessPool that is kept, results into the parent's object, `item_timeout`; defaults otherwise."""
+    from poolagg import Into, ProcessPool, aggregate
+
+    with ProcessPool(WORKERS) as pool:
+
+        def run(task, items, log, timeout):
+            aggregate(task, items, Into(log.result), pool=pool, item_timeout=timeout)
+
+        yield run
+
+
+@peer("multiprocessing.Pool")
+@contextlib.contextmanager
+def multiprocessing_pool():
+    """The documentation: `for result in pool.imap_unordered(...)`; the iterator's `next` takes a timeout."""
+    from multiprocessing import Pool
+
+    with Pool(WORKERS) as pool:
+
+        def run(task, items, log, timeout):
+            results = pool.imap_unordered(task, items)
+            with contextlib.suppress(StopIteration):
+                while True:
+                    log.result(results.next(timeout))
+
+        yield run
+
+
+def collect_futures(executor, task, items, log, timeout):
+    """The example in the documentation of concurrent.futures: a dict of futures to items, `as_completed`, `try`."""
+    from concurrent.futures import as_completed
+
+    futures = {executor.submit(task, item): item for item in items}
+    for future in as_completed(futures, timeout):
+        try:
+            log.result(future.result())
+        except Exception as error:
+            log.error(error, futures[future])
+
+
+@peer("ProcessPoolExecutor")
+@contextlib.contextmanager
+def process_pool_executor():
+    """The documentation's ThreadPoolExecutor example, with processes: a dict of futures to items, `as_completed`."""
+    from concurrent.futures import ProcessPoolExecutor
+
+    with ProcessPoolExecutor(WORKERS) as executor:
+        yield functools.partial(collect_futures, executor)
+
+
+@peer("loky", "loky")
+@contextlib.contextmanager
+def loky():
+    """loky's documentation: `get_reusable_executor`, and otherwise as with concurrent.futures."""
+    from loky import get_reusable_executor
+
+    executor = get_reusable_executor(max_workers=WORKERS)
+    yield functools.partial(collect_futures, executor)
+
+
+@peer("joblib", "joblib")
+@contextlib.contextmanager
+def joblib():
+    """joblib's documentation: `return_as="generator_unordered"`, the pool kept by `with`; `timeout` for each task."""
+    from joblib import Parallel, delayed
+
+    def run(task, items, log, timeout):
+        with Parallel(n_jobs=WORKERS, return_as="generator_unordered", timeout=timeout) as parallel:
+            for result in parallel(delayed(task)(item) for item in items):
+                log.result(result)
+
+    yield run
+
+
+@peer("mpire", "mpire")
+@contextlib.contextmanager
+def mpire():
+    """mpire's documentation: `imap_unordered`, workers kept alive, `task_timeout`."""
+    from mpire import WorkerPool
+
+    with WorkerPool(n_jobs=WORKERS, keep_alive=True) as pool:
+
+        def run(task, items, log, timeout):
+            for result in pool.imap_unordered(task, items, task_timeout=timeout, chunk_size=1):
+                log.result(result)
+
+        yield run
+
+
+@peer("pebble", "pebble")
+@contextlib.contextmanager
+def pebble():
+    """pebble's documentation: `map` with a timeout, and a loop that reports errors and goes on to the next result."""
+    from pebble import ProcessPool
+
+    with ProcessPool(max_workers=WORKERS) as pool:
+
+        def run(task, items, log, timeout):
+            results = pool.map(task, items, timeout=timeout).result()
+            while True:
+                try:
+                    log.result(next(results))
+                except StopIteration:
+                    break
+                except Exception as error:
+                    log.error(error)
+
+        yield run
+
+
+@peer("dask.distributed", "distributed")
+@contextlib.contextmanager
+def dask_distributed():
+    """dask's documentation: a local cluster, `client.map`, and `as_completed` with results; `pure=False`."""
+    from distributed import Client, LocalCluster, as_completed
+
+    with (
+        LocalCluster(n_workers=WORKERS, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+
+        def run(task, items, log, timeout):
+            futures = client.map(task, list(items), pure=False)
+            for _, result in as_completed(futures, with_results=True, timeout=timeout):
+                log.result(result)
+
+        yield run
+
+
+@peer("Ray", "ray")
+@contextlib.contextmanager
+def ray():
+    """Ray's documentation: a remote function, and `ray.wait` for one result after the other."""
+    import ray
+
+    ray.init(address="local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False)
+
+    def run(task, items, log, timeout):
+        remote = ray.remote(lambda item: task(item))
+        waiting = [remote.remote(item) for item in items]
+        while waiting:
+            ready, waiting = ray.wait(waiting, timeout=timeout)
+            if not ready:
+                raise TimeoutError(f"no result within {timeout} s")
+            log.result(ray.get(ready[0]))
+
+    try:
+        yield run
+    finally:
+        ray.shutdown()
