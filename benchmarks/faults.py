@@ -1,8 +1,9 @@
 """What does each peer do when something goes wrong?
 
-Every peer is given forty items, two workers, and one fault. What it does is observed, never assumed: whether all results
-came, each once; whether there was an error, and whether that names the item; how many results were there by then; how
-many inputs were pulled ahead; which processes stayed. A hang is a result: the run is killed at its time limit.
+Every peer is given forty items, two workers, and one fault. What it does is observed, never assumed: whether all
+results came, each once; whether there was an error, and whether that names the item; how many results were there by
+then; how many inputs were pulled ahead; which processes stayed. A hang is a result: the run is killed at its time
+limit.
 
 Each peer is used as its documentation has it, with its own time limit for an item that hangs, if it has one.
 """
@@ -54,7 +55,7 @@ class Log:
             self.blamed.append(item)
 
     def verdict(self, curable):
-        """In words. `curable`: all results could have been had, so that an error, be it ever so clear, is second best."""
+        """In words. `curable`: all results could have been had, so an error, be it ever so clear, is second best."""
         counts = Counter(self.results)
         there = f"{len(counts)} of {len(ITEMS)} results in" if counts else "all results lost"
         if twice := sum(count > 1 for count in counts.values()):
@@ -335,7 +336,7 @@ suite = Suite(
     "What does each peer do when something goes wrong?",
     about=__doc__.partition("\n")[2],
     cases=cases,
-    check=lambda case, verdict: verdict,
+    check=lambda _, verdict: verdict,
     at_once=4,
     tables=tables.grid,
     charts=charts.grid,
@@ -347,15 +348,15 @@ suite = Suite(
 # Each is a context manager, which holds the pool, and gives a function that runs one job on it.
 
 
-def peer(name, *needs):
-    """Enter the context manager below as a contestant."""
+def peer(name, *needs, patience=0):
+    """Enter the context manager below as a contestant; `patience` for one that takes seconds to start."""
 
     def enter(session):
         @functools.wraps(session)
         def run(case):
             return FAULTS[case.name](session)
 
-        suite.contestant(name, needs=needs, sound=name == "poolagg")(run)
+        suite.contestant(name, needs=needs, sound=name == "poolagg", patience=patience)(run)
         return session
 
     return enter
@@ -474,7 +475,7 @@ def pebble():
         yield run
 
 
-@peer("dask.distributed", "distributed")
+@peer("dask.distributed", "distributed", patience=10)
 @contextlib.contextmanager
 def dask_distributed():
     """dask's documentation: a local cluster, `client.map`, and `as_completed` with results; `pure=False`."""
@@ -493,7 +494,7 @@ def dask_distributed():
         yield run
 
 
-@peer("Ray", "ray")
+@peer("Ray", "ray", patience=30)
 @contextlib.contextmanager
 def ray():
     """Ray's documentation: a remote function, and `ray.wait` for one result after the other."""

@@ -1,12 +1,12 @@
 """What does an update of one shared object cost, by every way of sharing it between processes?
 
-The approaches are those that people are told of when they ask how to share a complex Python object between processes.
-Each makes N updates of one object from 2 and from 4 processes: the object must have had all of them at the end. Starting
-the processes is part of the time. An approach that is very slow is given a part of N (see "units"), and its time per
-update is what counts.
+The approaches are those that people are told of when they ask how to share a complex Python object between
+processes. Each makes N updates of one object from 2 and from 4 processes: the object must have had all of them at
+the end. Starting the processes is part of the time. An approach that is very slow is given a part of N (see
+"units"), and its time per update is what counts.
 
-Whether updates get lost without a lock depends on who holds the GIL of the process that owns the object: the two cases
-are told apart. In a manager, a method that is `self.n += 1` may lose nothing, by the luck of the interpreter's
+Whether updates get lost without a lock depends on who holds the GIL of the process that owns the object: the two
+cases are told apart. In a manager, a method that is `self.n += 1` may lose nothing, by the luck of the interpreter's
 switching; the same method, letting go of the GIL between its read and its write (as any call into I/O does), loses
 updates. Attributes and items changed through a proxy are read and written in two messages, and lose updates as well.
 """
@@ -263,7 +263,7 @@ def send_all(writer, items):
 
 @suite.contestant("Manager dict, no lock", cases=COUNTING, part=1 / 50, sound=False)
 def manager_dict(case):
-    """The multiprocessing documentation, `Manager().dict()`: `+=` on an item is a message to read and one to write."""
+    """The multiprocessing documentation, `Manager().dict()`: `+=` on an item is a message to read, one to write."""
     with Manager() as manager:
         counts = manager.dict(n=0)
         run_all(add_to_item, case, counts, contextlib.nullcontext())

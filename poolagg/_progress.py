@@ -6,7 +6,6 @@ most ten times a second, and tqdm is imported when a `Progress` is made.
 
 from __future__ import annotations
 
-import inspect
 import io
 import os
 import sys
@@ -84,6 +83,8 @@ class Progress:
 
 def _check(arguments: dict[str, Any]) -> None:
     """tqdm itself complains when the bar is made: too late, in the middle of a call of something else."""
+    import inspect
+
     from tqdm import std
 
     known = set(inspect.signature(std.tqdm.__init__).parameters) - {"self", "iterable", "initial", "kwargs"}

@@ -49,8 +49,8 @@ def _bars(results: Results, case: str, found: list[Standing]) -> bytes:
         [standing.times[-1] / unit - middle for middle, standing in zip(middles, found, strict=True)],
     ]
     log = max(middles) > 20 * min(middles)
-    axes.barh(range(len(found)), middles, color=list(map(_colour, found)), height=0.72, xerr=spread, ecolor=INK, log=log,
-              error_kw={"elinewidth": 0.9, "capsize": 2.5})  # fmt: skip
+    axes.barh(range(len(found)), middles, color=list(map(_colour, found)), height=0.72, log=log, xerr=spread,
+              ecolor=INK, error_kw={"elinewidth": 0.9, "capsize": 2.5})  # fmt: skip
     axes.set_xlim(min(middles) / 1.6 if log else 0, max(s.times[-1] / unit for s in found) * (6 if log else 1.35))
     for place, standing in enumerate(found):
         axes.annotate(_label(standing, unit), (standing.times[-1] / unit, place), (6, 0), textcoords="offset points",

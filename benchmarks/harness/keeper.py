@@ -1,8 +1,8 @@
 """Watches over one run: `python -m benchmarks.harness.keeper '{"suite": ..., "limit": 60, "memory": false}'`.
 
-It starts `alone`, waits for its end, for the time limit, or for the harness to go away, whichever comes first, and then
-ends all that is left below it. Whatever a contestant starts, and however it hides it, is below its keeper. Prints one
-line of JSON: the report of the run.
+It starts `alone`, waits for its end, for the time limit, or for the harness to go away, whichever comes first, and
+then ends all that is left below it. Whatever a contestant starts, and however it hides it, is below its keeper.
+Prints one line of JSON: the report of the run.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Runs a suite: every contestant on every case, turn by turn, each in a fresh process under a keeper.
 
-A B C A B C, so that a machine that slows down does so for all. One that is missing, or hangs, is not tried again on the
-same case.
+A B C A B C, so that a machine that slows down does so for all. One that is missing, or hangs, is not tried again on
+the same case.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def _jobs(suite: Suite, scale: Scale, turns: int, only: Callable[[Contestant], b
 def _run(suite: Suite, scale: Scale, job: Job) -> Run:
     turn, case, contestant = job
     task = {
-        "suite": suite.name, "contestant": contestant.name, "case": case.name, "scale": scale, "limit": case.limit,
-        "memory": suite.memory,
+        "suite": suite.name, "contestant": contestant.name, "case": case.name, "scale": scale,
+        "limit": case.limit + contestant.patience, "memory": suite.memory,
     }  # fmt: skip
     command = [sys.executable, "-m", "benchmarks.harness.keeper", json.dumps(task)]
     # The keeper ends the run when its standard input does: when this process goes, whichever way.
@@ -76,7 +76,7 @@ def _run(suite: Suite, scale: Scale, job: Job) -> Run:
         report = json.loads(keeper.stdout.read())
     report.setdefault("note", "")
     if report["status"] == "hung":
-        report["note"] = report["note"] or f"still running after {case.limit:g} s"
+        report["note"] = report["note"] or f"still running after {task['limit']:g} s"
     return Run(case.name, contestant.name, turn, **report)
 
 

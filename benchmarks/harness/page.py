@@ -15,7 +15,8 @@ main { max-width: 1180px; margin: 0 auto; padding: 2rem 1.5rem 4rem; }
 h1 { font-size: 1.7rem; margin: 0 0 .3rem; }
 h2 { font-size: 1.35rem; margin: 0 0 .3rem; }
 h3 { font-size: 1.05rem; margin: 1.6rem 0 .5rem; }
-section { background: white; border: 1px solid #e0e4e8; border-radius: 10px; padding: 1.4rem 1.6rem; margin: 1.6rem 0; }
+section { background: white; border: 1px solid #e0e4e8; border-radius: 10px; padding: 1.4rem 1.6rem;
+          margin: 1.6rem 0; }
 nav a, a { color: #0b6e4f; }
 nav { margin: .8rem 0 0; } nav a { margin-right: 1.2rem; }
 img { max-width: 100%; display: block; margin: .6rem 0; }
@@ -46,8 +47,8 @@ def page(found: list[tuple[Results, list[Table], dict[str, bytes]]]) -> str:
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>poolagg: benchmarks</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{STYLE}</style><main><h1>What sharing costs</h1>"
-        "<p>poolagg against every shared object and every peer. Each contestant ran in a fresh process, in the idiom of "
-        "its own documentation, turn by turn with the others; its result was checked.</p>"
+        "<p>poolagg against every shared object and every peer. Each contestant ran in a fresh process, in the idiom "
+        "of its own documentation, turn by turn with the others; its result was checked.</p>"
         f"<nav>{links}</nav>{sections}</main></html>\n"
     )
 

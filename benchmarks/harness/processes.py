@@ -1,7 +1,8 @@
 """The processes below this one: finding them, keeping orphans in sight, measuring and ending them.
 
-On Linux a process may ask to inherit the orphans among its descendants, so nothing gets out of sight, whatever sessions
-it makes. Elsewhere there is neither that nor /proc: `descendants` finds nothing, and only the process group is ended.
+On Linux a process may ask to inherit the orphans among its descendants, so nothing gets out of sight, whatever
+sessions it makes. Elsewhere there is neither that nor /proc: `descendants` finds nothing, and only the process group
+is ended.
 """
 
 from __future__ import annotations

@@ -12,9 +12,10 @@
         \"\"\"`sum`, as in the Python tutorial.\"\"\"
         return sum(range(case.units))
 
-`python -m benchmarks NAME` finds it in `benchmarks/NAME.py`, which must define `suite`. Names that begin with "poolagg"
-are highlighted. What has to be there before the clock starts is declared: modules in `needs` (imported first; one that
-can't be is reported as missing), a server as `server`, a context manager whose value is the second argument.
+`python -m benchmarks NAME` finds it in `benchmarks/NAME.py`, which must define `suite`. Names that begin with
+"poolagg" are highlighted. What has to be there before the clock starts is declared: modules in `needs` (imported
+first; one that can't be is reported as missing), a server as `server`, a context manager whose value is the second
+argument.
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ class Contestant:
     cases: tuple[str, ...]
     part: float
     sound: bool
+    patience: float
     given: tuple[Any, ...]
 
     def takes_part(self, case: Case) -> bool:
@@ -161,12 +163,16 @@ class Suite:
         cases: Sequence[str] = (),
         part: float = 1,
         sound: bool = True,
+        patience: float = 0,
     ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Enter the function below under `name`. `part` of the units, if it is very slow; not `sound`, if it is known
-        to lose updates, or to fail, and here to show it."""
+        """Enter the function below under `name`.
+
+        `part` of the units, if it is very slow; not `sound`, if it is known to lose updates, or to fail, and here to
+        show it; `patience`: seconds beyond the case's limit, if it takes long to start.
+        """
 
         def enter(run: Callable[..., Any]) -> Callable[..., Any]:
-            entry = Contestant(name, run, tuple(needs), server, tuple(cases), part, sound, self.given)
+            entry = Contestant(name, run, tuple(needs), server, tuple(cases), part, sound, patience, self.given)
             self.contestants.append(entry)
             return run
 

@@ -1,22 +1,25 @@
 """Where chunks run: pools of our own, and other people's."""
 
-from concurrent.futures import Executor
 from typing import Any
 
 from poolagg.pools._pool import Pool
 from poolagg.pools._work import Job
-from poolagg.pools.executors import ExecutorPool, ImapPool
 from poolagg.pools.process import ProcessPool, usable_cpus
 from poolagg.pools.serial import SerialPool
 from poolagg.pools.threads import ThreadPool
 
-__all__ = ["ExecutorPool", "ImapPool", "Job", "Pool", "ProcessPool", "SerialPool", "ThreadPool", "as_pool", "usable_cpus"]
+__all__ = ["Job", "Pool", "ProcessPool", "SerialPool", "ThreadPool", "as_pool", "usable_cpus"]
 
 
 def as_pool(pool: Any) -> Pool:
     """What was passed as `pool=`, as a pool."""
     if isinstance(pool, Pool):
         return pool
+    # Only here, for they cost every worker's start what few programs need.
+    from concurrent.futures import Executor
+
+    from poolagg.pools.executors import ExecutorPool, ImapPool
+
     if isinstance(pool, Executor):
         return ExecutorPool(pool)
     if hasattr(pool, "imap_unordered") and not isinstance(pool, type):

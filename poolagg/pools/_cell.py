@@ -13,7 +13,6 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-import tempfile
 from time import monotonic_ns
 from typing import NamedTuple
 
@@ -105,6 +104,8 @@ def _anonymous_memory(size: int) -> int:
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("poolagg")
     else:
+        import tempfile
+
         fd, path = tempfile.mkstemp()
         os.unlink(path)
     os.truncate(fd, size)

@@ -7,7 +7,6 @@ commute. An accumulator is a list of at most k entries (key, place, value), best
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from hashlib import blake2b
 from numbers import Real
 from operator import itemgetter
 from typing import Any, TypeAlias
@@ -228,4 +227,6 @@ def _is_nan(key: Any) -> bool:
 
 
 def _hash(seed: int, place: Place) -> bytes:
+    from hashlib import blake2b  # costs every start more than it costs the runs that sample
+
     return blake2b(f"{seed}:{place}".encode(), digest_size=16).digest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import reprlib
 from typing import Any
 
@@ -86,6 +85,8 @@ def takes(function: Any, count: int) -> bool:
     """Whether `function` can be called with `count` positional arguments, as far as its signature tells."""
     if hasattr(function, "nin"):
         return bool(function.nin == count)  # a numpy ufunc, whose last parameter is `out`
+    import inspect
+
     try:
         inspect.signature(function).bind(*[None] * count)
     except TypeError:
