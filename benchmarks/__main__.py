@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import ast
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +23,7 @@ TURNS = 5
 def main() -> int:
     """Run what the command line says; 1 if a contestant that should get it right did not."""
     arguments = _parsed()
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # the keepers see to it that all is ended
     if not arguments.suites:
         print("\n".join(["Suites (python -m benchmarks NAME):", "", *_listed()]))
         return 0
@@ -59,13 +62,11 @@ def _listed() -> Iterator[str]:
 
 
 def _run(name: str, arguments: argparse.Namespace) -> Results:
-    suite = load(name)
+    suite = load(f"benchmarks.{name}")
     scale: Scale = "quick" if arguments.quick else "full"
     turns = arguments.repeat or (1 if arguments.quick else TURNS)
     only = _chosen(suite.contestants, arguments.only)
-    results = measure(
-        suite, scale, turns, lambda contestant: contestant.name in only, _tell, _command(name, arguments)
-    )
+    results = measure(suite, scale, turns, lambda contestant: contestant.name in only, _tell, _command(name, arguments))
     results.save(arguments.out / f"{name}.json")
     for table in suite.tables(results):
         print("\n" + as_text(table))
@@ -97,7 +98,10 @@ def _tell(line: str) -> None:
 def _write_page(folder: Path) -> None:
     """The page is made of all the results in the folder, whenever each was measured."""
     found = [Results.load(folder / f"{name}.json") for name in suites() if (folder / f"{name}.json").exists()]
-    shown = [(results, (suite := load(results.suite)).tables(results), suite.charts(results)) for results in found]
+    shown = [
+        (results, (suite := load(f"benchmarks.{results.suite}")).tables(results), suite.charts(results))
+        for results in found
+    ]
     (folder / "index.html").write_text(page(shown), "utf-8")
     print(f"{folder / 'index.html'}: {', '.join(results.suite for results in found)}")
 

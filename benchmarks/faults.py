@@ -122,7 +122,7 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@fault("nothing")
+@fault("nothing wrong")
 def no_fault(session):
     """The control: so that a hang is not one of the measurement."""
     return observe(session, nothing_wrong).verdict(curable=True)
@@ -326,13 +326,13 @@ def busy(folder, item):
 
 def cases(scale):
     """The faults; for the tests, two of them."""
-    limit = {"full": 30, "quick": 15, "tiny": 8}[scale]
-    few = ["nothing", "worker killed mid-item", "returns what cannot be pickled"]
+    limit = {"full": 30, "quick": 8, "tiny": 8}[scale]
+    few = ["nothing wrong", "worker killed mid-item", "returns what cannot be pickled"]
     return [Case(name, limit=limit) for name in (few if scale == "tiny" else FAULTS)]
 
 
 suite = Suite(
-    "faults",
+    __name__,
     "What does each peer do when something goes wrong?",
     about=__doc__.partition("\n")[2],
     cases=cases,
@@ -418,11 +418,13 @@ def process_pool_executor():
 @peer("loky", "loky")
 @contextlib.contextmanager
 def loky():
-    """loky's documentation: `get_reusable_executor`, and otherwise as with concurrent.futures."""
+    """loky's documentation: `get_reusable_executor` for each job, and otherwise as with concurrent.futures."""
     from loky import get_reusable_executor
 
-    executor = get_reusable_executor(max_workers=WORKERS)
-    yield functools.partial(collect_futures, executor)
+    def run(task, items, log, timeout):
+        collect_futures(get_reusable_executor(max_workers=WORKERS), task, items, log, timeout)
+
+    yield run
 
 
 @peer("joblib", "joblib")

@@ -3,7 +3,7 @@
 aggregate(func, iterable, reducer)
 """
 
-from poolagg import errors, events, pools, strategies
+from poolagg import errors, events, pools, strategies, testing
 from poolagg._engine import Snapshot, aggregate, snapshots
 from poolagg._progress import Progress
 from poolagg.errors import (
@@ -99,5 +99,6 @@ __all__ = [
     "snapshots",
     "star",
     "strategies",
+    "testing",
     "with_item",
 ]

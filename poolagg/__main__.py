@@ -335,9 +335,7 @@ def _imported(name: str, folder: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and name.startswith(error.name):
-            raise CommandError(
-                f"there is no module {name!r}; a file is written with its ending, {name}.py"
-            ) from error
+            raise CommandError(f"there is no module {name!r}; a file is written with its ending, {name}.py") from error
         raise
 
 

@@ -295,9 +295,7 @@ def _is_sliced(iterable: Any) -> bool:
     if type(iterable) is range:
         return True
     numpy = sys.modules.get("numpy")
-    return (
-        numpy is not None and type(iterable) is numpy.ndarray and iterable.ndim > 0 and not iterable.dtype.hasobject
-    )
+    return numpy is not None and type(iterable) is numpy.ndarray and iterable.ndim > 0 and not iterable.dtype.hasobject
 
 
 class Parcels:

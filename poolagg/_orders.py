@@ -187,11 +187,9 @@ class SourceEnded:
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """A piece of `nbytes` took the parent `seconds` to unpack and fold."""
+    """A piece took the parent `seconds` to fold."""
 
     seconds: float
-    nbytes: int
-    items: int
 
 
 @dataclass(frozen=True, slots=True)

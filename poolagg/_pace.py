@@ -70,12 +70,15 @@ class Pace:
         """A lane took `seconds` to pack its state."""
         self._pack = _blend(self._pack, seconds)
 
-    def merged(self, seconds: float, nbytes: int, items: int) -> None:
-        """The parent took `seconds` to fold a piece of `nbytes` covering `items`."""
-        self._shipped = True
-        self._merge = _blend(self._merge, seconds)
+    def weighed(self, nbytes: int, items: int) -> None:
+        """Shipped pieces of `nbytes` cover `items`: known on arrival, for an ordered run may merge them much later."""
         if self._ships_chunks and items:
             self._out_bytes = _blend(self._out_bytes, nbytes / items)
+
+    def merged(self, seconds: float) -> None:
+        """The parent took `seconds` to fold a piece."""
+        self._shipped = True
+        self._merge = _blend(self._merge, seconds)
 
     # -- what follows from them --------------------------------------------------------------------------------
 

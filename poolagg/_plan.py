@@ -187,8 +187,8 @@ class Plan:
                 self._ledger.pull(start, stop)
             case SourceEnded():
                 self._ended = True
-            case Merged(seconds, nbytes, items):
-                self.pace.merged(seconds, nbytes, items)
+            case Merged(seconds):
+                self.pace.merged(seconds)
             case Tick():
                 self._ship_all()
             case Finished():
@@ -260,6 +260,7 @@ class Plan:
                 self._blame.suspects.extend(parts)
 
     def _arrive(self, piece: Piece) -> None:
+        self.pace.weighed(piece.nbytes, piece.items)
         if self.terms.in_order:
             self._ledger.arrive(piece)
         else:

@@ -54,7 +54,7 @@ class Settings:
         pool = ProcessPool(self._workers) if self._pool is None else as_pool(self._pool)
         if self.item_timeout is not None and not pool.can_kill:
             raise ValueError(
-                f"item_timeout={self.item_timeout!r} takes a pool that can stop an item; {pool!r} can't: use a ProcessPool"
+                f"item_timeout={self.item_timeout!r} takes a pool that can stop an item, a ProcessPool; {pool!r} can't"
             )
         return pool
 

@@ -29,7 +29,8 @@ class Watchers:
             except Exception as error:
                 self._watchers.remove(watcher)
                 warnings.warn(
-                    f"the watcher {short_repr(watcher)} raised {type(error).__name__}: {error}, on {short_repr(event)}, "
+                    f"the watcher {short_repr(watcher)} raised {type(error).__name__}: {error}, on "
+                    f"{short_repr(event)}, "
                     "and is told nothing more; the run goes on",
                     RuntimeWarning,
                     stacklevel=2,

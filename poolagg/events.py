@@ -48,9 +48,8 @@ class ChunkDone:
 
 @dataclass(frozen=True, slots=True)
 class StateMerged:
-    """The parent committed a state covering `items` items: `nbytes` shipped, merged in `seconds`."""
+    """The parent committed a state covering `items` items: `nbytes` shipped, merged in `seconds`, by `at`."""
 
-    lane: int
     items: int
     nbytes: int
     seconds: float

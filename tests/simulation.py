@@ -265,7 +265,7 @@ class World:
         self.folding.commit(pickle.loads(piece.data))
         for start, stop in piece.covers:
             self.parcels.release(start, stop)
-        events.append(Merged(self.merge_seconds(piece), piece.nbytes, piece.items))
+        events.append(Merged(self.merge_seconds(piece)))
 
     def merge_seconds(self, piece: Piece) -> float:
         return 1e-5
@@ -324,10 +324,7 @@ class World:
             return
         idle = [n for n, w in enumerate(self.workers) if not w.in_flight and not plan._lanes[n].worn]
         calm = (
-            not plan._ledger.waiting
-            and not plan._blame.suspects
-            and not self.alone_anywhere()
-            and not self.told_ended
+            not plan._ledger.waiting and not plan._blame.suspects and not self.alone_anywhere() and not self.told_ended
         )
         if idle and calm and not self.terms.in_order:
             assert plan.hungry, "a lane is idle and an item in hand would be kept"

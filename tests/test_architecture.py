@@ -47,14 +47,17 @@ MAY_IMPORT = {
     # floor 3: the one place that holds a plan and a pool
     "_watching": {"errors", "events"},
     "_settings": {"_plan", "_progress", "events", "pools", "reducers", "strategies"},
-    "_engine": {
-        *("_chunks", "_orders", "_pace", "_plan", "_settings", "_watching", "errors", "events", "functions"),
-        *("pools", "reducers", "strategies"),
+    "_verdicts": {"_orders", "errors", "events"},
+    "_run": {
+        *("_chunks", "_orders", "_pace", "_plan", "_settings", "_verdicts", "_watching"),
+        *("errors", "events", "functions", "pools"),
     },
+    "_engine": {"_run", "_settings", "events", "pools", "reducers", "strategies"},
     # floor 4: doors to the outside
     "testing": {"reducers"},
     "__init__": {
         *("_engine", "_progress", "errors", "events", "functions", "pools", "reducers", "sources", "strategies"),
+        "testing",
     },
     "__main__": {"__init__", "_rendering", "errors", "events", "sources", "testing"},
 }
@@ -82,7 +85,7 @@ EXPORTED = {
     *("Progress", "blocks", "prefetch"),
     *("PoolAggError", "TaskError", "WorkerLost", "ReducerError", "CheckpointMismatch", "PoolBusy"),
     *("RemoteError", "SkippedItems"),
-    *("errors", "events", "pools", "strategies"),
+    *("errors", "events", "pools", "strategies", "testing"),
 }
 
 NO_EXAMPLE = {"Snapshot", "rng"}

@@ -95,9 +95,7 @@ def test_leaves_grow_with_the_work_before_them():
 # -- the source ------------------------------------------------------------------------------------------------------
 
 ITEMS = st.lists(
-    st.one_of(
-        st.integers(), st.text(max_size=3), st.binary(max_size=3), st.none(), st.lists(st.integers(), max_size=2)
-    )
+    st.one_of(st.integers(), st.text(max_size=3), st.binary(max_size=3), st.none(), st.lists(st.integers(), max_size=2))
 )
 
 

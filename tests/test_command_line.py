@@ -261,9 +261,7 @@ def test_what_the_output_cannot_encode_is_escaped(folder):
     """A file name of any bytes can be an item, and a result; the run does not end in an error of its output."""
     name = os.fsdecode(b"caf\xe9 \xc3\xa9.txt")
     (folder / name).touch()
-    code, out, err = in_shell(
-        "run", "words.py:same", "-", "--reduce", "Collect()", stdin="one.txt\n", ascii_only=True
-    )
+    code, out, err = in_shell("run", "words.py:same", "-", "--reduce", "Collect()", stdin="one.txt\n", ascii_only=True)
     assert (code, out, err) == (0, "one.txt\n", "")
     code, out, err = in_shell("run", "words.py:same", "caf*", "--reduce", "Collect()", ascii_only=True)
     assert (code, out, err) == (0, "'caf\\udce9 \\xe9.txt'\n", "")

@@ -353,9 +353,7 @@ def test_a_timeout_is_not_inherited_from_the_run_before(pool: ProcessPool) -> No
 # -- robbed of its descriptors -----------------------------------------------------------------------------------------
 
 
-def test_a_task_that_closes_all_descriptors_gets_no_bytes_of_ours_in_its_file(
-    pool: ProcessPool, tmp_path: Any
-) -> None:
+def test_a_task_that_closes_all_descriptors_gets_no_bytes_of_ours_in_its_file(pool: ProcessPool, tmp_path: Any) -> None:
     path = tmp_path / "mine"
     attempts = Attempts(tmp_path)
 

@@ -106,7 +106,7 @@ def _assert_ran_once(ran: subprocess.CompletedProcess[str]) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_script_without_a_main_guard(method, tmp_path):
-    "Functions and classes of a script work as items, partials, states and errors; the script runs once, in one process."
+    "Functions and classes of a script work as items, partials, states and errors; the script runs just once."
     script = tmp_path / "script.py"
     script.write_text(PROGRAM.format(method=method))
     _assert_ran_once(_run([sys.executable, str(script)]))
@@ -170,48 +170,51 @@ def test_what_cannot_travel_is_named():
     assert "per_worker" in ran.stdout
 
 
+NOTEBOOK = '''
+import textwrap
+from jupyter_client.manager import start_new_kernel
+
+FIRST = """
+    from poolagg import *
+    import dataclasses
+    @dataclasses.dataclass
+    class Point:
+        x: int
+    def move(p): return Point(p.x + 1)
+    pool = ProcessPool(2).__enter__()
+    print(aggregate(move, [Point(1), Point(2)], Collect(), pool=pool))
+"""
+AGAIN = """
+    @dataclasses.dataclass
+    class Point:
+        x: int
+        y: int = 5
+    def move(p): return Point(p.x + 2)
+    print(aggregate(move, [Point(1), Point(2)], Collect(), pool=pool))
+    pool.close()
+"""
+
+def listen(message):
+    kind, content = message["header"]["msg_type"], message["content"]
+    if kind == "stream":
+        print(content["text"], end="")
+    elif kind == "error":
+        print(*content["traceback"], sep="\\n")
+
+kernel, client = start_new_kernel(kernel_name="python3")
+try:
+    for cell in (FIRST, AGAIN):
+        client.execute_interactive(textwrap.dedent(cell), timeout=40, output_hook=listen)
+finally:
+    client.stop_channels()
+    kernel.shutdown_kernel(now=True)
+'''
+
+
 def test_a_notebook_kernel():
     "Cells of a notebook: functions and classes defined in cells, redefined between runs, with a kept pool."
-    manager = pytest.importorskip("jupyter_client.manager", reason="pip install jupyter-client ipykernel")
+    pytest.importorskip("jupyter_client", reason="pip install jupyter-client ipykernel")
     pytest.importorskip("ipykernel", reason="pip install jupyter-client ipykernel")
-    kernel, client = manager.start_new_kernel(kernel_name="python3")
-    try:
-        first = """
-            from poolagg import *
-            import dataclasses
-            @dataclasses.dataclass
-            class Point:
-                x: int
-            def move(p): return Point(p.x + 1)
-            pool = ProcessPool(2).__enter__()
-            print(aggregate(move, [Point(1), Point(2)], Collect(), pool=pool))
-        """
-        again = """
-            @dataclasses.dataclass
-            class Point:
-                x: int
-                y: int = 5
-            def move(p): return Point(p.x + 2)
-            print(aggregate(move, [Point(1), Point(2)], Collect(), pool=pool))
-            pool.close()
-        """
-        assert _execute(client, first) == "[Point(x=2), Point(x=3)]\n"
-        assert _execute(client, again) == "[Point(x=3, y=5), Point(x=4, y=5)]\n"
-    finally:
-        client.stop_channels()
-        kernel.shutdown_kernel(now=True)
-        kernel.cleanup_resources()
-
-
-def _execute(client: object, cell: str) -> str:
-    printed: list[str] = []
-
-    def listen(message: dict) -> None:
-        kind, content = message["header"]["msg_type"], message["content"]
-        if kind == "stream":
-            printed.append(content["text"])
-        elif kind == "error":
-            printed.extend(content["traceback"])
-
-    client.execute_interactive(textwrap.dedent(cell), timeout=40, output_hook=listen)
-    return "".join(printed)
+    ran = _run([sys.executable, "-c", NOTEBOOK])
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == "[Point(x=2), Point(x=3)]\n[Point(x=3, y=5), Point(x=4, y=5)]\n"

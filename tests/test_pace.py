@@ -52,11 +52,11 @@ def test_what_a_chunk_costs_the_parent_makes_it_longer():
     """Twenty times the parent's cost where each chunk ships; up to a second, and not where lanes carry state."""
     for merge, target in [(0.01, 0.2), (1.0, LONGEST)]:
         pace = settled(1e-3, ships_chunks=True)
-        pace.merged(merge, 100, 50)
+        pace.merged(merge)
         assert pace.target == target
         assert pace.budget == 2 * target
         carrying = settled(1e-3)
-        carrying.merged(merge, 100, 50)
+        carrying.merged(merge)
         assert carrying.target == TARGET
 
 
@@ -66,7 +66,7 @@ def test_large_items_make_small_chunks():
     pace.pulled(10, 10 * 100_000)
     assert pace.size(None) == PARCEL // 100_000
     pace = settled(1e-6, ships_chunks=True)
-    pace.merged(1e-6, 10 * 200_000, 10)
+    pace.weighed(10 * 200_000, 10)
     assert pace.size(None) == PARCEL // 200_000
 
 
@@ -91,11 +91,11 @@ def test_the_first_state_ships_so_that_its_cost_is_known():
     pace = Pace(lanes=2)
     assert pace.worth_shipping(0.0)
     pace.shipped(0.01)
-    pace.merged(0.03, 100, 10)
+    pace.merged(0.03)
     assert not pace.worth_shipping(0.79)
     assert pace.worth_shipping(0.81)
     pace = Pace(lanes=2)
-    pace.merged(60.0, 100, 10)
+    pace.merged(60.0)
     assert not pace.worth_shipping(29.0)
     assert pace.worth_shipping(30.0)
 
@@ -103,6 +103,6 @@ def test_the_first_state_ships_so_that_its_cost_is_known():
 def test_many_lanes_share_one_parent():
     """What the parent pays counts for half the lanes: their ships meet there."""
     pace = Pace(lanes=16)
-    pace.merged(0.01, 100, 10)
+    pace.merged(0.01)
     assert not pace.worth_shipping(20 * 0.08 - 0.01)
     assert pace.worth_shipping(20 * 0.08 + 0.01)

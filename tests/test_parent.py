@@ -186,7 +186,8 @@ def test_a_kept_pool_is_good_after_ctrl_c(start: Any, everyone: bool) -> None:
         with pool_of_two() as pool:
             for func in (hang, short, short):
                 try:
-                    aggregate(func, itertools.count(), Sum(), pool=pool, watch=lambda event: func is short and say("busy"))
+                    watch = lambda event: func is short and say("busy")
+                    aggregate(func, itertools.count(), Sum(), pool=pool, watch=watch)
                 except KeyboardInterrupt:
                     began = time.monotonic()
                     assert aggregate(short, range(100), Sum(), pool=pool) == 4950
@@ -373,7 +374,8 @@ def test_workers_may_have_children_which_are_theirs(start: Any) -> None:
 
         def interruptible(x):
             # SIGINT is not ignored in programs that a worker runs.
-            return subprocess.run([sys.executable, "-c", "import os; os.kill(os.getpid(), 2)"], capture_output=True).returncode
+            program = "import os; os.kill(os.getpid(), 2)"
+            return subprocess.run([sys.executable, "-c", program], capture_output=True).returncode
 
         with pool_of_two() as pool:
             assert aggregate(shell, range(10), Sum(), pool=pool) == 45

@@ -452,7 +452,7 @@ def test_a_payload_that_does_not_travel_costs_one_item(pool: Any, strategy: Any)
 @kinds(pickles=True)
 def test_a_func_or_reducer_that_does_not_pickle_is_refused_in_words(pool: Any) -> None:
     lock = threading.Lock()
-    with pytest.raises(TypeError, match="func.*can't be sent"):
+    with pytest.raises(TypeError, match=r"func.*can't be sent"):
         aggregate(lambda x: lock, [1], Sum(), pool=pool)
     assert aggregate(square, [3], Sum(), pool=pool) == 9
 
@@ -619,7 +619,7 @@ def test_an_initializer_of_threads_that_raises_is_named() -> None:
     def start() -> None:
         raise ValueError("no database")
 
-    with ThreadPool(2, initializer=start) as pool, pytest.raises(WorkerLost, match="initializer failed.*no database"):
+    with ThreadPool(2, initializer=start) as pool, pytest.raises(WorkerLost, match=r"initializer failed.*no database"):
         aggregate(square, range(100), Sum(), pool=pool)
 
 
@@ -866,7 +866,7 @@ def test_reproducible_runs_give_the_same_bits(kind: Kind, workers: int, tmp_path
     with make() as pool:
         for source in (range(2000), iter(range(2000))):
             assert aggregate(rough, source, Rough(), pool=pool, reproducible=True) == expected_bits()
-        flaky = Flaky(tmp_path, {x: "raise" for x in (0, 70, 71, 1999)}, times=1)
+        flaky = Flaky(tmp_path, dict.fromkeys((0, 70, 71, 1999), "raise"), times=1)
         retried = aggregate(lambda x: rough(flaky(x)), range(2000), Rough(), pool=pool, reproducible=True, retries=1)
         assert retried == expected_bits()
 

@@ -19,15 +19,19 @@ OURS, OTHERS, WRONG = "#0b6e4f", "#9aa5b1", "#c8553d"
 
 GRADES = {"good": "#cfe8d8", "fair": "#f3ecc2", "poor": "#f6d5b4", "bad": "#efb8ae", "none": "#eeeeee"}
 
+MEANINGS = {"good": "as one would wish", "fair": "second best", "poor": "leaves the rest to you",
+            "bad": "hangs, or goes wrong", "none": "not there"}  # fmt: skip
+
 INK, FAINT = "#22272e", "#6b7480"
 
 
 def bars(results: Results) -> dict[str, bytes]:
     """A chart of bars for each case, fastest first: median, least and most, and the ratio to the reference."""
+    found = {case: standings(results, case) for case in results.cases}
     return {
-        f"{results.suite}-{slug(case)}": _bars(results, case, timed)
+        f"{results.suite}-{slug(case)}": _bars(results, case, found[case])
         for case in results.cases
-        if (timed := [standing for standing in standings(results, case) if standing.times])
+        if any(standing.times for standing in found[case])
     }
 
 
@@ -43,20 +47,26 @@ def slug(text: str) -> str:
 def _bars(results: Results, case: str, found: list[Standing]) -> bytes:
     figure, axes = _figure(11, 1.5 + 0.32 * len(found))
     unit = results.unit_seconds
-    middles = [standing.median / unit for standing in found]
+    timed = [(standing, standing.median / unit) for standing in found if standing.times]
+    least, most = timed[0][1], timed[-1][1]
+    log = most > 20 * least
     spread = [
-        [middle - standing.times[0] / unit for middle, standing in zip(middles, found, strict=True)],
-        [standing.times[-1] / unit - middle for middle, standing in zip(middles, found, strict=True)],
+        [middle - standing.times[0] / unit for standing, middle in timed],
+        [standing.times[-1] / unit - middle for standing, middle in timed],
     ]
-    log = max(middles) > 20 * min(middles)
-    axes.barh(range(len(found)), middles, color=list(map(_colour, found)), height=0.72, log=log, xerr=spread,
-              ecolor=INK, error_kw={"elinewidth": 0.9, "capsize": 2.5})  # fmt: skip
-    axes.set_xlim(min(middles) / 1.6 if log else 0, max(s.times[-1] / unit for s in found) * (6 if log else 1.35))
+    middles, colours = [middle for _, middle in timed], [_colour(standing) for standing, _ in timed]
+    axes.barh(range(len(timed)), middles, color=colours, height=0.72, log=log, xerr=spread, ecolor=INK,
+              error_kw={"elinewidth": 0.9, "capsize": 2.5})  # fmt: skip
+    start = least / 1.6 if log else 0
+    axes.set_xlim(start, most * (25 if log else 1.4))
     for place, standing in enumerate(found):
-        axes.annotate(_label(standing, unit), (standing.times[-1] / unit, place), (6, 0), textcoords="offset points",
-                      va="center", fontsize=8.5, color=INK)  # fmt: skip
+        end = standing.times[-1] / unit if standing.times else start
+        axes.annotate(_label(standing, unit), (end, place), (6, 0), textcoords="offset points", va="center",
+                      fontsize=8.5, color=INK)  # fmt: skip
     _name_rows(axes, found)
-    axes.set_xlabel(f"{results.unit}{' (log scale)' if log else ''}: median, with least and most of {_turns(found)}")
+    axes.set_xlabel(
+        f"{results.unit}{' (log scale)' if log else ''}: {_turns(found)}; x: multiple of {results.reference}"
+    )
     axes.set_title(f"{results.question}\n{case}", loc="left", fontsize=12, color=INK)
     _legend(axes, found)
     return _png(figure)
@@ -67,14 +77,16 @@ def _colour(standing: Standing) -> str:
 
 
 def _label(standing: Standing, unit: float) -> str:
-    ratio = f"   x {standing.ratio:.3g}" if standing.ratio is not None else ""
-    wrong = f"  {standing.outcome.partition(' (')[0].partition(':')[0]}" if not standing.correct else ""
+    if not standing.times:
+        return textwrap.shorten(standing.outcome, 90)
+    ratio = f"   x {significant(standing.ratio)}" if standing.ratio is not None else ""
+    wrong = f"   {standing.outcome.partition(' (')[0].partition(':')[0]}" if not standing.correct else ""
     return significant(standing.median / unit) + ratio + wrong
 
 
 def _turns(found: list[Standing]) -> str:
     turns = max(len(standing.times) for standing in found)
-    return f"{turns} turn{'s' if turns > 1 else ''}"
+    return f"median of {turns} turns, with the least and the most" if turns > 1 else "one turn"
 
 
 def _name_rows(axes: Any, found: list[Standing]) -> None:
@@ -103,21 +115,31 @@ def grid(results: Results) -> dict[str, bytes]:
     columns, rows = len(table.head) - 1, len(table.rows)
     figure, axes = _figure(2.2 + 1.55 * columns, 1.4 + 0.72 * rows)
     for x, text in enumerate(table.head[1:]):
-        axes.text(x + 0.5, -0.12, textwrap.fill(text, 18), ha="center", va="bottom", fontsize=9, color=INK)
+        axes.text(x + 0.5, -0.12, _filled(text, 18), ha="center", va="bottom", fontsize=9, color=INK)
     for y, (name, *cells) in enumerate(table.rows):
         ours = name.kind == "ours"
         axes.text(-0.08, y + 0.5, name.text, ha="right", va="center", fontsize=10, color=OURS if ours else INK,
                   fontweight="bold" if ours else "normal")  # fmt: skip
         for x, cell in enumerate(cells):
             axes.add_patch(_tile(x, y, GRADES.get(cell.kind, "white")))
-            axes.text(
-                x + 0.5, y + 0.5, textwrap.fill(cell.text, 21), ha="center", va="center", fontsize=7.6, color=INK
-            )
+            axes.text(x + 0.5, y + 0.5, _filled(cell.text, 23), ha="center", va="center", fontsize=7.4, color=INK)
     axes.set_xlim(0, columns)
     axes.set_ylim(rows, -0.9)
     axes.axis("off")
+    _grade_legend(axes, {cell.kind for _, *cells in table.rows for cell in cells})
     axes.set_title(results.question, loc="left", fontsize=12, color=INK)
     return {results.suite: _png(figure)}
+
+
+def _filled(text: str, width: int) -> str:
+    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
+
+
+def _grade_legend(axes: Any, used: set[str]) -> None:
+    from matplotlib.patches import Patch
+
+    handles = [Patch(color=GRADES[grade], label=text) for grade, text in MEANINGS.items() if grade in used]
+    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, -0.01), ncols=5, frameon=False, fontsize=9)
 
 
 def _tile(x: float, y: float, colour: str) -> Any:

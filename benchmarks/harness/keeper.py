@@ -11,6 +11,7 @@ import json
 import os
 import re
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,19 +24,27 @@ from benchmarks.harness.processes import adopt_orphans, descendants, end_all, ow
 SAMPLING = 0.05
 """Seconds between two looks at the memory, where it is asked for; else, at whether the run has ended."""
 
+SHARED_MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
+"""Where joblib puts its files by default; what a run leaves there goes with it, like its other temporary files."""
+
 GRACE = 1.0
 """Seconds that a contestant's helpers have to leave after it, before they count as left behind."""
 
 
 def main(task: dict[str, Any]) -> None:
     """Have the task run, and print the report."""
+    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C ends the harness, and its end this process
     adopt_orphans()
-    with tempfile.TemporaryDirectory() as folder:
+    with _folder() as folder, _folder(SHARED_MEMORY) as shared:
         task["report"] = str(Path(folder, "report.json"))
-        log = Path(folder, "log")
-        report = _kept(task, log)
+        os.environ.update(TMPDIR=folder, RAY_TMPDIR=folder, JOBLIB_TEMP_FOLDER=shared)
+        report = _kept(task, Path(folder, "log"))
         end_all()
     print(json.dumps(report), flush=True)
+
+
+def _folder(place: str | None = None) -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(dir=place, ignore_cleanup_errors=True)
 
 
 def _kept(task: dict[str, Any], log: Path) -> dict[str, Any]:

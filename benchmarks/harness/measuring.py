@@ -66,7 +66,7 @@ def _jobs(suite: Suite, scale: Scale, turns: int, only: Callable[[Contestant], b
 def _run(suite: Suite, scale: Scale, job: Job) -> Run:
     turn, case, contestant = job
     task = {
-        "suite": suite.name, "contestant": contestant.name, "case": case.name, "scale": scale,
+        "suite": suite.module, "contestant": contestant.name, "case": case.name, "scale": scale,
         "limit": case.limit + contestant.patience, "memory": suite.memory,
     }  # fmt: skip
     command = [sys.executable, "-m", "benchmarks.harness.keeper", json.dumps(task)]

@@ -73,8 +73,7 @@ def _picture(name: str, data: bytes) -> str:
 
 
 def _table(table: Table) -> str:
-    words = not any(cell.kind == "number" for row in table.rows for cell in row)
-    return f'<h3>{escape(table.title)}</h3><div class="scroll{" grid" if words else ""}">{as_html(table)}</div>'
+    return f'<h3>{escape(table.title)}</h3><div class="scroll{" grid" if table.wordy else ""}">{as_html(table)}</div>'
 
 
 def _idioms(entrants: list[Entrant]) -> str:

@@ -79,7 +79,8 @@ class Results:
         """Read what `save` wrote."""
         data = json.loads(path.read_text("utf-8"))
         entrants = [Entrant(**entrant) for entrant in data.pop("entrants")]
-        return cls(**data, entrants=entrants, runs=[Run(**run) for run in data.pop("runs")])
+        runs = [Run(**run) for run in data.pop("runs")]
+        return cls(**data, entrants=entrants, runs=runs)
 
     def of(self, case: str, contestant: str) -> list[Run]:
         """The turns of one contestant on one case."""

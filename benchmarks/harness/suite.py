@@ -1,7 +1,7 @@
 """What a suite is made of: a question, cases, contestants, and a check. This is all that a suite's file imports.
 
     suite = Suite(
-        "sums", "How fast are sums?",
+        __name__, "How fast are sums?",
         cases=lambda scale: [Case("a million", units={"full": 10**6, "quick": 10**5, "tiny": 100}[scale])],
         check=lambda case, result: Verdict(result == case.units * (case.units - 1) // 2),
         reference="poolagg",
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import importlib
 import inspect
 import textwrap
@@ -36,7 +37,7 @@ from benchmarks.harness.tables import Table
 Scale = Literal["full", "quick", "tiny"]
 """full: numbers to publish. quick: the suite in under two minutes on two cores. tiny: for the tests."""
 
-LEAST = 100
+LEAST = 40
 """Units that a contestant is given at least, however small its part."""
 
 
@@ -95,9 +96,7 @@ class Contestant:
 
     def share(self, case: Case) -> Case:
         """The part of the case that it is given: one that is very slow need not do all of it."""
-        return (
-            case if self.part == 1 else replace(case, units=min(case.units, max(LEAST, int(case.units * self.part))))
-        )
+        return case if self.part == 1 else replace(case, units=min(case.units, max(LEAST, int(case.units * self.part))))
 
     @contextlib.contextmanager
     def ready(self) -> Iterator[tuple[Any, ...]]:
@@ -135,7 +134,7 @@ class Suite:
 
     def __init__(
         self,
-        name: str,
+        module: str,
         question: str,
         *,
         cases: Callable[[Scale], Sequence[Case]],
@@ -149,7 +148,8 @@ class Suite:
         tables: Callable[[Results], list[Table]] = tables.times,
         charts: Callable[[Results], dict[str, bytes]] = charts.bars,
     ) -> None:
-        self.name, self.question, self.about, self.reference = name, question, inspect.cleandoc(about), reference
+        self.module, self.name = module, module.rpartition(".")[2]
+        self.question, self.about, self.reference = question, inspect.cleandoc(about), reference
         self.cases, self.check, self.unit, self.given = cases, check, unit, tuple(given)
         self.memory, self.at_once, self.tables, self.charts = memory, at_once, tables, charts
         self.contestants: list[Contestant] = []
@@ -187,9 +187,9 @@ class Suite:
         return next(case for case in self.cases(scale) if case.name == name)
 
 
-def load(name: str) -> Suite:
-    """The suite in `benchmarks/NAME.py`."""
-    suite: Suite = importlib.import_module(f"benchmarks.{name}").suite
+def load(module: str) -> Suite:
+    """The suite that a module defines."""
+    suite: Suite = importlib.import_module(module).suite
     return suite
 
 
@@ -206,17 +206,18 @@ def _used(things: list[Any], given: Sequence[Any]) -> list[Any]:
     for thing in things:  # which grows meanwhile
         for node in ast.walk(_tree(thing)):
             found = getattr(module, node.id, None) if isinstance(node, ast.Name) else None
-            if (
-                inspect.getmodule(found) is module
-                and hasattr(found, "__qualname__")
-                and found not in (*things, *given)
-            ):
+            if inspect.getmodule(found) is module and hasattr(found, "__qualname__") and found not in (*things, *given):
                 things.append(found)
     return things
 
 
 def _tree(thing: Any) -> ast.AST:
-    return ast.parse(textwrap.dedent(inspect.getsource(thing)))
+    return ast.parse(_source(thing))
+
+
+@functools.cache
+def _source(thing: Any) -> str:
+    return textwrap.dedent(inspect.getsource(thing))
 
 
 def _lines(thing: Any) -> int:

@@ -6,7 +6,6 @@ contestant, one column a case, each cell in words).
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
@@ -30,6 +29,11 @@ class Table:
     title: str
     head: list[str]
     rows: list[list[Cell]]
+
+    @property
+    def wordy(self) -> bool:
+        """Whether it has no numbers."""
+        return not any(cell.kind == "number" for row in self.rows for cell in row)
 
 
 def times(results: Results) -> list[Table]:
@@ -57,7 +61,7 @@ def _columns(results: Results) -> list[_Column]:
         _Column("contestant", _name),
         _Column(f"median {results.unit}", lambda s: _time(s.median, results, bool(s.times))),
         _Column("least - most", lambda s: _range(s, results)),
-        _Column("x poolagg", lambda s: Cell(f"{s.ratio:.2f}" if s.ratio else "-", "number")),
+        _Column("x poolagg", lambda s: Cell(significant(s.ratio) if s.ratio else "-", "number")),
         _Column("result", _outcome),
         _Column("lines", lambda s: Cell(str(s.entrant.lines), "number")),
         _Column("units", lambda s: Cell(f"{s.runs[0].units:,}", "number"), lambda s: s.runs[0].units > 1),
@@ -141,38 +145,29 @@ def grade(run: Run) -> str:
 
 # -- shown -----------------------------------------------------------------------------------------------------------
 
-WRAP = 20
-"""Characters of a cell in words, in a terminal."""
-
 
 def as_text(table: Table) -> str:
     """For a terminal."""
-    wrap = len(table.head) > 2 and all("number" not in cell.kind for row in table.rows for cell in row)
-    rows = [[_wrapped(text, wrap) for text in row] for row in _texts(table)]
-    widths = [max(len(line) for lines in column for line in lines) for column in zip(*rows, strict=True)]
-    numeric = [any(row[i].kind == "number" for row in table.rows) for i in range(len(widths))]
-    lines = [line for row in rows for line in _row(row, widths, numeric, gap=wrap)]
-    return "\n".join([table.title, "", *lines, ""])
+    return "\n".join([table.title, "", *(_by_column(table) if table.wordy else _aligned(table)), ""])
 
 
-def _texts(table: Table) -> list[list[str]]:
-    return [table.head, *([cell.text for cell in row] for row in table.rows)]
+def _aligned(table: Table) -> list[str]:
+    rows = [table.head, *([cell.text for cell in row] for row in table.rows)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    numeric = [any(row[place].kind == "number" for row in table.rows) for place in range(len(widths))]
+    return ["  ".join(map(_justified, row, widths, numeric)).rstrip() for row in rows]
 
 
-def _wrapped(text: str, wrap: bool) -> list[str]:
-    return textwrap.wrap(text, WRAP) or [""] if wrap else [text]
+def _justified(text: str, width: int, right: bool) -> str:
+    return text.rjust(width) if right else text.ljust(width)
 
 
-def _row(cells: list[list[str]], widths: list[int], numeric: list[bool], gap: bool) -> list[str]:
+def _by_column(table: Table) -> list[str]:
+    """One block for each column: cells in words would make lines too long for any terminal."""
     lines = []
-    for number in range(max(map(len, cells))):
-        parts = [cell[number] if number < len(cell) else "" for cell in cells]
-        aligned = (
-            part.rjust(width) if right else part.ljust(width)
-            for part, width, right in zip(parts, widths, numeric, strict=True)
-        )
-        lines.append("  ".join(aligned).rstrip())
-    return [*lines, ""] if gap else lines
+    for place, title in list(enumerate(table.head))[1:]:
+        lines += [title, *(f"    {row[0].text:22}{row[place].text}" for row in table.rows), ""]
+    return lines
 
 
 def as_html(table: Table) -> str:

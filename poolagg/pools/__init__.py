@@ -26,5 +26,6 @@ def as_pool(pool: Any) -> Pool:
         return ImapPool(pool)
     hint = f": did you mean {pool.__name__}()?" if isinstance(pool, type) else ""
     raise TypeError(
-        f"pool must be a ProcessPool, ThreadPool or SerialPool, an Executor, or a pool with imap_unordered, not {pool!r}{hint}"
+        "pool must be a ProcessPool, ThreadPool or SerialPool, an Executor, or a pool with imap_unordered, not "
+        f"{pool!r}{hint}"
     )

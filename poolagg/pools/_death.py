@@ -1,7 +1,7 @@
 """A process of ours dies with its parent, at once, whatever it is doing.
 
-The parent holds the only writing end of a pipe, and each of its processes a reading end. When the parent is gone, however
-it went, the pipe ends; the kernel is asked to say so by SIGIO (O_ASYNC), whose default action kills, even in the
+The parent holds the only writing end of a pipe, and each of its processes a reading end. When the parent is gone,
+however it went, the pipe ends; the kernel is asked to say so by SIGIO (O_ASYNC), whose default action kills, even in the
 middle of C code that holds the GIL. (PDEATHSIG would follow the thread that forked, not the process.) Where there is no
 such thing, a thread waits for the end of the pipe, and C code that holds the GIL delays it.
 """
@@ -9,7 +9,6 @@ such thing, a thread waits for the end of the pipe, and C code that holds the GI
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import select
 import signal
@@ -23,6 +22,8 @@ __all__ = ["die_with_parent", "ignore_interrupts", "interrupts_held_back"]
 def die_with_parent(fd: int) -> None:
     """Die when the pipe whose reading end is `fd` ends. The descriptor is this process's own."""
     if sys.platform == "linux":
+        import fcntl  # not everywhere, while threads and the serial pool are
+
         signal.signal(signal.SIGIO, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGIO})
         fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
@@ -49,7 +50,7 @@ def ignore_interrupts() -> None:
 
 @contextlib.contextmanager
 def interrupts_held_back() -> Iterator[None]:
-    """Hold Ctrl-C back while a process is started: neither half a start here, nor a death of the child before it is deaf."""
+    """Hold Ctrl-C back while a process is started: no half start here, no death of a child that is not deaf yet."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -23,13 +23,7 @@ from poolagg.pools import _channel
 from poolagg.pools._cell import Cell
 from poolagg.pools._channel import Channel, Message
 from poolagg.pools._launch import Launcher
-from poolagg.pools._packing import (
-    as_reducer_error,
-    start_failed,
-    unpack_failure,
-    unpack_failures,
-    unpack_pieces,
-)
+from poolagg.pools._packing import as_reducer_error, start_failed, unpack_failures, unpack_pieces
 from poolagg.pools._worker import CLAIM
 
 __all__ = ["Handle"]
@@ -126,13 +120,11 @@ class Handle:
             return Finished(self.lane, chunk, stop, seconds, unpacked, opened, reduce_seconds, monotonic() - began)
         if message.kind == _channel.SHIPPED:
             return Shipped(self.lane, unpack_pieces(message.values[0], message.payload))
-        failure, starting = message.values
-        error = unpack_failure(failure, message.payload)
-        if starting:
-            error = start_failed(error)
-        else:
-            error = as_reducer_error(error)
-        return Broken(self.lane, error)
+        failures, starting = message.values
+        _, (failure, *cause) = unpack_failures(failures, message.payload)
+        if cause:
+            failure.error.__cause__ = cause[0].error
+        return Broken(self.lane, start_failed(failure.error) if starting else as_reducer_error(failure.error))
 
     def lost(self) -> Lost:
         """The worker has ended: what it was running, and how it ended."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NoReturn, Self
 
 from poolagg._chunks import Parcel
 from poolagg._orders import Answer, Replace, Revoke, Run, Ship
@@ -71,6 +71,9 @@ class Pool(ABC):
             self._closed = True
             self._close(at_once)
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{self!r} does not travel: func must not refer to it, but may make a pool of its own")
+
     # -- for the engine ----------------------------------------------------------------------------------------
 
     def check_free(self) -> None:
@@ -109,7 +112,7 @@ class Pool(ABC):
         else:
             self._end(clean)
 
-    def open(self) -> None:
+    def open(self) -> None:  # noqa: B027 - most pools have nothing to do
         """Start the workers ahead of the first run."""
 
     def encode(self) -> Callable[[Any], bytes] | None:

@@ -70,6 +70,4 @@ def unpack(run: Run, returned: Returned) -> Finished:
     """The answer that a chunk's return stands for."""
     rest, failures = unpack_failures(returned.failures, memoryview(returned.payload))
     pieces = unpack_pieces(returned.pieces, rest)
-    return Finished(
-        run.lane, run.chunk, returned.stop, returned.seconds, failures, pieces, returned.reduce_seconds
-    )
+    return Finished(run.lane, run.chunk, returned.stop, returned.seconds, failures, pieces, returned.reduce_seconds)

@@ -1,4 +1,4 @@
-"""What travels between processes, and how: plain pickle where it will do, cloudpickle where it must, `__main__` both ways.
+"""What travels between processes: by plain pickle where it will do, by cloudpickle where it must; `__main__` both ways.
 
 The script is never imported again in a worker. Instead
 

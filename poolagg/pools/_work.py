@@ -54,7 +54,8 @@ def pickle_job(job: Job, inherited: Mapping[str, Any] | None = None) -> bytes:
                 dumps_by_value(value)
             except Exception:
                 raise TypeError(
-                    f"{name}, {value!r}, can't be sent to a worker: {type(error).__name__}: {error}. Make what it refers to "
+                    f"{name}, {value!r}, can't be sent to a worker: {type(error).__name__}: {error}. Make what it "
+                    f"refers to "
                     f"inside the worker (per_worker, or an initializer), or use a ThreadPool"
                 ) from error
         raise
@@ -166,9 +167,7 @@ class Work:
     ) -> list[tuple[int, list[Any]]]:
         return [done for start, values in runs for done in self._apply(func, start, values)]
 
-    def _apply(
-        self, func: Callable[[Any], Any], start: int, values: Sequence[Any]
-    ) -> Iterator[tuple[int, list[Any]]]:
+    def _apply(self, func: Callable[[Any], Any], start: int, values: Sequence[Any]) -> Iterator[tuple[int, list[Any]]]:
         """Apply `func` to consecutive items, at C speed; an item on which it raises is a failure and splits the run."""
         stop = start + len(values)
         source = iter(values)

@@ -18,13 +18,13 @@ import struct
 import sys
 import types
 
-from poolagg._orders import Run
+from poolagg._orders import Failure, Run
 from poolagg.errors import ReducerError
 from poolagg.pools import _channel
 from poolagg.pools._cell import Cell, Over
 from poolagg.pools._channel import Message, Pipe
 from poolagg.pools._death import die_with_parent, ignore_interrupts
-from poolagg.pools._packing import pack_failure, pack_failures, pack_pieces
+from poolagg.pools._packing import pack_failures, pack_pieces
 from poolagg.pools._travel import define, main_namespace
 from poolagg.pools._work import Job, Work
 from poolagg.reducers import Reducer
@@ -32,7 +32,6 @@ from poolagg.reducers import Reducer
 __all__ = ["CLAIM", "main"]
 
 CLAIM = struct.Struct("=q")
-
 
 
 def main(pipe_fd: int, cell_fd: int, claims_fd: int, death_fd: int, *, forked: bool = False) -> None:
@@ -90,8 +89,8 @@ class _Worker:
                     pass  # there is none, nobody reads it any more, or a task has closed it
 
     def _say_broken(self, epoch: int, error: BaseException) -> None:
-        failure, blob = pack_failure(0, error)
-        self._pipe.send(_channel.BROKEN, epoch, (failure, error is self._not_started), [blob])
+        failures, blobs = pack_failures([Failure(0, "raised", e) for e in (error, error.__cause__) if e is not None])
+        self._pipe.send(_channel.BROKEN, epoch, (failures, error is self._not_started), blobs)
 
     # -- what the parent asks for ------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Other people's pools: any `concurrent.futures.Executor`, and anything with `imap_unordered`.
 
-A lane is a place in the executor's queue: there are twice as many as workers, each with one chunk in flight, so that the
-input stays bounded. Chunks are stateless calls, each of which returns its combined state. What these pools cannot do
+A lane is a place in the executor's queue: there are twice as many as workers, each with one chunk in flight, so that
+the input stays bounded. Chunks are stateless calls, each of which returns its combined state. What these pools cannot do
 (end one item, name the item that killed a worker) poolagg can't do on them either: a killer is found by bisection.
 """
 
@@ -228,7 +228,7 @@ class ImapPool(_ForeignPool):
             exitcode = getattr(process, "exitcode", None)
             if exitcode:
                 error = WorkerLost(
-                    f"a worker of {self._theirs!r} ended with exit code {exitcode}, and nobody knows which items it had: "
+                    f"a worker of {self._theirs!r} ended with exit code {exitcode}, and nobody knows with which items: "
                     f"use a ProcessPool, which runs them again",
                     exitcode=exitcode, signal=None, index=None, item=None,
                 )  # fmt: skip

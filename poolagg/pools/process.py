@@ -13,6 +13,7 @@ import selectors
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -55,7 +56,7 @@ def usable_cpus() -> int:
     """How many CPUs this process may really use: its affinity, and its cgroup's quota."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        quota, period = open("/sys/fs/cgroup/cpu.max").read().split()
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         count = min(count, max(1, round(int(quota) / int(period))))
     except (OSError, ValueError):  # no cgroup of the second version here, or no quota ("max")
         pass
@@ -441,4 +442,5 @@ def _forget_in_child() -> None:
         crew.forget_in_child()
 
 
-os.register_at_fork(after_in_child=_forget_in_child)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)

@@ -42,7 +42,7 @@ def _pieces(work: Work) -> tuple[Piece, ...]:
     return tuple(Piece(covers, data) for covers, data in work.payloads())
 
 
-def _no_loads(data: bytes) -> Any:
+def _no_loads(_: bytes) -> Any:
     raise AssertionError("items go by reference here")
 
 

@@ -178,7 +178,7 @@ class Reducer:
         return call(type(self).__name__, **public)
 
     def for_lanes(self) -> Reducer:
-        """What runs beside `func`: itself; of what only the parent folds, just `prepare`, so that the rest need not travel."""
+        """What runs beside `func`: itself; of what only the parent folds, just `prepare`: the rest need not travel."""
         return self
 
     def _checked(self, before: Any, after: Any, method: str) -> Any:

@@ -110,9 +110,7 @@ def _number(x: Any) -> Any:
     if x is None:
         raise TypeError("expected a number, got None: does the function lack a return statement?")
     if getattr(x, "shape", ()) != ():
-        raise TypeError(
-            f"expected a number, got an array of shape {x.shape}: ArraySum() adds arrays, .flat() elements"
-        )
+        raise TypeError(f"expected a number, got an array of shape {x.shape}: ArraySum() adds arrays, .flat() elements")
     if hasattr(x, "dtype") or hasattr(x, "__iter__"):
         kind, value = type(x).__name__, reprlib.repr(x)
         raise TypeError(f"expected a number, got {value} of type {kind}: .flat() takes elements, .of(f) converts")

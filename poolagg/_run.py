@@ -1,0 +1,322 @@
+"""One run: the one place that holds a plan and a pool.
+
+One loop on the caller's thread: pull items, wait for answers, hand them to the plan, carry out its orders. What the
+orders mean is the plan's business, how a lane does its work the pool's, what people are told of failures is in
+`_verdicts.py`; here is what belongs to none of them: the input, the one result, the clock, and the watchers.
+"""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from time import monotonic
+from types import TracebackType
+from typing import Any, NoReturn, Self
+
+from poolagg import _orders as orders
+from poolagg import events
+from poolagg._chunks import Parcels, Source, open_parcel
+from poolagg._pace import PARCEL
+from poolagg._plan import Plan
+from poolagg._settings import Settings
+from poolagg._verdicts import error_of_item, error_of_run, note_of_fold, note_of_input, text_of_skipped
+from poolagg._watching import Watchers
+from poolagg.errors import SkippedItems, WorkerLost
+from poolagg.functions import name_of
+from poolagg.pools import Job
+
+__all__ = ["Run", "Snapshot"]
+
+PULLING = 0.001
+"""Seconds of pulling between two looks at the lanes."""
+
+IN_HAND = 0.05
+"""Seconds after which items in hand are sent, though there could be more in the chunk."""
+
+REDRAW = 0.1
+"""Seconds between two `Progressed` events."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The result of the `done` items that are merged so far; `final` marks the last one, which is the result."""
+
+    value: Any
+    done: int
+    total: int | None
+    elapsed: float
+    final: bool
+
+
+class Run:
+    """One run: `steps` drives it, and pauses after each round of answers."""
+
+    def __init__(self, settings: Settings, every: float | None = None) -> None:
+        self._settings = settings
+        self._every = every
+        self._pool = settings.make_pool()
+        self._pool.check_free()
+        self._strategy = settings.strategy
+        self._folding = self._strategy.folding(settings.reducer)
+        self._source = Source(settings.iterable, self._pool.encode())
+        self._total = settings.total if settings.total is not None else self._source.total
+        lanes = self._pool.workers if self._total is None else max(1, min(self._pool.workers, self._total))
+        self._plan = Plan(settings.terms(self._pool, lanes, self._total))
+        self._parcels = Parcels()
+        self._watchers = Watchers(settings.watchers())
+        self._skipped: list[events.ItemFailed] = []
+        self._pulling_since: float | None = None
+        self._began = monotonic()
+        self._next_redraw = self._next_snapshot = 0.0
+        self._timed_out: set[int] = set()
+        self._working = False
+
+    def value(self, last: bool = False) -> Any:
+        """The finished result of what is committed."""
+        return self._folding.value(last)
+
+    # -- the loop ----------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        try:
+            self._begin()
+        except BaseException as error:
+            self._end(error)
+            raise
+        return self
+
+    def step(self) -> bool:
+        """One round: pull, wait for answers, carry out what follows. False when the run is over."""
+        self._pool.check_open()
+        self._pull()
+        if self._plan.finished:
+            return False
+        for answer in self._pool.wait(self._patience()):
+            self._take(answer)
+        self._look_at_the_clock()
+        return True
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end(None if isinstance(error, GeneratorExit) else error)
+
+    def snapshot_is_due(self) -> bool:
+        """Whether `every` seconds have passed, and there is something to show. Lanes are asked to ship for the next."""
+        if self._every is None or monotonic() < self._next_snapshot:
+            return False
+        self._next_snapshot = monotonic() + self._every
+        self._do(self._plan.handle(orders.Tick()))
+        # Before anything has arrived there is nothing to show, and of nothing some reducers have no result.
+        return len(self._plan.covered) > len(self._plan.failed)
+
+    def snapshot(self, final: bool) -> Snapshot:
+        """The result so far."""
+        return Snapshot(self.value(final), len(self._plan.covered), self._total, monotonic() - self._began, final)
+
+    def warn_of_skipped(self, stacklevel: int) -> None:
+        """Say what is missing from the result."""
+        if self._skipped and self._settings.on_error == "skip":
+            text = text_of_skipped(self._skipped, self._plan.pulled)
+            warnings.warn(SkippedItems(text), stacklevel=stacklevel + 1)
+
+    def _begin(self) -> None:
+        settings, terms = self._settings, self._plan.terms
+        self._began = monotonic()
+        self._next_snapshot = self._began + (self._every or 0)
+        if self._total != 0:
+            self._begin_work()
+        self._watchers.tell(
+            events.RunStarted(self._total, terms.lanes, repr(self._pool), repr(self._strategy), repr(settings.reducer))
+        )
+
+    def _begin_work(self) -> None:
+        if not self._working:
+            settings, terms = self._settings, self._plan.terms
+            self._pool.begin(Job(settings.func, settings.reducer.for_lanes(), self._strategy, terms.grid), terms.lanes)
+            self._working = True
+
+    def _end(self, error: BaseException | None) -> None:
+        clean = error is None and self._plan.finished and not self._plan.stopped
+        try:
+            if self._working:  # else the pool may be somebody else's by now
+                self._pool.end(clean, interrupted=error is not None and not isinstance(error, Exception))
+        finally:
+            done, failed = len(self._plan.covered) - len(self._plan.failed), len(self._plan.failed)
+            if self._watchers:
+                self._watchers.tell(events.Progressed(done, failed, self._total))
+                self._watchers.tell(events.RunEnded(done, failed, monotonic() - self._began, error))
+
+    def _patience(self) -> float | None:
+        """How long the lanes may be waited for: not at all while there are items to pull."""
+        if self._plan.appetite > self._source.in_hand and not self._source.ended:
+            return 0.0
+        deadlines = []
+        if self._watchers:
+            deadlines.append(self._next_redraw)
+        if self._every is not None:
+            deadlines.append(self._next_snapshot)
+        if self._settings.item_timeout is not None:
+            deadlines.append(self._next_timeout(self._settings.item_timeout))
+        return max(0.0, min(deadlines) - monotonic()) if deadlines else None
+
+    def _look_at_the_clock(self) -> None:
+        if self._settings.item_timeout is not None:
+            self._kill_overdue(self._settings.item_timeout)
+        if self._watchers and monotonic() >= self._next_redraw:
+            self._next_redraw = monotonic() + REDRAW
+            self._watchers.tell(events.Progressed(self._items_done(), len(self._plan.failed), self._total))
+
+    # -- the input ---------------------------------------------------------------------------------------------
+
+    def _pull(self) -> None:
+        """Pull what the plan has an appetite for, for a millisecond at a time; send what is enough for a chunk."""
+        source, plan = self._source, self._plan
+        while not source.ended and (wanted := plan.appetite):
+            now = monotonic()
+            if self._pulling_since is None:
+                self._pulling_since = now
+            if source.in_hand < wanted:
+                self._pull_items(wanted, now + PULLING)
+            enough = source.in_hand >= wanted or source.ended or source.nbytes > PARCEL
+            if not (enough or plan.hungry or monotonic() - self._pulling_since > IN_HAND) or not self._seal():
+                break
+        if source.ended and source.in_hand and not plan.stopped:
+            self._seal()
+        if source.ended and not source.in_hand and not self._ended_told:
+            self._ended_told = True
+            self._do(plan.handle(orders.SourceEnded()))
+
+    _ended_told = False
+
+    def _pull_items(self, wanted: int, until: float) -> None:
+        try:
+            self._source.pull(wanted, PARCEL, monotonic, until)
+        except Exception as error:
+            error.add_note(note_of_input(self._source.position))
+            raise
+
+    def _seal(self) -> bool:
+        count = self._plan.sealable(self._source.in_hand, self._source.ended)
+        if not count:
+            return False
+        self._begin_work()  # the total that said there were no items was wrong
+        parcel = self._source.seal(count)
+        self._parcels.add(parcel)
+        self._pulling_since = None
+        self._do(self._plan.handle(orders.Pulled(parcel.start, parcel.stop, parcel.nbytes)))
+        return True
+
+    # -- answers in, orders out --------------------------------------------------------------------------------
+
+    def _take(self, answer: orders.Answer) -> None:
+        if isinstance(answer, orders.Finished):
+            self._watchers.tell_if(self._chunk_done, answer)
+        elif isinstance(answer, orders.Lost):
+            self._tell_death(answer)
+        self._do(self._plan.handle(answer))
+
+    def _do(self, todo: Iterable[orders.Order]) -> None:
+        pending = deque(todo)
+        while pending:
+            order = pending.popleft()
+            match order:
+                case orders.Run():
+                    self._pool.perform(order, self._parcels.find(order.start))
+                case orders.Ship() | orders.Revoke() | orders.Replace():
+                    self._pool.perform(order, None)
+                case orders.Commit(piece):
+                    pending.extend(self._commit(piece))
+                case orders.Again(failure, attempt):
+                    self._watchers.tell_if(self._item_failed, failure, attempt, True)
+                case orders.Skip(failure, attempt):
+                    self._skip(self._item_failed(failure, attempt, False))
+                case orders.Fail():
+                    self._fail(order)
+
+    def _commit(self, piece: orders.Piece) -> list[orders.Order]:
+        if self._plan.stopped:
+            return []
+        began = monotonic()
+        try:
+            self._folding.commit(piece.data)
+        except BaseException as error:
+            self._note_item(error, piece)
+            raise
+        seconds = monotonic() - began
+        for start, stop in piece.covers:
+            self._parcels.release(start, stop)
+        self._watchers.tell_if(events.StateMerged, piece.items, piece.nbytes, seconds, began + seconds)
+        if self._folding.done():
+            self._plan.stop()
+        return self._plan.handle(orders.Merged(seconds))
+
+    def _note_item(self, error: BaseException, piece: orders.Piece) -> None:
+        at = self._folding.at
+        item = None if at is None else self._item(at)
+        error.add_note(note_of_fold(repr(self._settings.reducer), piece, at, item))
+
+    # -- failures ----------------------------------------------------------------------------------------------
+
+    def _item(self, index: int) -> Any:
+        """The item itself, for messages; None if it does not unpickle here."""
+        try:
+            parcel = self._parcels.find(index)
+            items, packed = open_parcel(parcel.kind, parcel.data, index - parcel.start, 1)
+            return pickle.loads(items[0]) if packed else items[0]
+        except Exception:
+            return None
+
+    def _item_failed(self, failure: orders.Failure, attempt: int, will_retry: bool) -> events.ItemFailed:
+        return events.ItemFailed(failure.index, self._item(failure.index), failure.error, attempt, will_retry)
+
+    def _skip(self, failed: events.ItemFailed) -> None:
+        self._watchers.tell(failed)
+        self._skipped.append(failed)
+        self._parcels.release(failed.index, failed.index + 1)
+        if callable(self._settings.on_error):
+            self._settings.on_error(failed)
+
+    def _fail(self, order: orders.Fail) -> NoReturn:
+        if order.index is None:
+            raise error_of_run(order.error, repr(self._settings.reducer))
+        failure = orders.Failure(order.index, order.cause, order.error)
+        self._watchers.tell_if(self._item_failed, failure, order.attempt, False)
+        raise error_of_item(order, name_of(self._settings.func), order.index, self._item(order.index))
+
+    def _tell_death(self, lost: orders.Lost) -> None:
+        self._timed_out.discard(lost.lane)
+        error = lost.error
+        exitcode, signal = (error.exitcode, error.signal) if isinstance(error, WorkerLost) else (None, None)
+        suspect = lost.suspect[0] if lost.suspect is not None and lost.suspect[1] - lost.suspect[0] == 1 else None
+        self._watchers.tell_if(events.WorkerDied, exitcode, signal, suspect)
+
+    # -- time --------------------------------------------------------------------------------------------------
+
+    def _next_timeout(self, timeout: float) -> float:
+        batches = [self._pool.batch(lane) for lane in range(self._plan.terms.lanes)]
+        return min([batch.since for batch in batches if batch is not None] + [monotonic()]) + timeout
+
+    def _kill_overdue(self, timeout: float) -> None:
+        for lane in range(self._plan.terms.lanes):
+            batch = self._pool.batch(lane)
+            if batch is not None and monotonic() - batch.since > timeout and lane not in self._timed_out:
+                self._timed_out.add(lane)
+                self._pool.kill(lane, TimeoutError(f"it ran longer than item_timeout={timeout} s"))
+
+    def _items_done(self) -> int:
+        """Items that are merged, held in a lane, or done in a chunk that is running."""
+        done = self._plan.settled - len(self._plan.failed)
+        for lane in range(self._plan.terms.lanes):
+            if (batch := self._pool.batch(lane)) is not None:
+                done += self._plan.done_in(lane, batch.chunk, batch.start)
+        return done
+
+    def _chunk_done(self, answer: orders.Finished) -> events.ChunkDone:
+        start = self._plan.start_of(answer.lane, answer.chunk)
+        return events.ChunkDone(
+            answer.lane, start, answer.stop, answer.seconds, monotonic(), answer.reduce_seconds, answer.ship_seconds
+        )

@@ -1,0 +1,68 @@
+"""What people are told of items that failed: the errors raised, the one warning, the notes on their own exceptions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from poolagg._orders import Fail, Piece
+from poolagg.errors import PoolAggError, ReducerError, RemoteError, TaskError, WorkerLost, short_repr
+from poolagg.events import ItemFailed
+
+__all__ = ["error_of_item", "error_of_run", "note_of_fold", "note_of_input", "said", "text_of_skipped"]
+
+ADVICE = 'To go on without such items pass on_error="skip"; to run them again, retries=n.'
+
+
+def error_of_item(order: Fail, func: str, index: int, item: Any) -> PoolAggError:
+    """The error for an item that failed for good; its cause is what failed."""
+    error = order.error
+    times = "once" if order.attempt == 1 else f"{order.attempt} times"
+    what = f"item {index}, {short_repr(item)}, which was run {times}"
+    if isinstance(error, WorkerLost) and order.cause == "died":
+        return WorkerLost(
+            f"{error} while it ran {what}. {ADVICE}",
+            exitcode=error.exitcode, signal=error.signal, index=index, item=item,
+        )  # fmt: skip
+    told = TaskError(
+        f"{func} failed on {what}: {said(error)}. {ADVICE}", index=index, item=item, attempts=order.attempt
+    )
+    told.__cause__ = error
+    return told
+
+
+def error_of_run(error: BaseException, reducer: str) -> PoolAggError:
+    """The error for a run that cannot go on, with no item to blame."""
+    if isinstance(error, PoolAggError):
+        return error
+    told = ReducerError(f"a state of {reducer} could not travel from its worker: {said(error)}")
+    told.__cause__ = error
+    return told
+
+
+def text_of_skipped(skipped: Sequence[ItemFailed], pulled: int) -> str:
+    """How many items are missing from the result, and the first few."""
+    few = "; ".join(f"item {one.index}, {short_repr(one.item)}: {said(one.error)}" for one in skipped[:3])
+    more = "" if len(skipped) <= 3 else f"; and {len(skipped) - 3} more"
+    return f"{len(skipped)} of {pulled} items failed and are not in the result: {few}{more}"
+
+
+def note_of_input(position: int) -> str:
+    """Where the input raised."""
+    return f"poolagg: the input raised this when item {position} was pulled from it"
+
+
+def note_of_fold(reducer: str, piece: Piece, at: int | None, item: Any) -> str:
+    """Which partials were being folded."""
+    if at is not None:
+        where = f"the partial of item {at}, {short_repr(item)}"
+    else:
+        where = f"the partials of items {', '.join(f'{start} to {stop - 1}' for start, stop in piece.covers[:3])}"
+    return f"poolagg: raised in the parent, by {reducer}, while folding {where}"
+
+
+def said(error: BaseException) -> str:
+    """An exception in a line: its type and message; of one that did not travel, the last line of its traceback."""
+    if isinstance(error, RemoteError):
+        return error.trace.strip().rpartition("\n")[2] or error.kind
+    return f"{type(error).__name__}: {error}"
