@@ -29,7 +29,7 @@ class Blame:
         self._ledger = ledger
         self._retries = retries
         self._attempts: dict[int, Counter[Cause]] = {}
-        self._most_silent = 3 + 2 * lanes
+        self._most_silent = max(3, retries or 0) + 2 * lanes
         self._silent = 0
         self._silent_at: Counter[int] = Counter()
 

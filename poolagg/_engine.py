@@ -92,7 +92,7 @@ def snapshots(
     every: float = 0.5,
     **options: Unpack[Options],
 ) -> Snapshots:
-    """The run of `aggregate(func, iterable, reducer, **options)` as an iterator of `Snapshot`s: one per `every` seconds.
+    """`aggregate(func, iterable, reducer, **options)` as an iterator of `Snapshot`s, one each `every` seconds.
 
     The last one is final. Leaving the loop, or the `with` block, stops the run cleanly.
 

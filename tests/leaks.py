@@ -85,4 +85,4 @@ def _descriptors() -> list[tuple[int, str]]:
 
 def _shared_memory() -> frozenset[str]:
     names = os.listdir("/dev/shm") if os.path.isdir("/dev/shm") else []
-    return frozenset(name for name in names if not name.startswith("sem."))  # other programs' locks come and go
+    return frozenset(name for name in names if name.startswith(("poolagg", "psm_")))  # others' come and go

@@ -1,9 +1,9 @@
 """A process of ours dies with its parent, at once, whatever it is doing.
 
 The parent holds the only writing end of a pipe, and each of its processes a reading end. When the parent is gone,
-however it went, the pipe ends; the kernel is asked to say so by SIGIO (O_ASYNC), whose default action kills, even in the
-middle of C code that holds the GIL. (PDEATHSIG would follow the thread that forked, not the process.) Where there is no
-such thing, a thread waits for the end of the pipe, and C code that holds the GIL delays it.
+however it went, the pipe ends; the kernel is asked to say so by SIGIO (O_ASYNC), whose default action kills, even in
+the middle of C code that holds the GIL. (PDEATHSIG would follow the thread that forked, not the process.)
+Where there is no such thing, a thread waits for the end of the pipe, and C code that holds the GIL delays it.
 """
 
 from __future__ import annotations

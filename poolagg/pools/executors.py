@@ -1,8 +1,8 @@
 """Other people's pools: any `concurrent.futures.Executor`, and anything with `imap_unordered`.
 
 A lane is a place in the executor's queue: there are twice as many as workers, each with one chunk in flight, so that
-the input stays bounded. Chunks are stateless calls, each of which returns its combined state. What these pools cannot do
-(end one item, name the item that killed a worker) poolagg can't do on them either: a killer is found by bisection.
+the input stays bounded. Chunks are stateless calls, each of which returns its combined state. What these pools cannot
+do (end one item, name the item that killed a worker) poolagg can't do on them either: a killer is found by bisection.
 """
 
 from __future__ import annotations
