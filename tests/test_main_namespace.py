@@ -11,6 +11,7 @@ import sys
 import textwrap
 
 import pytest
+from notebook import shown
 
 METHODS = ["forkserver", "spawn", "fork"]
 
@@ -170,51 +171,31 @@ def test_what_cannot_travel_is_named():
     assert "per_worker" in ran.stdout
 
 
-NOTEBOOK = '''
-import textwrap
-from jupyter_client.manager import start_new_kernel
-
-FIRST = """
-    from poolagg import *
-    import dataclasses
-    @dataclasses.dataclass
-    class Point:
-        x: int
-    def move(p): return Point(p.x + 1)
-    pool = ProcessPool(2).__enter__()
-    print(aggregate(move, [Point(1), Point(2)], Collect(), pool=pool))
-"""
-AGAIN = """
-    @dataclasses.dataclass
-    class Point:
-        x: int
-        y: int = 5
-    def move(p): return Point(p.x + 2)
-    print(aggregate(move, [Point(1), Point(2)], Collect(), pool=pool))
-    pool.close()
+FIRST_CELL = """
+from poolagg import *
+import dataclasses
+@dataclasses.dataclass
+class Point:
+    x: int
+def move(p): return Point(p.x + 1)
+pool = ProcessPool(2).__enter__()
+print(aggregate(move, [Point(1), Point(2)], Collect(), pool=pool))
 """
 
-def listen(message):
-    kind, content = message["header"]["msg_type"], message["content"]
-    if kind == "stream":
-        print(content["text"], end="")
-    elif kind == "error":
-        print(*content["traceback"], sep="\\n")
-
-kernel, client = start_new_kernel(kernel_name="python3")
-try:
-    for cell in (FIRST, AGAIN):
-        client.execute_interactive(textwrap.dedent(cell), timeout=40, output_hook=listen)
-finally:
-    client.stop_channels()
-    kernel.shutdown_kernel(now=True)
-'''
+SECOND_CELL = """
+@dataclasses.dataclass
+class Point:
+    x: int
+    y: int = 5
+def move(p): return Point(p.x + 2)
+print(aggregate(move, [Point(1), Point(2)], Collect(), pool=pool))
+pool.close()
+"""
 
 
 def test_a_notebook_kernel():
     "Cells of a notebook: functions and classes defined in cells, redefined between runs, with a kept pool."
     pytest.importorskip("jupyter_client", reason="pip install jupyter-client ipykernel")
     pytest.importorskip("ipykernel", reason="pip install jupyter-client ipykernel")
-    ran = _run([sys.executable, "-c", NOTEBOOK])
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stdout == "[Point(x=2), Point(x=3)]\n[Point(x=3, y=5), Point(x=4, y=5)]\n"
+    printed = shown(FIRST_CELL, SECOND_CELL)
+    assert printed == "[Point(x=2), Point(x=3)]\n[Point(x=3, y=5), Point(x=4, y=5)]\n"
