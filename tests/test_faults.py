@@ -468,6 +468,7 @@ def test_answers_of_an_older_run_are_not_taken_for_the_next_ones(pool: ProcessPo
         assert aggregate(square, range(30), Collect(), pool=pool, chunksize=1) == [x * x for x in range(30)]
 
 
+@pytest.mark.timeout(30, method="thread")  # the other method is an alarm as well
 def test_a_signal_handler_that_raises_leaves_the_pool_good(pool: ProcessPool) -> None:
     """`signal.alarm` with a handler that raises is how people put a limit on a call: it may strike anywhere."""
 

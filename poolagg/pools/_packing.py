@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from poolagg._chunks import Interval
 from poolagg._orders import Failure, Piece
 from poolagg.errors import ReducerError, RemoteError, WorkerLost
-from poolagg.pools._travel import dumps
+from poolagg.pools._travel import dumps, works
 from poolagg.reducers import Reducer
 from poolagg.strategies import Payload
 
@@ -92,14 +92,15 @@ def _blame_reducer(reducer: Reducer, error: Exception) -> None:
 def unpack_failure(failure: PackedFailure, blob: Any) -> BaseException:
     """The exception itself, with the worker's traceback as a note; or what stands for it."""
     _, kind, trace, size = failure
+    error = None
     try:
         error = pickle.loads(blob) if size else None
-        if isinstance(error, BaseException):
-            error.add_note(f"\nIn the worker:\n{trace}")
-            return error
     except BaseException as unpickling:
-        if isinstance(unpickling, KeyboardInterrupt):
+        if isinstance(unpickling, KeyboardInterrupt) or works(pickle.loads, blob):
             raise
+    if isinstance(error, BaseException):
+        error.add_note(f"\nIn the worker:\n{trace}")
+        return error
     return RemoteError(kind, trace)
 
 
@@ -128,7 +129,7 @@ def _unpack_piece(covers: Any, size: int, failure: PackedFailure | None, blob: A
     try:
         return Piece(covers, pickle.loads(blob), size)
     except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
+        if isinstance(error, KeyboardInterrupt) or works(pickle.loads, blob):
             raise
         return Piece(covers, error=error)
 

@@ -15,11 +15,11 @@ from __future__ import annotations
 import io
 import pickle
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import FunctionType
 from typing import Any
 
-__all__ = ["Encoder", "define", "dumps", "dumps_by_value", "encode_by_value", "main_namespace"]
+__all__ = ["Encoder", "define", "dumps", "dumps_by_value", "encode_by_value", "main_namespace", "works"]
 
 
 def main_namespace() -> dict[str, Any]:
@@ -68,11 +68,28 @@ def _in_main(reduced: tuple[Any, ...], inherited: Mapping[str, Any]) -> tuple[An
     return (make, (code, _Main(), *arguments), (attributes, slots), *rest)
 
 
+def works(function: Callable[[Any], Any], argument: Any) -> bool:
+    """Whether a call that has just raised works now: then it was a signal handler that raised, in the middle of it.
+
+    `signal.alarm` with a handler that raises is how people put a limit on a call. Its exception may strike where ours
+    are expected, and must not be taken for one of them.
+    """
+    try:
+        function(argument)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        return False
+    return True
+
+
 def dumps(value: Any) -> bytes:
     """Pickle, plainly if possible. Raises what cloudpickle raises if it is not possible at all."""
     try:
         return pickle.dumps(value, 5)
     except Exception:
+        if works(pickle.dumps, value):
+            raise
         return dumps_by_value(value)
 
 
@@ -108,6 +125,8 @@ class Encoder:
             if b"__main__" in data:
                 data = self._refer_to_main(item, data)
         except Exception as error:
+            if works(dumps, item):
+                raise
             data = _unpicklable(item, error)
         return data
 
@@ -136,6 +155,8 @@ def encode_by_value(item: Any) -> bytes:
         data = dumps(item)
         return dumps_by_value(item) if b"__main__" in data else data
     except Exception as error:
+        if works(dumps_by_value, item):
+            raise
         return _unpicklable(item, error)
 
 
