@@ -1,51 +1,58 @@
 """Run a function over many inputs in a pool of workers, and fold the partial results into one object, exactly once.
 
 aggregate(func, iterable, reducer)
+
+Names are loaded when they are first used: a worker process, which enters by a side door, needs few of these rooms.
 """
 
-from poolagg import errors, events, pools, strategies, testing
-from poolagg._engine import Snapshot, aggregate, snapshots
-from poolagg._progress import Progress
-from poolagg.errors import (
-    CheckpointMismatch,
-    PoolAggError,
-    PoolBusy,
-    ReducerError,
-    RemoteError,
-    SkippedItems,
-    TaskError,
-    WorkerLost,
-)
-from poolagg.functions import per_worker, rng, star, with_item
-from poolagg.pools import ProcessPool, SerialPool, ThreadPool
-from poolagg.reducers import (
-    ArrayReduce,
-    ArraySum,
-    Bottom,
-    Collect,
-    Count,
-    First,
-    Fold,
-    Frequencies,
-    GroupBy,
-    Histogram,
-    Into,
-    Last,
-    Max,
-    Mean,
-    MergeCounts,
-    Min,
-    Reduce,
-    Reducer,
-    Sample,
-    Std,
-    Sum,
-    Tee,
-    Top,
-    Unique,
-    Variance,
-)
-from poolagg.sources import blocks, prefetch
+from typing import TYPE_CHECKING
+
+from poolagg._lazily import lazily
+
+if TYPE_CHECKING:
+    from poolagg import errors, events, pools, strategies, testing
+    from poolagg._engine import Snapshot, aggregate, snapshots
+    from poolagg._progress import Progress
+    from poolagg.errors import (
+        CheckpointMismatch,
+        PoolAggError,
+        PoolBusy,
+        ReducerError,
+        RemoteError,
+        SkippedItems,
+        TaskError,
+        WorkerLost,
+    )
+    from poolagg.functions import per_worker, rng, star, with_item
+    from poolagg.pools import ProcessPool, SerialPool, ThreadPool
+    from poolagg.reducers import (
+        ArrayReduce,
+        ArraySum,
+        Bottom,
+        Collect,
+        Count,
+        First,
+        Fold,
+        Frequencies,
+        GroupBy,
+        Histogram,
+        Into,
+        Last,
+        Max,
+        Mean,
+        MergeCounts,
+        Min,
+        Reduce,
+        Reducer,
+        Sample,
+        Std,
+        Sum,
+        Tee,
+        Top,
+        Unique,
+        Variance,
+    )
+    from poolagg.sources import blocks, prefetch
 
 __version__ = "0.1.0"
 
@@ -102,3 +109,52 @@ __all__ = [
     "testing",
     "with_item",
 ]
+
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "_engine": ("Snapshot", "aggregate", "snapshots"),
+        "_progress": ("Progress",),
+        "errors": (
+            "CheckpointMismatch",
+            "PoolAggError",
+            "PoolBusy",
+            "ReducerError",
+            "RemoteError",
+            "SkippedItems",
+            "TaskError",
+            "WorkerLost",
+        ),
+        "functions": ("per_worker", "rng", "star", "with_item"),
+        "pools": ("ProcessPool", "SerialPool", "ThreadPool"),
+        "reducers": (
+            "ArrayReduce",
+            "ArraySum",
+            "Bottom",
+            "Collect",
+            "Count",
+            "First",
+            "Fold",
+            "Frequencies",
+            "GroupBy",
+            "Histogram",
+            "Into",
+            "Last",
+            "Max",
+            "Mean",
+            "MergeCounts",
+            "Min",
+            "Reduce",
+            "Reducer",
+            "Sample",
+            "Std",
+            "Sum",
+            "Tee",
+            "Top",
+            "Unique",
+            "Variance",
+        ),
+        "sources": ("blocks", "prefetch"),
+    },
+    rooms=("errors", "events", "pools", "strategies", "testing"),
+)

@@ -11,16 +11,13 @@ import textwrap
 from typing import Any
 
 from benchmarks.harness.results import Results, Standing, standings
+from benchmarks.harness.tables import MEANINGS, significant
 from benchmarks.harness.tables import grid as grid_table
-from benchmarks.harness.tables import significant
 
 OURS, OTHERS, WRONG = "#0b6e4f", "#9aa5b1", "#c8553d"
 """poolagg; the others; those that gave a wrong result."""
 
 GRADES = {"good": "#cfe8d8", "fair": "#f3ecc2", "poor": "#f6d5b4", "bad": "#efb8ae", "none": "#eeeeee"}
-
-MEANINGS = {"good": "as one would wish", "fair": "second best", "poor": "leaves the rest to you",
-            "bad": "hangs, or goes wrong", "none": "not there"}  # fmt: skip
 
 INK, FAINT = "#22272e", "#6b7480"
 

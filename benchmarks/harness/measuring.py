@@ -1,7 +1,6 @@
 """Runs a suite: every contestant on every case, turn by turn, each in a fresh process under a keeper.
 
-A B C A B C, so that a machine that slows down does so for all. One that is missing, or hangs, is not tried again on
-the same case.
+A B C A B C, so that a machine that slows down does so for all. One that is missing is not tried again.
 """
 
 from __future__ import annotations
@@ -32,16 +31,16 @@ def measure(
 ) -> Results:
     """The results of a suite; `tell` is given a line for each run."""
     jobs = list(_jobs(suite, scale, turns, only))
-    settled: set[tuple[str, str]] = set()
+    missing: set[tuple[str, str]] = set()
     described = machine.describe(_packages(suite))
 
     def perform(number: int, job: Job) -> Run | None:
         turn, case, contestant = job
-        if (case.name, contestant.name) in settled:
+        if (case.name, contestant.name) in missing:
             return None
         run = _run(suite, scale, job)
-        if run.status in ("missing", "hung"):
-            settled.add((case.name, contestant.name))
+        if run.status == "missing":
+            missing.add((case.name, contestant.name))
         tell(f"{number:4d}/{len(jobs)}  {case.name}, turn {turn + 1}: {contestant.name}: {_said(run)}")
         return run
 

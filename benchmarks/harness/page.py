@@ -6,12 +6,12 @@ from base64 import b64encode
 from html import escape
 
 from benchmarks.harness.results import Entrant, Results
-from benchmarks.harness.tables import Table, as_html
+from benchmarks.harness.tables import MEANINGS, Table, as_html
 
 STYLE = """
 :root { color-scheme: light; }
 body { font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #22272e; background: #f4f6f8; margin: 0; }
-main { max-width: 1180px; margin: 0 auto; padding: 2rem 1.5rem 4rem; }
+main { max-width: 1320px; margin: 0 auto; padding: 2rem 1.5rem 4rem; }
 h1 { font-size: 1.7rem; margin: 0 0 .3rem; }
 h2 { font-size: 1.35rem; margin: 0 0 .3rem; }
 h3 { font-size: 1.05rem; margin: 1.6rem 0 .5rem; }
@@ -28,9 +28,13 @@ td { padding: .3rem .6rem; border-bottom: 1px solid #edf0f2; vertical-align: top
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td.ours { color: #0b6e4f; font-weight: 700; }
 td.bad { color: #a8321c; } td.none { color: #8a929b; }
-.grid td { font-size: 12px; } .grid td.good { background: #cfe8d8; } .grid td.fair { background: #f3ecc2; }
+.grid table { table-layout: fixed; min-width: 1150px; }
+.grid th { padding: .35rem .3rem; } .grid th:first-child { width: 8.2rem; }
+.grid td { font-size: 11.5px; line-height: 1.35; padding: .4rem; overflow-wrap: anywhere; }
+.grid td.good { background: #cfe8d8; } .grid td.fair { background: #f3ecc2; }
 .grid td.poor { background: #f6d5b4; } .grid td.bad { background: #efb8ae; color: inherit; }
 .grid td.none { background: #eee; } .grid td { border: 2px solid white; }
+.grid table.legend { width: auto; min-width: 0; margin-top: .8rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; font-size: 13px; }
 dt { color: #6b7480; } dd { margin: 0; }
 code { background: #eef1f4; padding: .1rem .35rem; border-radius: 4px; }
@@ -54,7 +58,8 @@ def page(found: list[tuple[Results, list[Table], dict[str, bytes]]]) -> str:
 
 
 def _section(results: Results, tables: list[Table], charts: dict[str, bytes]) -> str:
-    pictures = "".join(_picture(name, data) for name, data in charts.items())
+    wordy = all(table.wordy for table in tables)  # then the tables are the picture, in a size that can be read
+    pictures = "" if wordy else "".join(_picture(name, data) for name, data in charts.items())
     shown = "".join(_table(table) for table in tables)
     return (
         f'<section id="{results.suite}"><h2>{escape(results.question)}</h2>{_paragraphs(results.about)}'
@@ -73,7 +78,10 @@ def _picture(name: str, data: bytes) -> str:
 
 
 def _table(table: Table) -> str:
-    return f'<h3>{escape(table.title)}</h3><div class="scroll{" grid" if table.wordy else ""}">{as_html(table)}</div>'
+    legend = "".join(f'<td class="{grade}">{text}</td>' for grade, text in MEANINGS.items())
+    colours = f'<div class="grid"><table class="legend"><tr>{legend}</tr></table></div>' if table.wordy else ""
+    scroll = f'<div class="scroll{" grid" if table.wordy else ""}">{as_html(table)}</div>'
+    return f"<h3>{escape(table.title)}</h3>{scroll}{colours}"
 
 
 def _idioms(entrants: list[Entrant]) -> str:

@@ -54,14 +54,24 @@ def wait_until_gone(patience: float) -> list[int]:
 
 
 def end_all() -> None:
-    """Kill every descendant, and those that they start meanwhile."""
-    while left := descendants():
-        for pid in left:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        time.sleep(0.005)
+    """End every descendant, and those that they start meanwhile.
+
+    First by SIGTERM, and they have a second: multiprocessing's resource tracker ignores it, and removes named
+    semaphores and shared memory once all who used them are gone.
+    """
+    _signal_all(signal.SIGTERM)
+    patience = 1.0
+    while wait_until_gone(patience):
+        _signal_all(signal.SIGKILL)
+        patience = 0.01
+
+
+def _signal_all(number: signal.Signals) -> None:
+    for pid in descendants():
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            pass
 
 
 def peak_memory(pid: int) -> int | None:

@@ -41,7 +41,7 @@ LEAST = 40
 """Units that a contestant is given at least, however small its part."""
 
 
-class Missing(Exception):  # noqa: N818 - a finding, not a fault
+class Missing(Exception):
     """A contestant can't take part; the text says what to install."""
 
 

@@ -6,11 +6,22 @@ contestant, one column a case, each cell in words).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
 
 from benchmarks.harness.results import Results, Run, Standing, standings
+
+
+MEANINGS = {
+    "good": "as one would wish",
+    "fair": "second best",
+    "poor": "leaves the rest to you",
+    "bad": "hangs, or goes wrong",
+    "none": "not there",
+}
+"""What the grades of an outcome mean."""
 
 
 @dataclass(frozen=True)
@@ -179,4 +190,5 @@ def as_html(table: Table) -> str:
 
 def _cell(cell: Cell) -> str:
     hint = f' title="{escape(cell.hint)}"' if cell.hint else ""
-    return f'<td class="{cell.kind}"{hint}>{escape(cell.text)}</td>'
+    text = re.sub(r"(?<=[a-z])(?=[A-Z])", "<wbr>", escape(cell.text))  # names of exceptions are long
+    return f'<td class="{cell.kind}"{hint}>{text}</td>'

@@ -189,6 +189,7 @@ class TemplateLauncher:
         self._process: Child | None = None
         self._socket: socket.socket | None = None
         self._death: int = -1
+        self._start()  # it takes its time to be ready, and the first launch waits for it
 
     def launch(self, fds: Sequence[int], private: Sequence[int]) -> Child:
         """Have a worker forked; TemplateLost if the template was killed: the next call starts another."""

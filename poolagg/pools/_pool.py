@@ -6,6 +6,7 @@ A pool that was never entered (`with pool:`) is closed after the run.
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
@@ -34,8 +35,8 @@ class Pool(ABC):
     """A lane is always the same worker, which can hold state from chunk to chunk."""
     in_flight: int = 2
     """Chunks a lane has at most: one that runs, and one that waits so that the lane never does."""
-    engine: ClassVar[Callable[..., Iterator[Any]]]
-    """Set by the engine, for a room imports only from lower floors: what `imap_unordered` runs on."""
+    engine: ClassVar[Callable[..., Iterator[Any]] | None] = None
+    """What `imap_unordered` runs on. The engine sets it when it is loaded: a room imports only from lower floors."""
 
     _entered = False
     _closed = False
@@ -49,7 +50,9 @@ class Pool(ABC):
         The input is pulled lazily, only as fast as results are taken. Leaving the loop stops the run cleanly. An
         exception in `func` is raised as `TaskError`.
         """
-        return type(self).engine(self, func, iterable)
+        importlib.import_module("poolagg._engine")
+        assert Pool.engine is not None
+        return Pool.engine(self, func, iterable)
 
     def __enter__(self) -> Self:
         self._entered = True

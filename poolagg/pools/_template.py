@@ -12,6 +12,8 @@ import os
 import signal
 import socket
 
+import cloudpickle  # noqa: F401 - every worker needs it, and this is the one place to import it for all
+
 from poolagg.pools import _worker
 from poolagg.pools._death import die_with_parent, ignore_interrupts
 from poolagg.pools._launch import PID

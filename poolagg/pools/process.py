@@ -118,6 +118,7 @@ class ProcessPool(Pool):
     def open(self) -> None:
         """Start the workers."""
         self._note_inherited()
+        self._open_crew()
         for lane in range(self.workers):
             if lane not in self._handles:
                 self._launch(lane)
@@ -130,6 +131,7 @@ class ProcessPool(Pool):
         self._epoch += 1
         self._torn = False
         self._note_inherited()
+        self._open_crew()
         self._job = pickle_job(job, self._inherited)
         self._torn = True
         self._release_busy()
@@ -195,11 +197,14 @@ class ProcessPool(Pool):
 
     # -- workers -----------------------------------------------------------------------------------------------
 
+    def _open_crew(self) -> None:
+        if self._crew.launcher is None:
+            with interrupts_held_back():
+                self._crew.open(_LAUNCHERS[self.start_method](self._environ()))
+
     def _launch(self, lane: int) -> None:
         start = dumps_by_value((self._initializer, self._initargs), self._inherited)
         with interrupts_held_back():  # until the worker is where it will be found
-            if self._crew.launcher is None:
-                self._crew.open(_LAUNCHERS[self.start_method](self._environ()))
             handle = self._handles[lane] = self._start(lane)
             self._crew.selector.register(handle.channel.sock, selectors.EVENT_READ, handle)
             if handle.child.pidfd >= 0:

@@ -112,6 +112,9 @@ class _Thread:
         self._thread.start()
 
     def begin(self, job: Job, epoch: int) -> None:
+        with self._lock:  # here and not on the thread, which may come to it after chunks were taken back
+            self._claimed = -1
+            self._revoked.clear()
         self._orders.put((job, epoch))
 
     @property
@@ -168,9 +171,6 @@ class _Thread:
             order, detail = self._orders.get()
             if isinstance(order, Job):
                 work, epoch = Work(order, self), detail
-                with self._lock:
-                    self._claimed = -1
-                    self._revoked.clear()
                 if failed is not None:
                     self._answers.put((self, epoch, Broken(self.lane, start_failed(failed))))
                 continue
