@@ -150,13 +150,16 @@ def test_same_bits_whatever_dies(pool: ProcessPool, tmp_path: Any) -> None:
 
 def test_a_random_worker_killed_every_100_ms_and_all_10_000_items_are_counted_once(method: str) -> None:
     with ProcessPool(2, start_method=method) as pool:
-        stop = threading.Event()
+        stop, progress = threading.Event(), threading.Event()
         kills = 0
 
         def killing() -> None:
             nonlocal kills
             choose = random.Random(1)
             while not stop.wait(0.1):
+                if not progress.is_set():  # on a busy machine a worker takes longer than that to start
+                    continue
+                progress.clear()
                 with contextlib.suppress(psutil.NoSuchProcess, IndexError):
                     choose.choice(workers_of(pool)).kill()
                     kills += 1
@@ -167,10 +170,14 @@ def test_a_random_worker_killed_every_100_ms_and_all_10_000_items_are_counted_on
                 pass
             return x
 
+        def merged(event: events.RunEvent) -> None:
+            if isinstance(event, events.StateMerged):
+                progress.set()
+
         thread = threading.Thread(target=killing)
         thread.start()
         try:
-            result = aggregate(work, range(10_000), (Sum(), Count()), pool=pool, retries=50)
+            result = aggregate(work, range(10_000), (Sum(), Count()), pool=pool, retries=50, watch=merged)
         finally:
             stop.set()
             thread.join()

@@ -87,4 +87,5 @@ def _said(run: Run) -> str:
 
 def _packages(suite: Suite) -> list[str]:
     needs = [module.partition(".")[0] for contestant in suite.contestants for module in contestant.needs]
-    return [*needs, "numpy"]
+    servers = [contestant.server.__name__.replace("_", "-") for contestant in suite.contestants if contestant.server]
+    return [*needs, *servers, "numpy"]

@@ -15,7 +15,7 @@
 `python -m benchmarks NAME` finds it in `benchmarks/NAME.py`, which must define `suite`. Names that begin with
 "poolagg" are highlighted. What has to be there before the clock starts is declared: modules in `needs` (imported
 first; one that can't be is reported as missing), a server as `server`, a context manager whose value is the second
-argument.
+argument and whose name is that of the program (`redis_server`: its version is written down).
 """
 
 from __future__ import annotations

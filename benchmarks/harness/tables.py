@@ -13,7 +13,6 @@ from html import escape
 
 from benchmarks.harness.results import Results, Run, Standing, standings
 
-
 MEANINGS = {
     "good": "as one would wish",
     "fair": "second best",
