@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import operator
 import os
 import random
@@ -78,6 +79,7 @@ def fail(how: str) -> None:
         time.sleep(100)
     if how == "exit":
         os._exit(3)
+    faulthandler.disable()  # which a forked worker inherits from the test runner
     os.kill(os.getpid(), getattr(signal, how))
     time.sleep(100)  # the signal may take a moment
 
