@@ -58,7 +58,7 @@ class StateMerged:
 
 @dataclass(frozen=True, slots=True)
 class Progressed:
-    """At most ten times a second: `done` items are finished (merged, held or counted inside running chunks)."""
+    """At most ten times a second: `done` items are merged, held, or done inside running chunks; `failed` come on top."""
 
     done: int
     failed: int

@@ -8,11 +8,13 @@ from __future__ import annotations
 import pickle
 from typing import Any, NamedTuple
 
-from poolagg._orders import Finished, Run
-from poolagg.pools._packing import pack_failures, pack_pieces, unpack_failures, unpack_pieces
+from poolagg._chunks import Parcel
+from poolagg._orders import Answer, Finished, Run
+from poolagg.pools._packing import as_reducer_error, pack_failures, pack_pieces, unpack_failures, unpack_pieces
 from poolagg.pools._work import Job, Work
+from poolagg.pools.serial import NoBeat, carry_out
 
-__all__ = ["Call", "Returned", "run_chunk", "unpack"]
+__all__ = ["Call", "Returned", "run_chunk", "run_here", "unpack"]
 
 
 class Call(NamedTuple):
@@ -37,26 +39,26 @@ class Returned(NamedTuple):
     payload: bytes
 
 
-class _NoBeat:
-    def batch(self, chunk: int, start: int, stop: int) -> None:
-        """Nobody can watch a worker of somebody else's."""
-
-    def rest(self) -> None:
-        """Nobody can watch."""
-
-
 _jobs: dict[str, Job] = {}
 
 
 def run_chunk(call: Call) -> Returned:
     """Run one chunk, and return its combined state."""
     job, run = _job(call), Run(*call.run)
-    work = Work(job, _NoBeat())
-    outcome = work.run(run, call.kind, call.data, call.offset, pickle.loads)
-    failures, blobs = pack_failures(outcome.failures)
-    pieces, payloads = pack_pieces(work.payloads(), job.reducer)
+    work = Work(job, NoBeat())
+    try:
+        outcome = work.run(run, call.kind, call.data, call.offset, pickle.loads)
+        failures, blobs = pack_failures(outcome.failures)
+        pieces, payloads = pack_pieces(work.payloads(), job.reducer)
+    except BaseException as error:  # SystemExit in a reducer must not end a worker of somebody else's
+        raise as_reducer_error(error) from error
     payload = b"".join([*blobs, *payloads])
     return Returned(outcome.stop, outcome.seconds, outcome.reduce_seconds, failures, pieces, payload)
+
+
+def run_here(job: Job, run: Run, parcel: Parcel) -> Answer:
+    """Run one chunk in a thread of this process; nothing is pickled."""
+    return carry_out(Work(job, NoBeat()), run, parcel)
 
 
 def _job(call: Call) -> Job:

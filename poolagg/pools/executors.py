@@ -19,11 +19,12 @@ from time import monotonic
 from typing import Any
 
 from poolagg._chunks import Parcel
-from poolagg._orders import Answer, Broken, Lost, Revoke, Revoked, Run
+from poolagg._orders import Answer, Broken, Finished, Lost, Revoke, Revoked, Run
 from poolagg.errors import WorkerLost
+from poolagg.functions import star
 from poolagg.pools._packing import as_reducer_error
 from poolagg.pools._pool import Pool, PoolOrder
-from poolagg.pools._remote import Call, Returned, run_chunk, unpack
+from poolagg.pools._remote import Call, Returned, run_chunk, run_here, unpack
 from poolagg.pools._travel import encode_by_value
 from poolagg.pools._work import Job, pickle_job
 from poolagg.pools.process import usable_cpus
@@ -66,9 +67,13 @@ class _ForeignPool(Pool):
             self._now.append(Revoked(order.lane, order.chunk, ok=False))
         elif isinstance(order, Run):
             assert parcel is not None
-            data = bytes(parcel.data) if isinstance(parcel.data, memoryview) else parcel.data
-            call = Call(self._name, self._job, astuple(order), parcel.kind, data, order.start - parcel.start)
-            self._submit(order, call)
+            if self._threads:
+                self._submit(order, run_here, self._job, order, parcel)
+            else:
+                self._submit(order, run_chunk, self._call(order, parcel))
+
+    def _call(self, run: Run, parcel: Parcel) -> Call:
+        return Call(self._name, self._job, astuple(run), parcel.kind, parcel.data, run.start - parcel.start)
 
     def wait(self, timeout: float | None) -> list[Answer]:
         """Wait for answers of this run."""
@@ -93,6 +98,8 @@ class _ForeignPool(Pool):
     def _answer(self, run: Run, result: Any) -> Answer:
         if isinstance(result, Returned):
             return unpack(run, result)
+        if isinstance(result, (Finished, Broken)):
+            return result
         if isinstance(result, (BrokenExecutor, CancelledError)):
             return self._broken(run, result)
         return Broken(run.lane, as_reducer_error(result))
@@ -101,7 +108,7 @@ class _ForeignPool(Pool):
         self._epoch += 1
         self._now = []
         self._name = f"{os.getpid()}-{next(_names)}"
-        self._job = pickle_job(job)
+        self._job = job if self._threads else pickle_job(job)
 
     def _end(self, clean: bool) -> None:
         self._epoch += 1
@@ -120,7 +127,7 @@ class _ForeignPool(Pool):
         return Broken(run.lane, as_reducer_error(error))
 
     @abstractmethod
-    def _submit(self, run: Run, call: Call) -> None: ...
+    def _submit(self, run: Run, func: Callable[..., Any], *arguments: Any) -> None: ...
 
 
 class ExecutorPool(_ForeignPool):
@@ -138,10 +145,10 @@ class ExecutorPool(_ForeignPool):
         self._renewed: Executor | None = None
         self._futures: set[Future[Any]] = set()
 
-    def _submit(self, run: Run, call: Call) -> None:
+    def _submit(self, run: Run, func: Callable[..., Any], *arguments: Any) -> None:
         epoch = self._epoch
         try:
-            future = (self._renewed or self._theirs).submit(run_chunk, call)
+            future = (self._renewed or self._theirs).submit(func, *arguments)
         except BrokenExecutor as error:
             self._put(run, error, epoch)
             return
@@ -200,20 +207,20 @@ class ImapPool(_ForeignPool):
         super().__init__(pool, _workers_of(pool), isinstance(pool, ThreadPool))
         self._processes: set[Any] = set()
 
-    def _submit(self, run: Run, call: Call) -> None:
+    def _submit(self, run: Run, func: Callable[..., Any], *arguments: Any) -> None:
         epoch = self._epoch
 
         def arrived(result: Any) -> None:
             self._put(run, result, epoch)
 
         if hasattr(self._theirs, "apply_async"):
-            self._theirs.apply_async(run_chunk, (call,), callback=arrived, error_callback=arrived)
+            self._theirs.apply_async(func, arguments, callback=arrived, error_callback=arrived)
         else:
-            threading.Thread(target=self._imap, args=(call, arrived), daemon=True).start()
+            threading.Thread(target=self._imap, args=(func, arguments, arrived), daemon=True).start()
 
-    def _imap(self, call: Call, arrived: Callable[[Any], None]) -> None:
+    def _imap(self, func: Callable[..., Any], arguments: Any, arrived: Callable[[Any], None]) -> None:
         try:
-            (returned,) = self._theirs.imap_unordered(run_chunk, [call])
+            (returned,) = self._theirs.imap_unordered(star(func), [arguments])
         except BaseException as error:
             returned = error
         arrived(returned)

@@ -11,10 +11,10 @@ from poolagg.errors import ReducerError
 from poolagg.pools._pool import Pool, PoolOrder
 from poolagg.pools._work import Job, Work
 
-__all__ = ["SerialPool", "carry_out"]
+__all__ = ["NoBeat", "SerialPool", "carry_out"]
 
 
-class _NoBeat:
+class NoBeat:
     """Nobody watches."""
 
     def batch(self, chunk: int, start: int, stop: int) -> None:
@@ -82,7 +82,7 @@ class SerialPool(Pool):
 
     def _begin(self, job: Job, lanes: int) -> None:
         self._orders.clear()
-        self._work = Work(job, _NoBeat(), fatal=(KeyboardInterrupt,))
+        self._work = Work(job, NoBeat(), fatal=(KeyboardInterrupt,))
 
     def _end(self, clean: bool) -> None:
         self._orders.clear()
