@@ -58,7 +58,7 @@ class StateMerged:
 
 @dataclass(frozen=True, slots=True)
 class Progressed:
-    """At most ten times a second: `done` items are merged, held, or done inside running chunks; `failed` come on top."""
+    """At most ten times a second: `done` items are merged, held, or done in running chunks; `failed` come on top."""
 
     done: int
     failed: int

@@ -1,0 +1,126 @@
+"""What other people's pools can still do when their workers die; the rest of the contract is in test_pools.py.
+
+Each program has a process of its own: these libraries keep trackers and pipes for as long as a program lives.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from poolagg import Sum, aggregate
+
+pytestmark = pytest.mark.orphans  # loky's tracker outlives its program by a moment
+
+PRELUDE = """
+import multiprocessing, os, warnings
+from concurrent.futures import ProcessPoolExecutor
+from poolagg import *
+
+def kills_its_worker(x):
+    if x == 17:
+        os._exit(3)
+    return x
+
+if __name__ == "__main__":
+"""
+
+EXECUTORS = {"standard library": "ProcessPoolExecutor(2)", "loky": "__import__('loky').ProcessPoolExecutor(2)"}
+
+
+@pytest.fixture(params=EXECUTORS)
+def executor(request: pytest.FixtureRequest) -> str:
+    """How to make an executor."""
+    if request.param == "loky":
+        pytest.importorskip("loky", reason="pip install loky")
+    return EXECUTORS[request.param]
+
+
+def printed(folder: Path, body: str) -> str:
+    """What a program prints, without a complaint on stderr."""
+    script = folder / "program.py"
+    script.write_text(PRELUDE + textwrap.indent(textwrap.dedent(body), "    "))
+    ran = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=50)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout.strip()
+
+
+def test_lambdas_and_closures_run_on_any_executor(executor: str, tmp_path: Path) -> None:
+    """func travels by cloudpickle, whatever the executor would do with it."""
+    body = f"""
+    offset = 5
+    with {executor} as executor:
+        print(aggregate(lambda x: x + offset, range(40), Sum(), pool=executor))
+    """
+    assert printed(tmp_path, body) == str(sum(range(5, 45)))
+
+
+def test_an_item_that_kills_its_worker_is_found_by_bisection_and_named(executor: str, tmp_path: Path) -> None:
+    """The executor breaks, and says nothing of the item: a new one takes over, and halving finds it."""
+    body = f"""
+    with {executor} as executor:
+        try:
+            aggregate(kills_its_worker, range(40), Sum(), pool=executor)
+        except WorkerLost as lost:
+            print(lost.index, lost.item)
+    """
+    assert printed(tmp_path, body) == "17 17"
+
+
+def test_an_item_that_kills_its_worker_can_be_skipped(executor: str, tmp_path: Path) -> None:
+    """Its neighbours are in the result, each once, also where leaves must be folded whole."""
+    body = f"""
+    for reproducible in (False, True):
+        with {executor} as executor, warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", SkippedItems)
+            options = dict(on_error="skip", reproducible=reproducible)
+            result = aggregate(kills_its_worker, range(40), Collect(), pool=executor, **options)
+        print(result == [x for x in range(40) if x != 17], "item 17" in str(caught[-1].message))
+    """
+    assert printed(tmp_path, body).split() == ["True"] * 4
+
+
+def test_a_multiprocessing_pool_that_lost_a_worker_is_not_waited_for(tmp_path: Path) -> None:
+    """By itself it would wait for ever: it tells nobody that a worker is gone, and its task with it."""
+    body = """
+    with multiprocessing.Pool(2) as pool:
+        try:
+            aggregate(kills_its_worker, range(40), Sum(), pool=pool)
+        except WorkerLost as lost:
+            print(lost.exitcode)
+    """
+    assert printed(tmp_path, body) == "3"
+
+
+class Unordered:
+    """All that some pools have: `imap_unordered`."""
+
+    def imap_unordered(self, func: Any, iterable: Iterable[Any]) -> Iterator[Any]:
+        with ThreadPoolExecutor(1) as executor:
+            yield from executor.map(func, iterable)
+
+
+def test_imap_unordered_is_enough() -> None:
+    """A pool of which nothing else is known runs the chunks."""
+    assert aggregate(abs, range(-40, 0), Sum(), pool=Unordered()) == sum(range(41))
+
+
+def test_what_is_no_pool_is_refused_with_the_names_of_those_that_are() -> None:
+    """A class in the pool's place is the usual slip."""
+    with pytest.raises(TypeError, match=r"did you mean ProcessPoolExecutor\(\)"):
+        aggregate(abs, [1], Sum(), pool=ProcessPoolExecutor)
+    with pytest.raises(TypeError, match="pool must be"):
+        aggregate(abs, [1], Sum(), pool=3)
+
+
+def test_item_timeout_is_refused() -> None:
+    """No executor can end one item."""
+    with ThreadPoolExecutor(1) as executor, pytest.raises(ValueError, match="item_timeout"):
+        aggregate(abs, [1], Sum(), pool=executor, item_timeout=1)
