@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import os
 import threading
@@ -124,6 +125,16 @@ class _Here(threading.local):
     def enter(self, source: Iterator[Any] | None, stop: int) -> None:
         """The thread is about to run the items of `source`, the last of which has index `stop - 1`."""
         self.source, self.stop = source, stop
+
+    @contextlib.contextmanager
+    def within(self) -> Iterator[None]:
+        """What runs in here may be within an item of another run, on the same thread, which then goes on."""
+        outer = self.source, self.stop, self.generators
+        self.generators = {}
+        try:
+            yield
+        finally:
+            self.source, self.stop, self.generators = outer
 
     @property
     def index(self) -> int:

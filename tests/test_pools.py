@@ -690,6 +690,8 @@ def test_rng_depends_on_the_item_alone(pool: Any) -> None:
     results = aggregate(draw, range(60), Collect(), pool=pool)
     assert results == aggregate(draw, range(60), Collect(), pool=SerialPool())
     assert len(set(results)) == 60
+    nested = aggregate(lambda x: (draw(x), aggregate(draw, [1], Collect(), pool=SerialPool()), draw(x)), [5], Collect())
+    assert nested[0][0] != nested[0][2], "the item's stream goes on after a run within it"
     with pytest.raises(RuntimeError, match="inside func"):
         rng()
 

@@ -98,17 +98,15 @@ class Work:
         items, packed = open_parcel(kind, data, offset, run.stop - run.start)
         unpack = loads if packed else None
         self._failures, self._reduce_seconds = [], 0.0
-        outer = here.source, here.stop  # a run within an item of another, on the same thread
         began = perf_counter()
         stop = run.stop
-        for interval in without((run.start, run.stop), run.without):
-            reached = self._run_interval(run, interval, items, unpack, began + run.budget)
-            if reached < interval[1]:
-                stop = reached
-                break
+        with here.within():
+            for interval in without((run.start, run.stop), run.without):
+                reached = self._run_interval(run, interval, items, unpack, began + run.budget)
+                if reached < interval[1]:
+                    stop = reached
+                    break
         self._beat.rest()
-        here.enter(*outer)
-        here.generators.clear()
         self._reduce(self._gather.close, stop)
         return Outcome(stop, perf_counter() - began, self._reduce_seconds, self._failures)
 
