@@ -109,9 +109,17 @@ def _command(module: str, fds: Sequence[int]) -> list[str]:
     return [sys.executable, *flags, "-c", code]
 
 
+def folder() -> str:
+    """The folder to start in: this process's, unless somebody has removed it."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # where Python itself may not start (3.13.0 does not)
+        return os.sep
+
+
 def _interpreter(module: str, fds: Sequence[int], environ: Mapping[str, str]) -> Child:
     """Start one. It is reaped by its pid, for `subprocess` would poll."""
-    process = subprocess.Popen(_command(module, fds), stdin=subprocess.DEVNULL, env=environ, pass_fds=fds)
+    process = subprocess.Popen(_command(module, fds), stdin=subprocess.DEVNULL, env=environ, pass_fds=fds, cwd=folder())
     process.returncode = 0  # it is ours to reap: Popen must neither wait for it nor warn about it
     return Child(process.pid, _wait)
 

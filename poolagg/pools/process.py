@@ -23,7 +23,15 @@ from poolagg.pools import _channel
 from poolagg.pools._cell import Batch
 from poolagg.pools._death import interrupts_held_back
 from poolagg.pools._handle import Handle
-from poolagg.pools._launch import ForkLauncher, Launcher, SpawnLauncher, TemplateLauncher, TemplateLost, start_methods
+from poolagg.pools._launch import (
+    ForkLauncher,
+    Launcher,
+    SpawnLauncher,
+    TemplateLauncher,
+    TemplateLost,
+    folder,
+    start_methods,
+)
 from poolagg.pools._pool import Pool, PoolOrder
 from poolagg.pools._travel import Encoder, dumps_by_value, main_namespace
 from poolagg.pools._work import Job, pickle_job
@@ -209,7 +217,7 @@ class ProcessPool(Pool):
             self._crew.selector.register(handle.channel.sock, selectors.EVENT_READ, handle)
             if handle.child.pidfd >= 0:
                 self._crew.selector.register(handle.child.pidfd, selectors.EVENT_READ, handle)
-        handle.channel.send(_channel.START, 0, (self._environ(), _folder(), sys_path()), [start])
+        handle.channel.send(_channel.START, 0, (self._environ(), folder(), sys_path()), [start])
         self._brief(handle, self._encoder.definitions)
 
     def _start(self, lane: int) -> Handle:
@@ -365,13 +373,6 @@ class ProcessPool(Pool):
 def sys_path() -> list[str]:
     """The import path, for workers to import from the same places."""
     return [path for path in sys.path if isinstance(path, str)]
-
-
-def _folder() -> str:
-    try:
-        return os.getcwd()
-    except FileNotFoundError:  # somebody has removed it; so a worker can't be there either
-        return os.sep
 
 
 def checked_count(name: str, value: int) -> int:
