@@ -6,7 +6,7 @@ documentation, with as many workers as there are cores.
 
 The clock runs from before the pool is made until the result is there: starting is part of the job. Not so for
 dask.distributed and Ray, which are clusters that one starts for a day: theirs counts in "start-up" only. A peer that
-goes item by item is given a part of the tiny items, and its time per item counts.
+takes long over the tiny items is given a part of them (see "units"), and its time per item counts.
 
 Memory is the peak over the run: of the parent, and of all its children together, where a page that several of them
 share by fork counts for each.
@@ -14,17 +14,14 @@ share by fork counts for each.
 
 import contextlib
 import functools
-import re
 from itertools import islice
 from os import getpid
-from statistics import median
 from time import perf_counter
 
+from benchmarks import _peers_shown as shown
 from benchmarks._peers_jobs import SLOW, STARTUP, Ahead, jobs
-from benchmarks.harness import Suite, Timed, Verdict, tables
+from benchmarks.harness import Suite, Timed, Verdict
 from benchmarks.harness.processes import peak_memory
-from benchmarks.harness.results import standings
-from benchmarks.harness.tables import Cell, Table, significant
 from poolagg.pools.process import usable_cpus
 
 CORES = usable_cpus()
@@ -39,51 +36,6 @@ def check(job, outcome):
     return Verdict(True, waiting if job.name == SLOW else "")
 
 
-# -- the table -------------------------------------------------------------------------------------------------------
-
-
-def compared(results):
-    """The usual table of times, with the ratio to the ideal; who does not take part is in it, with the reason."""
-    return [_compared(results, *pair) for pair in zip(results.cases, tables.times(results), strict=True)]
-
-
-def _compared(results, case, table):
-    place = table.head.index("x poolagg")
-    ideal = _ideal(results, case)
-    ratios = [_number(_ratio(standing.runs, ideal)) for standing in standings(results, case)]
-    rows = [_inserted(row, place, ratio) for row, ratio in zip(table.rows, ratios, strict=True)]
-    head = _inserted(table.head, place, "x ideal")
-    absent = [entrant for entrant in results.entrants if not results.of(case, entrant.name)]
-    return Table(table.title, head, rows + [_absent(entrant, case, head) for entrant in absent])
-
-
-def _inserted(row, place, cell):
-    return [*row[:place], cell, *row[place:]]
-
-
-def _number(ratio):
-    return Cell("-" if ratio is None else significant(ratio), "number")
-
-
-def _ideal(results, case):
-    """Seconds per unit, by turn: of the loop, by the number of cores; nothing, where the two can't be compared."""
-    job = suite.case(case, "full")
-    cores = int(re.search(r"(\d+) usable", results.machine["cores"])[1])
-    loop = [run for run in results.of(case, "serial") if run.seconds and job.ideal]
-    return {run.turn: max(run.seconds / run.units / cores, job.floor) for run in loop}
-
-
-def _ratio(runs, ideal):
-    ratios = [run.seconds / run.units / ideal[run.turn] for run in runs if run.seconds and run.turn in ideal]
-    return median(ratios) if ratios else None
-
-
-def _absent(entrant, case, head):
-    cells = {"contestant": Cell(entrant.name, "ours" if entrant.ours else "", entrant.idiom)}
-    cells["result"] = Cell(f"not run: {ABSENT[entrant.name].get(case, '')}", "none")
-    return [cells.get(column, Cell("-", "number")) for column in head]
-
-
 # -- the peers -------------------------------------------------------------------------------------------------------
 #
 # Each is a context manager, which holds the pool, and gives a function of a job and its input that returns the result.
@@ -95,20 +47,20 @@ ABSENT = {}
 def peer(name, *needs, part=1.0, cluster=False, patience=0, absent=()):
     """Enter the context manager below as a contestant.
 
-    `part` of the tiny items, for who goes item by item; a `cluster` is there before the clock starts; `absent`: for
-    some jobs, why it is not run.
+    `part` of the tiny items, for who takes long over them; a `cluster` is there before the clock starts; `absent`: the
+    jobs that it is not given, each with the reason.
     """
 
     def enter(session):
         @functools.wraps(session)
         def run(job):
-            items, memory = job.source(job.units), peak_memory(getpid())
+            items, memory = job.source(job.units), peak_memory(getpid()) or 0
             began = perf_counter()
             with session() as perform:
                 began = perf_counter() if cluster and job.name != STARTUP else began
                 result = perform(job, items)
                 seconds = perf_counter() - began
-            return Timed((result, peak_memory(getpid()) - memory), seconds)
+            return Timed((result, (peak_memory(getpid()) or 0) - memory), seconds)
 
         ABSENT[name] = dict(absent)
         present = [job.name for job in jobs("full") if job.name not in ABSENT[name]]
@@ -132,7 +84,8 @@ suite = Suite(
     unit=("µs per item", 1e-6),
     given=(peer, chunks_of_one),
     memory=True,
-    tables=compared,
+    tables=lambda results: shown.compared(results, jobs("full"), ABSENT),
+    charts=lambda results: shown.pictures(results, jobs("full")),
 )
 
 
@@ -238,7 +191,7 @@ def loky():
     yield lambda job, items: job.fold(executor.map(job.func, items, chunksize=job.chunksize))
 
 
-@peer("mpire", "mpire")
+@peer("mpire", "mpire", part=1 / 5)
 @contextlib.contextmanager
 def mpire():
     """mpire's documentation: `imap_unordered`, with `iterable_len`, from which it makes 64 chunks a worker."""
@@ -248,7 +201,7 @@ def mpire():
         yield lambda job, items: job.fold(pool.imap_unordered(job.func, items, iterable_len=job.units))
 
 
-@peer("pebble, tuned chunks", "pebble")
+@peer("pebble, tuned chunks", "pebble", part=1 / 5)
 @contextlib.contextmanager
 def pebble():
     """pebble's documentation: `map` with a `chunksize`, and a loop over its result."""
@@ -258,7 +211,7 @@ def pebble():
         yield lambda job, items: job.fold(pool.map(job.func, items, chunksize=job.chunksize).result())
 
 
-@peer("dask.bag", "dask.bag", patience=10, absent={SLOW: "its reduction runs in the workers"})
+@peer("dask.bag", "dask.bag", part=1 / 20, patience=10, absent={SLOW: "its reduction runs in the workers"})
 @contextlib.contextmanager
 def dask_bag():
     """dask's documentation: `from_sequence`, `map`, and `reduction`, of partitions and then of what these gave."""
@@ -271,7 +224,7 @@ def dask_bag():
     yield run
 
 
-@peer("dask.distributed, tuned batches", "distributed", cluster=True, patience=20)
+@peer("dask.distributed, tuned batches", "distributed", part=1 / 20, cluster=True, patience=20)
 @contextlib.contextmanager
 def dask_distributed():
     """dask's documentation: `client.map`, `as_completed`; tiny tasks in batches, as its best practices have it."""
@@ -283,7 +236,7 @@ def dask_distributed():
     ):
 
         def run(job, items):
-            futures = client.map(functools.partial(run_batch, job.func), batches(job, items), pure=False)
+            futures = client.map(functools.partial(run_batch, job.func), list(batches(job, items)), pure=False)
             done = as_completed(futures, with_results=True)
             return job.fold(result for _, results in done for result in results)
 
@@ -319,7 +272,7 @@ def ray():
 def batches(job, items):
     """Lists of `chunksize` items."""
     items = iter(items)
-    return list(iter(lambda: list(islice(items, job.chunksize)), []))
+    return iter(lambda: list(islice(items, job.chunksize)), [])
 
 
 def run_batch(func, batch):

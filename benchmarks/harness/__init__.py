@@ -3,7 +3,7 @@
     5  ../__main__.py                         the command line
     4  measuring.py  keeper.py  alone.py      processes: who runs when, in what, for how long
     3  suite.py                               what a suite is made of
-    2  charts.py  page.py                     results, as pictures and as a page
+    2  charts.py  lines.py  page.py           results, as pictures and as a page
     1  tables.py                              results, as tables
     0  results.py  machine.py  processes.py   what was measured, on what; the processes below this one
 

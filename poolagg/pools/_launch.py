@@ -23,7 +23,16 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn, Protocol
 
-__all__ = ["Child", "ForkLauncher", "Launcher", "SpawnLauncher", "TemplateLauncher", "TemplateLost", "start_methods"]
+__all__ = [
+    "Child",
+    "ForkLauncher",
+    "Launcher",
+    "SpawnLauncher",
+    "TemplateLauncher",
+    "TemplateLost",
+    "folder",
+    "start_methods",
+]
 
 PID = struct.Struct("!q")
 
