@@ -122,7 +122,10 @@ class Finished:
     failures: tuple[Failure, ...] = ()
     pieces: tuple[Piece, ...] | None = None
     reduce_seconds: float = 0.0
-    ship_seconds: float = 0.0
+    pack_seconds: float = 0.0
+    """What the lane took to pack the pieces."""
+    open_seconds: float = 0.0
+    """What the parent took to open them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +134,8 @@ class Shipped:
 
     lane: int
     pieces: tuple[Piece, ...]
-    ship_seconds: float = 0.0
+    pack_seconds: float = 0.0
+    open_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ time to be the only ones running; a state shipped more often costs more and lose
 
 from __future__ import annotations
 
+from math import sqrt
+
 __all__ = ["Pace"]
 
 TARGET = 0.05
@@ -22,6 +24,9 @@ PARCEL = 1 << 20
 
 UNSHIPPED = 30.0
 """Seconds of work in a lane that nobody wants to see run again."""
+
+PATIENCE = 3
+"""A state is taken to have become this many times as dear at most, since its kind was last shipped."""
 
 GROWTH = 8
 """A chunk is at most this many times the largest that ran: the first items may not be like the others."""
@@ -48,7 +53,7 @@ class Pace:
         self._chunksize = chunksize
         self._ships_chunks = ships_chunks
         self._items = self._seconds = 0.0
-        self._pack = self._merge = 0.0
+        self._work = self._pack = self._open = self._merge = 0.0
         self._shipped = False
         self._out_bytes = 0.0
         self.item_bytes = 0.0
@@ -66,9 +71,11 @@ class Pace:
         self._seconds = self._seconds * FADE + max(seconds, 1e-9)
         self.largest = max(self.largest, items)
 
-    def shipped(self, seconds: float) -> None:
-        """A lane took `seconds` to pack its state."""
-        self._pack = _blend(self._pack, seconds)
+    def shipped(self, work: float, pack: float, opening: float) -> None:
+        """A lane took `pack` seconds to pack what `work` seconds had gathered, and the parent `opening` to open it."""
+        self._work = _blend(self._work, work)
+        self._pack = _blend(self._pack, pack)
+        self._open = _blend(self._open, opening)
 
     def weighed(self, nbytes: int, items: int) -> None:
         """Shipped pieces of `nbytes` cover `items`: known on arrival, for an ordered run may merge them much later."""
@@ -89,7 +96,7 @@ class Pace:
     @property
     def target(self) -> float:
         """Seconds of work that the next chunk should hold."""
-        cost = self._merge * max(1.0, self._lanes / 2) if self._ships_chunks else 0.0
+        cost = self._parents_cost if self._ships_chunks else 0.0
         return min(max(TARGET, SHARE * cost), LONGEST)
 
     @property
@@ -116,9 +123,20 @@ class Pace:
         return max(1, int(most + 1e-6))
 
     def worth_shipping(self, work: float) -> bool:
-        """Whether a lane with `work` seconds of un-shipped work should ship."""
-        cost = self._pack + self._merge * max(1.0, self._lanes / 2)
-        return not self._shipped or work >= min(SHARE * cost, UNSHIPPED)
+        """Whether a lane with `work` seconds of un-shipped work should ship.
+
+        After more work than the last time its state will have grown: as the distinct values in a sample do, by about
+        the square root (Heaps' law). If it has not, the next estimate knows: so it is not put off for long.
+        """
+        if not self._shipped:
+            return True
+        growth = min(max(1.0, sqrt(work / self._work)), PATIENCE) if self._work else 1.0
+        return work >= min(SHARE * growth * (self._pack + self._parents_cost), UNSHIPPED)
+
+    @property
+    def _parents_cost(self) -> float:
+        """What a state costs that the one parent opens and merges, while all the lanes ship theirs."""
+        return (self._open + self._merge) * max(1.0, self._lanes / 2)
 
 
 def _blend(old: float, new: float) -> float:

@@ -193,9 +193,9 @@ class Plan:
                 self._ship_all()
             case Finished():
                 self._finished(event)
-            case Shipped(lane, pieces, seconds):
+            case Shipped(lane, pieces, pack, opening):
                 self._lanes[lane].shipping = False
-                self._shipped(self._lanes[lane], pieces, seconds)
+                self._shipped(self._lanes[lane], pieces, pack, opening)
             case Revoked(lane, chunk, ok):
                 self._revoked(self._lanes[lane], chunk, ok)
             case Lost():
@@ -227,7 +227,7 @@ class Plan:
         lane.held += without((run.start, event.stop), [*failed, *run.without])
         lane.held_seconds += event.seconds
         if event.pieces is not None:
-            self._shipped(lane, event.pieces, event.ship_seconds)
+            self._shipped(lane, event.pieces, event.pack_seconds, event.open_seconds)
 
     def _leaves(self, event: Finished, again: list[int]) -> None:
         """A leaf with an item that runs again is folded anew, whole; its piece is dropped."""
@@ -243,12 +243,12 @@ class Plan:
                 self._unreadable(min(leaves)[0], max(leaves)[1], piece.error)
         self._ledger.wait(*anew)
 
-    def _shipped(self, lane: _Lane, pieces: tuple[Piece, ...], seconds: float) -> None:
+    def _shipped(self, lane: _Lane, pieces: tuple[Piece, ...], pack: float, opening: float) -> None:
+        self.pace.shipped(lane.held_seconds, pack, opening)
         runs = lane.forget()
         held, covers = Intervals(runs), Intervals(interval for piece in pieces for interval in piece.covers)
         if held != covers:
             raise AssertionError(f"lane {lane.number} held {held!r} and shipped {covers!r}")
-        self.pace.shipped(seconds)
         for piece in pieces:
             if piece.error is None:
                 self._arrive(piece)

@@ -318,5 +318,6 @@ class Run:
     def _chunk_done(self, answer: orders.Finished) -> events.ChunkDone:
         start = self._plan.start_of(answer.lane, answer.chunk)
         return events.ChunkDone(
-            answer.lane, start, answer.stop, answer.seconds, monotonic(), answer.reduce_seconds, answer.ship_seconds
-        )
+            answer.lane, start, answer.stop, answer.seconds, monotonic(), answer.reduce_seconds,
+            answer.pack_seconds, answer.open_seconds,
+        )  # fmt: skip

@@ -34,7 +34,11 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class ChunkDone:
-    """A worker ran items `start` to `stop` (exclusive): `seconds` of work, finished `at` (`time.monotonic()`)."""
+    """A worker ran items `start` to `stop` (exclusive): `seconds` of work, finished `at` (`time.monotonic()`).
+
+    `reduce_seconds` of them it folded. If it shipped its state with it, it took `pack_seconds` more to pack that, and
+    the parent `open_seconds` to open it.
+    """
 
     lane: int
     start: int
@@ -42,7 +46,8 @@ class ChunkDone:
     seconds: float
     at: float
     reduce_seconds: float = 0.0
-    ship_seconds: float = 0.0
+    pack_seconds: float = 0.0
+    open_seconds: float = 0.0
     sent: int = 0
 
 

@@ -326,9 +326,9 @@ class _Merging:
         self.at: int | None = None
 
     def commit(self, data: Any) -> None:
-        if self._fresh:  # merge(init(), x) == x, and x is ours alone: it came out of a pickle, or its lane let go of it
+        if self._fresh and self._reducer.keeps:  # merge(init(), x) == x, and x is ours alone: its lane let go of it
             self._acc, self._fresh = data, False
-        else:
+        else:  # what is not kept may lie in memory that is only lent
             self._acc = join(self._reducer, self._acc, data)
 
     def value(self, last: bool = False) -> Any:

@@ -344,7 +344,7 @@ class World:
         """Take up the next order; ships are done at once, runs by `end`."""
         order = worker.inbox.popleft()
         if isinstance(order, Ship):
-            worker.outbox.append(Shipped(order.lane, self.pack(worker), self.ship_seconds(worker)))
+            worker.outbox.append(Shipped(order.lane, self.pack(worker), 0.0, self.ship_seconds(worker)))
             return
         worker.running = order
         worker.until = self.now + self.expected(order)
@@ -421,7 +421,7 @@ class World:
         if pieces is None:
             assert self.strategy.carries
         worker.outbox.append(
-            Finished(run.lane, run.chunk, stop, seconds, tuple(failures), pieces, 0.0, self.ship_seconds(worker))
+            Finished(run.lane, run.chunk, stop, seconds, tuple(failures), pieces, 0.0, 0.0, self.ship_seconds(worker))
         )
 
     def revoke(self, worker: Worker) -> None:

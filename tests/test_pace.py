@@ -90,7 +90,7 @@ def test_the_first_state_ships_so_that_its_cost_is_known():
     """Then shipping waits until it is cheap against the work, and never beyond thirty seconds."""
     pace = Pace(lanes=2)
     assert pace.worth_shipping(0.0)
-    pace.shipped(0.01)
+    pace.shipped(0.0, 0.006, 0.004)
     pace.merged(0.03)
     assert not pace.worth_shipping(0.79)
     assert pace.worth_shipping(0.81)

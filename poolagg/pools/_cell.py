@@ -2,7 +2,7 @@
 
 The worker writes which batch it runs and since when, once per batch; the parent reads it to move the bar inside long
 chunks, to time items out, and to name the item that a dead worker was running. The parent writes which runs are over,
-so that a worker leaves a chunk that nobody wants.
+so that a worker leaves a chunk that nobody wants. A byte for each slot of the worker's arena says whether it is lent.
 
 One writer per field and no lock: a count before and after the fields (odd while they are being written) tells the
 reader whether what it read is whole. A worker that died while writing leaves it odd, and so names no item.
@@ -10,18 +10,23 @@ reader whether what it read is whole. A worker that died while writing leaves it
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import struct
 from time import monotonic_ns
 from typing import NamedTuple
 
-__all__ = ["Batch", "Cell", "Over"]
+__all__ = ["SLOTS", "Batch", "Cell", "Over"]
+
+SLOTS = 64
+"""Slots of an arena at most: as many bytes of the cell say whether they are lent."""
 
 _FIELDS = struct.Struct("=4q")  # chunk, start, stop, since
 _COUNT = struct.Struct("=q")
 _OVER = struct.Struct("=q")
-_SIZE = 64
+_LENT = 64  # where the bytes of the slots begin
+_SIZE = _LENT + SLOTS
 
 
 class Over(BaseException):
@@ -66,6 +71,14 @@ class Cell:
         """Say that nothing is being mapped."""
         self._write(-1, 0, 0, 0)
 
+    def lend(self, slot: int) -> None:
+        """Say that the parent has a slot of the arena, from the next message on."""
+        self._memory[_LENT + slot] = 1
+
+    def is_lent(self, slot: int) -> bool:
+        """Whether the parent has it still."""
+        return bool(self._memory[_LENT + slot])
+
     def _write(self, *fields: int) -> None:
         self._count += 2
         _COUNT.pack_into(self._memory, 0, self._count - 1)
@@ -86,6 +99,11 @@ class Cell:
     def over(self, epoch: int) -> None:
         """Tell the worker that runs up to `epoch` are over."""
         _OVER.pack_into(self._memory, 48, epoch)
+
+    def give_back(self, slot: int) -> None:
+        """Say that the worker may use a slot of its arena again; if there is a worker still."""
+        with contextlib.suppress(ValueError):  # the memory is closed
+            self._memory[_LENT + slot] = 0
 
     def close_fd(self) -> None:
         """Close the descriptor; the memory stays mapped."""

@@ -4,6 +4,7 @@
 parent  ◀─────────────────────────────────────▶  worker      orders one way, answers the other
         ─────────── claims (pipe) ────────────▶              who reads a chunk's claim has the chunk
         ◀────────── cell (memory) ─────────────              which batch runs, since when
+        ◀────────── arena (memory) ────────────              large buffers
         ─────────── death (pipe) ─────────────▶              ends when the parent ends
         ◀────────── pidfd ─────────────────────              readable when the worker has ended
 """
@@ -20,6 +21,7 @@ from poolagg._chunks import Parcel
 from poolagg._orders import Broken, Finished, Lost, Run, Shipped
 from poolagg.errors import WorkerLost
 from poolagg.pools import _channel
+from poolagg.pools._arena import Loan, Loans, Place, arena_fd
 from poolagg.pools._cell import Cell
 from poolagg.pools._channel import Channel, Message
 from poolagg.pools._launch import Launcher
@@ -45,7 +47,11 @@ class Handle:
             os.set_blocking(claims_reader, False)
             os.set_blocking(claims_writer, False)
             fds = [there.fileno(), self.cell.fd, claims_reader, death_reader]
+            if (arena := arena_fd()) >= 0:
+                ours.callback(os.close, arena)
+                fds.append(arena)
             self.child = launcher.launch(fds, [here.fileno(), claims_writer, death_writer])
+            self.loans = Loans(arena, self.cell)
             ours.pop_all()  # the worker has been started, and these stay open
         self.channel = Channel(here)
         self.cell.close_fd()
@@ -107,24 +113,36 @@ class Handle:
 
     # -- answers -----------------------------------------------------------------------------------------------
 
-    def answer(self, message: Message) -> Finished | Shipped | Broken:
-        """Unpack a message of this run."""
+    def answer(self, message: Message, keeps: bool) -> Finished | Shipped | Broken:
+        """Unpack a message of this run. `keeps`: what the reducer is given lives on in its accumulator."""
         if message.kind == _channel.FINISHED:
-            chunk, stop, seconds, reduce_seconds, failures, pieces = message.values
+            chunk, stop, seconds, reduce_seconds, failures, pieces, place, packing = message.values
             run = self.runs.pop(chunk)
             self._claimed = {claim: waiting for claim, waiting in self._claimed.items() if waiting != chunk}
             self.items += stop - run.start
             began = monotonic()
             rest, unpacked = unpack_failures(failures, message.payload)
-            opened = None if pieces is None else unpack_pieces(pieces, rest)
-            return Finished(self.lane, chunk, stop, seconds, unpacked, opened, reduce_seconds, monotonic() - began)
+            opened = None if pieces is None else unpack_pieces(pieces, rest, self._loan(place), keeps)
+            opening = monotonic() - began
+            return Finished(self.lane, chunk, stop, seconds, unpacked, opened, reduce_seconds, packing, opening)
         if message.kind == _channel.SHIPPED:
-            return Shipped(self.lane, unpack_pieces(message.values[0], message.payload))
+            pieces, place, packing = message.values
+            began = monotonic()
+            opened = unpack_pieces(pieces, message.payload, self._loan(place), keeps)
+            return Shipped(self.lane, opened, packing, monotonic() - began)
         failures, starting = message.values
         _, (failure, *cause) = unpack_failures(failures, message.payload)
         if cause:
             failure.error.__cause__ = cause[0].error
         return Broken(self.lane, start_failed(failure.error) if starting else as_reducer_error(failure.error))
+
+    def ignore(self, message: Message) -> None:
+        """A message of a run that is over: nobody will look at what it lends."""
+        if message.kind in (_channel.FINISHED, _channel.SHIPPED) and (place := message.values[-2]) is not None:
+            self.loans.give_back(place[0])
+
+    def _loan(self, place: tuple[int, int, int] | None) -> Loan | None:
+        return None if place is None else self.loans.open(Place(*place))
 
     def lost(self) -> Lost:
         """The worker has ended: what it was running, and how it ended."""
@@ -151,6 +169,7 @@ class Handle:
         """Give everything back; the process has ended."""
         self.channel.close()
         self.child.close()
+        self.loans.close()
         self.cell.close()
         for fd in (self._claims_reader, self._claims_writer, self._death):
             os.close(fd)

@@ -6,14 +6,17 @@ exception that does not survive is its type's name and its traceback as text, ne
 
 from __future__ import annotations
 
+import functools
 import pickle
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import chain, islice
 from typing import Any, TypeAlias
 
 from poolagg._chunks import Interval
 from poolagg._orders import Failure, Piece
 from poolagg.errors import ReducerError, RemoteError, WorkerLost
+from poolagg.pools._arena import Apart, Arena, Loan, Place, Span
 from poolagg.pools._travel import dumps, works
 from poolagg.reducers import Reducer
 from poolagg.strategies import Payload
@@ -34,8 +37,8 @@ __all__ = [
 PackedFailure: TypeAlias = tuple[int, str, str, int]
 """Index, type's name, traceback as text, and the length of the pickled exception: 0 if it does not pickle."""
 
-PackedPiece: TypeAlias = tuple[tuple[Interval, ...], int, PackedFailure | None]
-"""The intervals covered, the length of the payload, and why there is none."""
+PackedPiece: TypeAlias = tuple[tuple[Interval, ...], int, PackedFailure | None, list[Span]]
+"""The intervals covered, the length of the payload, why there is none, and where its large buffers are."""
 
 
 # -- packing, in the lane ----------------------------------------------------------------------------------------------
@@ -57,20 +60,35 @@ def pack_failures(failures: Sequence[Failure]) -> tuple[list[PackedFailure], lis
     return [failure for failure, _ in packed], [blob for _, blob in packed]
 
 
-def pack_pieces(payloads: Sequence[Payload], reducer: Reducer) -> tuple[list[PackedPiece], list[bytes]]:
-    """The payloads of a lane, and their bytes. Raises `ReducerError` if the reducer's accumulators never pickle."""
+def pack_pieces(
+    payloads: Sequence[Payload], reducer: Reducer, arena: Arena | None = None
+) -> tuple[list[PackedPiece], list[bytes], Place | None]:
+    """The payloads of a lane, their bytes, and the slot of the arena that their large buffers are in, if any.
+
+    Raises `ReducerError` if the reducer's accumulators never pickle.
+    """
     pieces: list[PackedPiece] = []
     packed: list[bytes] = []
+    aparts: list[Sequence[pickle.PickleBuffer]] = []
     for covers, data in payloads:
+        failure, apart = None, None if arena is None else Apart(arena.least)
         try:
-            blob = dumps(data)
-            pieces.append((covers, len(blob), None))
+            blob = dumps(data, apart)
         except Exception as error:
             _blame_reducer(reducer, error)
             failure, blob = pack_failure(covers[0][0], error)
-            pieces.append((covers, len(blob), failure))
+        pieces.append((covers, len(blob), failure, []))
         packed.append(blob)
-    return pieces, packed
+        aparts.append(apart or ())
+    if arena is None or not any(aparts):
+        return pieces, packed, None
+    put = arena.put(list(chain.from_iterable(aparts)))
+    if put is None:
+        return pack_pieces(payloads, reducer)
+    place, spans = put[0], iter(put[1])
+    for (*_, where), buffers in zip(pieces, aparts, strict=True):
+        where.extend(islice(spans, len(buffers)))
+    return pieces, packed, place
 
 
 def _blame_reducer(reducer: Reducer, error: Exception) -> None:
@@ -114,22 +132,36 @@ def unpack_failures(failures: Sequence[PackedFailure], payload: Any) -> tuple[An
     return payload, tuple(unpacked)
 
 
-def unpack_pieces(pieces: Sequence[PackedPiece], payload: Any) -> tuple[Piece, ...]:
-    """The pieces of a lane; one that does not unpickle carries the error."""
+def unpack_pieces(
+    pieces: Sequence[PackedPiece], payload: Any, loan: Loan | None = None, keeps: bool = True
+) -> tuple[Piece, ...]:
+    """The pieces of a lane; one that does not unpickle carries the error.
+
+    `keeps`: what is in the slot that was lent is to be kept, so it is copied; else it is opened where it lies.
+    """
     unpacked = []
-    for covers, size, failure in pieces:
+    for covers, size, failure, spans in pieces:
         blob, payload = payload[:size], payload[size:]
-        unpacked.append(_unpack_piece(covers, size, failure, blob))
+        if failure is not None:
+            unpacked.append(Piece(covers, error=unpack_failure(failure, blob)))
+            continue
+        loads = functools.partial(_loads, loan=loan, spans=spans, keeps=keeps)
+        nbytes = size + sum(stop - start for start, stop in spans)
+        unpacked.append(_unpack_piece(covers, nbytes, loads, blob))
     return tuple(unpacked)
 
 
-def _unpack_piece(covers: Any, size: int, failure: PackedFailure | None, blob: Any) -> Piece:
-    if failure is not None:
-        return Piece(covers, error=unpack_failure(failure, blob))
+def _loads(blob: Any, loan: Loan | None, spans: Sequence[Span], keeps: bool) -> Any:
+    if loan is None:
+        return pickle.loads(blob)
+    return pickle.loads(blob, buffers=[loan.copy(span) if keeps else loan.view(span) for span in spans])
+
+
+def _unpack_piece(covers: Any, nbytes: int, loads: Callable[[Any], Any], blob: Any) -> Piece:
     try:
-        return Piece(covers, pickle.loads(blob), size)
+        return Piece(covers, loads(blob), nbytes)
     except BaseException as error:
-        if isinstance(error, KeyboardInterrupt) or works(pickle.loads, blob):
+        if isinstance(error, KeyboardInterrupt) or works(loads, blob):
             raise
         return Piece(covers, error=error)
 

@@ -49,7 +49,7 @@ def run_chunk(call: Call) -> Returned:
     try:
         outcome = work.run(run, call.kind, call.data, call.offset, pickle.loads)
         failures, blobs = pack_failures(outcome.failures)
-        pieces, payloads = pack_pieces(work.payloads(), job.reducer)
+        pieces, payloads, _ = pack_pieces(work.payloads(), job.reducer)
     except BaseException as error:  # SystemExit in a reducer must not end a worker of somebody else's
         raise as_reducer_error(error) from error
     payload = b"".join([*blobs, *payloads])

@@ -19,6 +19,8 @@ from collections.abc import Callable, Mapping
 from types import FunctionType
 from typing import Any
 
+from poolagg.pools._arena import Apart
+
 __all__ = ["Encoder", "define", "dumps", "dumps_by_value", "encode_by_value", "main_namespace", "works"]
 
 
@@ -83,13 +85,18 @@ def works(function: Callable[[Any], Any], argument: Any) -> bool:
     return True
 
 
-def dumps(value: Any) -> bytes:
-    """Pickle, plainly if possible. Raises what cloudpickle raises if it is not possible at all."""
+def dumps(value: Any, apart: Apart | None = None) -> bytes:
+    """Pickle, plainly if possible. Raises what cloudpickle raises if it is not possible at all.
+
+    `apart` takes the large buffers out, if it is given and the pickle is a plain one.
+    """
     try:
-        return pickle.dumps(value, 5)
+        return pickle.dumps(value, 5, buffer_callback=apart)
     except Exception:
         if works(pickle.dumps, value):
             raise
+        if apart is not None:
+            apart.clear()
         return dumps_by_value(value)
 
 

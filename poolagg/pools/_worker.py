@@ -1,7 +1,7 @@
 """The worker process: one thread, one pipe, one loop.
 
-It is given four descriptors: its pipe, its progress cell, the pipe of claims (below), and the parent-death pipe. It may
-be killed at any instruction: it holds no lock that anyone else waits for.
+It is given five descriptors: its pipe, its progress cell, the pipe of claims (below), the parent-death pipe, and the
+memory of its arena. It may be killed at any instruction: it holds no lock that anyone else waits for.
 
 A chunk that waits in the pipe behind a slow one can be taken back. Each chunk comes with a claim, eight bytes in a pipe
 that both sides may read: whoever reads the claim has the chunk. The worker reads it before it starts the chunk, the
@@ -17,14 +17,16 @@ import socket
 import struct
 import sys
 import types
+from time import perf_counter
 
 from poolagg._orders import Failure, Run
 from poolagg.errors import ReducerError
 from poolagg.pools import _channel
+from poolagg.pools._arena import Arena
 from poolagg.pools._cell import Cell, Over
 from poolagg.pools._channel import Message, Pipe
 from poolagg.pools._death import die_with_parent, ignore_interrupts
-from poolagg.pools._packing import pack_failures, pack_pieces
+from poolagg.pools._packing import PackedPiece, pack_failures, pack_pieces
 from poolagg.pools._travel import define, main_namespace
 from poolagg.pools._work import Job, Work
 from poolagg.reducers import Reducer
@@ -34,7 +36,9 @@ __all__ = ["CLAIM", "main"]
 CLAIM = struct.Struct("=q")
 
 
-def main(pipe_fd: int, cell_fd: int, claims_fd: int, death_fd: int, *, forked: bool = False) -> None:
+def main(
+    pipe_fd: int, cell_fd: int, claims_fd: int, death_fd: int, arena_fd: int | None = None, *, forked: bool = False
+) -> None:
     """Serve until the parent closes its end or says EXIT."""
     ignore_interrupts()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -43,16 +47,18 @@ def main(pipe_fd: int, cell_fd: int, claims_fd: int, death_fd: int, *, forked: b
         sys.modules["__main__"] = types.ModuleType("__main__")
     with socket.socket(fileno=pipe_fd) as pipe:
         try:
-            _Worker(Pipe(pipe), Cell(cell_fd), claims_fd).serve()
+            _Worker(Pipe(pipe), Cell(cell_fd), claims_fd, arena_fd).serve()
         except (EOFError, ConnectionError, BrokenPipeError):
             pass  # the parent has let go of us
 
 
 class _Worker:
-    def __init__(self, pipe: Pipe, cell: Cell, claims_fd: int) -> None:
+    def __init__(self, pipe: Pipe, cell: Cell, claims_fd: int, arena_fd: int | None) -> None:
         self._pipe = pipe
         self._cell = cell
         self._claims_fd = claims_fd
+        self._arena_fd = arena_fd
+        self._arena: Arena | None = None
         self._claim = -1
         self._epoch = 0
         self._work: Work | None = None
@@ -95,10 +101,12 @@ class _Worker:
     # -- what the parent asks for ------------------------------------------------------------------------------
 
     def _start(self, message: Message) -> None:
-        environ, cwd, path = message.values
+        environ, cwd, path, least = message.values
         os.environ.clear()
         os.environ.update(environ)
         sys.path[:] = path
+        if self._arena_fd is not None:
+            self._arena = Arena(self._arena_fd, self._cell, least)
         try:
             os.chdir(cwd)
         except OSError:
@@ -138,18 +146,27 @@ class _Worker:
             return
         outcome = self._work.run(run, kind, message.payload, offset, pickle.loads)
         failures, blobs = pack_failures(outcome.failures)
-        pieces, payloads = pack_pieces(self._work.payloads(), self._reducer) if run.ship else (None, [])
-        values = (run.chunk, outcome.stop, outcome.seconds, outcome.reduce_seconds, failures, pieces)
+        pieces, payloads, *packing = self._pack() if run.ship else (None, [], None, 0.0)
+        values = (run.chunk, outcome.stop, outcome.seconds, outcome.reduce_seconds, failures, pieces, *packing)
         self._pipe.send(_channel.FINISHED, self._epoch, values, [*blobs, *payloads])
 
     def _ship(self, message: Message) -> None:
         if self._work is None:
             return
-        pieces, payloads = pack_pieces(self._work.payloads(), self._reducer)
-        self._pipe.send(_channel.SHIPPED, self._epoch, (pieces,), payloads)
+        pieces, payloads, *packing = self._pack()
+        self._pipe.send(_channel.SHIPPED, self._epoch, (pieces, *packing), payloads)
+
+    def _pack(self) -> tuple[list[PackedPiece], list[bytes], tuple[int, int, int] | None, float]:
+        """What the lane holds, its bytes, the slot of its large buffers, and the seconds that packing took."""
+        assert self._work is not None
+        began = perf_counter()
+        pieces, payloads, place = pack_pieces(self._work.payloads(), self._reducer, self._arena)
+        return pieces, payloads, place and (place.slot, place.offset, place.size), perf_counter() - began
 
     def _end(self, message: Message) -> None:
         self._work = self._job = None
+        if self._arena is not None:
+            self._arena.shrink()
         self._pipe.send(_channel.ENDED, message.epoch)
 
     @property

@@ -19,7 +19,7 @@ from typing import Any
 
 from poolagg._chunks import Parcel
 from poolagg._orders import Answer, Replace, Revoke, Revoked, Run, Ship, Worn
-from poolagg.pools import _channel
+from poolagg.pools import _arena, _channel
 from poolagg.pools._cell import Batch
 from poolagg.pools._death import interrupts_held_back
 from poolagg.pools._handle import Handle
@@ -113,6 +113,7 @@ class ProcessPool(Pool):
         """Something was raised in the middle of reading or writing pipes."""
         self._epoch = 0
         self._job = b""
+        self._keeps = True
         self._encoder = Encoder()
         self._definitions = 0
         self._inherited: dict[str, Any] | None = None
@@ -141,6 +142,7 @@ class ProcessPool(Pool):
         self._note_inherited()
         self._open_crew()
         self._job = pickle_job(job, self._inherited)
+        self._keeps = job.reducer.keeps
         self._torn = True
         self._release_busy()
         for lane in range(lanes):
@@ -217,7 +219,7 @@ class ProcessPool(Pool):
             self._crew.selector.register(handle.channel.sock, selectors.EVENT_READ, handle)
             if handle.child.pidfd >= 0:
                 self._crew.selector.register(handle.child.pidfd, selectors.EVENT_READ, handle)
-        handle.channel.send(_channel.START, 0, (self._environ(), folder(), sys_path()), [start])
+        handle.channel.send(_channel.START, 0, (self._environ(), folder(), sys_path(), _arena.LEAST), [start])
         self._brief(handle, self._encoder.definitions)
 
     def _start(self, lane: int) -> Handle:
@@ -352,8 +354,9 @@ class ProcessPool(Pool):
             return
         current = self._handles.get(handle.lane) is handle and handle.ending is None
         if not current or message.epoch not in (0, self._epoch):
+            handle.ignore(message)
             return
-        answer = handle.answer(message)
+        answer = handle.answer(message, self._keeps)
         if self._max_items is not None and handle.items >= self._max_items and not handle.worn:
             handle.worn = True
             self._answers.append(Worn(handle.lane))

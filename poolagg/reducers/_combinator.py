@@ -60,4 +60,5 @@ class Combinator(Reducer):
     def for_lanes(self) -> Reducer:
         twin = copy.copy(self)
         twin.parts = tuple(part.for_lanes() for part in self.parts)
+        twin.keeps = any(part.keeps for part in twin.parts)
         return twin

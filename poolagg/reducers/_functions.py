@@ -9,7 +9,7 @@ from typing import Any
 
 from poolagg.reducers._arguments import call, need_callable
 from poolagg.reducers._marks import EMPTY
-from poolagg.reducers._reducer import Reducer
+from poolagg.reducers._reducer import Reducer, Untouched
 
 __all__ = ["Fold", "Into", "Reduce"]
 
@@ -82,7 +82,7 @@ class Fold(Reducer):
         raise error
 
     def for_lanes(self) -> Reducer:
-        return self if self.mergeable else Reducer()
+        return self if self.mergeable else Untouched()
 
     def _checked(self, before: Any, after: Any, method: str) -> Any:
         del before, method  # None is a value like any other here, as it is in functools.reduce
@@ -136,7 +136,7 @@ class Into(Reducer):
         return acc
 
     def for_lanes(self) -> Reducer:
-        return Reducer()
+        return Untouched()
 
     def __repr__(self) -> str:
         return call("Into", self.apply, ordered=self.ordered or None)

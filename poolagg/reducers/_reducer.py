@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 
 from poolagg.reducers._arguments import call
 
-__all__ = ["Place", "Reducer", "fold", "join", "reduced"]
+__all__ = ["Place", "Reducer", "Untouched", "fold", "join", "reduced"]
 
 Place: TypeAlias = tuple[int, ...]
 """Where a partial stood: the item's index first, then its position in each `flat` it came through. Sortable."""
@@ -41,7 +41,8 @@ class Reducer:
     """True: `merge` does not commute, so states meet in input order only."""
 
     keeps: bool = True
-    """False: nothing that `step` or `merge` is given lives on in the accumulator, so it may be in a reused buffer."""
+    """False: nothing that `step` or `merge` is given lives on in the accumulator, so that large arrays need not be
+    copied out of the memory that their worker lends. Who keeps one all the same keeps its memory from being reused."""
 
     def prepare(self, partial: Any) -> Any:
         """Turn one result of `func` into what `step` takes: pure, in the map phase; an error here is the item's."""
@@ -187,6 +188,12 @@ class Reducer:
                 f"{self!r}.{method} returned None: return the accumulator, also when it was mutated in place"
             )
         return after
+
+
+class Untouched(Reducer):
+    """What travels of a reducer that only the parent folds: nothing. Its partials are handed over as they are lent."""
+
+    keeps = False
 
 
 def fold(reducer: Reducer, acc: Any, index: int, prepareds: Sequence[Any]) -> Any:
