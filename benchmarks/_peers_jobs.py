@@ -281,21 +281,21 @@ def word_count(title, vocabulary, length):
 
 
 JOBS = [
-    (sum_of_squares("tiny items, from a range", range, square, chunksize=20_000, least=0), (10_000_000, 500_000, 2000)),
-    (sum_of_squares(GENERATOR, from_generator, square, chunksize=20_000, least=0), (10_000_000, 0, 2000)),
-    (sum_of_squares("items of 100 µs", range, square_in_100_us, chunksize=200), (30_000, 6_000, 200)),
-    (skewed("random order", list), (2000, 300, 30)),
-    (skewed("ascending", sorted), (2000, 0, 30)),
-    (skewed("descending", descending), (2000, 0, 30)),
+    (sum_of_squares("tiny items, from a range", range, square, chunksize=20_000, least=0), (5_000_000, 500_000, 2000)),
+    (sum_of_squares(GENERATOR, from_generator, square, chunksize=20_000, least=0), (5_000_000, 0, 2000)),
+    (sum_of_squares("items of 100 µs", range, square_in_100_us, chunksize=200), (12_000, 6_000, 200)),
+    (skewed("random order", list), (800, 300, 30)),
+    (skewed("ascending", sorted), (800, 0, 30)),
+    (skewed("descending", descending), (800, 0, 30)),
     (job("8 MB arrays", seeds, random_array, zeros, operator.iadd, partial(is_sum, random_array, np.asarray),
-         reducer=ArraySum), (200, 24, 4)),
+         reducer=ArraySum), (120, 24, 4)),
     (word_count("word count, 50 k distinct", 50_000, 54_688), (64, 0, 8)),
     (word_count("word count, 1.6 M distinct", 1_900_000, 54_688), (64, 0, 8)),
     (job("histograms, numpy", seeds, histogram, no_counts, operator.iadd, partial(is_sum, histogram, np.asarray),
-         reducer=ArraySum), (200, 0, 4)),
+         reducer=ArraySum), (80, 0, 4)),
     (job("histograms, boost-histogram", boost_seeds, boost_histogram, make_boost_histogram, operator.iadd,
-         partial(is_sum, boost_histogram, np.asarray), reducer=boost_reducer), (200, 0, 4)),
-    (job(SLOW, watched, full_array, zeros, add_slowly, is_arithmetic_sum, floor=REDUCING), (100, 20, 6)),
+         partial(is_sum, boost_histogram, np.asarray), reducer=boost_reducer), (80, 0, 4)),
+    (job(SLOW, watched, full_array, zeros, add_slowly, is_arithmetic_sum, floor=REDUCING), (60, 20, 6)),
     (sum_of_squares(STARTUP, range, square, ideal=False), (1, 1, 1)),
 ]  # fmt: skip
 """How each is built, and the number of its items: full, quick, tiny."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         WorkerLost,
     )
     from poolagg.functions import per_worker, rng, star, with_item
-    from poolagg.pools import ProcessPool, SerialPool, ThreadPool
+    from poolagg.pools import ProcessPool, SerialPool, ThreadPool, share
     from poolagg.reducers import (
         ArrayReduce,
         ArraySum,
@@ -103,6 +103,7 @@ __all__ = [
     "pools",
     "prefetch",
     "rng",
+    "share",
     "snapshots",
     "star",
     "strategies",
@@ -126,7 +127,7 @@ __getattr__, __dir__ = lazily(
             "WorkerLost",
         ),
         "functions": ("per_worker", "rng", "star", "with_item"),
-        "pools": ("ProcessPool", "SerialPool", "ThreadPool"),
+        "pools": ("ProcessPool", "SerialPool", "ThreadPool", "share"),
         "reducers": (
             "ArrayReduce",
             "ArraySum",

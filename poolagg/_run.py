@@ -7,6 +7,7 @@ orders mean is the plan's business, how a lane does its work the pool's, what pe
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import warnings
 from collections import deque
@@ -24,9 +25,10 @@ from poolagg._plan import Plan
 from poolagg._settings import Settings
 from poolagg._verdicts import error_of_item, error_of_run, note_of_fold, note_of_input, text_of_skipped
 from poolagg._watching import Watchers
-from poolagg.errors import SkippedItems, WorkerLost
+from poolagg.errors import PoolAggError, SkippedItems, WorkerLost
 from poolagg.functions import name_of
 from poolagg.pools import Job
+from poolagg.reducers import Into
 
 __all__ = ["Run", "Snapshot"]
 
@@ -93,11 +95,29 @@ class Run:
         self._pool.check_open()
         self._pull()
         if self._plan.finished:
+            self._run_errand()
             return False
         for answer in self._pool.wait(self._patience()):
             self._take(answer)
         self._look_at_the_clock()
         return True
+
+    def _run_errand(self) -> None:
+        """Have the lanes do what is left to be done with what was committed, in a run of its own.
+
+        If that fails, its result is missing, and whoever asks for the value does the work here.
+        """
+        errand = None if self._plan.stopped else self._strategy.errand(self._folding)
+        if errand is None or not self._working:
+            return
+        self._watchers.tell(events.Partitioned(len(errand.items), errand.why))
+        self._pool.end(clean=True, again=True)
+        with (
+            contextlib.suppress(PoolAggError),
+            Run(Settings(errand.func, errand.items, Into(errand.take), self._pool)) as run,
+        ):
+            while run.step():
+                pass
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

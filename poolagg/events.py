@@ -62,6 +62,14 @@ class StateMerged:
 
 
 @dataclass(frozen=True, slots=True)
+class Partitioned:
+    """All items are done, and the workers merge what they shipped, in `parts` parts of its keys; `why` says why."""
+
+    parts: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Progressed:
     """At most ten times a second: `done` items are merged, held, or done in running chunks; `failed` come on top."""
 
@@ -100,4 +108,6 @@ class RunEnded:
     error: BaseException | None = None
 
 
-RunEvent: TypeAlias = RunStarted | ChunkDone | StateMerged | Progressed | ItemFailed | WorkerDied | RunEnded
+RunEvent: TypeAlias = (
+    RunStarted | ChunkDone | StateMerged | Partitioned | Progressed | ItemFailed | WorkerDied | RunEnded
+)

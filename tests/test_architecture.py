@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "_ledger": {"_chunks", "_orders"},
     "_blame": {"_chunks", "_ledger", "_orders"},
     "_plan": {"_blame", "_chunks", "_ledger", "_orders", "_pace"},
-    "strategies": {"_chunks", "reducers"},
+    "strategies": {"_chunks", "_lazily", "reducers"},
     # floor 2: effects
     "pools": {"_chunks", "_lazily", "_orders", "errors", "functions", "reducers", "strategies"},
     "_progress": {"events"},
@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "_verdicts": {"_orders", "errors", "events"},
     "_run": {
         *("_chunks", "_orders", "_pace", "_plan", "_settings", "_verdicts", "_watching"),
-        *("errors", "events", "functions", "pools"),
+        *("errors", "events", "functions", "pools", "reducers"),
     },
     "_engine": {"_run", "_settings", "events", "pools", "reducers", "strategies"},
     # floor 4: doors to the outside
@@ -81,7 +81,7 @@ EXPORTED = {
     *("Reducer", "Count", "Sum", "Mean", "Variance", "Std", "Min", "Max", "Top", "Bottom", "First", "Last"),
     *("Frequencies", "MergeCounts", "GroupBy", "Collect", "Unique", "Histogram", "ArraySum", "ArrayReduce", "Sample"),
     *("Fold", "Reduce", "Into", "Tee"),
-    *("star", "with_item", "per_worker", "rng"),
+    *("star", "with_item", "per_worker", "share", "rng"),
     *("ProcessPool", "ThreadPool", "SerialPool"),
     *("Progress", "blocks", "prefetch"),
     *("PoolAggError", "TaskError", "WorkerLost", "ReducerError", "CheckpointMismatch", "PoolBusy"),

@@ -652,3 +652,13 @@ def test_the_world_finds_a_stuck_plan():
     world.merge_seconds = lambda piece: 1.0
     with pytest.raises(AssertionError, match="stuck"):
         world.run()
+
+
+def test_an_ordered_run_learns_the_size_of_partials_that_it_cannot_merge_yet():
+    """While item 0 takes its time, others arrive; they must not make chunks of a hundred large arrays."""
+    plan = Plan(Terms(lanes=2, in_order=True))
+    first, second = plan.handle(Pulled(0, 1, 8)) + plan.handle(Pulled(1, 2, 8))
+    piece = Piece(((1, 2),), "large", 1 << 20)
+    orders = plan.handle(Finished(second.lane, second.chunk, 2, 1e-6, (), (piece,)))
+    assert (first.start, first.stop, orders) == (0, 1, [])
+    assert plan.appetite == 1

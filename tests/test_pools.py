@@ -68,7 +68,7 @@ from poolagg import (
     with_item,
 )
 from poolagg.reducers import as_reducer, reduced
-from poolagg.strategies import Combine, Ordered, Stream, Tree
+from poolagg.strategies import Combine, Ordered, Partition, Stream, Tree
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def test_every_reducer_by_every_strategy_gives_the_result_of_a_plain_loop(pool: 
     for func, spelled in CASES:
         reducer = as_reducer(spelled)
         expected = reduced(reducer, map(func, range(300)))
-        for strategy in [None, Stream(), Ordered(), Combine(), Tree()]:
+        for strategy in [None, Stream(), Ordered(), Combine(), Partition(3), Tree()]:
             if strategy is None or strategy.refusal(reducer) is None:
                 result = aggregate(func, range(300), spelled, pool=pool, strategy=strategy)
                 assert same(result, expected), (reducer, strategy, result, expected)
@@ -521,6 +521,18 @@ def test_what_a_fold_in_the_parent_raises_propagates_with_a_note(pool: Any) -> N
     with pytest.raises(ValueError, match="in finish"):
         aggregate(square, range(10), Failing("finish"), pool=pool)
     assert aggregate(square, [3], Sum(), pool=pool) == 9
+
+
+def test_stop_iteration_in_apply_is_an_error_like_any_other(pool: Any) -> None:
+    """It does not end the run early, as if it were done."""
+
+    def apply(partial: int) -> None:
+        if partial == 4:
+            next(iter(()))
+
+    with pytest.raises(StopIteration) as caught:
+        aggregate(square, range(10), Into(apply), pool=pool)
+    assert any("item 2" in note for note in caught.value.__notes__)
 
 
 def test_an_error_in_on_error_ends_the_run(pool: Any) -> None:

@@ -7,18 +7,20 @@ from poolagg._lazily import lazily
 if TYPE_CHECKING:
     from poolagg.pools._adopt import as_pool
     from poolagg.pools._pool import Pool
+    from poolagg.pools._share import share
     from poolagg.pools._work import Job
     from poolagg.pools.process import ProcessPool, usable_cpus
     from poolagg.pools.serial import SerialPool
     from poolagg.pools.threads import ThreadPool
 
-__all__ = ["Job", "Pool", "ProcessPool", "SerialPool", "ThreadPool", "as_pool", "usable_cpus"]
+__all__ = ["Job", "Pool", "ProcessPool", "SerialPool", "ThreadPool", "as_pool", "share", "usable_cpus"]
 
 __getattr__, __dir__ = lazily(
     __name__,
     {
         "_adopt": ("as_pool",),
         "_pool": ("Pool",),
+        "_share": ("share",),
         "_work": ("Job",),
         "process": ("ProcessPool", "usable_cpus"),
         "serial": ("SerialPool",),

@@ -126,6 +126,18 @@ def folder() -> str:
         return os.sep
 
 
+def _seeded(environ: Mapping[str, str]) -> dict[str, str]:
+    """With one hash seed for all workers of a pool, so that they agree about which part of the keys a key is in.
+
+    The interpreter reads it as it starts; a worker's `os.environ` is set later, and is that of the parent.
+    """
+    seed = environ.get("PYTHONHASHSEED", "random")
+    return {
+        **environ,
+        "PYTHONHASHSEED": str(int.from_bytes(os.urandom(4), sys.byteorder)) if seed == "random" else seed,
+    }
+
+
 def _interpreter(module: str, fds: Sequence[int], environ: Mapping[str, str]) -> Child:
     """Start one. It is reaped by its pid, for `subprocess` would poll."""
     process = subprocess.Popen(_command(module, fds), stdin=subprocess.DEVNULL, env=environ, pass_fds=fds, cwd=folder())
@@ -137,7 +149,7 @@ class SpawnLauncher:
     """Every worker is a fresh interpreter."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = dict(environ)
+        self._environ = _seeded(environ)
 
     def launch(self, fds: Sequence[int], private: Sequence[int]) -> Child:
         """Start an interpreter; the child is reaped by its pid, for `subprocess` would poll."""
@@ -202,7 +214,7 @@ class TemplateLauncher:
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = dict(environ)
+        self._environ = _seeded(environ)
         self._process: Child | None = None
         self._socket: socket.socket | None = None
         self._death: int = -1

@@ -19,7 +19,7 @@ from poolagg.errors import ReducerError, RemoteError, WorkerLost
 from poolagg.pools._arena import Apart, Arena, Loan, Place, Span
 from poolagg.pools._travel import dumps, works
 from poolagg.reducers import Reducer
-from poolagg.strategies import Payload
+from poolagg.strategies import Payload, Strategy
 
 __all__ = [
     "PackedFailure",
@@ -61,7 +61,7 @@ def pack_failures(failures: Sequence[Failure]) -> tuple[list[PackedFailure], lis
 
 
 def pack_pieces(
-    payloads: Sequence[Payload], reducer: Reducer, arena: Arena | None = None
+    payloads: Sequence[Payload], reducer: Reducer, strategy: Strategy, arena: Arena | None = None
 ) -> tuple[list[PackedPiece], list[bytes], Place | None]:
     """The payloads of a lane, their bytes, and the slot of the arena that their large buffers are in, if any.
 
@@ -73,7 +73,7 @@ def pack_pieces(
     for covers, data in payloads:
         failure, apart = None, None if arena is None else Apart(arena.least)
         try:
-            blob = dumps(data, apart)
+            blob = dumps(strategy.packed(reducer, data), apart)
         except Exception as error:
             _blame_reducer(reducer, error)
             failure, blob = pack_failure(covers[0][0], error)
@@ -84,7 +84,7 @@ def pack_pieces(
         return pieces, packed, None
     put = arena.put(list(chain.from_iterable(aparts)))
     if put is None:
-        return pack_pieces(payloads, reducer)
+        return pack_pieces(payloads, reducer, strategy)
     place, spans = put[0], iter(put[1])
     for (*_, where), buffers in zip(pieces, aparts, strict=True):
         where.extend(islice(spans, len(buffers)))

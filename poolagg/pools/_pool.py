@@ -100,15 +100,15 @@ class Pool(ABC):
             self.end(clean=False, interrupted=not isinstance(error, Exception))
             raise
 
-    def end(self, clean: bool, interrupted: bool = False) -> None:
+    def end(self, clean: bool, interrupted: bool = False, again: bool = False) -> None:
         """The run is over; `clean` if every lane is empty. A pool that was never entered is closed.
 
-        `interrupted`: by Ctrl-C, say. The user wants all work to end now.
+        `interrupted`: by Ctrl-C, say. The user wants all work to end now. `again`: another run follows at once.
         """
         if not self._busy:
             return
         self._busy = False
-        if not self._entered:
+        if not self._entered and not again:
             self.close(at_once=not clean)
         elif interrupted:
             self._interrupt()

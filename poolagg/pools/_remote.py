@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from poolagg._chunks import Parcel
 from poolagg._orders import Answer, Finished, Run
 from poolagg.pools._packing import as_reducer_error, pack_failures, pack_pieces, unpack_failures, unpack_pieces
+from poolagg.pools._share import open_job
 from poolagg.pools._work import Job, Work
 from poolagg.pools.serial import NoBeat, carry_out
 
@@ -49,7 +50,7 @@ def run_chunk(call: Call) -> Returned:
     try:
         outcome = work.run(run, call.kind, call.data, call.offset, pickle.loads)
         failures, blobs = pack_failures(outcome.failures)
-        pieces, payloads, _ = pack_pieces(work.payloads(), job.reducer)
+        pieces, payloads, _ = pack_pieces(work.payloads(), job.reducer, job.strategy)
     except BaseException as error:  # SystemExit in a reducer must not end a worker of somebody else's
         raise as_reducer_error(error) from error
     payload = b"".join([*blobs, *payloads])
@@ -64,7 +65,7 @@ def run_here(job: Job, run: Run, parcel: Parcel) -> Answer:
 def _job(call: Call) -> Job:
     if call.name not in _jobs:
         _jobs.clear()
-        _jobs[call.name] = pickle.loads(call.job)
+        _jobs[call.name] = open_job(call.job)
     return _jobs[call.name]
 
 

@@ -27,9 +27,9 @@ from poolagg.pools._cell import Cell, Over
 from poolagg.pools._channel import Message, Pipe
 from poolagg.pools._death import die_with_parent, ignore_interrupts
 from poolagg.pools._packing import PackedPiece, pack_failures, pack_pieces
+from poolagg.pools._share import open_job
 from poolagg.pools._travel import define, main_namespace
 from poolagg.pools._work import Job, Work
-from poolagg.reducers import Reducer
 
 __all__ = ["CLAIM", "main"]
 
@@ -128,7 +128,7 @@ class _Worker:
         namespace = main_namespace()
         kept = {name: namespace[name] for name in self._assigned if name in namespace}
         try:
-            self._job = pickle.loads(message.payload)
+            self._job = open_job(message.payload)
         except Exception as error:
             raise ReducerError(
                 f"func or reducer could not be unpickled in the worker: {type(error).__name__}: {error}. Is a module "
@@ -159,20 +159,17 @@ class _Worker:
     def _pack(self) -> tuple[list[PackedPiece], list[bytes], tuple[int, int, int] | None, float]:
         """What the lane holds, its bytes, the slot of its large buffers, and the seconds that packing took."""
         assert self._work is not None
+        assert self._job is not None
         began = perf_counter()
-        pieces, payloads, place = pack_pieces(self._work.payloads(), self._reducer, self._arena)
-        return pieces, payloads, place and (place.slot, place.offset, place.size), perf_counter() - began
+        payloads = self._work.payloads()
+        pieces, packed, place = pack_pieces(payloads, self._job.reducer, self._job.strategy, self._arena)
+        return pieces, packed, place and (place.slot, place.offset, place.size), perf_counter() - began
 
     def _end(self, message: Message) -> None:
         self._work = self._job = None
         if self._arena is not None:
             self._arena.shrink()
         self._pipe.send(_channel.ENDED, message.epoch)
-
-    @property
-    def _reducer(self) -> Reducer:
-        assert self._job is not None
-        return self._job.reducer
 
     def _claims(self, claim: int) -> bool:
         """Whether the chunk is ours. A claim for a later one means that the parent took this one back."""

@@ -21,6 +21,8 @@ class MergeCounts(Reducer):
     Counter({'b': 1, 'a': 0})
     """
 
+    keyed = True
+
     def prepare(self, partial: Any) -> Any:
         if not isinstance(partial, Mapping):
             raise TypeError(
@@ -35,8 +37,10 @@ class MergeCounts(Reducer):
         acc.update(prepared)
         return acc
 
-    def merge(self, acc: Counter[Any], other: Counter[Any]) -> Counter[Any]:
-        acc.update(other)
+    def merge(self, acc: Counter[Any], other: Mapping[Any, Any]) -> Counter[Any]:
+        count = acc.get
+        for key, more in other.items():
+            acc[key] = count(key, 0) + more
         return acc
 
     def finish(self, acc: Counter[Any]) -> Counter[Any]:

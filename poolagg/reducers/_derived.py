@@ -32,6 +32,7 @@ class Derived(Combinator):
 
     def __init__(self, inner: Reducer) -> None:
         super().__init__(inner)
+        self.keyed = inner.keyed
 
     def prepare(self, partial: Any) -> Any:
         return self.inner.prepare(partial)

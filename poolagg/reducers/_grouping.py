@@ -23,6 +23,8 @@ class GroupBy(Combinator):
     {'a': 4, 'b': 2}
     """
 
+    keyed = True
+
     def __init__(self, reducer: Any) -> None:
         super().__init__(as_reducer(reducer))
 

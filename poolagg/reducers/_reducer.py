@@ -44,6 +44,10 @@ class Reducer:
     """False: nothing that `step` or `merge` is given lives on in the accumulator, so that large arrays need not be
     copied out of the memory that their worker lends. Who keeps one all the same keeps its memory from being reused."""
 
+    keyed: bool = False
+    """True: the accumulator is a dict, empty at first, that merges key by key, so that parts of its keys can be merged
+    apart. Of its right argument `merge` uses `items()` and nothing else."""
+
     def prepare(self, partial: Any) -> Any:
         """Turn one result of `func` into what `step` takes: pure, in the map phase; an error here is the item's."""
         return partial

@@ -1,0 +1,195 @@
+"""Combine: partials meet inside each worker. Partition: and so do the workers' states, a part of the keys in each.
+
+With millions of keys the one core of the parent is the limit, which opens and merges what the workers ship. So states
+that large travel in parts, by the hash of their keys; the parent keeps the parts as they come, unopened, and in the end
+has the workers merge them, part by part (the `errand`). What it gets back are disjoint parts, which only need to be put
+together, while the workers go on merging. Nothing depends on a worker's life: until all is done the parent has all.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from poolagg._chunks import Grid, Interval
+from poolagg.reducers import Reducer, fold, join
+from poolagg.strategies._keyed import Entries, Parts, compact, merged, put, update
+from poolagg.strategies._strategy import Errand, Folding, Gather, Payload, Strategy
+
+__all__ = ["Combine", "Partition"]
+
+PARTS = 128
+"""Parts of a large state: many, so that one fits into the cache of the core that merges it, and the parent can put some
+together while others are merged; few enough for each to be worth an order."""
+
+LARGE = 100_000
+"""Keys of a state from which on merging it in the parent takes longer, some 50 ms, than to have workers do it."""
+
+KEPT = 256 << 20
+"""Bytes of unopened parts at most, unless the result itself is larger: then the parent merges them after all."""
+
+KEY = 100
+"""Bytes of memory that a key of the result takes, or more."""
+
+
+class Combine(Strategy):
+    """Partials meet inside each worker, across chunks; the parent merges the accumulators that workers ship.
+
+    Dicts of many keys are merged as `Partition` does it.
+    """
+
+    carries = True
+
+    def refusal(self, reducer: Reducer) -> str | None:
+        """It takes a merge, and one that commutes."""
+        if not reducer.mergeable:
+            return (
+                f"{reducer!r} has no merge, so only the parent can fold it: use Stream() or Ordered(), or give it one"
+            )
+        if reducer.ordered:
+            return f"{reducer!r} merges in input order only, and {self!r} in any: use Tree() or Ordered()"
+        return None
+
+    def gather(self, reducer: Reducer, grid: Grid | None) -> Gather:
+        """Folds in the lane."""
+        del grid
+        return _Carried(reducer)
+
+    def folding(self, reducer: Reducer) -> Folding:
+        """Merges."""
+        return _Merging(reducer, PARTS)
+
+    def packed(self, reducer: Reducer, data: Any) -> Any:
+        """A large dict in parts, a small one in compact form."""
+        if not reducer.keyed:
+            return data
+        return Parts(data, PARTS) if len(data) >= LARGE else compact(data)
+
+    def errand(self, folding: Any) -> Errand | None:
+        """Merging the parts."""
+        return folding.errand() if isinstance(folding, _Merging) else None
+
+
+class Partition(Combine):
+    """Partials meet inside each worker, and states in workers too, each of `n` parts of the keys in one of them.
+
+    For reducers whose accumulator is a dict (`Frequencies`, `MergeCounts`, `GroupBy`, `.by`), and millions of keys.
+    """
+
+    def __init__(self, n: int = PARTS) -> None:
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise ValueError(f"Partition(n) takes the number of parts, an int of 1 or more, not {n!r}")
+        self.n = n
+
+    def refusal(self, reducer: Reducer) -> str | None:
+        """It takes keys."""
+        if not reducer.keyed:
+            return f"{reducer!r} has no keys that {self!r} could divide among workers: use Combine()"
+        return super().refusal(reducer)
+
+    def folding(self, reducer: Reducer) -> Folding:
+        """Keeps parts, to be merged in the end."""
+        return _Merging(reducer, self.n)
+
+    def packed(self, reducer: Reducer, data: Any) -> Any:
+        """In parts."""
+        return Parts(data, self.n)
+
+    def __repr__(self) -> str:
+        return f"Partition({self.n})"
+
+
+class _Carried:
+    def __init__(self, reducer: Reducer) -> None:
+        self._reducer = reducer
+        self._acc: Any = None
+        self._covers: list[Interval] = []
+
+    def add(self, index: int, prepareds: list[Any]) -> None:
+        if not self._covers:
+            self._acc = self._reducer.init()
+        self._acc = fold(self._reducer, self._acc, index, prepareds)
+        start, stop = index, index + len(prepareds)
+        if self._covers and self._covers[-1][1] == start:
+            start, _ = self._covers.pop()
+        self._covers.append((start, stop))
+
+    def close(self, stop: int) -> None:
+        pass
+
+    def payloads(self) -> list[Payload]:
+        if not self._covers:
+            return []
+        payload = (tuple(self._covers), self._acc)
+        self._acc, self._covers = None, []
+        return [payload]
+
+
+class _Merging:
+    def __init__(self, reducer: Reducer, count: int) -> None:
+        self._reducer = reducer
+        self._count = count
+        self._acc = reducer.init()
+        self._fresh = True
+        self._unopened: list[Parts] = []
+        self._joined: _Joined | None = None
+        self.at: int | None = None
+
+    def commit(self, data: Any) -> None:
+        if isinstance(data, Parts):
+            self._unopened.append(data)
+            if sum(parts.nbytes for parts in self._unopened) > max(KEPT, KEY * len(self._acc)):
+                self._open_all()
+        elif self._fresh and self._reducer.keeps:  # merge(init(), x) == x, and x is ours alone: its lane let go of it
+            self._acc, self._fresh = data, False
+        else:  # what is not kept may lie in memory that is only lent
+            self._acc = join(self._reducer, self._acc, data)
+
+    def value(self, last: bool = False) -> Any:
+        if self._joined is not None and self._joined.complete:
+            self._acc, self._unopened = self._both(self._joined.acc, self._acc), []
+        self._joined = None
+        self._open_all()
+        return self._reducer.finish_last(self._acc) if last else self._reducer.finish(self._acc)
+
+    def done(self) -> bool:
+        return self._reducer.done(self._acc)
+
+    def errand(self) -> Errand | None:
+        if len(self._unopened) < 2:
+            return None
+        keys = sum(parts.keys for parts in self._unopened)
+        self._joined = _Joined(self._reducer.init(), self._count)
+        items = [list(part) for part in zip(*(parts.packed for parts in self._unopened), strict=True)]
+        why = f"the workers' states hold {keys:,} keys, which one core would merge for long"
+        return Errand(functools.partial(merged, self._reducer), items, self._joined.take, why)
+
+    def _both(self, left: Any, right: Any) -> Any:
+        large, small = (left, right) if len(left) > len(right) else (right, left)
+        return join(self._reducer, large, small) if small else large
+
+    def _open_all(self) -> None:
+        for parts in self._unopened:
+            for part in parts.packed:
+                self._acc = update(self._reducer, self._acc, Entries(part))
+        self._unopened = []
+
+
+class _Joined:
+    """Parts that were merged by workers, put together. They are disjoint, as far as workers agree about hashes."""
+
+    def __init__(self, acc: Any, count: int) -> None:
+        self.acc = acc
+        self._missing = count
+
+    @property
+    def complete(self) -> bool:
+        """Whether all parts are there, and disjoint."""
+        return not self._missing
+
+    def take(self, part: bytes) -> None:
+        """Put in one more."""
+        entries = Entries(part)
+        expected = len(self.acc) + len(entries)
+        put(self.acc, entries)
+        self._missing -= len(self.acc) == expected

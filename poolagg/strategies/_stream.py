@@ -1,0 +1,84 @@
+"""Stream and Ordered: partials meet in the parent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from poolagg._chunks import Grid
+from poolagg.reducers import Reducer, fold
+from poolagg.strategies._strategy import Folding, Gather, Payload, Strategy
+
+__all__ = ["Ordered", "Stream"]
+
+
+class Stream(Strategy):
+    """Partials travel to the parent, which steps them as they arrive: the literal `imap_unordered` loop."""
+
+    def refusal(self, reducer: Reducer) -> str | None:
+        """An ordered reducer needs input order."""
+        if reducer.ordered:
+            return f"{reducer!r} folds in input order, and {self!r} folds as partials arrive: use Ordered()"
+        return None
+
+    def gather(self, reducer: Reducer, grid: Grid | None) -> Gather:
+        """Keeps the prepared partials of a chunk."""
+        del reducer, grid
+        return _Runs()
+
+    def folding(self, reducer: Reducer) -> Folding:
+        """Steps."""
+        return _Stepping(reducer)
+
+
+class Ordered(Stream):
+    """Partials travel to the parent, which steps them in input order, within a bounded window."""
+
+    in_order = True
+
+    def refusal(self, reducer: Reducer) -> str | None:
+        """Serves every reducer."""
+        del reducer
+        return None
+
+
+class _Runs:
+    def __init__(self) -> None:
+        self._runs: list[tuple[int, list[Any]]] = []
+
+    def add(self, index: int, prepareds: list[Any]) -> None:
+        if self._runs:
+            start, run = self._runs[-1]
+            if start + len(run) == index:
+                run.extend(prepareds)
+                return
+        self._runs.append((index, prepareds))
+
+    def close(self, stop: int) -> None:
+        pass
+
+    def payloads(self) -> list[Payload]:
+        runs, self._runs = self._runs, []
+        return [(((start, start + len(run)),), (start, run)) for start, run in runs]
+
+
+class _Stepping:
+    def __init__(self, reducer: Reducer) -> None:
+        self._reducer = reducer
+        self._acc = reducer.init()
+        self.at: int | None = None
+
+    def commit(self, data: tuple[int, list[Any]]) -> None:
+        index, prepareds = data
+        if self._reducer.mergeable:
+            self._acc = fold(self._reducer, self._acc, index, prepareds)
+            return
+        # What only the parent can fold is the user's own function: one by one, so that an exception names its item.
+        for self.at, prepared in enumerate(prepareds, index):
+            self._acc = fold(self._reducer, self._acc, self.at, (prepared,))
+        self.at = None
+
+    def value(self, last: bool = False) -> Any:
+        return self._reducer.finish_last(self._acc) if last else self._reducer.finish(self._acc)
+
+    def done(self) -> bool:
+        return self._reducer.done(self._acc)

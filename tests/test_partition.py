@@ -1,0 +1,226 @@
+"""Millions of keys: states travel in parts, workers merge a part each, and the result is that of a plain loop."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+import os
+import pickle
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import poolagg.strategies._combine as combine
+from poolagg import (
+    Count,
+    Fold,
+    Frequencies,
+    GroupBy,
+    MergeCounts,
+    ProcessPool,
+    Sum,
+    Unique,
+    aggregate,
+    events,
+    snapshots,
+)
+from poolagg.reducers import reduced
+from poolagg.strategies import Partition, Stream
+from poolagg.strategies._keyed import Entries, Parts, compact
+
+METHODS = ["forkserver", "spawn", "fork"]
+
+keys = st.one_of(
+    st.text(max_size=3), st.integers(), st.booleans(), st.floats(allow_nan=False), st.none(), st.binary(max_size=2),
+    st.tuples(st.integers(0, 3), st.text(max_size=1)),
+)  # fmt: skip
+counters = st.dictionaries(keys, st.integers(), max_size=20).map(Counter)
+
+
+def packed(strategy, reducer, data):
+    """As the parent is given it."""
+    return pickle.loads(pickle.dumps(strategy.packed(reducer, data), 5))
+
+
+def typed(entries):
+    """What a comparison of dicts does not see."""
+    return [(type(key), key, type(value), value) for key, value in entries.items()]
+
+
+# -- the pure part ---------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(counters, st.booleans()), max_size=5), st.integers(1, 5), st.randoms(), st.integers(0, 5))
+def test_parts_come_to_what_merging_comes_to(states, n, random, lost):
+    """Whether states come in parts or whole, in whatever order merged parts return, and if some never do."""
+    reducer, strategy = MergeCounts(), Partition(n)
+    folding, expected = strategy.folding(reducer), Counter()
+    for state, whole in states:
+        for key, count in state.items():
+            expected[key] += count
+        folding.commit(Counter(state) if whole else packed(strategy, reducer, state))
+    if errand := strategy.errand(folding):
+        results = [errand.func(item) for item in pickle.loads(pickle.dumps(errand.items))]
+        random.shuffle(results)
+        for result in results[lost:]:
+            errand.take(result)
+    assert folding.value() == expected == folding.value(last=True)
+
+
+@given(counters, st.integers(1, 5))
+def test_a_snapshot_in_between_changes_nothing(state, n):
+    """Neither of what is there, nor of what is still to come."""
+    reducer, strategy = MergeCounts(), Partition(n)
+    folding = strategy.folding(reducer)
+    for times in (1, 2, 3):
+        folding.commit(packed(strategy, reducer, state))
+        assert folding.value() == {key: times * count for key, count in state.items()}
+
+
+def test_equal_keys_are_in_one_part():
+    """1, True, 1.0 and numpy's 1 are one key."""
+    for key in (1, True, 1.0, np.int64(1), np.float32(1)):
+        (place,) = [i for i, part in enumerate(Parts({key: 1}, 7).packed) if len(Entries(part))]
+        assert place == hash(1) % 7
+
+
+@given(st.dictionaries(keys, st.one_of(st.integers(), st.booleans(), st.floats(allow_nan=False), st.text())))
+def test_a_dict_in_compact_form_comes_out_as_it_was(entries):
+    """With its type, its order, and the types of keys and values: True does not become 1, nor a string with a zero in
+    it two strings."""
+    for kind in (dict, Counter):
+        out = pickle.loads(pickle.dumps(compact(kind(entries)), 5))
+        assert type(out) is kind
+        assert [(type(k), k, type(v), v) for k, v in out.items()] == [
+            (type(k), k, type(v), v) for k, v in entries.items()
+        ]
+
+
+def test_workers_that_disagree_about_hashes_cost_time_and_no_key():
+    """As under spawn with `python -E`: then parts overlap, and the parent merges them after all."""
+    strategy, reducer = Partition(2), MergeCounts()
+    folding = strategy.folding(reducer)
+    for flip in (0, 1):
+        parts = Parts(Counter("aabbcd"), 2)
+        if flip:
+            parts.packed.reverse()
+        folding.commit(parts)
+    errand = strategy.errand(folding)
+    for item in errand.items:
+        errand.take(errand.func(item))
+    assert folding.value(last=True) == {key: 2 * count for key, count in Counter("aabbcd").items()}
+
+
+def test_what_has_no_keys_can_not_be_partitioned():
+    """Said at the call, before a worker starts."""
+    for reducer in (Sum(), Unique(), (Frequencies(), Count()), Fold(operator.or_, init=dict, merge=operator.or_)):
+        with pytest.raises(ValueError, match="no keys"):
+            aggregate(abs, [1], reducer, strategy=Partition())
+    with pytest.raises(ValueError, match="int of 1 or more"):
+        Partition(0)
+    assert repr(Partition(8)) == "Partition(8)"
+    assert Partition(8) != Partition(9)
+
+
+# -- with workers ----------------------------------------------------------------------------------------------------
+
+
+def letters(i: int) -> list[str]:
+    """Many distinct keys, and some that all have."""
+    return [f"{i}-{k}" for k in range(1000)] + ["all", str(i % 7)]
+
+
+@pytest.fixture(params=METHODS)
+def pool(request: pytest.FixtureRequest) -> Any:
+    with ProcessPool(2, start_method=request.param) as pool:
+        yield pool
+
+
+@pytest.fixture
+def few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred keys count as large, in workers that are forked."""
+    monkeypatch.setattr(combine, "LARGE", 100)
+
+
+def partitioned(seen: list[Any]) -> bool:
+    return any(isinstance(event, events.Partitioned) for event in seen)
+
+
+def test_a_hundred_thousand_keys_are_merged_by_workers_unasked(pool: Any) -> None:
+    """And an event says so, and why."""
+    seen: list[Any] = []
+    # One chunk a worker holds them all: what was shipped before was small.
+    result = aggregate(letters, range(400), Frequencies().flat(), pool=pool, chunksize=150, watch=seen.append)
+    assert result == Counter(itertools.chain.from_iterable(map(letters, range(400))))
+    (event,) = [event for event in seen if isinstance(event, events.Partitioned)]
+    assert "keys" in event.why
+
+
+def test_every_keyed_reducer_can_be_partitioned(pool: Any) -> None:
+    """With nested groups, placed reducers and derived forms."""
+    cases = [
+        (letters, Frequencies().flat()),
+        (lambda i: Counter(letters(i)), MergeCounts()),
+        (lambda i: (i % 11, i), GroupBy(Sum())),
+        (lambda i: i, Sum().by(lambda i: i % 11).where(lambda i: i % 2).then(sorted)),
+        (lambda i: i, {"deep": Count()}),
+        (lambda i: (i % 3, (i % 5, i)), GroupBy(GroupBy(Sum()))),
+    ]
+    for func, reducer in cases:
+        strategy = Partition(4) if getattr(reducer, "keyed", False) else None
+        expected = aggregate(func, range(60), reducer, pool=None, strategy=Stream(), workers=1)
+        assert aggregate(func, range(60), reducer, pool=pool, strategy=strategy) == expected
+
+
+def test_snapshots_of_a_partitioned_run(pool: Any) -> None:
+    """Each is a result of what is done so far; the last is the result."""
+    looks = list(snapshots(letters, range(100), Frequencies().flat(), every=0.01, pool=pool, strategy=Partition(4)))
+    assert all(look.value["all"] == look.done for look in looks)
+    assert looks[-1].value == Counter(itertools.chain.from_iterable(map(letters, range(100))))
+
+
+class Dying(MergeCounts):
+    """Merging kills the worker it happens in: so many times."""
+
+    def __init__(self, folder: str, parent: int, times: int) -> None:
+        self.folder, self.parent, self.times = folder, parent, times
+
+    def merge(self, acc: Any, other: Any) -> Any:
+        deaths = len(os.listdir(self.folder))
+        if os.getpid() != self.parent and deaths < self.times:
+            (Path(self.folder) / str(deaths)).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().merge(acc, other)
+
+
+@pytest.mark.parametrize("times", [1, 2, 1000], ids=["once", "twice", "always"])
+def test_a_worker_killed_while_it_merges_loses_nothing(pool: Any, tmp_path: Path, times: int) -> None:
+    """Its part is merged by another; if they all die of it, by the parent."""
+    reducer = Dying(str(tmp_path), os.getpid(), times)
+    few = lambda i: Counter(letters(i)[-5:])
+    strategy = Partition(3)
+    result = aggregate(few, range(40), reducer, pool=pool, strategy=strategy, chunksize=20, retries=2)
+    assert result == reduced(MergeCounts(), map(few, range(40)))
+    assert len(os.listdir(tmp_path)) >= 1
+
+
+def test_a_pool_for_one_call_is_closed_after_the_merging_too() -> None:
+    """The fixture that watches for processes left behind sees to it."""
+    result = aggregate(letters, range(10), Frequencies().flat(), workers=2, strategy=Partition(2))
+    assert result == Counter(itertools.chain.from_iterable(map(letters, range(10))))
+
+
+def test_the_default_is_right_on_either_side_of_large(few_are_many: None) -> None:
+    """Small states are merged as they come, large ones in the end."""
+    for n in (1, 3, 50):
+        with ProcessPool(2, start_method="fork") as pool:
+            seen: list[Any] = []
+            result = aggregate(letters, range(n), Frequencies().flat(), pool=pool, watch=seen.append)
+        assert result == Counter(itertools.chain.from_iterable(map(letters, range(n))))
+        assert partitioned(seen) == (n > 1)
