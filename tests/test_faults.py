@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import logging
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -38,6 +39,8 @@ from poolagg import (
     events,
     snapshots,
 )
+from poolagg.pools import _arena
+from poolagg.pools._arena import Loans, Place
 from poolagg.strategies import Combine, Ordered, Stream, Tree
 
 METHODS = ["forkserver", "spawn", "fork"]
@@ -51,12 +54,45 @@ def method(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture
-def pool(method: str) -> Iterator[ProcessPool]:
-    """A kept pool of two workers, which must be as good as new after whatever the test did to it."""
-    with ProcessPool(2, start_method=method) as pool:
+@pytest.fixture(params=[*METHODS, *(["slots"] if hasattr(os, "memfd_create") else [])])
+def pool(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[ProcessPool]:
+    """A kept pool of two workers, which must be as good as new after whatever the test did to it.
+
+    "slots": of the default start method, and whatever its workers ship, however small, lies in their arenas.
+    """
+    slots = request.param == "slots"
+    opened: list[Place] = []
+    lent = Loans.open
+    if slots:
+        monkeypatch.setattr(_arena, "LEAST", 1)
+        monkeypatch.setattr(Loans, "open", lambda loans, place: opened.append(place) or lent(loans, place))
+    method, initializer = (METHODS[0], ship_in_slots()) if slots else (request.param, None)
+    with ProcessPool(2, start_method=method, initializer=initializer) as pool:
         yield pool
+        opened.clear()
         assert aggregate(square, range(100), Sum(), pool=pool) == sum(map(square, range(100)))
+        assert bool(opened) == slots
+
+
+def ship_in_slots() -> Any:
+    """An initializer after which everything that a worker ships is a large buffer."""
+
+    class Apart:
+        def __init__(self, data: Any) -> None:
+            self.data = data
+
+        def __reduce_ex__(self, protocol: Any) -> Any:
+            from poolagg.pools._travel import dumps
+
+            return pickle.loads, (pickle.PickleBuffer(dumps(self.data)),)
+
+    def initializer() -> None:
+        from poolagg.pools import _worker
+
+        pack = _worker.pack_pieces
+        _worker.pack_pieces = lambda payloads, *rest: pack([(covers, Apart(data)) for covers, data in payloads], *rest)
+
+    return initializer
 
 
 def workers_of(pool: ProcessPool) -> list[psutil.Process]:
@@ -186,9 +222,12 @@ def test_a_random_worker_killed_every_100_ms_and_all_10_000_items_are_counted_on
 
 
 def test_all_workers_killed_at_once(pool: ProcessPool) -> None:
+    killed = []  # once: what they held runs again, and so would kill them again
+
     def watch(event: Any) -> None:
-        if isinstance(event, events.ChunkDone) and event.start <= 30 < event.stop:
-            for process in workers_of(pool):
+        if isinstance(event, events.ChunkDone) and event.start <= 30 < event.stop and not killed:
+            killed.extend(workers_of(pool))
+            for process in killed:
                 process.kill()
 
     assert aggregate(short, range(100), Sum(), pool=pool, watch=watch, chunksize=2) == sum(range(100))

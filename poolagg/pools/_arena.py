@@ -4,8 +4,8 @@ A payload is pickled without its large buffers (pickle protocol 5). The worker c
 and its message says where they are; the parent opens the payload upon the slot itself. A slot is used again and again,
 for writing to fresh pages costs twenty times what writing to used ones does.
 
-    worker    free ── put ──▶ lent         one byte a slot, in the memory of the cell: the worker sets it when it
-    parent    lent ── gone ──▶ free        lends, the parent clears it when the last view of the slot is gone
+    worker    free ── put ──▶ lent              one byte a slot, in the memory of the cell: the worker sets it when
+    parent    lent ── take_back ──▶ free        it lends, the parent clears it once no view of the slot is left
 
 Who keeps a view of a slot keeps the slot: nothing is ever overwritten under it. A worker whose slots are all lent, or
 who is given no memory, sends its buffers through the pipe; so it is, too, where there is no anonymous memory. Pages are
@@ -19,11 +19,12 @@ import ctypes
 import mmap
 import os
 import pickle
-import weakref
+import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from poolagg.pools._cell import SLOTS, Cell
+from poolagg.pools._channel import identity
 
 __all__ = ["Apart", "Arena", "Loans", "Place", "Span", "arena_fd"]
 
@@ -38,7 +39,6 @@ KEPT = 32 << 20
 
 _PAGE = mmap.ALLOCATIONGRANULARITY
 _CACHE_LINE = 64
-_SHARED = getattr(mmap, "MAP_SHARED", 0) | getattr(mmap, "MAP_POPULATE", 0)
 
 
 class Place(NamedTuple):
@@ -90,6 +90,7 @@ class Arena:
         self._places: dict[int, Place] = {}
         self._memory: dict[int, mmap.mmap] = {}
         self._end = 0
+        self._identity = identity(fd)
         _seal(fd)
 
     def put(self, buffers: Sequence[pickle.PickleBuffer]) -> tuple[Place, list[Span]] | None:
@@ -122,18 +123,34 @@ class Arena:
         size = _up(size + size // 8, _PAGE)
         most = max(MOST, 2 * size)
         self.shrink(max(0, most - size))
+        if len(self._places) == SLOTS and (idle := self._idle()):
+            self._drop(min(idle, key=lambda place: place.size))
         slot = next((slot for slot in range(SLOTS) if slot not in self._places), None)
         if slot is None or self._held() + size > most:
             return None
         place = Place(slot, self._end, size)
-        try:
-            os.posix_fallocate(self._fd, place.offset, size)
-            self._memory[slot] = mmap.mmap(self._fd, size, _SHARED, offset=place.offset)
-        except (OSError, ValueError):  # what was allocated will be there when the same place is tried again
+        memory = self._allocate(place)
+        if memory is None:
             return None
+        self._memory[slot] = memory
         self._places[slot] = place
         self._end += size
         return place
+
+    def _allocate(self, place: Place) -> mmap.mmap | None:
+        """Memory whose pages are there. It is mapped first, so that what fails leaves no pages behind."""
+        if identity(self._fd) != self._identity:  # a task has closed it, and may have a file of its own in its place
+            return None
+        memory = None
+        try:
+            os.truncate(self._fd, max(place.offset + place.size, os.fstat(self._fd).st_size))
+            memory = mmap.mmap(self._fd, place.size, offset=place.offset)
+            os.posix_fallocate(self._fd, place.offset, place.size)
+        except (OSError, ValueError):
+            if memory is not None:
+                memory.close()
+            return None
+        return memory
 
     def _idle(self) -> list[Place]:
         return [place for slot, place in self._places.items() if not self._cell.is_lent(slot)]
@@ -165,36 +182,68 @@ def _up(size: int, unit: int) -> int:
 
 
 class Loans:
-    """The parent's side: what it has been lent."""
+    """The parent's side: what it has been lent.
+
+    Whether anyone looks at a slot is told by the count of references to what exports its memory. It is looked up when
+    there is something to wait for: a weak reference's callback may come in the middle of anything, and swallows Ctrl-C.
+    """
 
     def __init__(self, fd: int, cell: Cell) -> None:
-        self._fd = fd
+        self.fd = fd
         self._cell = cell
-        self._owner = os.getpid()
         self._memory: dict[int, tuple[Place, mmap.mmap]] = {}
-        self._out: dict[int, weakref.ref[Any]] = {}
+        self._lent: dict[int, ctypes.Array[ctypes.c_ubyte]] = {}
+        self._for_good: set[int] = set()
 
     def open(self, place: Place) -> Loan:
-        """The slot; it is given back when this, and every view of it, is gone. OSError if it can't be mapped."""
+        """The slot, for as long as this or a view of it is there."""
+        kind = ctypes.c_ubyte * place.size
         known = self._memory.get(place.slot)
         if known is None or known[0] != place:
-            known = place, mmap.mmap(self._fd, place.size, _SHARED, offset=place.offset)
+            try:
+                known = place, mmap.mmap(self.fd, place.size, offset=place.offset)
+            except OSError:  # each mapping takes a descriptor, and there is none left: a copy does as well
+                return Loan(self._read(kind(), place))
             self._memory[place.slot] = known
-        memory = (ctypes.c_ubyte * place.size).from_buffer(known[1])
-        self._out[place.slot] = weakref.ref(memory, lambda _, slot=place.slot: self.give_back(slot))  # type: ignore
-        return Loan(memory)
+        self._lent[place.slot] = kind.from_buffer(known[1])
+        return Loan(self._lent[place.slot])
+
+    def _read(self, memory: ctypes.Array[ctypes.c_ubyte], place: Place) -> ctypes.Array[ctypes.c_ubyte]:
+        missing = memoryview(memory)
+        while missing:
+            missing = missing[os.preadv(self.fd, [missing], place.offset + place.size - len(missing)) :]
+        self.give_back(place.slot)
+        return memory
+
+    def take_back(self) -> None:
+        """Give back the slots that nobody looks at any more."""
+        for slot in list(self._lent):
+            if sys.getrefcount(self._lent[slot]) <= 2:  # ours, and the argument's
+                del self._lent[slot]
+                self.give_back(slot)
 
     def give_back(self, slot: int) -> None:
-        """Nobody looks at the slot any more, here. (A forked child has views of its own, and no say in this.)"""
-        if os.getpid() == self._owner:
-            self._cell.give_back(slot)
+        """Nobody looks at the slot."""
+        self._cell.give_back(slot)
+
+    def before_fork(self) -> None:
+        """A child is about to be forked, which may look at what is lent now for as long as it likes."""
+        self.take_back()
+        self._for_good |= set(self._lent)
+        self._lent.clear()
 
     def close(self) -> None:
-        """The worker is gone. What is lent lives as long as it is looked at."""
+        """The worker is gone. What is lent lives as long as it is looked at; the rest is given back now."""
+        self.take_back()
+        for slot, (_, memory) in self._memory.items():
+            if slot not in self._lent and slot not in self._for_good:
+                with contextlib.suppress(OSError):
+                    memory.madvise(mmap.MADV_REMOVE)
+        self._lent.clear()
         self._memory.clear()
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
 
 class Loan:

@@ -31,6 +31,7 @@ __all__ = [
     "Channel",
     "Message",
     "Pipe",
+    "identity",
 ]
 
 START, DEFINE, JOB, RUN, SHIP, END, EXIT = range(7)  # to the worker
@@ -145,7 +146,7 @@ class Pipe:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._identity = self._look()
+        self._identity = identity(sock.fileno())
         self._reader = _Reader()
 
     def send(self, kind: int, epoch: int, values: tuple[Any, ...] = (), payloads: Sequence[bytes] = ()) -> None:
@@ -161,15 +162,16 @@ class Pipe:
             pass
         return message
 
-    def _look(self) -> tuple[int, int]:
-        status = os.fstat(self._sock.fileno())
-        return status.st_dev, status.st_ino
-
     def _check(self) -> None:
         """A task may have closed the pipe and opened something of its own in its place: never write into that."""
-        try:
-            same = self._look() == self._identity
-        except OSError:
-            same = False
-        if not same:
+        if identity(self._sock.fileno()) != self._identity:
             os._exit(os.EX_IOERR)
+
+
+def identity(fd: int) -> tuple[int, int] | None:
+    """Which file a descriptor refers to; None if to none."""
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -104,6 +104,7 @@ class Handle:
     def end(self, epoch: int) -> None:
         """Tell the worker that the run is over; it leaves its chunk at the next batch."""
         self.cell.over(epoch)
+        self.loans.take_back()
         while self._take_claim() is not None:
             pass
         self.runs.clear()
@@ -161,7 +162,7 @@ class Handle:
     def forget_in_child(self) -> None:
         """A forked child keeps none of the parent's ends: else the end of the parent would never be seen."""
         fds = (self.channel.sock.detach(), self._claims_reader, self._claims_writer, self._death, self.child.pidfd)
-        for fd in fds:
+        for fd in (*fds, self.loans.fd):
             with contextlib.suppress(OSError):
                 os.close(fd)
 

@@ -166,6 +166,9 @@ class SpawnLauncher:
 class ForkLauncher:
     """The parent forks."""
 
+    forking = False
+    """Whether the fork that goes on is one of ours."""
+
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = dict(environ)
 
@@ -173,7 +176,11 @@ class ForkLauncher:
         """Fork; what was printed and not yet written must not be written twice."""
         sys.stdout.flush()
         sys.stderr.flush()
-        pid = os.fork()
+        ForkLauncher.forking = True
+        try:
+            pid = os.fork()
+        finally:
+            ForkLauncher.forking = False
         if pid == 0:
             _run_forked(fds, private)
         return Child(pid, _wait)

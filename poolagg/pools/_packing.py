@@ -163,6 +163,8 @@ def _unpack_piece(covers: Any, nbytes: int, loads: Callable[[Any], Any], blob: A
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) or works(loads, blob):
             raise
+        error.add_note("".join(traceback.format_tb(error.__traceback__)))
+        error.__traceback__ = None  # its frames look at the slot
         return Piece(covers, error=error)
 
 

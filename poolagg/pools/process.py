@@ -320,6 +320,7 @@ class ProcessPool(Pool):
     def _collect(self, timeout: float | None) -> None:
         """Take in what has come, and then who has gone: a worker's last words count."""
         for handle in [*self._handles.values(), *self._leaving]:
+            handle.loans.take_back()
             if handle.channel.full:
                 self._watch(handle)
         ready = {key.fileobj: (key.data, events) for key, events in self._crew.selector.select(timeout)}
@@ -446,10 +447,18 @@ class _Crew:
         self._owner = os.getpid()
 
 
+def _before_fork() -> None:
+    if ForkLauncher.forking:  # a worker: it does not look at what is lent
+        return
+    for crew in list(_crews):
+        for handle in [*crew.handles.values(), *crew.leaving]:
+            handle.loans.before_fork()
+
+
 def _forget_in_child() -> None:
     for crew in list(_crews):
         crew.forget_in_child()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_in_child)
+    os.register_at_fork(before=_before_fork, after_in_child=_forget_in_child)

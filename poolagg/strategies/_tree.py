@@ -127,6 +127,8 @@ class _Climbing:
 
     def commit(self, data: tuple[int, int, Any]) -> None:
         level, place, acc = data
+        if not self._reducer.keeps:  # it may lie in memory that is only lent, and nodes may be here for long
+            acc = self._merge(self._reducer.init(), acc)
         while (sibling := (level, place ^ 1)) in self._nodes:
             other = self._nodes.pop(sibling)
             acc = self._merge(other, acc) if place & 1 else self._merge(acc, other)
