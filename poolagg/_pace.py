@@ -25,7 +25,7 @@ PARCEL = 1 << 20
 UNSHIPPED = 30.0
 """Seconds of work in a lane that nobody wants to see run again."""
 
-PATIENCE = 3
+PATIENCE = 8
 """A state is taken to have become this many times as dear at most, since its kind was last shipped."""
 
 GROWTH = 8

@@ -432,16 +432,20 @@ def ships(world):
     return sum(isinstance(order, Commit) for order in world.orders)
 
 
-@pytest.mark.parametrize(("price", "seconds"), [(0.01, 20), (0.1, 60), (10.0, 150)])
+@pytest.mark.parametrize(("price", "seconds"), [(0.01, 40), (0.1, 120), (10.0, 150)])
 def test_states_are_shipped_when_that_is_cheap_against_the_work(price, seconds):
-    """A state that costs p to ship is shipped each 20 p of work, and at 30 s of work whatever it costs."""
+    """A state that costs p to ship is shipped each 20 p of work, and at 30 s of work whatever it costs.
+
+    But for the second time: after an item's worth of work, nobody knows how the cost of a state will grow.
+    """
     lanes, item = 2, 0.04
     n = int(seconds / item)
     world = Dear(Combine(), Bag(), (i * 10 for i in range(n)), cost=lambda i: item, lanes=lanes)
     world.price = price
     world.run()
     due = min(20 * price, 30.0)
-    assert seconds / due * 0.8 <= ships(world) <= seconds / due * 1.2 + 4 * lanes
+    put_off = min(8 * due, 30.0) * lanes
+    assert (seconds - put_off) / due * 0.8 <= ships(world) <= seconds / due * 1.2 + 4 * lanes
 
 
 def test_states_are_shipped_when_much_input_is_kept_for_a_rerun():

@@ -30,6 +30,7 @@ from poolagg.pools._packing import PackedPiece, pack_failures, pack_pieces
 from poolagg.pools._share import open_job
 from poolagg.pools._travel import define, main_namespace
 from poolagg.pools._work import Job, Work
+from poolagg.strategies import Payload
 
 __all__ = ["CLAIM", "main"]
 
@@ -146,22 +147,24 @@ class _Worker:
             return
         outcome = self._work.run(run, kind, message.payload, offset, pickle.loads)
         failures, blobs = pack_failures(outcome.failures)
-        pieces, payloads, *packing = self._pack() if run.ship else (None, [], None, 0.0)
+        shipped = self._work.payloads() if run.ship else None  # and let go of after it was sent, for that may take long
+        pieces, payloads, *packing = (None, [], None, 0.0) if shipped is None else self._pack(shipped)
         values = (run.chunk, outcome.stop, outcome.seconds, outcome.reduce_seconds, failures, pieces, *packing)
         self._pipe.send(_channel.FINISHED, self._epoch, values, [*blobs, *payloads])
 
     def _ship(self, message: Message) -> None:
         if self._work is None:
             return
-        pieces, payloads, *packing = self._pack()
+        shipped = self._work.payloads()
+        pieces, payloads, *packing = self._pack(shipped)
         self._pipe.send(_channel.SHIPPED, self._epoch, (pieces, *packing), payloads)
 
-    def _pack(self) -> tuple[list[PackedPiece], list[bytes], tuple[int, int, int] | None, float]:
-        """What the lane holds, its bytes, the slot of its large buffers, and the seconds that packing took."""
-        assert self._work is not None
+    def _pack(
+        self, payloads: list[Payload]
+    ) -> tuple[list[PackedPiece], list[bytes], tuple[int, int, int] | None, float]:
+        """Payloads as they travel, their bytes, the slot of their large buffers, and the seconds that packing took."""
         assert self._job is not None
         began = perf_counter()
-        payloads = self._work.payloads()
         pieces, packed, place = pack_pieces(payloads, self._job.reducer, self._job.strategy, self._arena)
         return pieces, packed, place and (place.slot, place.offset, place.size), perf_counter() - began
 

@@ -22,8 +22,11 @@ PARTS = 128
 """Parts of a large state: many, so that one fits into the cache of the core that merges it, and the parent can put some
 together while others are merged; few enough for each to be worth an order."""
 
-LARGE = 100_000
-"""Keys of a state from which on merging it in the parent takes longer, some 50 ms, than to have workers do it."""
+LARGE = 20_000
+"""Keys of a state from which on it travels in parts: that costs a little, and leaves the choice to the end."""
+
+MANY = 400_000
+"""Keys in all that the parent would take longer, some 0.2 s, to merge than to have the workers do it."""
 
 KEPT = 256 << 20
 """Bytes of unopened parts at most, unless the result itself is larger: then the parent merges them after all."""
@@ -57,7 +60,7 @@ class Combine(Strategy):
 
     def folding(self, reducer: Reducer) -> Folding:
         """Merges."""
-        return _Merging(reducer, PARTS)
+        return _Merging(reducer, PARTS, MANY)
 
     def packed(self, reducer: Reducer, data: Any) -> Any:
         """A large dict in parts, a small one in compact form."""
@@ -89,7 +92,7 @@ class Partition(Combine):
 
     def folding(self, reducer: Reducer) -> Folding:
         """Keeps parts, to be merged in the end."""
-        return _Merging(reducer, self.n)
+        return _Merging(reducer, self.n, 1)
 
     def packed(self, reducer: Reducer, data: Any) -> Any:
         """In parts."""
@@ -126,9 +129,10 @@ class _Carried:
 
 
 class _Merging:
-    def __init__(self, reducer: Reducer, count: int) -> None:
+    def __init__(self, reducer: Reducer, count: int, many: int) -> None:
         self._reducer = reducer
         self._count = count
+        self._many = many
         self._acc = reducer.init()
         self._fresh = True
         self._unopened: list[Parts] = []
@@ -156,9 +160,9 @@ class _Merging:
         return self._reducer.done(self._acc)
 
     def errand(self) -> Errand | None:
-        if len(self._unopened) < 2:
-            return None
         keys = sum(parts.keys for parts in self._unopened)
+        if len(self._unopened) < 2 or keys < self._many:
+            return None
         self._joined = _Joined(self._reducer.init(), self._count)
         items = [list(part) for part in zip(*(parts.packed for parts in self._unopened), strict=True)]
         why = f"the workers' states hold {keys:,} keys, which one core would merge for long"
