@@ -146,6 +146,7 @@ def pool(request: pytest.FixtureRequest) -> Any:
 def few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hundred keys count as large, in workers that are forked."""
     monkeypatch.setattr(combine, "LARGE", 100)
+    monkeypatch.setattr(combine, "MANY", 200)
 
 
 def partitioned(seen: list[Any]) -> bool:
