@@ -14,7 +14,7 @@ from benchmarks.harness.measuring import measure
 from benchmarks.harness.page import page
 from benchmarks.harness.results import Results
 from benchmarks.harness.suite import Contestant, Scale, load
-from benchmarks.harness.tables import as_text
+from benchmarks.harness.tables import as_markdown, as_text
 
 HERE = Path(__file__).parent
 TURNS = 5
@@ -42,6 +42,7 @@ def _parsed() -> argparse.Namespace:
     parser.add_argument("--only", metavar="NAME", help="contestants with NAME in their name (all of it, if one has)")
     parser.add_argument("--repeat", type=int, metavar="N", help=f"turns (default {TURNS}, with --quick 1)")
     parser.add_argument("--out", type=Path, default=Path("benchmark-results"), metavar="DIR", help="%(default)s")
+    parser.add_argument("--markdown", action="store_true", help="print the tables as a README wants them")
     arguments = parser.parse_args()
     if unknown := set(arguments.suites) - set(suites()):
         parser.error(f"no such suite: {', '.join(sorted(unknown))}; there are: {', '.join(suites())}")
@@ -69,7 +70,7 @@ def _run(name: str, arguments: argparse.Namespace) -> Results:
     results = measure(suite, scale, turns, lambda contestant: contestant.name in only, _tell, _command(name, arguments))
     results.save(arguments.out / f"{name}.json")
     for table in suite.tables(results):
-        print("\n" + as_text(table))
+        print("\n" + (as_markdown(table) if arguments.markdown else as_text(table)))
     for chart, data in suite.charts(results).items():
         (arguments.out / f"{chart}.png").write_bytes(data)
     return results

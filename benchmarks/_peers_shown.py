@@ -34,6 +34,16 @@ def _ratio(runs, ideal):
 # -- the tables ------------------------------------------------------------------------------------------------------
 
 
+def overview(results, jobs):
+    """One table of the ratios to the ideal: a row for each contestant, a column for each job."""
+    jobs = [job for job in jobs if job.name in results.cases and any(ratios(results, job).values())]
+    columns = [ratios(results, job) for job in jobs]
+    ours = {entrant.name: "ours" if entrant.ours else "" for entrant in results.entrants}
+    names = sorted(ours, key=lambda name: _typical(name, columns))
+    rows = [[Cell(name, ours[name]), *(_number(column[name]) for column in columns)] for name in names]
+    return Table("Time by the ideal (one core's time / cores): 1 is perfect", ["", *(job.name for job in jobs)], rows)
+
+
 def compared(results, jobs, absent):
     """The usual tables of times, with the ratio to the ideal; who does not take part is in them, with the reason."""
     by_name = {job.name: job for job in jobs}
@@ -90,7 +100,8 @@ def overview_of(results, jobs):
         for x, column in enumerate(columns):
             axes.text(x + 0.5, y + 0.5, _number(column[name]).text, ha="center", va="center", fontsize=9)
     _name(axes, names, jobs)
-    axes.set_title(f"{results.question}\nTime by the ideal (one core's time / cores): 1 is perfect", loc="left")
+    title = f"{results.question}\nTime by the ideal (one core's time / cores): 1 is perfect"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
     return buffer.getvalue()

@@ -84,7 +84,7 @@ suite = Suite(
     unit=("µs per item", 1e-6),
     given=(peer, chunks_of_one),
     memory=True,
-    tables=lambda results: shown.compared(results, jobs("full"), ABSENT),
+    tables=lambda results: [shown.overview(results, jobs("full")), *shown.compared(results, jobs("full"), ABSENT)],
     charts=lambda results: shown.pictures(results, jobs("full")),
 )
 

@@ -11,9 +11,12 @@ from poolagg._lazily import lazily
 
 if TYPE_CHECKING:
     from poolagg import errors, events, pools, strategies, testing
+    from poolagg._checkpoint import Checkpoint
     from poolagg._engine import Snapshot, aggregate, snapshots
     from poolagg._progress import Progress
+    from poolagg._report import Report
     from poolagg.errors import (
+        CheckpointError,
         CheckpointMismatch,
         PoolAggError,
         PoolBusy,
@@ -60,6 +63,8 @@ __all__ = [
     "ArrayReduce",
     "ArraySum",
     "Bottom",
+    "Checkpoint",
+    "CheckpointError",
     "CheckpointMismatch",
     "Collect",
     "Count",
@@ -82,6 +87,7 @@ __all__ = [
     "Reducer",
     "ReducerError",
     "RemoteError",
+    "Report",
     "Sample",
     "SerialPool",
     "SkippedItems",
@@ -114,9 +120,12 @@ __all__ = [
 __getattr__, __dir__ = lazily(
     __name__,
     {
+        "_checkpoint": ("Checkpoint",),
         "_engine": ("Snapshot", "aggregate", "snapshots"),
         "_progress": ("Progress",),
+        "_report": ("Report",),
         "errors": (
+            "CheckpointError",
             "CheckpointMismatch",
             "PoolAggError",
             "PoolBusy",

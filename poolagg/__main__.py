@@ -16,6 +16,7 @@ import os
 import re
 import signal
 import sys
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +25,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 import poolagg
+from poolagg._checkpoint import look
 from poolagg._rendering import FORMATS, ranked, render
 from poolagg.errors import PoolAggError, RemoteError, TaskError, short_repr
 from poolagg.events import RunEvent
@@ -47,6 +49,14 @@ Check that a reducer of your own keeps the laws of reducers, on samples of what 
 
 example:
   poolagg check 'stats.py:Extremes()' 'stats.py:[3, 1, 2]'
+"""
+
+
+SHOW = """\
+Print what a checkpoint holds: which run made it, how far it is, and which items failed. Nothing in it is run.
+
+example:
+  poolagg show words.ckpt
 """
 
 
@@ -114,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("reducer", metavar="FILE:REDUCER")
     check.add_argument("samples", metavar="FILE:SAMPLES")
     check.add_argument("--equal", default="operator.eq", help="how results compare, such as math.isclose")
+    _command(commands, "show", _show, SHOW).add_argument("checkpoint", metavar="CHECKPOINT")
     return parser
 
 
@@ -148,6 +159,9 @@ def _describe_run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--item-timeout", type=float, metavar="S", help="seconds after which an item has failed")
     run.add_argument("--reproducible", action="store_true", help="the same bits for any number of workers")
     run.add_argument("--chunksize", type=int, metavar="N", help="default: chosen from measured cost")
+    run.add_argument("--checkpoint", metavar="FILE", help="keep the state there, and continue from it")
+    run.add_argument("--retry-failed", action="store_true", help="with --checkpoint: run again what was skipped")
+    run.add_argument("--report", metavar="FILE", help="where the time went: FILE.html, a page, or FILE.json, a trace")
     run.add_argument("--format", choices=list(FORMATS), default="table")
 
 
@@ -164,6 +178,7 @@ def _run(options: argparse.Namespace) -> str:
 
 def _aggregated(func: Any, items: Iterable[Any], reducer: Any, options: argparse.Namespace) -> Any:
     started: deque[RunEvent] = deque(maxlen=1)
+    reports = _reports(options.report)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
@@ -177,13 +192,17 @@ def _aggregated(func: Any, items: Iterable[Any], reducer: Any, options: argparse
                 item_timeout=options.item_timeout,
                 reproducible=options.reproducible,
                 chunksize=options.chunksize,
+                checkpoint=_checkpoint(options),
                 progress=sys.stderr.isatty(),
-                watch=[started.append],
+                watch=[started.append, *reports],
             )
     except (TypeError, ValueError) as error:
         if started:
             raise  # an error of the user's own code, which needs its traceback
         raise CommandError(error) from error
+    finally:
+        if started:
+            _write_reports(reports, options.report)
 
 
 def _pool(options: argparse.Namespace) -> dict[str, Any]:
@@ -192,6 +211,30 @@ def _pool(options: argparse.Namespace) -> dict[str, Any]:
     if options.pool == "serial" and options.workers not in (None, 1):
         raise CommandError("--pool serial runs everything in this process: leave --workers out")
     return {"pool": poolagg.SerialPool()} if options.pool == "serial" else {"workers": options.workers}
+
+
+def _checkpoint(options: argparse.Namespace) -> poolagg.Checkpoint | None:
+    if options.checkpoint is None and options.retry_failed:
+        raise CommandError("--retry-failed goes with --checkpoint FILE, which knows what failed")
+    return options.checkpoint and poolagg.Checkpoint(options.checkpoint, retry_failed=options.retry_failed)
+
+
+def _reports(typed: str | None) -> list[poolagg.Report]:
+    if typed is None:
+        return []
+    if Path(typed).suffix not in (".html", ".json"):
+        raise CommandError(f"--report {typed!r} is neither a page nor a trace: write FILE.html or FILE.json")
+    if not Path(typed).parent.is_dir():
+        raise CommandError(f"there is no folder {str(Path(typed).parent)!r} for --report {typed!r}")
+    return [poolagg.Report()]
+
+
+def _write_reports(reports: Iterable[poolagg.Report], path: str) -> None:
+    for report in reports:
+        try:
+            (report.save if Path(path).suffix == ".html" else report.trace)(path)
+        except OSError as error:  # hours of work must not end in an error of their report
+            _complain(f"cannot write the report: {error}", 0)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -205,6 +248,31 @@ def _check(options: argparse.Namespace) -> str:
     except (TypeError, ValueError) as error:
         raise CommandError(error) from error
     return f"{short_repr(reducer)} keeps all laws\n"
+
+
+def _show(options: argparse.Namespace) -> str:
+    held = look(options.checkpoint)
+    if not held.facts:
+        return "a run began, and nothing was committed yet\n"
+    facts, failed = held.facts, held.failed.values()
+    spans = [f"{start}-{stop - 1}" for start, stop in facts["covered"]]
+    more = f" and {len(spans) - 5} more" if len(spans) > 5 else ""
+    rows = {
+        "function": facts["func"],
+        "reducer": facts["reducer"],
+        "strategy": facts["parts"]["the strategy"],
+        "key": facts["parts"].get("the key", "-"),
+        "finished": "yes" if facts["finished"] else "no",
+        "items in it": sum(stop - start for start, stop in facts["covered"]) - len(failed),
+        "items failed": len(failed),
+        "covered": ", ".join(spans[:5]) + more or "-",
+        "state": f"{len(held.state or b'')} bytes",
+        "begun": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts["begun"])),
+        "saved": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts["saved"])),
+        "python": facts["python"],
+    }
+    lines = [f"{item.number}  {item.item}  {item.trace.strip().rpartition(chr(10))[2]}" for item in failed]
+    return render(rows, "table") + "".join(f"failed item {line}\n" for line in lines)
 
 
 # --- items

@@ -10,11 +10,10 @@ import bisect
 import pickle
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
-from typing import Any, TypeAlias
+from itertools import chain, islice
+from typing import Any, NamedTuple, TypeAlias
 
-__all__ = ["Grid", "Interval", "Intervals", "Parcel", "Parcels", "Source", "open_parcel"]
+__all__ = ["Grid", "Interval", "Intervals", "Parcel", "Parcels", "Source", "is_sliced", "open_parcel"]
 
 Interval: TypeAlias = tuple[int, int]
 """Item indices from the first up to, and without, the second."""
@@ -131,8 +130,11 @@ def without(interval: Interval, indices: Iterable[int]) -> list[Interval]:
     return left
 
 
-@dataclass(frozen=True, slots=True)
-class Grid:
+GROUP = 64  # leaves of one size
+LARGEST = 10  # log2 of the largest leaf
+
+
+class Grid(NamedTuple):
     """The fixed leaves of a reproducible run: which items share a leaf depends on the item index alone.
 
     With `size` every leaf has that many items. Without, leaves grow with the index (64 of one item, 64 of two, of
@@ -145,18 +147,15 @@ class Grid:
 
     size: int | None = None
 
-    GROUP = 64
-    LARGEST = 10  # log2 of the largest leaf
-
     def leaf(self, index: int) -> tuple[int, int, int]:
         """The number, start and stop of the leaf that `index` is in."""
         if self.size is not None:
             number = index // self.size
             return number, number * self.size, (number + 1) * self.size
-        group = min((index // self.GROUP + 1).bit_length() - 1, self.LARGEST)
-        base, size = self.GROUP * ((1 << group) - 1), 1 << group
+        group = min((index // GROUP + 1).bit_length() - 1, LARGEST)
+        base, size = GROUP * ((1 << group) - 1), 1 << group
         k = (index - base) // size
-        return self.GROUP * group + k, base + k * size, base + (k + 1) * size
+        return GROUP * group + k, base + k * size, base + (k + 1) * size
 
     def floor(self, index: int) -> int:
         """The last leaf boundary at or before `index`."""
@@ -169,13 +168,13 @@ class Grid:
 
 # Items of these exact types cannot change after they were pulled, so a whole chunk of them is pickled at once; all
 # others are pickled one by one as they are pulled, for a generator may reuse its buffer.
-_ATOMS = frozenset({int, float, bool, complex, str, bytes, type(None)})
+_NUMBERS = frozenset({int, float, bool, complex, type(None)})
+_ATOMS = _NUMBERS | {str, bytes}
 
 PLAIN, PACKED, LOOSE = "plain", "packed", "loose"
 
 
-@dataclass(frozen=True, slots=True)
-class Parcel:
+class Parcel(NamedTuple):
     """Consecutive items in the form they travel in: `kind` says how to open `data`."""
 
     start: int
@@ -203,11 +202,12 @@ class Source:
         self.total = _length(iterable)
         self.ended = False
         self._encode = encode
-        self._sliced = iterable if encode is not None and _is_sliced(iterable) else None
+        self._sliced = iterable if encode is not None and is_sliced(iterable) else None
         self._iterator = iter(()) if self._sliced is not None else iter(iterable)
         self._start = 0
         self._items: list[Any] = []
         self._packed = False
+        self._packing = 0.0
         self._nbytes = 0
         self._slice_count = 0
 
@@ -226,6 +226,11 @@ class Source:
         """About how many bytes the items in hand take."""
         return self._nbytes
 
+    @property
+    def packing(self) -> float:
+        """About how many seconds it took to pickle the items in hand one by one: as long as the first of them each."""
+        return self._packing * len(self._items) if self._packed else 0.0
+
     def pull(self, count: int, most_bytes: int, clock: Callable[[], float], until: float) -> None:
         """Pull until `count` items are in hand, or `most_bytes`, or `clock()` passes `until`; at least one item."""
         if self._sliced is not None:
@@ -234,7 +239,13 @@ class Source:
             self.ended = self._slice_count == left
             return
         items = self._items
-        for item in islice(self._iterator, count - len(items)):
+        coming = islice(self._iterator, count - len(items))
+        wanted: Iterator[Any] | None = coming
+        if not self._packed and self._encode is not None:
+            wanted = self._pull_numbers(coming, clock, until)
+        if wanted is None:
+            return
+        for item in wanted:
             if type(item) in _ATOMS or self._encode is None:
                 if self._packed:
                     item = self._pack(item)
@@ -243,12 +254,34 @@ class Source:
                 items.append(item)
                 self._nbytes += 8
             else:
-                if not self._packed:
+                if self._packed:
+                    items.append(self._pack(item))
+                else:
                     self._pack_all()
-                items.append(self._pack(item))
+                    began = clock()
+                    items.append(self._pack(item))
+                    self._packing = clock() - began
             if self._nbytes > most_bytes or clock() > until:
                 return
         self.ended = len(items) < count
+
+    def _pull_numbers(self, wanted: Iterator[Any], clock: Callable[[], float], until: float) -> Iterator[Any] | None:
+        """Pull numbers, of which there may be very many, with as little as possible for each.
+
+        Gives what is left to be pulled, None if the time is up.
+        """
+        items = self._items
+        add, before = items.append, len(items)
+        try:
+            for item in wanted:
+                if type(item) not in _NUMBERS:
+                    return chain((item,), wanted)
+                add(item)
+                if clock() > until:
+                    return None
+        finally:
+            self._nbytes += 8 * (len(items) - before)
+        return wanted
 
     def skip(self, count: int) -> Iterator[Any]:
         """Pull `count` items past the engine: for a continued run, which has them in its result already."""
@@ -291,7 +324,8 @@ def _length(iterable: Iterable[Any]) -> int | None:
         return None
 
 
-def _is_sliced(iterable: Any) -> bool:
+def is_sliced(iterable: Any) -> bool:
+    """Whether an input travels as slices of itself: a range, or an array of plain numbers."""
     if type(iterable) is range:
         return True
     numpy = sys.modules.get("numpy")

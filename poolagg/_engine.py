@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from types import TracebackType
-from typing import Any, Literal, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
 
 from poolagg import events
 from poolagg._run import Run, Snapshot
@@ -13,6 +14,9 @@ from poolagg._settings import Settings
 from poolagg.pools import Pool
 from poolagg.reducers import Into
 from poolagg.strategies import Strategy, Stream
+
+if TYPE_CHECKING:
+    from poolagg._checkpoint import Checkpoint
 
 __all__ = ["Options", "Snapshot", "aggregate", "snapshots"]
 
@@ -31,6 +35,7 @@ class Options(TypedDict, total=False):
     progress: bool
     total: int | None
     watch: Iterable[Callable[[events.RunEvent], Any]] | Callable[[events.RunEvent], Any]
+    checkpoint: Checkpoint | str | os.PathLike[str] | None
 
 
 def aggregate(
@@ -49,6 +54,7 @@ def aggregate(
     progress: bool = False,
     total: int | None = None,
     watch: Iterable[Callable[[events.RunEvent], Any]] | Callable[[events.RunEvent], Any] = (),
+    checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
 ) -> Any:
     """Run `func` over `iterable` in a pool of workers, and fold the partial results into one result, each exactly once.
 
@@ -66,9 +72,11 @@ def aggregate(
     progress       True: a bar on stderr
     total          how many items there are, where `len(iterable)` can't tell
     watch          functions given each run event (`poolagg.events`)
+    checkpoint     a path, or a `Checkpoint`: where the run keeps its state, to be continued by the same call
 
     The input is pulled lazily, on the caller's thread, only as fast as results are merged. Raises `TaskError`,
-    `WorkerLost`, `ReducerError`, `PoolBusy`; what the input, or a fold in the parent, raises propagates as it is.
+    `WorkerLost`, `ReducerError`, `PoolBusy`, `CheckpointMismatch`, `CheckpointError`; what the input, or a fold in the
+    parent, raises propagates as it is.
 
     >>> from poolagg import aggregate, Sum
     >>> aggregate(abs, range(-4, 1), Sum())
@@ -76,7 +84,7 @@ def aggregate(
     """
     settings = Settings(
         func, iterable, reducer, pool, workers, strategy, reproducible, chunksize, retries, item_timeout, on_error,
-        progress, total, watch,
+        progress, total, watch, checkpoint,
     )  # fmt: skip
     with Run(settings) as run:
         while run.step():

@@ -1,17 +1,18 @@
 """What the plan tells lanes and what lanes answer, as values: the one vocabulary of plan, engine and pools.
 
 A lane is a place where chunks run one after another: a worker process, a thread, a slot of somebody's executor.
-Orders go from the plan through the engine to a pool, answers come back. Nothing here does anything.
+Orders go from the plan through the engine to a pool, answers come back. Nothing here does anything. They are named
+tuples, for every worker begins by making these classes, and dataclasses take it ten times as long.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from poolagg._chunks import Interval
 
 __all__ = [
+    "NONE_YET",
     "Again",
     "Answer",
     "Broken",
@@ -33,6 +34,7 @@ __all__ = [
     "Ship",
     "Shipped",
     "Skip",
+    "Slowest",
     "SourceEnded",
     "Tick",
     "Worn",
@@ -40,12 +42,16 @@ __all__ = [
 
 Cause: TypeAlias = Literal["raised", "died", "timeout"]
 
+Slowest: TypeAlias = tuple[int, int, float]
+"""Of the batches that a chunk ran in, the one that took longest: its first item, its end, its seconds."""
+
+NONE_YET: Slowest = (0, 0, 0.0)
+
 
 # -- orders --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """Run items `start` to `stop`, leaving out those in `without`; then ship the lane's state if `ship`.
 
     `alone`: in batches of one, so that a death names its item. After `budget` seconds a lane may stop at the next
@@ -62,23 +68,20 @@ class Run:
     without: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Ship:
+class Ship(NamedTuple):
     """Ship the lane's state, after the chunks it was given before."""
 
     lane: int
 
 
-@dataclass(frozen=True, slots=True)
-class Revoke:
+class Revoke(NamedTuple):
     """Take back a chunk that waits behind another; answered by `Revoked`."""
 
     lane: int
     chunk: int
 
 
-@dataclass(frozen=True, slots=True)
-class Replace:
+class Replace(NamedTuple):
     """The lane is empty and is to have a new worker: its old one is lost, or worn out."""
 
     lane: int
@@ -87,17 +90,15 @@ class Replace:
 # -- answers -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """One attempt at one item failed."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # of an item: nobody looks for a field in here
     cause: Cause
     error: BaseException
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """A payload, and the intervals it covers. With `error` it could not be packed or unpacked, and `data` is None."""
 
     covers: tuple[Interval, ...]
@@ -111,8 +112,7 @@ class Piece:
         return sum(stop - start for start, stop in self.covers)
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(NamedTuple):
     """A chunk ran up to `stop` in `seconds`; the pieces are what it shipped, None if the lane holds on to them."""
 
     lane: int
@@ -126,10 +126,12 @@ class Finished:
     """What the lane took to pack the pieces."""
     open_seconds: float = 0.0
     """What the parent took to open them."""
+    began: float = 0.0
+    """When the lane began it (`time.monotonic()`); 0 if its clock may be another's."""
+    slowest: Slowest = NONE_YET
 
 
-@dataclass(frozen=True, slots=True)
-class Shipped:
+class Shipped(NamedTuple):
     """The lane's state, as ordered by `Ship`."""
 
     lane: int
@@ -138,8 +140,7 @@ class Shipped:
     open_seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Revoked:
+class Revoked(NamedTuple):
     """Whether a chunk was taken back (`ok`) or had been started."""
 
     lane: int
@@ -147,8 +148,7 @@ class Revoked:
     ok: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(NamedTuple):
     """The lane's worker is gone, with all it held; it was running the items of `suspect`, or none that is known."""
 
     lane: int
@@ -157,15 +157,13 @@ class Lost:
     error: BaseException
 
 
-@dataclass(frozen=True, slots=True)
-class Worn:
+class Worn(NamedTuple):
     """The lane asks to be replaced when that costs nothing: it has run its `max_items_per_worker`."""
 
     lane: int
 
 
-@dataclass(frozen=True, slots=True)
-class Broken:
+class Broken(NamedTuple):
     """The reducer failed in the lane, or the lane cannot work at all: the run cannot go on."""
 
     lane: int
@@ -175,8 +173,7 @@ class Broken:
 # -- what the engine tells the plan, beside the answers of lanes -----------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Pulled:
+class Pulled(NamedTuple):
     """Items `start` to `stop` were pulled from the source, `nbytes` in all."""
 
     start: int
@@ -184,54 +181,47 @@ class Pulled:
     nbytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class SourceEnded:
+class SourceEnded(NamedTuple):
     """There is nothing more to pull."""
 
 
-@dataclass(frozen=True, slots=True)
-class Merged:
+class Merged(NamedTuple):
     """A piece took the parent `seconds` to fold."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(NamedTuple):
     """`Terms.ship_every` seconds have passed: states are wanted."""
 
 
 # -- what the plan tells the engine, beside orders to lanes ----------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(NamedTuple):
     """Fold this piece into the result."""
 
     piece: Piece
 
 
-@dataclass(frozen=True, slots=True)
-class Again:
+class Again(NamedTuple):
     """The item failed for the `attempt`-th time, and runs again."""
 
     failure: Failure
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class Skip:
+class Skip(NamedTuple):
     """The item failed for good, and is left out."""
 
     failure: Failure
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class Fail:
+class Fail(NamedTuple):
     """The run cannot go on: `index` is the item that failed for good, None if no item is to blame."""
 
-    index: int | None
+    index: int | None  # type: ignore[assignment]
     error: BaseException
     attempt: int = 0
     cause: Cause = "raised"

@@ -54,7 +54,7 @@ class Pace:
         self._ships_chunks = ships_chunks
         self._items = self._seconds = 0.0
         self._work = self._pack = self._open = self._merge = 0.0
-        self._shipped = False
+        self._shipped = self._tried = False
         self._out_bytes = 0.0
         self.item_bytes = 0.0
         self.largest = chunksize or 1
@@ -128,8 +128,9 @@ class Pace:
         After more work than the last time its state will have grown: as the distinct values in a sample do, by about
         the square root (Heaps' law). If it has not, the next estimate knows: so it is not put off for long.
         """
-        if not self._shipped:
-            return True
+        if not self._shipped:  # one lane tries what it costs
+            tried, self._tried = self._tried, True
+            return not tried or work >= UNSHIPPED
         growth = min(max(1.0, sqrt(work / self._work)), PATIENCE) if self._work else 1.0
         return work >= min(SHARE * growth * (self._pack + self._parents_cost), UNSHIPPED)
 

@@ -8,6 +8,7 @@ orders mean is the plan's business, how a lane does its work the pool's, what pe
 from __future__ import annotations
 
 import contextlib
+import math
 import pickle
 import warnings
 from collections import deque
@@ -15,20 +16,24 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from time import monotonic
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from poolagg import _orders as orders
 from poolagg import events
-from poolagg._chunks import Parcels, Source, open_parcel
+from poolagg._chunks import Parcels, Source, open_parcel, overlaps
 from poolagg._pace import PARCEL
 from poolagg._plan import Plan
 from poolagg._settings import Settings
 from poolagg._verdicts import error_of_item, error_of_run, note_of_fold, note_of_input, text_of_skipped
-from poolagg._watching import Watchers
-from poolagg.errors import PoolAggError, SkippedItems, WorkerLost
+from poolagg._watching import Account, Watchers
+from poolagg.errors import CheckpointMismatch, PoolAggError, SkippedItems, WorkerLost
 from poolagg.functions import name_of
 from poolagg.pools import Job
 from poolagg.reducers import Into
+
+if TYPE_CHECKING:  # few runs have a checkpoint, and sqlite3 takes as long to import as a worker to start
+    from poolagg._continuation import Continuation
+    from poolagg._pages import Pages
 
 __all__ = ["Run", "Snapshot"]
 
@@ -40,6 +45,12 @@ IN_HAND = 0.05
 
 REDRAW = 0.1
 """Seconds between two `Progressed` events."""
+
+SLOW = 0.1
+"""Seconds from which on an item is worth being told by name, and not only by its index."""
+
+SMALL = 1 << 16
+"""Bytes of a parcel at most that is opened once more to tell an item of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +74,16 @@ class Run:
         self._pool.check_free()
         self._strategy = settings.strategy
         self._folding = self._strategy.folding(settings.reducer)
-        self._source = Source(settings.iterable, self._pool.encode())
+        self._pages = settings.pages()
+        self._kept: Continuation | None = None
+        iterable = settings.iterable if self._pages is None else self._pages.watched()
+        self._source = Source(iterable, self._pool.encode())
         self._total = settings.total if settings.total is not None else self._source.total
         lanes = self._pool.workers if self._total is None else max(1, min(self._pool.workers, self._total))
         self._plan = Plan(settings.terms(self._pool, lanes, self._total))
         self._parcels = Parcels()
         self._watchers = Watchers(settings.watchers())
+        self._account = Account()
         self._skipped: list[events.ItemFailed] = []
         self._pulling_since: float | None = None
         self._began = monotonic()
@@ -95,12 +110,20 @@ class Run:
         self._pool.check_open()
         self._pull()
         if self._plan.finished:
+            self._keep_result()
             self._run_errand()
             return False
-        for answer in self._pool.wait(self._patience()):
+        for answer in self._answers() if self._working else ():
             self._take(answer)
         self._look_at_the_clock()
         return True
+
+    def _answers(self) -> list[orders.Answer]:
+        patience = self._patience()
+        began, waited = monotonic(), self._pool.waited
+        answers = self._pool.wait(patience)
+        self._account.waited(monotonic() - began, self._pool.waited - waited)
+        return answers
 
     def _run_errand(self) -> None:
         """Have the lanes do what is left to be done with what was committed, in a run of its own.
@@ -110,7 +133,7 @@ class Run:
         errand = None if self._plan.stopped else self._strategy.errand(self._folding)
         if errand is None or not self._working:
             return
-        self._watchers.tell(events.Partitioned(len(errand.items), errand.why))
+        self._watchers.tell(events.Partitioned(len(errand.items), errand.why, monotonic()))
         self._pool.end(clean=True, again=True)
         with (
             contextlib.suppress(PoolAggError),
@@ -147,11 +170,18 @@ class Run:
         settings, terms = self._settings, self._plan.terms
         self._began = monotonic()
         self._next_snapshot = self._began + (self._every or 0)
-        if self._total != 0:
+        if self._pages is not None:
+            self._continue(self._pages)
+        # A finished run that is only asked again needs no workers.
+        if self._total != 0 and not self._plan.covered:
             self._begin_work()
         self._watchers.tell(
-            events.RunStarted(self._total, terms.lanes, repr(self._pool), repr(self._strategy), repr(settings.reducer))
-        )
+            events.RunStarted(
+                self._total, terms.lanes, repr(self._pool), repr(self._strategy), repr(settings.reducer),
+                len(self._plan.covered) - len(self._plan.failed), self._began, monotonic() - self._began,
+                self._pool.lanes_per_worker, terms.in_order,
+            )
+        )  # fmt: skip
 
     def _begin_work(self) -> None:
         if not self._working:
@@ -165,10 +195,17 @@ class Run:
             if self._working:  # else the pool may be somebody else's by now
                 self._pool.end(clean, interrupted=error is not None and not isinstance(error, Exception))
         finally:
-            done, failed = len(self._plan.covered) - len(self._plan.failed), len(self._plan.failed)
-            if self._watchers:
-                self._watchers.tell(events.Progressed(done, failed, self._total))
-                self._watchers.tell(events.RunEnded(done, failed, monotonic() - self._began, error))
+            try:
+                self._let_go(error)
+            finally:
+                self._tell_end(error)
+
+    def _tell_end(self, error: BaseException | None) -> None:
+        done, failed = len(self._plan.covered) - len(self._plan.failed), len(self._plan.failed)
+        if self._watchers:
+            self._watchers.tell(events.Progressed(done, failed, self._total))
+            self._watchers.tell(self._account.told())
+            self._watchers.tell(events.RunEnded(done, failed, monotonic() - self._began, error))
 
     def _patience(self) -> float | None:
         """How long the lanes may be waited for: not at all while there are items to pull."""
@@ -181,6 +218,8 @@ class Run:
             deadlines.append(self._next_snapshot)
         if self._settings.item_timeout is not None:
             deadlines.append(self._next_timeout(self._settings.item_timeout))
+        if self._kept is not None and (look := self._kept.next_look) is not None:
+            deadlines.append(look)
         return max(0.0, min(deadlines) - monotonic()) if deadlines else None
 
     def _look_at_the_clock(self) -> None:
@@ -190,12 +229,61 @@ class Run:
             self._next_redraw = monotonic() + REDRAW
             self._watchers.tell(events.Progressed(self._items_done(), len(self._plan.failed), self._total))
 
+        if self._kept is not None:
+            if self._kept.asks():
+                self._do(self._plan.handle(orders.Tick()))
+            if self._kept.due():
+                self._watchers.tell(self._kept.commit())
+
+    # -- the checkpoint ----------------------------------------------------------------------------------------
+
+    def _continue(self, pages: Pages) -> None:
+        """Go on from what the checkpoint holds."""
+        from poolagg._continuation import Continuation
+
+        terms = self._plan.terms
+        self._kept = Continuation(self._settings, self._folding, pages, terms)
+        self._plan = self._kept.plan(terms)
+        self._skipped = self._kept.skipped()
+        if self._plan.covered and self._folding.done():
+            self._kept.skip(self._source, self._kept.needed)
+            self._plan.stop()
+
+    def _wanted(self) -> int:
+        """How many items the source should have in hand, once it has passed those that the result has already."""
+        passed = self._plan.pulled - self._source.position
+        if self._kept is not None and not self._source.in_hand and passed > 0:
+            self._kept.skip(self._source, passed)
+        return self._plan.appetite
+
+    def _keep_result(self) -> None:
+        if self._kept is not None:
+            self._kept.finished()
+            self._keep_rest(self._kept)
+
+    def _keep_rest(self, kept: Continuation) -> None:
+        if (kept_now := kept.finish()) is not None:
+            self._watchers.tell(kept_now)
+
+    def _let_go(self, error: BaseException | None) -> None:
+        """Commit what there is, however the run ended, and let go of the file."""
+        if self._kept is None:
+            return
+        try:
+            self._keep_rest(self._kept)
+        except Exception as another:
+            if error is None:
+                raise
+            error.add_note(f"poolagg: and the checkpoint was not written: {another}")
+        finally:
+            self._kept.close()
+
     # -- the input ---------------------------------------------------------------------------------------------
 
     def _pull(self) -> None:
         """Pull what the plan has an appetite for, for a millisecond at a time; send what is enough for a chunk."""
         source, plan = self._source, self._plan
-        while not source.ended and (wanted := plan.appetite):
+        while not source.ended and (wanted := self._wanted()):
             now = monotonic()
             if self._pulling_since is None:
                 self._pulling_since = now
@@ -215,17 +303,28 @@ class Run:
     def _pull_items(self, wanted: int, until: float) -> None:
         try:
             self._source.pull(wanted, PARCEL, monotonic, until)
+        except CheckpointMismatch:
+            raise
         except Exception as error:
             error.add_note(note_of_input(self._source.position))
             raise
+        self._account.pulling += monotonic() - (until - PULLING)
 
     def _seal(self) -> bool:
         count = self._plan.sealable(self._source.in_hand, self._source.ended)
         if not count:
             return False
         self._begin_work()  # the total that said there were no items was wrong
+        began, packing = monotonic(), self._source.packing
+        if self._kept is not None:
+            self._kept.check_start(self._plan.pulled)
         parcel = self._source.seal(count)
+        self._account.sealed(packing, monotonic() - began)
         self._parcels.add(parcel)
+        if self._kept is not None:  # what failed in an earlier run is not run, though its leaf is
+            whole = parcel.start, parcel.stop
+            for start, stop in overlaps([whole], self._plan.failed.near(*whole)):
+                self._parcels.release(start, stop)
         self._pulling_since = None
         self._do(self._plan.handle(orders.Pulled(parcel.start, parcel.stop, parcel.nbytes)))
         return True
@@ -235,6 +334,8 @@ class Run:
     def _take(self, answer: orders.Answer) -> None:
         if isinstance(answer, orders.Finished):
             self._watchers.tell_if(self._chunk_done, answer)
+        elif isinstance(answer, orders.Shipped):
+            self._watchers.tell_if(self._state_shipped, answer)
         elif isinstance(answer, orders.Lost):
             self._tell_death(answer)
         self._do(self._plan.handle(answer))
@@ -262,7 +363,8 @@ class Run:
             return []
         began = monotonic()
         try:
-            self._folding.commit(piece.data)
+            with contextlib.nullcontext() if self._kept is None else self._kept.covering(piece.covers):
+                self._folding.commit(piece.data)
         except BaseException as error:
             self._note_item(error, piece)
             raise
@@ -281,10 +383,12 @@ class Run:
 
     # -- failures ----------------------------------------------------------------------------------------------
 
-    def _item(self, index: int) -> Any:
-        """The item itself, for messages; None if it does not unpickle here."""
+    def _item(self, index: int, most: float = math.inf) -> Any:
+        """The item itself, for messages; None if it does not unpickle here, or is one of more than `most` bytes."""
         try:
             parcel = self._parcels.find(index)
+            if parcel.nbytes > most:
+                return None
             items, packed = open_parcel(parcel.kind, parcel.data, index - parcel.start, 1)
             return pickle.loads(items[0]) if packed else items[0]
         except Exception:
@@ -297,6 +401,8 @@ class Run:
         self._watchers.tell(failed)
         self._skipped.append(failed)
         self._parcels.release(failed.index, failed.index + 1)
+        if self._kept is not None:
+            self._kept.skip_failed(failed)
         if callable(self._settings.on_error):
             self._settings.on_error(failed)
 
@@ -312,7 +418,7 @@ class Run:
         error = lost.error
         exitcode, signal = (error.exitcode, error.signal) if isinstance(error, WorkerLost) else (None, None)
         suspect = lost.suspect[0] if lost.suspect is not None and lost.suspect[1] - lost.suspect[0] == 1 else None
-        self._watchers.tell_if(events.WorkerDied, exitcode, signal, suspect)
+        self._watchers.tell_if(events.WorkerDied, exitcode, signal, suspect, lost.lane, monotonic())
 
     # -- time --------------------------------------------------------------------------------------------------
 
@@ -339,5 +445,19 @@ class Run:
         start = self._plan.start_of(answer.lane, answer.chunk)
         return events.ChunkDone(
             answer.lane, start, answer.stop, answer.seconds, monotonic(), answer.reduce_seconds,
-            answer.pack_seconds, answer.open_seconds,
+            answer.pack_seconds, answer.open_seconds, nbytes_of(answer.pieces or ()), answer.began,
+            answer.slowest, self._slow_item(*answer.slowest),
         )  # fmt: skip
+
+    def _slow_item(self, start: int, stop: int, seconds: float) -> Any:
+        """The item that took so long, if it is one; not if telling it took long, too."""
+        return self._item(start, SMALL) if seconds >= SLOW and stop - start == 1 else None
+
+    def _state_shipped(self, answer: orders.Shipped) -> events.StateShipped:
+        nbytes = nbytes_of(answer.pieces)
+        return events.StateShipped(answer.lane, nbytes, answer.pack_seconds, answer.open_seconds, monotonic())
+
+
+def nbytes_of(pieces: Iterable[orders.Piece]) -> int:
+    """How much was shipped."""
+    return sum(piece.nbytes for piece in pieces)

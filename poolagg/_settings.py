@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from poolagg._plan import Terms
 from poolagg.events import ItemFailed, RunEvent
 from poolagg.pools import Pool, ProcessPool, as_pool
-from poolagg.reducers import Reducer, as_reducer
+from poolagg.reducers import Into, Reducer, as_reducer
 from poolagg.strategies import Combine, Ordered, Strategy, Stream, Tree
+
+if TYPE_CHECKING:
+    from poolagg._pages import Pages
 
 __all__ = ["Settings"]
 
@@ -33,6 +36,7 @@ class Settings:
         progress: bool = False,
         total: int | None = None,
         watch: Iterable[Callable[[RunEvent], Any]] | Callable[[RunEvent], Any] = (),
+        checkpoint: Any = None,
     ) -> None:
         self.func = _function(func)
         self.iterable = _iterable(iterable)
@@ -46,6 +50,7 @@ class Settings:
         self.strategy = _strategy(strategy, self.reducer, reproducible)
         self._progress = progress
         self._watch = _watch(watch)
+        self.checkpoint = _checkpoint(checkpoint, self.reducer)
         if workers is not None and pool is not None:
             raise ValueError(f"workers={workers!r} goes with pool=None: {pool!r} has its own number of workers")
 
@@ -72,6 +77,14 @@ class Settings:
             shared_fate=pool.shared_fate,
             in_flight=pool.in_flight,
         )
+
+    def pages(self) -> Pages | None:
+        """What looks at the input, if it is to be known again."""
+        if self.checkpoint is None:
+            return None
+        from poolagg._pages import Pages
+
+        return Pages(self.iterable)
 
     def watchers(self) -> list[Callable[[RunEvent], Any]]:
         """Those who are told what happens."""
@@ -123,6 +136,24 @@ def _watch(watch: Any) -> list[Callable[[RunEvent], Any]]:
         if not callable(watcher):
             raise TypeError(f"watch takes functions given each run event, not {watcher!r}")
     return watchers
+
+
+def _checkpoint(checkpoint: Any, reducer: Reducer) -> Any:
+    if checkpoint is None:
+        return None
+    from poolagg._checkpoint import Checkpoint
+
+    if _changes_what_is_outside(reducer):
+        raise ValueError(
+            f"checkpoint={checkpoint!r} can't keep what {reducer!r} changes: what Into applies lies outside of it, so "
+            "a continued run would apply some partials twice. Use a reducer with a result, such as Collect()"
+        )
+    return checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
+
+
+def _changes_what_is_outside(reducer: Reducer) -> bool:
+    parts = getattr(reducer, "parts", ())
+    return isinstance(reducer, Into) or any(_changes_what_is_outside(part) for part in parts)
 
 
 def _strategy(strategy: Strategy | None, reducer: Reducer, reproducible: bool) -> Strategy:

@@ -10,6 +10,7 @@ import reprlib
 from typing import Any
 
 __all__ = [
+    "CheckpointError",
     "CheckpointMismatch",
     "PoolAggError",
     "PoolBusy",
@@ -83,6 +84,10 @@ class WorkerLost(_WithValues):
 
 class ReducerError(PoolAggError):
     """The reducer failed in a worker, or its accumulator could not travel: the run cannot go on."""
+
+
+class CheckpointError(PoolAggError):
+    """The checkpoint's file cannot be used: damaged, locked, somebody else's, or not writable. It is left as it is."""
 
 
 class CheckpointMismatch(PoolAggError):

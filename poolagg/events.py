@@ -1,6 +1,6 @@
 """What happens in a run, as frozen values given to each watcher of `aggregate(..., watch=...)`.
 
-Times are seconds, sizes bytes. Don't subclass these.
+Times are seconds, sizes bytes, and `at` is when it happened (`time.monotonic()`). Don't subclass these.
 """
 
 from __future__ import annotations
@@ -9,20 +9,30 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 __all__ = [
+    "Accounted",
+    "Checkpointed",
     "ChunkDone",
     "ItemFailed",
+    "Partitioned",
     "Progressed",
     "RunEnded",
     "RunEvent",
     "RunStarted",
     "StateMerged",
+    "StateShipped",
     "WorkerDied",
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """The run begins: nothing has been pulled yet. `done` items stand in a checkpoint already."""
+    """The run began, `at`, and starting its workers took `start_seconds`: nothing has been pulled yet.
+
+    `done` items stand in a checkpoint already.
+
+    `workers` counts lanes: other people's pools have several for each worker (`lanes_per_worker`), so that none waits
+    for its next call. `in_order`: partials meet in input order, so that one item may hold up all those behind it.
+    """
 
     total: int | None
     workers: int
@@ -30,14 +40,21 @@ class RunStarted:
     strategy: str
     reducer: str
     done: int = 0
+    at: float = 0.0
+    start_seconds: float = 0.0
+    lanes_per_worker: int = 1
+    in_order: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkDone:
-    """A worker ran items `start` to `stop` (exclusive): `seconds` of work, finished `at` (`time.monotonic()`).
+    """A worker ran items `start` to `stop` (exclusive): `seconds` of work; the parent heard of it `at`.
 
-    `reduce_seconds` of them it folded. If it shipped its state with it, it took `pack_seconds` more to pack that, and
-    the parent `open_seconds` to open it.
+    `reduce_seconds` of them it folded. If it shipped its state with it, `sent` bytes, it took `pack_seconds` more to
+    pack that, and the parent `open_seconds` to open it. `began` is when the worker began it, 0 if its clock is another.
+    Of the batches that the chunk ran in, the slowest had items `slowest[0]` to `slowest[1]` and took `slowest[2]`. A
+    batch lasts about a millisecond, so an item that takes longer is alone in its own; `slowest_item` is that item, if
+    it took a tenth of a second and is small.
     """
 
     lane: int
@@ -49,6 +66,20 @@ class ChunkDone:
     pack_seconds: float = 0.0
     open_seconds: float = 0.0
     sent: int = 0
+    began: float = 0.0
+    slowest: tuple[int, int, float] = (0, 0, 0.0)
+    slowest_item: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class StateShipped:
+    """A worker shipped its state by itself, and not with a chunk: `nbytes`, packed and opened in so many seconds."""
+
+    lane: int
+    nbytes: int
+    pack_seconds: float
+    open_seconds: float
+    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +98,7 @@ class Partitioned:
 
     parts: int
     why: str
+    at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +128,34 @@ class WorkerDied:
     exitcode: int | None
     signal: str | None
     suspect: int | None
+    lane: int = -1
+    at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpointed:
+    """The checkpoint was written: `nbytes`, in `seconds`, by `at`."""
+
+    seconds: float
+    nbytes: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Accounted:
+    """How the parent spent the run, told just before its end. (What it took to merge, `StateMerged` tells.)
+
+    Seconds of pulling the input, pickling its items (estimated from the first item of each chunk), waiting for workers,
+    and receiving what they sent, opening it included. `memory` and `workers_memory` are the most that this process has
+    ever had, and the largest of its children that have ended.
+    """
+
+    pulling: float
+    pickling: float
+    waiting: float
+    receiving: float
+    memory: int = 0
+    workers_memory: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,5 +169,15 @@ class RunEnded:
 
 
 RunEvent: TypeAlias = (
-    RunStarted | ChunkDone | StateMerged | Partitioned | Progressed | ItemFailed | WorkerDied | RunEnded
+    RunStarted
+    | ChunkDone
+    | StateShipped
+    | StateMerged
+    | Partitioned
+    | Progressed
+    | ItemFailed
+    | WorkerDied
+    | Checkpointed
+    | Accounted
+    | RunEnded
 )

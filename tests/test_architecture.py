@@ -32,8 +32,11 @@ MAY_IMPORT = {
     "events": set(),
     "functions": set(),
     "sources": set(),
-    "reducers": set(),
+    "reducers": {"_lazily"},
     "_chunks": set(),
+    "_stable": set(),
+    "_pages": {"_chunks", "_stable"},
+    "_fingerprint": {"_stable", "functions"},
     "_orders": {"_chunks"},
     "_rendering": set(),
     # floor 1, pure: decisions
@@ -42,32 +45,44 @@ MAY_IMPORT = {
     "_blame": {"_chunks", "_ledger", "_orders"},
     "_plan": {"_blame", "_chunks", "_ledger", "_orders", "_pace"},
     "strategies": {"_chunks", "_lazily", "reducers"},
+    "_limit": set(),
+    "_timeline": set(),
+    "_tally": {"_limit", "_timeline", "errors", "events"},
+    "_report_page": {"_limit", "_timeline"},
+    "_report": {"_limit", "_report_page", "_tally", "events"},
     # floor 2: effects
     "pools": {"_chunks", "_lazily", "_orders", "errors", "functions", "reducers", "strategies"},
     "_progress": {"events"},
+    "_checkpoint": {"errors"},
     # floor 3: the one place that holds a plan and a pool
     "_watching": {"errors", "events"},
-    "_settings": {"_plan", "_progress", "events", "pools", "reducers", "strategies"},
+    "_settings": {"_checkpoint", "_pages", "_plan", "_progress", "events", "pools", "reducers", "strategies"},
+    "_continuation": {
+        *("_checkpoint", "_chunks", "_fingerprint", "_pages", "_plan", "_settings"),
+        *("errors", "events", "functions", "strategies"),
+    },
     "_verdicts": {"_orders", "errors", "events"},
     "_run": {
-        *("_chunks", "_orders", "_pace", "_plan", "_settings", "_verdicts", "_watching"),
+        *("_chunks", "_continuation", "_orders", "_pace", "_pages", "_plan", "_settings", "_verdicts", "_watching"),
         *("errors", "events", "functions", "pools", "reducers"),
     },
-    "_engine": {"_run", "_settings", "events", "pools", "reducers", "strategies"},
+    "_engine": {"_checkpoint", "_run", "_settings", "events", "pools", "reducers", "strategies"},
     # floor 4: doors to the outside
     "testing": {"reducers"},
     "__init__": {
         *("_engine", "_progress", "errors", "events", "functions", "pools", "reducers", "sources", "strategies"),
-        *("_lazily", "testing"),
+        *("_checkpoint", "_lazily", "_report", "testing"),
     },
-    "__main__": {"__init__", "_rendering", "errors", "events", "sources", "testing"},
+    "__main__": {"__init__", "_checkpoint", "_rendering", "errors", "events", "sources", "testing"},
 }
 
 PURE = {
-    *("errors", "events", "functions", "reducers", "_chunks", "_orders"),
+    *("errors", "events", "functions", "reducers", "_chunks", "_orders", "_stable", "_pages", "_fingerprint"),
     *("_pace", "_ledger", "_blame", "_plan", "strategies"),
+    *("_limit", "_timeline", "_tally", "_report_page", "_report"),
 }
-"""Rooms without clock, process or file. (`sources` makes files into items, `_rendering` results into text.)"""
+"""Rooms without clock, process or file. (`sources` makes files into items, `_rendering` results into text; a report
+writes its page and its trace when it is told to, and nothing else.)"""
 
 EFFECTS = {
     *("multiprocessing", "select", "selectors", "signal", "socket", "subprocess", "tempfile", "threading", "time")
@@ -83,8 +98,8 @@ EXPORTED = {
     *("Fold", "Reduce", "Into", "Tee"),
     *("star", "with_item", "per_worker", "share", "rng"),
     *("ProcessPool", "ThreadPool", "SerialPool"),
-    *("Progress", "blocks", "prefetch"),
-    *("PoolAggError", "TaskError", "WorkerLost", "ReducerError", "CheckpointMismatch", "PoolBusy"),
+    *("Progress", "Report", "blocks", "prefetch", "Checkpoint"),
+    *("PoolAggError", "TaskError", "WorkerLost", "ReducerError", "CheckpointError", "CheckpointMismatch", "PoolBusy"),
     *("RemoteError", "SkippedItems"),
     *("errors", "events", "pools", "strategies", "testing"),
 }

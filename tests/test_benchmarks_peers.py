@@ -12,10 +12,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks import _measurements, billion, peers
 from benchmarks._peers_jobs import GENERATOR, SLOW, STARTUP, jobs
-from benchmarks._peers_shown import compared, ratios
+from benchmarks._peers_shown import compared, overview, ratios
 from benchmarks.harness import Case, Missing
 from benchmarks.harness.results import Run
-from benchmarks.harness.tables import as_text
+from benchmarks.harness.tables import as_markdown, as_text
 from poolagg import SerialPool, aggregate, blocks
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.orphans]
@@ -84,6 +84,14 @@ def test_what_the_parent_does_alone_is_part_of_the_ideal():
     job = TINY[SLOW]
     runs = [Run(SLOW, name, 0, "done", 10, seconds, True) for name, seconds in [("serial", 0.3), ("poolagg", 0.4)]]
     assert ratios(shaped(runs), job)["poolagg"] == pytest.approx(0.4 / 10 / job.floor)
+
+
+def test_the_overview_has_all_jobs_and_the_nearest_first():
+    """And in Markdown ours are in bold."""
+    job = TINY["items of 100 µs"]
+    runs = [Run(job.name, name, 0, "done", 10, seconds, True) for name, seconds in [("serial", 2), ("poolagg", 1.1)]]
+    table = overview(shaped(runs), TINY.values())
+    assert as_markdown(table).splitlines()[2:] == ["| **poolagg** | 1.10 |", "| serial | 2.00 |"]
 
 
 def test_nothing_is_the_ideal_of_a_start():

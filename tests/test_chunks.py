@@ -197,6 +197,17 @@ def test_a_continued_source_skips():
         assert [int(item) for item in opened([parcel])] == [4, 5]
 
 
+def test_what_pickling_takes_is_told_by_the_first_item_of_each_chunk():
+    """Nobody looks at the clock twice for each item; numbers and texts are pickled together, when a chunk is sealed."""
+    now = itertools.count()
+    source = Source(iter([[1], [2], [3], 4, 5]), encode=pickle.dumps)
+    source.pull(3, 1 << 20, lambda: next(now), 1e9)
+    assert source.packing == 3.0
+    source.seal(3)
+    source.pull(2, 1 << 20, lambda: next(now), 1e9)
+    assert source.packing == 0.0
+
+
 # -- parcels ---------------------------------------------------------------------------------------------------------
 
 

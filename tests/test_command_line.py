@@ -246,6 +246,21 @@ def test_a_dict_of_reducers_prints_in_its_own_order(said):
     )
 
 
+def test_a_report_is_a_page_or_a_trace(said, folder, capsys):
+    """--report: by the name's ending; of a run that fails, too; and what cannot be written does not cost the result."""
+    words = ("words.py:length", "one.txt", "--blocks", "4B", "--reduce", "Sum()", "--report")
+    assert run_serially(said, *words, "run.html") == run_serially(said, *words, "run.json") == "10\n"
+    assert "<svg" in (folder / "run.html").read_text()
+    assert json.loads((folder / "run.json").read_text())["traceEvents"]
+    failing = run_serially(said, "words.py:fails_on_two", "*.txt", *SUM, "--report", "failed.html")
+    assert failing[0] == 1
+    assert "ValueError: cannot read two.txt" in (folder / "failed.html").read_text()
+    (folder / "taken.html").mkdir()
+    assert main(["run", *words, "taken.html", "--pool", "serial"]) == 0
+    out, err = capsys.readouterr()
+    assert (out, err.count("cannot write the report")) == ("10\n", 1)
+
+
 @pytest.mark.filterwarnings("default")
 def test_skipped_items_are_one_line(capsys):
     """--on-error skip: the result without them, a line on stderr, and exit code 0."""
@@ -363,6 +378,8 @@ SUM = ("--reduce", "Sum()")
         (("words.py:count", "one.txt", "--reduce", "Top()"), "'Top()' is no value: TypeError: "),
         (("words.py:count", "one.txt", "--reduce", "Sum"), "Sum is a class: write Sum()"),
         (("words.py:count", "one.txt", "--reduce", "sum"), "sum is not a reducer: write Sum()"),
+        (("words.py:count", "one.txt", "--report", "run.pdf", *SUM), "--report 'run.pdf' is neither a page "),
+        (("words.py:count", "one.txt", "--report", "no/run.html", *SUM), "there is no folder 'no' for --report "),
         (("words.py:count", "one.txt", "--workers", "0", *SUM), ""),
         (
             ("words.py:count", "one.txt", "--workers", "two", *SUM),

@@ -87,9 +87,11 @@ def test_a_chunksize_is_kept():
 
 
 def test_the_first_state_ships_so_that_its_cost_is_known():
-    """Then shipping waits until it is cheap against the work, and never beyond thirty seconds."""
+    """One does, for it is not known to be cheap; then shipping waits until it is, and never beyond thirty seconds."""
     pace = Pace(lanes=2)
     assert pace.worth_shipping(0.0)
+    assert not pace.worth_shipping(29.0), "somebody is trying"
+    assert pace.worth_shipping(30.0), "who may have died of it"
     pace.shipped(0.0, 0.006, 0.004)
     pace.merged(0.03)
     assert not pace.worth_shipping(0.79)

@@ -180,6 +180,22 @@ def _by_column(table: Table) -> list[str]:
     return lines
 
 
+def as_markdown(table: Table) -> str:
+    """For a README: numbers to the right, ours in bold.
+
+    >>> print(as_markdown(Table("", ["", "s"], [[Cell("poolagg", "ours"), Cell("1.0", "number")]])))
+    | | s |
+    |---|--:|
+    | **poolagg** | 1.0 |
+    """
+    numeric = [any(row[place].kind == "number" for row in table.rows) for place in range(len(table.head))]
+    lines = [table.head, ["--:" if right else "---" for right in numeric]]
+    lines += [[f"**{cell.text}**" if cell.kind == "ours" else cell.text for cell in row] for row in table.rows]
+    rows = [" | ".join(texts) for texts in lines]
+    head, rule, *rest = (f"| {row} |" for row in rows)
+    return "\n".join([head.replace("|  |", "| |"), rule.replace(" ", ""), *rest])
+
+
 def as_html(table: Table) -> str:
     """For the page."""
     head = "".join(f"<th>{escape(text)}</th>" for text in table.head)

@@ -15,16 +15,18 @@ allocated before they are written to, so that a lack of memory is an error to be
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import mmap
 import os
 import pickle
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from poolagg.pools._cell import SLOTS, Cell
 from poolagg.pools._channel import identity
+
+if TYPE_CHECKING:
+    import ctypes
 
 __all__ = ["Apart", "Arena", "Loans", "Place", "Span", "arena_fd"]
 
@@ -197,6 +199,8 @@ class Loans:
 
     def open(self, place: Place) -> Loan:
         """The slot, for as long as this or a view of it is there."""
+        import ctypes  # workers, who never get here, start without it
+
         kind = ctypes.c_ubyte * place.size
         known = self._memory.get(place.slot)
         if known is None or known[0] != place:

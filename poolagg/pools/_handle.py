@@ -117,7 +117,7 @@ class Handle:
     def answer(self, message: Message, keeps: bool) -> Finished | Shipped | Broken:
         """Unpack a message of this run. `keeps`: what the reducer is given lives on in its accumulator."""
         if message.kind == _channel.FINISHED:
-            chunk, stop, seconds, reduce_seconds, failures, pieces, place, packing = message.values
+            chunk, stop, times, failures, pieces, place, packing = message.values
             run = self.runs.pop(chunk)
             self._claimed = {claim: waiting for claim, waiting in self._claimed.items() if waiting != chunk}
             self.items += stop - run.start
@@ -125,7 +125,8 @@ class Handle:
             rest, unpacked = unpack_failures(failures, message.payload)
             opened = None if pieces is None else unpack_pieces(pieces, rest, self._loan(place), keeps)
             opening = monotonic() - began
-            return Finished(self.lane, chunk, stop, seconds, unpacked, opened, reduce_seconds, packing, opening)
+            seconds, reducing, *more = times
+            return Finished(self.lane, chunk, stop, seconds, unpacked, opened, reducing, packing, opening, *more)
         if message.kind == _channel.SHIPPED:
             pieces, place, packing = message.values
             began = monotonic()

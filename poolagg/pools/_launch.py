@@ -17,11 +17,12 @@ import os
 import select
 import signal
 import socket
-import struct
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn, Protocol
+
+from poolagg.pools._template import PID
 
 __all__ = [
     "Child",
@@ -33,8 +34,6 @@ __all__ = [
     "folder",
     "start_methods",
 ]
-
-PID = struct.Struct("!q")
 
 
 def start_methods() -> list[str]:
@@ -111,10 +110,10 @@ def _wait(pid: int) -> int | None:
     return os.waitstatus_to_exitcode(status)
 
 
-def _command(module: str, fds: Sequence[int]) -> list[str]:
-    """A command line that calls `main(*fds)` of one of our modules, with this interpreter's flags and path."""
+def _command(module: str, arguments: Sequence[object]) -> list[str]:
+    """A command line that calls `main(*arguments)` of one of our modules, with this interpreter's flags and path."""
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    code = f"import sys; sys.path[:] = {sys.path!r}; from {module} import main; main(*{list(fds)!r})"
+    code = f"import sys; sys.path[:] = {sys.path!r}; from {module} import main; main(*{list(arguments)!r})"
     return [sys.executable, *flags, "-c", code]
 
 
@@ -138,9 +137,10 @@ def _seeded(environ: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _interpreter(module: str, fds: Sequence[int], environ: Mapping[str, str]) -> Child:
+def _interpreter(module: str, fds: Sequence[int], environ: Mapping[str, str], *more: object) -> Child:
     """Start one. It is reaped by its pid, for `subprocess` would poll."""
-    process = subprocess.Popen(_command(module, fds), stdin=subprocess.DEVNULL, env=environ, pass_fds=fds, cwd=folder())
+    command = _command(module, [*fds, *more])
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environ, pass_fds=fds, cwd=folder())
     process.returncode = 0  # it is ours to reap: Popen must neither wait for it nor warn about it
     return Child(process.pid, _wait)
 
@@ -148,7 +148,8 @@ def _interpreter(module: str, fds: Sequence[int], environ: Mapping[str, str]) ->
 class SpawnLauncher:
     """Every worker is a fresh interpreter."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], by_value: bool) -> None:
+        del by_value
         self._environ = _seeded(environ)
 
     def launch(self, fds: Sequence[int], private: Sequence[int]) -> Child:
@@ -169,7 +170,8 @@ class ForkLauncher:
     forking = False
     """Whether the fork that goes on is one of ours."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], by_value: bool) -> None:
+        del by_value
         self._environ = dict(environ)
 
     def launch(self, fds: Sequence[int], private: Sequence[int]) -> Child:
@@ -217,11 +219,14 @@ class TemplateLost(OSError):
 class TemplateLauncher:
     """A template process forks the workers; it has one thread and has run none of the user's code.
 
+    `by_value`: jobs are sent by cloudpickle, which the template imports for all.
+
     The template reaps a child only when it is asked to, so that a pid the parent knows never means another process.
     """
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], by_value: bool) -> None:
         self._environ = _seeded(environ)
+        self._by_value = by_value
         self._process: Child | None = None
         self._socket: socket.socket | None = None
         self._death: int = -1
@@ -250,7 +255,9 @@ class TemplateLauncher:
             reader, death = os.pipe()
             theirs.callback(os.close, reader)
             ours.callback(os.close, death)
-            self._process = _interpreter("poolagg.pools._template", (there.fileno(), reader), self._environ)
+            by_value = self._by_value or "cloudpickle" in sys.modules
+            fds = there.fileno(), reader
+            self._process = _interpreter("poolagg.pools._template", fds, self._environ, by_value)
             self._socket, self._death = here, death
             ours.pop_all()
         return here

@@ -35,6 +35,10 @@ class Pool(ABC):
     """A lane is always the same worker, which can hold state from chunk to chunk."""
     in_flight: int = 2
     """Chunks a lane has at most: one that runs, and one that waits so that the lane never does."""
+    lanes_per_worker: int = 1
+    """Where a lane is a place in a queue, a worker has several."""
+    waited: float = 0.0
+    """Seconds in which the caller's thread had nothing to do but to wait for lanes, in all runs."""
     engine: ClassVar[Callable[..., Iterator[Any]] | None] = None
     """What `imap_unordered` runs on. The engine sets it when it is loaded: a room imports only from lower floors."""
 

@@ -9,7 +9,7 @@ import pickle
 from typing import Any, NamedTuple
 
 from poolagg._chunks import Parcel
-from poolagg._orders import Answer, Finished, Run
+from poolagg._orders import NONE_YET, Answer, Finished, Run, Slowest
 from poolagg.pools._packing import as_reducer_error, pack_failures, pack_pieces, unpack_failures, unpack_pieces
 from poolagg.pools._share import open_job
 from poolagg.pools._work import Job, Work
@@ -38,6 +38,7 @@ class Returned(NamedTuple):
     failures: list[Any]
     pieces: list[Any]
     payload: bytes
+    slowest: Slowest = NONE_YET
 
 
 _jobs: dict[str, Job] = {}
@@ -54,7 +55,7 @@ def run_chunk(call: Call) -> Returned:
     except BaseException as error:  # SystemExit in a reducer must not end a worker of somebody else's
         raise as_reducer_error(error) from error
     payload = b"".join([*blobs, *payloads])
-    return Returned(outcome.stop, outcome.seconds, outcome.reduce_seconds, failures, pieces, payload)
+    return Returned(outcome.stop, outcome.seconds, outcome.reduce_seconds, failures, pieces, payload, outcome.slowest)
 
 
 def run_here(job: Job, run: Run, parcel: Parcel) -> Answer:
@@ -73,4 +74,5 @@ def unpack(run: Run, returned: Returned) -> Finished:
     """The answer that a chunk's return stands for."""
     rest, failures = unpack_failures(returned.failures, memoryview(returned.payload))
     pieces = unpack_pieces(returned.pieces, rest)
-    return Finished(run.lane, run.chunk, returned.stop, returned.seconds, failures, pieces, returned.reduce_seconds)
+    times = returned.reduce_seconds, 0.0, 0.0, 0.0, returned.slowest
+    return Finished(run.lane, run.chunk, returned.stop, returned.seconds, failures, pieces, *times)

@@ -8,21 +8,25 @@ It ends when the parent closes the socket, and when the parent dies.
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import socket
-
-import cloudpickle  # noqa: F401 - every worker needs it, and this is the one place to import it for all
+import struct
 
 from poolagg.pools import _worker
 from poolagg.pools._death import die_with_parent, ignore_interrupts
-from poolagg.pools._launch import PID
 
 FDS = 8
 
+PID = struct.Struct("!q")
+"""A process, or its wait status, on the pipe."""
 
-def main(socket_fd: int, death_fd: int) -> None:
-    """Serve until the parent closes its end."""
+
+def main(socket_fd: int, death_fd: int, cloudpickle: bool) -> None:
+    """Serve until the parent closes its end. `cloudpickle`: jobs need it, and here it is imported once for all."""
+    if cloudpickle:
+        importlib.import_module("cloudpickle")
     ignore_interrupts()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would have the kernel reap workers unasked
     die_with_parent(death_fd)

@@ -21,7 +21,7 @@ from typing import Any
 
 from poolagg.pools._arena import Apart
 
-__all__ = ["Encoder", "define", "dumps", "dumps_by_value", "encode_by_value", "main_namespace", "works"]
+__all__ = ["Encoder", "define", "dumps", "dumps_by_value", "encode_by_value", "main_namespace", "plainly", "works"]
 
 
 def main_namespace() -> dict[str, Any]:
@@ -41,6 +41,21 @@ def dumps_by_value(value: Any, inherited: Mapping[str, Any] | None = None) -> by
 
     `inherited`: what a forked worker's `__main__` holds already, and need not be sent.
     """
+    return plainly(value) or _by_cloudpickle(value, inherited or {})
+
+
+def plainly(value: Any) -> bytes | None:
+    """By plain pickle, if cloudpickle would do no more: importing that takes as long as starting a worker."""
+    if "cloudpickle" in sys.modules:  # where people may have told it to send modules by value
+        return None
+    try:
+        data = pickle.dumps(value, 5)
+    except Exception:
+        return None
+    return None if b"__main__" in data else data
+
+
+def _by_cloudpickle(value: Any, inherited: Mapping[str, Any]) -> bytes:
     import cloudpickle
 
     namespace = main_namespace()
@@ -49,7 +64,7 @@ def dumps_by_value(value: Any, inherited: Mapping[str, Any] | None = None) -> by
         def reducer_override(self, obj: Any) -> Any:
             reduced = super().reducer_override(obj)
             if isinstance(obj, FunctionType) and obj.__globals__ is namespace and isinstance(reduced, tuple):
-                return _in_main(reduced, inherited or {})
+                return _in_main(reduced, inherited)
             return reduced
 
     file = io.BytesIO()

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from time import perf_counter
-from typing import Any, Protocol
+from time import monotonic, perf_counter
+from typing import Any, NamedTuple, Protocol
 
 from poolagg._chunks import Grid, Interval, open_parcel, without
-from poolagg._orders import Failure, Run
+from poolagg._orders import NONE_YET, Failure, Run, Slowest
 from poolagg.errors import ReducerError
 from poolagg.functions import here
 from poolagg.pools._travel import dumps_by_value
@@ -33,8 +32,7 @@ HEAVY = 1 << 20
 """Bytes of partials in a batch at most, so that a lane never holds a hundred arrays."""
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """One run's work: what every lane is told at its start. `epoch` tells runs of one pool apart."""
 
     func: Callable[[Any], Any]
@@ -71,14 +69,15 @@ class Beat(Protocol):
         """The lane is mapping nothing."""
 
 
-@dataclass(slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of a chunk."""
 
     stop: int
     seconds: float
     reduce_seconds: float
     failures: list[Failure]
+    began: float = 0.0
+    slowest: Slowest = NONE_YET
 
 
 class Work:
@@ -92,13 +91,14 @@ class Work:
         self._batch = 1
         self._failures: list[Failure] = []
         self._reduce_seconds = 0.0
+        self._slowest = NONE_YET
 
     def run(self, run: Run, kind: str, data: Any, offset: int, loads: Callable[[bytes], Any]) -> Outcome:
         """Map and gather the items of one chunk."""
         items, packed = open_parcel(kind, data, offset, run.stop - run.start)
         unpack = loads if packed else None
-        self._failures, self._reduce_seconds = [], 0.0
-        began = perf_counter()
+        self._failures, self._reduce_seconds, self._slowest = [], 0.0, NONE_YET
+        at, began = monotonic(), perf_counter()
         stop = run.stop
         with here.within():
             for interval in without((run.start, run.stop), run.without):
@@ -108,7 +108,8 @@ class Work:
                     break
         self._beat.rest()
         self._reduce(self._gather.close, stop)
-        return Outcome(stop, perf_counter() - began, self._reduce_seconds, self._failures)
+        seconds = perf_counter() - began
+        return Outcome(stop, seconds, self._reduce_seconds, self._failures, at, self._slowest)
 
     def payloads(self) -> list[Payload]:
         """Give up the state gathered so far."""
@@ -134,6 +135,8 @@ class Work:
             self._beat.batch(run.chunk, index, end)
             size = self._map(index, items[index - run.start : end - run.start], unpack, run.alone)
             began, now = now, perf_counter()
+            if now - began > self._slowest[2]:
+                self._slowest = index, end, now - began
             self._adapt(end - index, now - began, size)
             index = end
         return stop

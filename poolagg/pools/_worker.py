@@ -149,7 +149,8 @@ class _Worker:
         failures, blobs = pack_failures(outcome.failures)
         shipped = self._work.payloads() if run.ship else None  # and let go of after it was sent, for that may take long
         pieces, payloads, *packing = (None, [], None, 0.0) if shipped is None else self._pack(shipped)
-        values = (run.chunk, outcome.stop, outcome.seconds, outcome.reduce_seconds, failures, pieces, *packing)
+        times = (outcome.seconds, outcome.reduce_seconds, outcome.began, outcome.slowest)
+        values = (run.chunk, outcome.stop, times, failures, pieces, *packing)
         self._pipe.send(_channel.FINISHED, self._epoch, values, [*blobs, *payloads])
 
     def _ship(self, message: Message) -> None:

@@ -14,7 +14,6 @@ import threading
 from abc import abstractmethod
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
-from dataclasses import astuple
 from time import monotonic
 from typing import Any
 
@@ -42,10 +41,11 @@ class _ForeignPool(Pool):
 
     keeps_state = False
     in_flight = 1
+    lanes_per_worker = 2
 
     def __init__(self, theirs: Any, workers: int, threads: bool) -> None:
         self._theirs = theirs
-        self.workers = 2 * workers
+        self.workers = self.lanes_per_worker * workers
         self._threads = threads
         self._results: queue.SimpleQueue[tuple[int, Run, Any]] = queue.SimpleQueue()
         self._now: list[Answer] = []
@@ -73,17 +73,20 @@ class _ForeignPool(Pool):
                 self._submit(order, run_chunk, self._call(order, parcel))
 
     def _call(self, run: Run, parcel: Parcel) -> Call:
-        return Call(self._name, self._job, astuple(run), parcel.kind, parcel.data, run.start - parcel.start)
+        return Call(self._name, self._job, tuple(run), parcel.kind, parcel.data, run.start - parcel.start)
 
     def wait(self, timeout: float | None) -> list[Answer]:
         """Wait for answers of this run."""
         answers, self._now = self._now, []
         until = None if timeout is None else monotonic() + timeout
         while not answers:
-            left = None if until is None else max(0.0, until - monotonic())
+            began = monotonic()
+            left = None if until is None else max(0.0, until - began)
             try:
                 epoch, run, result = self._results.get(timeout=self._shorter(left))
+                self.waited += monotonic() - began
             except queue.Empty:
+                self.waited += monotonic() - began
                 answers.extend(self._look())
                 if left is not None and not answers and monotonic() >= (until or 0):
                     break

@@ -33,7 +33,7 @@ from poolagg.pools._launch import (
     start_methods,
 )
 from poolagg.pools._pool import Pool, PoolOrder
-from poolagg.pools._travel import Encoder, dumps_by_value, main_namespace
+from poolagg.pools._travel import Encoder, dumps_by_value, main_namespace, plainly
 from poolagg.pools._work import Job, pickle_job
 
 __all__ = ["ProcessPool", "checked_count", "usable_cpus"]
@@ -140,8 +140,9 @@ class ProcessPool(Pool):
         self._epoch += 1
         self._torn = False
         self._note_inherited()
-        self._open_crew()
-        self._job = pickle_job(job, self._inherited)
+        plain = plainly(job)
+        self._open_crew(by_value=plain is None)  # and while it starts, this process may import cloudpickle
+        self._job = pickle_job(job, self._inherited) if plain is None else plain
         self._keeps = job.reducer.keeps
         self._torn = True
         self._release_busy()
@@ -207,10 +208,10 @@ class ProcessPool(Pool):
 
     # -- workers -----------------------------------------------------------------------------------------------
 
-    def _open_crew(self) -> None:
+    def _open_crew(self, by_value: bool = False) -> None:
         if self._crew.launcher is None:
             with interrupts_held_back():
-                self._crew.open(_LAUNCHERS[self.start_method](self._environ()))
+                self._crew.open(_LAUNCHERS[self.start_method](self._environ(), by_value))
 
     def _launch(self, lane: int) -> None:
         start = dumps_by_value((self._initializer, self._initargs), self._inherited)
@@ -323,7 +324,10 @@ class ProcessPool(Pool):
             handle.loans.take_back()
             if handle.channel.full:
                 self._watch(handle)
-        ready = {key.fileobj: (key.data, events) for key, events in self._crew.selector.select(timeout)}
+        began = monotonic()
+        selected = self._crew.selector.select(timeout)
+        self.waited += monotonic() - began
+        ready = {key.fileobj: (key.data, events) for key, events in selected}
         for handle, events in list(ready.values()):
             if events & selectors.EVENT_WRITE:
                 handle.channel.flush()

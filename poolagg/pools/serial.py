@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from time import monotonic
 from typing import Any
 
 from poolagg._chunks import Parcel
@@ -35,7 +36,8 @@ def carry_out(work: Work, order: Run | Ship, parcel: Parcel | None) -> Answer:
     except ReducerError as error:
         return Broken(order.lane, error)
     failures = tuple(outcome.failures)
-    return Finished(order.lane, order.chunk, outcome.stop, outcome.seconds, failures, pieces, outcome.reduce_seconds)
+    times = outcome.reduce_seconds, 0.0, 0.0, outcome.began, outcome.slowest
+    return Finished(order.lane, order.chunk, outcome.stop, outcome.seconds, failures, pieces, *times)
 
 
 def _pieces(work: Work) -> tuple[Piece, ...]:
@@ -77,7 +79,10 @@ class SerialPool(Pool):
                 return [Revoked(order.lane, order.chunk, ok=False)]
             if not isinstance(order, Replace):
                 assert self._work is not None
-                return [carry_out(self._work, order, parcel)]
+                began = monotonic()
+                answer = carry_out(self._work, order, parcel)
+                self.waited += monotonic() - began  # as its own worker
+                return [answer]
         return []
 
     def _begin(self, job: Job, lanes: int) -> None:

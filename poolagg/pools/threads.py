@@ -56,11 +56,13 @@ class ThreadPool(Pool):
         answers, self._now = self._now, []
         until = None if timeout is None else monotonic() + timeout
         while not answers:
-            left = None if until is None else max(0.0, until - monotonic())
+            began = monotonic()
             try:
-                _, epoch, answer = self._answers.get(timeout=left)
+                _, epoch, answer = self._answers.get(timeout=None if until is None else max(0.0, until - began))
             except queue.Empty:
                 break
+            finally:
+                self.waited += monotonic() - began
             if epoch == self._epoch:
                 answers.append(answer)
         return answers

@@ -1,14 +1,19 @@
 """Reducers: how partial results become one. `Reducer` is the protocol, `as_reducer` what may stand for one."""
 
-from poolagg.reducers._arrays import ArrayReduce, ArraySum, Histogram
-from poolagg.reducers._counting import Frequencies, MergeCounts
-from poolagg.reducers._functions import Fold, Into, Reduce
-from poolagg.reducers._gathering import Collect, Unique
-from poolagg.reducers._grouping import GroupBy
-from poolagg.reducers._numbers import Count, Mean, Std, Sum, Variance
-from poolagg.reducers._picking import Bottom, First, Last, Max, Min, Sample, Top
-from poolagg.reducers._reducer import Place, Reducer, fold, join, reduced
-from poolagg.reducers._tee import Tee, as_reducer
+from typing import TYPE_CHECKING
+
+from poolagg._lazily import lazily
+
+if TYPE_CHECKING:
+    from poolagg.reducers._arrays import ArrayReduce, ArraySum, Histogram
+    from poolagg.reducers._counting import Frequencies, MergeCounts
+    from poolagg.reducers._functions import Fold, Into, Reduce
+    from poolagg.reducers._gathering import Collect, Unique
+    from poolagg.reducers._grouping import GroupBy
+    from poolagg.reducers._numbers import Count, Mean, Std, Sum, Variance
+    from poolagg.reducers._picking import Bottom, First, Last, Max, Min, Sample, Top
+    from poolagg.reducers._reducer import Place, Reducer, fold, join, reduced
+    from poolagg.reducers._tee import Tee, as_reducer
 
 __all__ = [
     "ArrayReduce",
@@ -42,3 +47,55 @@ __all__ = [
     "join",
     "reduced",
 ]
+
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "_arrays": (
+            "ArrayReduce",
+            "ArraySum",
+            "Histogram",
+        ),
+        "_counting": (
+            "Frequencies",
+            "MergeCounts",
+        ),
+        "_functions": (
+            "Fold",
+            "Into",
+            "Reduce",
+        ),
+        "_gathering": (
+            "Collect",
+            "Unique",
+        ),
+        "_grouping": ("GroupBy",),
+        "_numbers": (
+            "Count",
+            "Mean",
+            "Std",
+            "Sum",
+            "Variance",
+        ),
+        "_picking": (
+            "Bottom",
+            "First",
+            "Last",
+            "Max",
+            "Min",
+            "Sample",
+            "Top",
+        ),
+        "_reducer": (
+            "Place",
+            "Reducer",
+            "fold",
+            "join",
+            "reduced",
+        ),
+        "_tee": (
+            "Tee",
+            "as_reducer",
+        ),
+    },
+)

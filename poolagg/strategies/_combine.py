@@ -159,6 +159,16 @@ class _Merging:
     def done(self) -> bool:
         return self._reducer.done(self._acc)
 
+    def state(self) -> Any:
+        return self._acc, [parts.packed for parts in self._unopened]
+
+    def restore(self, state: Any) -> None:
+        self._acc, unopened = state
+        self._fresh = False
+        # Opened at once: which part a key is in depends on hashes, which were others in the process before.
+        for part in (part for packed in unopened for part in packed):
+            self._acc = update(self._reducer, self._acc, Entries(part))
+
     def errand(self) -> Errand | None:
         keys = sum(parts.keys for parts in self._unopened)
         if len(self._unopened) < 2 or keys < self._many:

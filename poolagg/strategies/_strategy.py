@@ -42,6 +42,12 @@ class Folding(Protocol):
     def done(self) -> bool:
         """Whether nothing that is still to come can change the result."""
 
+    def state(self) -> Any:
+        """What is committed, for a checkpoint: it is pickled at once, and changes afterwards."""
+
+    def restore(self, state: Any) -> None:
+        """Go on from what was committed before, perhaps by another process."""
+
 
 class Errand(NamedTuple):
     """Work for the lanes on what was committed: `func` of each of `items`, whose results `take` takes, in any order.

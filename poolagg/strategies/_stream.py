@@ -69,16 +69,32 @@ class _Stepping:
 
     def commit(self, data: tuple[int, list[Any]]) -> None:
         index, prepareds = data
-        if self._reducer.mergeable:
+        if self._reducer.mergeable or self._reducer.placed:
             self._acc = fold(self._reducer, self._acc, index, prepareds)
-            return
-        # What only the parent can fold is the user's own function: one by one, so that an exception names its item.
-        for self.at, prepared in enumerate(prepareds, index):
-            self._acc = fold(self._reducer, self._acc, self.at, (prepared,))
-        self.at = None
+        else:
+            self._step_each(index, prepareds)
+
+    def _step_each(self, index: int, prepareds: list[Any]) -> None:
+        """What only the parent can fold is the user's own function: an exception is to name its item."""
+        reducer, step, acc = self._reducer, self._reducer.step, self._acc
+        at = index
+        try:
+            for at, prepared in enumerate(prepareds, index):  # noqa: B007 - told when step raises
+                after = step(acc, prepared)
+                acc = after if after is not None or acc is None else reducer._checked(acc, after, "step")
+        except BaseException:
+            self.at = at
+            raise
+        self._acc = acc
 
     def value(self, last: bool = False) -> Any:
         return self._reducer.finish_last(self._acc) if last else self._reducer.finish(self._acc)
 
     def done(self) -> bool:
         return self._reducer.done(self._acc)
+
+    def state(self) -> Any:
+        return self._acc
+
+    def restore(self, state: Any) -> None:
+        self._acc = state

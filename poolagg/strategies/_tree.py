@@ -155,5 +155,11 @@ class _Climbing:
     def done(self) -> bool:
         return len(self._nodes) == 1 and self._reducer.done(next(iter(self._nodes.values())))
 
+    def state(self) -> Any:
+        return self._nodes
+
+    def restore(self, state: Any) -> None:
+        self._nodes = state
+
     def _merge(self, acc: Any, other: Any) -> Any:
         return join(self._reducer, acc, other)

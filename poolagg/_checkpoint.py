@@ -1,0 +1,419 @@
+"""A checkpoint: one SQLite file that holds a run's state and which items are in it, written in one step or not at all.
+
+A commit is one transaction: SQLite's rollback journal with `synchronous=EXTRA`. After `kill -9` the file holds the
+last commit whole. After a power cut too, if the disk has written what it said it had. The file is locked while a run
+uses it, by a lock that the kernel gives back when the process ends, however it ends.
+
+Rule of the room: a file is believed only as far as it is proved. Its owner and mode are looked at before it is opened,
+its head before SQLite sees it, and a checksum over everything before anything in it is unpickled. Until a commit
+nothing is written. The checksums find damage; they are no seal: who may write the file may run code in whoever
+continues it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import pickle
+import sqlite3
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any, NamedTuple, NoReturn
+
+from poolagg.errors import CheckpointError
+
+__all__ = ["Checkpoint", "FailedItem", "Held", "Store", "look", "packed", "unpacked"]
+
+MAGIC = int.from_bytes(b"pagg", "big")
+FORMAT = 1
+"""Counted up when the tables, or how states are kept, change."""
+
+PIECE = 64 << 20
+"""Bytes of state in a row: SQLite's rows end at a gigabyte."""
+
+SCHEMA = """
+    CREATE TABLE head (id INTEGER PRIMARY KEY, text TEXT NOT NULL, checksum BLOB NOT NULL);
+    CREATE TABLE state (number INTEGER PRIMARY KEY, piece BLOB NOT NULL);
+    CREATE TABLE pages (number INTEGER PRIMARY KEY, digests BLOB NOT NULL);
+    CREATE TABLE failed (item INTEGER PRIMARY KEY, text TEXT NOT NULL, checksum BLOB NOT NULL);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Where a run keeps its state, for `aggregate(..., checkpoint=...)`; a path alone is `Checkpoint(path)`.
+
+    every          seconds between two commits at most; by default as seldom as costs 2 % of the run
+    retry_failed   run again what an earlier run skipped as failed, and nothing that is in the result already
+    key            stands for func and reducer: the checkpoint is that of any run with the same key
+
+    >>> Checkpoint("run.ckpt", every=60)
+    Checkpoint('run.ckpt', every=60)
+    """
+
+    path: str | os.PathLike[str]
+    every: float | None = None
+    retry_failed: bool = False
+    key: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.path, (str, os.PathLike)) or not isinstance(os.fspath(self.path), str):
+            raise TypeError(f"checkpoint takes a path or a Checkpoint, not {self.path!r}")
+        if not os.fspath(self.path) or "\0" in os.fspath(self.path):
+            raise ValueError(f"{self.path!r} names no file for a checkpoint")
+        if self.every is not None and not (isinstance(self.every, (int, float)) and self.every > 0):
+            raise ValueError(f"Checkpoint(every=...) is in seconds and must be None or above 0, not {self.every!r}")
+        if self.key is not None and not isinstance(self.key, str):
+            raise TypeError(f"Checkpoint(key=...) takes a text, such as 'v1', not {self.key!r}")
+
+    def __repr__(self) -> str:
+        given = {"every": self.every, "retry_failed": self.retry_failed, "key": self.key}
+        options = [f", {name}={value!r}" for name, value in given.items() if value not in (None, False)]
+        return f"Checkpoint({os.fspath(self.path)!r}{''.join(options)})"
+
+
+class FailedItem(NamedTuple):
+    """An item that was skipped as failed, as text: it is shown, and never unpickled."""
+
+    number: int
+    item: str
+    attempts: int
+    kind: str
+    trace: str
+
+
+@dataclass
+class Held:
+    """What a checkpoint holds: `facts` are small values for people and comparisons, `pages` digests of the input."""
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    state: bytes | None = None
+    pages: bytes = b""
+    failed: dict[int, FailedItem] = field(default_factory=dict)
+
+
+def packed(state: Any) -> bytes:
+    """Pickle a state, plainly if possible."""
+    try:
+        return pickle.dumps(state, 5)
+    except Exception:
+        import cloudpickle
+
+        return cloudpickle.dumps(state, 5)  # type: ignore[no-any-return]
+
+
+def unpacked(path: str, data: bytes) -> Any:
+    """Open a state whose checksum was right."""
+    try:
+        return pickle.loads(data)
+    except Exception as error:
+        raise CheckpointError(
+            f"the state in the checkpoint {path!r} does not unpickle here: {type(error).__name__}: {error}. Make what "
+            "it names importable again, or begin anew with another path"
+        ) from error
+
+
+class Store:
+    """An open checkpoint, locked for one run: `held` is what was in it, `commit` replaces that."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        real = os.path.realpath(self.path)
+        with _named(self.path):
+            if not os.path.lexists(real):
+                _create(real)
+            self._identity = _checked(real)
+            _check_writable(real)
+        _in_use.add(self._identity)
+        self._connection: sqlite3.Connection | None = None
+        try:
+            with _named(self.path):
+                self._connection = _connected(real)
+                self.held = _read(self._connection)
+        except BaseException:
+            self.close()
+            raise
+        self._pages = blake2b(self.held.pages, digest_size=16)
+        self._failed = {index: _row(item)[1] for index, item in self.held.failed.items()}
+
+    def commit(self, facts: dict[str, Any], state: bytes, pages: bytes, failed: Iterable[FailedItem]) -> None:
+        """One transaction: new facts and state, more pages, and these failed items and no others."""
+        with _named(self.path):
+            connection = self._open
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                self._write(facts, state, pages, {item.number: item for item in failed})
+                connection.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
+                raise
+
+    @property
+    def _open(self) -> sqlite3.Connection:
+        assert self._connection is not None
+        return self._connection
+
+    def close(self) -> None:
+        """Give the file free."""
+        if self._connection is not None:
+            self._connection.close()
+        _in_use.discard(self._identity)
+
+    def _write(self, facts: dict[str, Any], state: bytes, pages: bytes, failed: dict[int, FailedItem]) -> None:
+        execute = self._open.execute
+        execute("DELETE FROM state")
+        for number, start in enumerate(range(0, len(state), PIECE)):
+            execute("INSERT INTO state VALUES (?, ?)", (number, memoryview(state)[start : start + PIECE]))
+        if pages:
+            execute("INSERT INTO pages (digests) VALUES (?)", (pages,))
+        for index in [index for index in self._failed if index not in failed]:
+            execute("DELETE FROM failed WHERE item = ?", (index,))
+            del self._failed[index]
+        for index, item in failed.items():
+            text, checksum = _row(item)
+            if self._failed.get(index) != checksum:
+                execute("REPLACE INTO failed VALUES (?, ?, ?)", (index, text, checksum))
+                self._failed[index] = checksum
+        self._pages.update(pages)
+        sums = {"state": _sum(state), "pages": self._pages.hexdigest(), "failed": _sum_of_rows(self._failed)}
+        text = json.dumps({"facts": facts, "sums": sums})
+        execute("REPLACE INTO head VALUES (1, ?, ?)", (text, _checksum(text)))
+
+
+def look(path: str | os.PathLike[str]) -> Held:
+    """What a checkpoint holds, of a run that goes on too. Checksums are compared, and nothing is unpickled."""
+    real = os.path.realpath(path)
+    with _named(os.fspath(path)):
+        _checked(real)
+        try:
+            connection = _connected(real)
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error):
+                raise
+            return _glimpse(real)
+        with contextlib.closing(connection):
+            return _read(connection)
+
+
+def _glimpse(path: str) -> Held:
+    """Read past the lock of the run that uses it. That may be half of a commit, and then its checksums are wrong."""
+    uri = f"file:{_quoted(path)}?mode=ro&immutable=1"
+    try:
+        with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
+            return _read(connection)
+    except (sqlite3.Error, _Damaged):
+        _refuse(f"{path!r} is being written just now, by a run that is using it: look again")
+
+
+_in_use: set[tuple[int, int]] = set()
+"""The files that runs of this process have open. The kernel's lock is the process's, and given back as soon as any
+descriptor of the file is closed: so such a file must not even be looked into."""
+
+
+# -- before it is opened ----------------------------------------------------------------------------------------------
+
+
+def _create(path: str) -> None:
+    """Make an empty checkpoint under another name, and give it its own when it is whole.
+
+    `kill -9` just then leaves a file `*.new` behind, which nobody reads.
+    """
+    made = f"{path}.{os.urandom(4).hex()}.new"
+    os.close(os.open(made, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    try:
+        with contextlib.closing(sqlite3.connect(made, isolation_level=None)) as connection:
+            connection.executescript(
+                f"PRAGMA application_id={MAGIC}; PRAGMA user_version={FORMAT}; PRAGMA synchronous=EXTRA; BEGIN; "
+                f"{SCHEMA} COMMIT"
+            )
+        _give_name(made, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(made)
+    _sync_folder(os.path.dirname(path))
+
+
+def _give_name(made: str, path: str) -> None:
+    try:
+        os.link(made, path)
+    except FileExistsError:  # another run was quicker
+        pass
+    except OSError:  # a file system without links
+        os.rename(made, path)
+
+
+def _sync_folder(path: str) -> None:
+    folder = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _checked(path: str) -> tuple[int, int]:
+    """Look at what can be seen from outside; which file it is."""
+    status = os.lstat(path)
+    identity = status.st_dev, status.st_ino
+    if identity in _in_use:
+        _refuse(f"{path!r} is in use by another run of this process: wait for it, or take another path")
+    if not stat.S_ISREG(status.st_mode):
+        _refuse(f"{path!r} is no file")
+    for name in (path, f"{path}-journal", f"{path}-wal"):
+        _check_owner(name)
+    with open(path, "rb") as file:
+        _check_head(path, file.read(100))
+    return identity
+
+
+def _check_writable(path: str) -> None:
+    """A commit needs the file, and its folder for the journal; better to know before there is something to commit."""
+    for name in (path, os.path.dirname(path)):
+        if not os.access(name, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
+
+
+def _check_owner(path: str) -> None:
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if status.st_uid != os.geteuid():
+        _refuse(
+            f"{path!r} belongs to another user (uid {status.st_uid}), and opening it can run code: if you trust what "
+            "is in it, make a copy of your own"
+        )
+    if status.st_mode & 0o022 or not stat.S_ISREG(status.st_mode):
+        _refuse(
+            f"others may write {path!r} (mode {stat.S_IMODE(status.st_mode):o}), and opening it can run code: if you "
+            "trust what is in it, chmod 600"
+        )
+
+
+def _check_head(path: str, head: bytes) -> None:
+    """A SQLite file says at fixed places what it is."""
+    if len(head) < 100 or not head.startswith(b"SQLite format 3\0") or head[68:72] != MAGIC.to_bytes(4, "big"):
+        _refuse(f"{path!r} is no checkpoint of poolagg, or a damaged one: it was left as it is. Name another path")
+    if (version := int.from_bytes(head[60:64], "big")) > FORMAT:
+        _refuse(
+            f"{path!r} was written by a newer poolagg (format {version}, and this one reads {FORMAT}): update poolagg"
+        )
+    if version != FORMAT or head[18:20] != b"\1\1":  # 2: it would be read along with a file beside it
+        _refuse(f"{path!r} is damaged: its head is not that of a checkpoint. It was left as it is. Name another path")
+
+
+# -- open -------------------------------------------------------------------------------------------------------------
+
+
+def _connected(path: str) -> sqlite3.Connection:
+    """Open and lock it."""
+    uri = f"file:{_quoted(path)}?mode=rw"
+    connection = sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False)
+    try:
+        connection.executescript(
+            "PRAGMA locking_mode=EXCLUSIVE; PRAGMA trusted_schema=OFF; PRAGMA synchronous=EXTRA; "
+            "BEGIN EXCLUSIVE; COMMIT"
+        )
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _quoted(path: str) -> str:
+    from urllib.parse import quote
+
+    return quote(os.fsencode(path))
+
+
+def _read(connection: sqlite3.Connection) -> Held:
+    """All that is in it, if all of it is as it was written."""
+    if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+        raise _Damaged("SQLite finds it malformed")
+    head = connection.execute("SELECT text, checksum FROM head").fetchall()
+    if not head:  # made, and nothing committed yet
+        return Held()
+    (text, checksum), *more = head
+    if more or _checksum(text) != checksum:
+        raise _Damaged("its head has another checksum")
+    parts, facts = json.loads(text)["sums"], json.loads(text)["facts"]
+    state = b"".join(piece for (piece,) in connection.execute("SELECT piece FROM state ORDER BY number"))
+    pages = b"".join(digests for (digests,) in connection.execute("SELECT digests FROM pages ORDER BY number"))
+    rows = connection.execute("SELECT item, text, checksum FROM failed").fetchall()
+    sums = {
+        "state": _sum(state),
+        "pages": blake2b(pages, digest_size=16).hexdigest(),
+        "failed": _sum_of_rows({index: checksum for index, _, checksum in rows}),
+    }
+    wrong = [name for name in parts if sums[name] != parts[name]]
+    if wrong or any(_checksum(text) != checksum for _, text, checksum in rows):
+        raise _Damaged(f"checksums are not what they were: {wrong}")
+    return Held(facts, state, pages, {index: FailedItem(index, *json.loads(text)[1:]) for index, text, _ in rows})
+
+
+class _Damaged(Exception):
+    """The content is not what was written."""
+
+
+def _checksum(text: str) -> bytes:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _sum(data: bytes) -> str:
+    return blake2b(data, digest_size=32).hexdigest()
+
+
+def _row(item: FailedItem) -> tuple[str, bytes]:
+    text = json.dumps(item)
+    return text, _checksum(text)
+
+
+def _sum_of_rows(rows: dict[int, bytes]) -> str:
+    return _sum(repr(sorted(rows.items())).encode())
+
+
+# -- what is said when it fails ---------------------------------------------------------------------------------------
+
+
+def _refuse(why: str) -> NoReturn:
+    raise CheckpointError(f"the checkpoint {why}")
+
+
+@contextlib.contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Whatever goes wrong with the file is told with its name."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (sqlite3.Error, OSError) as error:
+        raise CheckpointError(_told(path, error)) from error
+    except (_Damaged, ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
+        raise CheckpointError(_told_damage(path, error)) from error
+
+
+def _told(path: str, error: BaseException) -> str:
+    name = getattr(error, "sqlite_errorname", "")
+    if _is_busy(error):
+        return f"the checkpoint {path!r} is in use by another run: wait for its end, or take another path"
+    if isinstance(error, OSError) or name.startswith(_OF_THE_DISK):
+        return f"the checkpoint {path!r} cannot be read or written: {error} {name}".rstrip()
+    return _told_damage(path, error)
+
+
+def _is_busy(error: BaseException) -> bool:
+    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+
+
+_OF_THE_DISK = tuple(f"SQLITE_{what}" for what in ("FULL", "IOERR", "READONLY", "CANTOPEN", "PERM", "AUTH", "NOMEM"))
+
+
+def _told_damage(path: str, error: BaseException) -> str:
+    return (
+        f"the checkpoint {path!r} is damaged: {error}. It was left as it is: go back to a copy, or begin anew with "
+        "another path"
+    )

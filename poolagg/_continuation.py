@@ -1,0 +1,299 @@
+"""What a run takes from its checkpoint and puts into it: the state, what it covers, which items failed, the input.
+
+Rule of the room: what is committed is always one moment of the run, between two payloads. While one is being folded in
+the state is torn; should that raise, nothing is committed any more and the last commit stands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from time import monotonic
+from typing import Any, NoReturn
+
+from poolagg import events
+from poolagg._checkpoint import Checkpoint, FailedItem, Held, Store, packed, unpacked
+from poolagg._chunks import Grid, Interval, Intervals, Source, without
+from poolagg._fingerprint import differences, fingerprint
+from poolagg._pages import Known, Pages
+from poolagg._plan import Plan, Terms
+from poolagg._settings import Settings
+from poolagg.errors import CheckpointMismatch, RemoteError, short_repr
+from poolagg.functions import name_of
+from poolagg.strategies import Folding
+
+__all__ = ["Cadence", "Continuation"]
+
+SHARE = 0.02
+"""The part of a run that commits may take."""
+
+LEAST = 1.0
+"""Seconds between two commits, however cheap they are: what is lost to `kill -9` is no more than that and what workers
+have not shipped."""
+
+LAG = 0.25
+"""Seconds that workers are given to ship what they hold, before a commit that `every` asks for."""
+
+LONGEST = 8_000
+"""Characters that are kept of a traceback: its end."""
+
+
+class Cadence:
+    """When to commit next. Arithmetic: a commit that took 1 s is followed by 49 s without one.
+
+    >>> cadence = Cadence(None, now=0.0)
+    >>> cadence.wrote(0.5, now=10.0); round(cadence.next, 3)
+    34.5
+    >>> hurried = Cadence(5.0, now=0.0)
+    >>> hurried.wrote(0.5, now=10.0); hurried.next
+    15.0
+    """
+
+    def __init__(self, every: float | None, now: float) -> None:
+        self._every = every
+        self.next = now + self._pause(0.0)
+
+    def wrote(self, seconds: float, now: float) -> None:
+        """A commit took `seconds`, and ended `now`."""
+        self.next = now + self._pause(seconds)
+
+    def _pause(self, seconds: float) -> float:
+        pause = max(LEAST, seconds * (1 - SHARE) / SHARE)
+        return pause if self._every is None else min(self._every, pause)
+
+
+class Continuation:
+    """A run's checkpoint, open: what stood in it is restored, and from then on committed anew."""
+
+    def __init__(self, settings: Settings, folding: Folding, pages: Pages, terms: Terms) -> None:
+        self._checkpoint: Checkpoint = settings.checkpoint
+        self._folding, self._pages, self._grid, self._settings = folding, pages, terms.grid, settings
+        self._facts = _facts(settings, terms.grid)
+        self.covered, self.failed = Intervals(), dict[int, FailedItem]()
+        self._asks = self._checkpoint.every is not None and terms.carries
+        self._asked = False
+        self._torn = self.changed = self._finished = False
+        if not hasattr(folding, "state"):
+            raise ValueError(
+                f"{settings.strategy!r} goes without a checkpoint: its folding has no state() and restore()"
+            )
+        self._state()  # what can't be kept is an error now, and not after a minute's work
+        self._store = Store(self._checkpoint.path)
+        try:
+            self._take_up(self._store.held, terms)
+        except BaseException:
+            self._store.close()
+            raise
+        self._cadence = Cadence(self._checkpoint.every, monotonic())
+
+    def plan(self, terms: Terms) -> Plan:
+        """The plan that goes on from here."""
+        return Plan(terms, self.covered, [(index, index + 1) for index in sorted(self.failed)])
+
+    @property
+    def needed(self) -> int:
+        """Up to where the result depends on the input."""
+        return max((stop for _, stop in self.covered), default=0)
+
+    @property
+    def next_look(self) -> float | None:
+        """When something is to be done about a commit, if there is anything to commit."""
+        return self._cadence.next if self._ready or (self._asks and not self._asked) else None
+
+    # -- what stood in it --------------------------------------------------------------------------------------
+
+    def _take_up(self, held: Held, terms: Terms) -> None:
+        if not held.facts:
+            return
+        self._compare(held.facts)
+        self._pages.expect(Known(**{**held.facts["input"], **_bytes(held)}), self.mismatch)
+        failed = held.failed
+        if failed and (self._checkpoint.retry_failed or not terms.skip):
+            self._refuse_retry(terms, failed)
+            failed = {}
+        again = set(held.failed) - set(failed)
+        covered = (tuple(interval) for interval in held.facts["covered"])
+        self.covered = Intervals(part for interval in covered for part in _less(interval, again))
+        self.failed = dict(failed)
+        if held.state is not None:
+            self._folding.restore(unpacked(self._store.path, held.state))
+        self._facts["begun"], self._finished = held.facts["begun"], held.facts["finished"]
+        self.changed = bool(again)
+
+    def _compare(self, before: dict[str, Any]) -> None:
+        if names := differences(before["parts"], self._facts["parts"]):
+            said = [_said(name, before, self._facts) for name in _telling(names)]
+            self.mismatch(f"another run made it: {'; '.join(said)}")
+
+    def mismatch(self, what: str) -> NoReturn:
+        """Refuse to go on from another run's state, nor to add to it."""
+        self._torn = True
+        raise CheckpointMismatch(
+            f"the checkpoint {self._store.path!r} does not fit this call: {what}. To continue it, call with what it "
+            "was made with; to begin anew, delete it or name another path. (With Checkpoint(path, key=...), from the "
+            "first run on, you say yourself which func and reducer count as the same)"
+        )
+
+    def _refuse_retry(self, terms: Terms, failed: dict[int, FailedItem]) -> None:
+        """What comes in late can only be folded in where order is no matter."""
+        if terms.in_order or terms.grid is not None:
+            raise CheckpointMismatch(
+                f"the checkpoint {self._store.path!r} leaves out {len(failed)} items that failed, such as item "
+                f"{min(failed)}, and they cannot come in later, for this run keeps to the input order. Continue it "
+                "with on_error='skip', and without retry_failed; or begin anew with another path"
+            )
+
+    def skip(self, source: Source, count: int) -> None:
+        """Pull items that are in the result already past the run, and look whether they are those they were."""
+        passed = source.skip(count)
+        if isinstance(passed, islice):  # a slice of an array need not be iterated over
+            deque(passed, maxlen=0)
+
+    def check_start(self, start: int) -> None:
+        """With a grid, refuse items that follow a leaf which the earlier run took for the input's last."""
+        if self._grid is not None and self._grid.floor(start) != start:
+            self.mismatch(
+                f"the input has grown: it ended with item {start - 1}, and what comes after would have to be folded "
+                "together with the items before it to give the same bits, reproducible as it is"
+            )
+
+    def skipped(self) -> list[events.ItemFailed]:
+        """What an earlier run skipped, for the one warning."""
+        return [
+            events.ItemFailed(
+                item.number, _Recalled(item.item), RemoteError(item.kind, item.trace), item.attempts, False
+            )
+            for _, item in sorted(self.failed.items())
+        ]
+
+    # -- what happens ------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def covering(self, intervals: Iterable[Interval]) -> Iterator[None]:
+        """Within this, the partials of these items are folded in: wholly, or the state is torn."""
+        whole, self._torn = not self._torn, True
+        yield
+        self.covered.update(intervals)
+        self._torn, self.changed, self._finished = not whole, True, False
+
+    def skip_failed(self, item: events.ItemFailed) -> None:
+        """An item has failed for good, and is left out."""
+        failed = FailedItem(
+            item.index, short_repr(item.item), item.attempt, type(item.error).__name__, _trace(item.error)
+        )
+        with self.covering([(item.index, item.index + 1)]):
+            self.failed[item.index] = failed
+
+    def asks(self) -> bool:
+        """Whether lanes are to be asked now to ship what they hold, for the next commit."""
+        if not self._asks or self._asked or monotonic() < self._cadence.next:
+            return False
+        self._asked = True
+        self._cadence.next = monotonic() + min(LAG, self._checkpoint.every or LAG)
+        return True
+
+    def due(self) -> bool:
+        """Whether to commit now."""
+        return self._ready and monotonic() >= self._cadence.next
+
+    @property
+    def _ready(self) -> bool:
+        """Items between those that are covered are run before their page is compared, and committed after it."""
+        return self.changed and not self._torn and self._pages.verified
+
+    def commit(self) -> events.Checkpointed:
+        """Write everything down, in one step."""
+        began = monotonic()
+        torn, self._torn = self._torn, True  # should it raise, it is not tried again
+        state = self._state()
+        pages, known = self._pages.unsaved(self.needed)
+        about_input = {"kind": known.kind, "needed": self.needed, "items": known.items, "partial": known.partial.hex()}
+        facts = {"covered": list(self.covered), "input": about_input, "saved": time.time(), "finished": self._finished}
+        self._store.commit({**self._facts, **facts}, state, pages, self.failed.values())
+        self._torn, self.changed, self._asked = torn, False, False
+        now = monotonic()
+        self._cadence.wrote(now - began, now)
+        return events.Checkpointed(now - began, len(state), now)
+
+    def _state(self) -> bytes:
+        try:
+            return packed(self._folding.state())
+        except Exception as error:
+            raise TypeError(
+                f"a checkpoint keeps the accumulator of {self._settings.reducer!r}, which does not pickle: "
+                f"{type(error).__name__}: {error}. Wrap it in a class with __reduce__"
+            ) from error
+
+    def finish(self) -> events.Checkpointed | None:
+        """The run is over, well or not: commit what is not committed, unless it is torn."""
+        return self.commit() if self._ready else None
+
+    def finished(self) -> None:
+        """There is a result."""
+        self.changed, self._finished = self.changed or not self._finished, True
+
+    def close(self) -> None:
+        """Give the file free."""
+        self._store.close()
+
+
+class _Recalled(str):
+    """An item that is known by its repr alone."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _facts(settings: Settings, grid: Grid | None) -> dict[str, Any]:
+    key = settings.checkpoint.key
+    parts = fingerprint(settings.func, settings.reducer) if key is None else {"the key": key}
+    parts["the strategy"] = repr(settings.strategy)
+    if grid is not None:
+        parts["the chunksize"] = repr(grid.size)
+    return {
+        "parts": parts,
+        "func": name_of(settings.func),
+        "reducer": short_repr(settings.reducer),
+        "begun": time.time(),
+        "python": sys.version.split()[0],
+    }
+
+
+def _telling(names: list[str]) -> list[str]:
+    """The differences that others follow from, if there are such."""
+    for name in ("the key", "the strategy"):
+        if name in names:
+            return [name]
+    return names
+
+
+def _said(name: str, before: dict[str, Any], now: dict[str, Any]) -> str:
+    """A difference, with the values where they can be shown."""
+    shown = ("the key", "the strategy", "the chunksize", "the version of Python")
+    old, new = (facts["parts"].get(name) for facts in (before, now))
+    if name == "the reducer":
+        old, new = before["reducer"], now["reducer"]
+    elif name not in shown:
+        old, new = ("there" if part else "not there" for part in (old, new))
+    return f"{name} differs" if old == new else f"{name} was {old or 'not there'} and is {new or 'not there'}"
+
+
+def _bytes(held: Held) -> dict[str, Any]:
+    return {"pages": held.pages, "partial": bytes.fromhex(held.facts["input"]["partial"])}
+
+
+def _less(interval: Interval, again: set[int]) -> list[Interval]:
+    start, stop = interval
+    return without((start, stop), [index for index in again if start <= index < stop])
+
+
+def _trace(error: BaseException) -> str:
+    trace = error.trace if isinstance(error, RemoteError) else "".join(traceback.format_exception(error))
+    return trace[-LONGEST:]
