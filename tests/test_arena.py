@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import itertools
 import os
@@ -565,11 +566,13 @@ def test_a_partial_that_does_not_fit_into_memory_a_second_time_is_an_error_of_it
     with ProcessPool(2, start_method=method) as pool:
         died: list[Any] = []
         watch = lambda event: died.append(event) if isinstance(event, events.WorkerDied) else None
+        run = functools.partial(aggregate, make, range(6), Collect(), pool=pool, watch=watch)
+        run = functools.partial(run, strategy=Stream(), chunksize=1)  # shipped before the next item has its turn
         with pytest.raises(TaskError) as caught:
-            aggregate(make, range(6), Collect(), pool=pool, chunksize=1, watch=watch)
+            run()
         assert caught.value.index == 3
         assert isinstance(caught.value.__cause__, MemoryError)
-        assert len(aggregate(make, range(6), Collect(), pool=pool, on_error=lambda event: None, watch=watch)) == 5
+        assert len(run(on_error=lambda event: None)) == 5
         assert not died
 
 
