@@ -158,12 +158,14 @@ def blocks(*paths: str | os.PathLike[str], size: int | str = "16MiB", encoding: 
     file has no blocks. Compressed files cannot be cut: pass their paths as items instead.
 
     >>> import pathlib, tempfile
-    >>> file = pathlib.Path(tempfile.mkdtemp(), "three.txt")
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> file = pathlib.Path(folder.name, "three.txt")
     >>> _ = file.write_text("one\ntwo\nthree\n")
     >>> [block.read() for block in blocks(file, size=5)]
     ['one\ntwo\n', 'three\n', '']
     >>> [line for block in blocks(file, size="1kB") for line in block]
     ['one\n', 'two\n', 'three\n']
+    >>> folder.cleanup()
     """
     if not paths:
         raise ValueError("blocks() was given no path: write blocks('corpus.txt'), or blocks(*paths) for several")
