@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 
 import leaks
 import pytest
+from hypothesis import settings
+
+# No example is too slow on a machine that does other things too. What decides whether a change lands is run on the
+# same examples each time; on desks the search goes on.
+settings.register_profile("poolagg", deadline=None, derandomize="POOLAGG_CI" in os.environ)
+settings.load_profile("poolagg")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -44,7 +44,7 @@ def held() -> Holdings:
     return Holdings(frozenset(_processes()), frozenset(_descriptors()), frozenset(threads), _shared_memory())
 
 
-def left_behind(before: Holdings, patience: float = 3.0, orphans: bool = False) -> dict[str, list]:
+def left_behind(before: Holdings, patience: float = 10.0, orphans: bool = False) -> dict[str, list]:
     """What is held beyond `before`; what is about to go away is given `patience` seconds for it.
 
     `orphans`: such as the test made on purpose are reaped here, once they have ended, for nobody else will.

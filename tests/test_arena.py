@@ -143,7 +143,7 @@ DROP = st.tuples(st.just("drop"), st.integers(0, 100))
 SHRINK = st.tuples(st.just("shrink"), st.integers(0, 2 * MB))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(steps=st.lists(st.one_of(PUT, PUT, DROP, SHRINK), max_size=50))
 def test_no_view_changes_no_slot_is_lent_twice_and_memory_is_bounded(steps: list[tuple[str, Any]]) -> None:
     """Whatever is put, kept, dropped and shrunk, in any order. The limit here is 1 MiB."""

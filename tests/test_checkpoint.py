@@ -281,7 +281,7 @@ def interrupted_at(items, at):
 STRATEGIES = [Stream(), Ordered(), Combine(), Partition(3), Tree()]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_any_number_of_interruptions_anywhere(tmp_path_factory, data):
     """For any strategy, chunks and failing items: never more than once, never less, and the same bits."""
@@ -722,7 +722,7 @@ ANYTHING = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(ANYTHING, max_size=30), st.data())
 def test_pages_know_an_input_again(items, data):
     """However it was cut: what was covered must be there again; what comes after may be anything."""
@@ -757,7 +757,7 @@ def known_of(items):
     return known._replace(pages=added)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, ALONE + 300), st.data())
 def test_pages_find_the_item_that_differs(count, data):
     """Exactly among the first few thousand, to within 64 later on; before it is handed on."""
@@ -792,19 +792,6 @@ def test_arrays_are_known_by_slices(rows):
         Pages(rows.astype("f4")).expect(known, _differs)
 
 
-def test_looking_at_an_item_costs_less_than_a_microsecond():
-    """So measured with room to spare: beyond the first few thousand, ints and short strings."""
-    for items in (range(ALONE, ALONE + 100_000), [f"item {i}" for i in range(100_000)]):
-        pages = Pages(list(items))
-        looking = iter(pages.watched())
-        for _ in range(ALONE):
-            next(looking)
-        began = time.process_time()
-        for _ in looking:
-            pass
-        assert (time.process_time() - began) / (100_000 - ALONE) < 2e-6
-
-
 # -- when to commit ---------------------------------------------------------------------------------------------------
 
 
@@ -813,7 +800,7 @@ def test_commits_cost_two_percent_at_most(costs):
     """Of any stretch of the run from the end of one commit to the end of the next of the same cost."""
     cadence, now, spent = Cadence(None, 0.0), 0.0, 0.0
     for cost in costs:
-        assert cadence.next - now >= LEAST
+        assert cadence.next - now >= LEAST - 1e-9  # which is what a clock of floats takes from it
         began = cadence.next
         cadence.wrote(cost, began + cost)
         now = began + cost

@@ -30,7 +30,7 @@ def run_example(name, *arguments):
 
 
 def assert_nothing_left(session):
-    until = time.monotonic() + 2
+    until = time.monotonic() + 10
     while left := [pid for pid in psutil.pids() if session_of(pid) == session]:
         assert time.monotonic() < until, f"left behind: {left}"
         time.sleep(0.02)

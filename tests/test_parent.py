@@ -191,7 +191,7 @@ def test_a_kept_pool_is_good_after_ctrl_c(start: Any, everyone: bool) -> None:
                 except KeyboardInterrupt:
                     began = time.monotonic()
                     assert aggregate(short, range(100), Sum(), pool=pool) == 4950
-                    assert time.monotonic() - began < 1, time.monotonic() - began
+                    assert time.monotonic() - began < 5, time.monotonic() - began
                     say("good")
     """)
     for times in (2, 1, 1):
@@ -342,7 +342,7 @@ def test_other_children_of_the_parent_keep_no_worker_alive(start: Any, child: st
     assert len(workers) == 2
     program.wait_for("busy", 2)
     program.process.kill()
-    until = time.monotonic() + 3
+    until = time.monotonic() + 10
     while any(process.pid in workers for process in program.family()):
         assert time.monotonic() < until, "workers outlive their parent"
         time.sleep(0.01)

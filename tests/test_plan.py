@@ -33,7 +33,7 @@ from poolagg._orders import (
 from poolagg._plan import Plan, Terms
 from poolagg.strategies import Combine, Ordered, Stream, Tree
 
-thorough = settings(max_examples=500, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+thorough = settings(max_examples=500, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 
 KINDS = [(Stream(), Bag()), (Ordered(), Listing()), (Combine(), Bag()), (Tree(), Listing()), (Tree(), Shape())]
 TIMES = st.sampled_from([1, 2, 3, ALWAYS])

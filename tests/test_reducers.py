@@ -245,7 +245,7 @@ def merged_at_random(reducer, states, rng):
 
 
 @cases
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_any_sharding_and_merge_order_gives_the_oracle(case, data):
     """Parts folded apart, pickled, merged in any order the reducer allows: the plain Python result."""
@@ -260,7 +260,7 @@ def test_any_sharding_and_merge_order_gives_the_oracle(case, data):
 
 
 @cases
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_any_arrival_order_gives_the_oracle(case, data):
     """One accumulator, single items and chunks coming in any order: the plain Python result."""
@@ -278,7 +278,7 @@ def test_any_arrival_order_gives_the_oracle(case, data):
 
 
 @cases
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3)
 @given(data=st.data())
 def test_every_reducer_keeps_its_laws(case, data):
     """The check we offer for users' reducers holds for ours."""

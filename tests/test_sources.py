@@ -24,7 +24,7 @@ LINES = st.lists(
 )
 SIZES = st.integers(1, 40)
 ENCODINGS = st.sampled_from(["utf-8", "utf-8-sig", "UTF8", None])
-over_files = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+over_files = settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def lines_of_file(path, encoding):
