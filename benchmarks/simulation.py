@@ -21,8 +21,8 @@ from benchmarks._simulated import CONSTANTS, FEW, KEYS, MANY, NAP, NOTHING, TITL
 from benchmarks._simulation_shown import REAL, REAL_LANES, all_charts, all_tables, nap_case
 from benchmarks.harness import Case, Suite, Timed, Verdict
 from poolagg import Collect, Count, MergeCounts, ProcessPool, SerialPool, Sum, aggregate
-from poolagg._chunks import Source
 from poolagg._pace import PARCEL, TARGET
+from poolagg._parcels import Source
 from poolagg._plan import Plan
 from poolagg.events import ChunkDone, StateMerged
 from poolagg.strategies import Stream, Tree

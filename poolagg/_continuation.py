@@ -18,9 +18,10 @@ from typing import Any, NoReturn
 
 from poolagg import events
 from poolagg._checkpoint import Checkpoint, FailedItem, Held, Store, packed, unpacked
-from poolagg._chunks import Grid, Interval, Intervals, Source, without
+from poolagg._chunks import Grid, Interval, Intervals, without
 from poolagg._fingerprint import differences, fingerprint
 from poolagg._pages import Known, Pages
+from poolagg._parcels import Source
 from poolagg._plan import Plan, Terms
 from poolagg._settings import Settings
 from poolagg.errors import CheckpointMismatch, RemoteError, short_repr

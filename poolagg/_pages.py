@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 from typing import Any, NamedTuple, NoReturn
 
-from poolagg._chunks import Interval, is_sliced
+from poolagg._chunks import Interval
+from poolagg._parcels import is_sliced
 from poolagg._stable import ATOMS, dump, stable
 
 __all__ = ["Known", "Pages", "page_of"]

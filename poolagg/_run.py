@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import pickle
 import warnings
 from collections import deque
 from collections.abc import Iterable
@@ -20,8 +19,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from poolagg import _orders as orders
 from poolagg import events
-from poolagg._chunks import Parcels, Source, open_parcel, overlaps
+from poolagg._chunks import overlaps
 from poolagg._pace import PARCEL
+from poolagg._parcels import Parcels, Source, open_parcel
 from poolagg._plan import Plan
 from poolagg._settings import Settings
 from poolagg._verdicts import error_of_item, error_of_run, note_of_fold, note_of_input, text_of_skipped
@@ -389,8 +389,8 @@ class Run:
             parcel = self._parcels.find(index)
             if parcel.nbytes > most:
                 return None
-            items, packed = open_parcel(parcel.kind, parcel.data, index - parcel.start, 1)
-            return pickle.loads(items[0]) if packed else items[0]
+            (item,), unpack = open_parcel(*parcel.cut(index, index + 1), 1)
+            return item if unpack is None else unpack(item)
         except Exception:
             return None
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from poolagg._chunks import Parcels, Source, open_parcel, overlaps
+from poolagg._chunks import overlaps
 from poolagg._orders import (
     Again,
     Commit,
@@ -37,6 +37,7 @@ from poolagg._orders import (
     Tick,
     Worn,
 )
+from poolagg._parcels import Parcels, Source, open_parcel
 from poolagg._plan import Plan, Terms
 from poolagg.reducers import Reducer
 from poolagg.strategies import Strategy

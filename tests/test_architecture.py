@@ -34,8 +34,9 @@ MAY_IMPORT = {
     "sources": set(),
     "reducers": {"_lazily"},
     "_chunks": set(),
+    "_parcels": set(),
     "_stable": set(),
-    "_pages": {"_chunks", "_stable"},
+    "_pages": {"_chunks", "_parcels", "_stable"},
     "_fingerprint": {"_stable", "functions"},
     "_orders": {"_chunks"},
     "_rendering": set(),
@@ -51,20 +52,20 @@ MAY_IMPORT = {
     "_report_page": {"_limit", "_timeline"},
     "_report": {"_limit", "_report_page", "_tally", "events"},
     # floor 2: effects
-    "pools": {"_chunks", "_lazily", "_orders", "errors", "functions", "reducers", "strategies"},
+    "pools": {"_chunks", "_lazily", "_orders", "_parcels", "errors", "functions", "reducers", "strategies"},
     "_progress": {"events"},
     "_checkpoint": {"errors"},
     # floor 3: the one place that holds a plan and a pool
     "_watching": {"errors", "events"},
     "_settings": {"_checkpoint", "_pages", "_plan", "_progress", "events", "pools", "reducers", "strategies"},
     "_continuation": {
-        *("_checkpoint", "_chunks", "_fingerprint", "_pages", "_plan", "_settings"),
+        *("_checkpoint", "_chunks", "_fingerprint", "_pages", "_parcels", "_plan", "_settings"),
         *("errors", "events", "functions", "strategies"),
     },
     "_verdicts": {"_orders", "errors", "events"},
     "_run": {
-        *("_chunks", "_continuation", "_orders", "_pace", "_pages", "_plan", "_settings", "_verdicts", "_watching"),
-        *("errors", "events", "functions", "pools", "reducers"),
+        *("_chunks", "_continuation", "_orders", "_pace", "_pages", "_parcels", "_plan", "_settings", "_verdicts"),
+        *("_watching", "errors", "events", "functions", "pools", "reducers"),
     },
     "_engine": {"_checkpoint", "_run", "_settings", "events", "pools", "reducers", "strategies"},
     # floor 4: doors to the outside
@@ -77,8 +78,8 @@ MAY_IMPORT = {
 }
 
 PURE = {
-    *("errors", "events", "functions", "reducers", "_chunks", "_orders", "_stable", "_pages", "_fingerprint"),
-    *("_pace", "_ledger", "_blame", "_plan", "strategies"),
+    *("errors", "events", "functions", "reducers", "_chunks", "_parcels", "_orders", "_stable", "_pages"),
+    *("_fingerprint", "_pace", "_ledger", "_blame", "_plan", "strategies"),
     *("_limit", "_timeline", "_tally", "_report_page", "_report"),
 }
 """Rooms without clock, process or file. (`sources` makes files into items, `_rendering` results into text; a report

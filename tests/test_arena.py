@@ -13,7 +13,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,6 +21,7 @@ from unittest import mock
 import numpy as np
 import psutil
 import pytest
+from arrays import are_full, full, kinds_of_arrays, properties
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tasks import Attempts, DoesNotUnpickle, square
@@ -50,17 +51,6 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Place]:
     lent = Loans.open
     monkeypatch.setattr(Loans, "open", lambda loans, place: places.append(place) or lent(loans, place))
     return places
-
-
-def full(size: int, dtype: str = "u1") -> Callable[[int], Any]:
-    """A function that makes an array full of its item. (Travels by value: workers need not import the tests.)"""
-    return lambda x: np.full(size, x % 251, dtype)
-
-
-def are_full(arrays: list[Any], size: int, count: int) -> bool:
-    """Whether these are the arrays of `full(size)` for `range(count)`, in any order."""
-    whole = all(array.shape == (size,) and (array == array[0]).all() for array in arrays)
-    return whole and sorted(int(array[0]) for array in arrays) == sorted(x % 251 for x in range(count))
 
 
 def settle(pool: ProcessPool) -> None:
@@ -102,13 +92,13 @@ class Both:
     def __init__(self) -> None:
         self.cell = Cell()
         self.fd = arena_fd()
-        self.arena = Arena(self.fd, self.cell, 1)
-        self.loans = Loans(os.dup(self.fd), self.cell)
+        self.arena = Arena(self.fd, self.cell.lent_to_parent, 1)
+        self.loans = Loans(os.dup(self.fd), self.cell.lent_to_parent)
 
     def send(self, *buffers: bytes) -> tuple[Place, list[memoryview]] | None:
         """Put the buffers into a slot and open it; None if there is none to be had."""
         self.loans.take_back()
-        put = self.arena.put([pickle.PickleBuffer(buffer) for buffer in buffers])
+        put = self.arena.put(buffers)
         if put is None:
             return None
         loan = self.loans.open(put[0])
@@ -117,7 +107,7 @@ class Both:
     def lent(self) -> list[int]:
         """The slots that are lent."""
         self.loans.take_back()
-        return [slot for slot in range(SLOTS) if self.cell.is_lent(slot)]
+        return [slot for slot in range(SLOTS) if slot in self.cell.lent_to_parent]
 
     def held(self) -> int:
         """Bytes of memory behind the arena."""
@@ -216,7 +206,7 @@ def test_a_forked_child_gives_nothing_back(both: Both) -> None:
     if pid == 0:
         del sent
         gc.collect()
-        os._exit(sum(map(both.cell.is_lent, range(SLOTS))))
+        os._exit(sum(slot in both.cell.lent_to_parent for slot in range(SLOTS)))
     assert os.waitpid(pid, 0)[1] == 1 << 8, "it sees one slot that is lent, having dropped its view"
     assert len(both.lent()) == 1
     other = both.send(b"b" * 5000)
@@ -280,40 +270,6 @@ def test_a_view_that_del_saves_does_not_change(both: Both) -> None:
 
 
 # -- arrays of all kinds -----------------------------------------------------------------------------------------------
-
-
-def kinds_of_arrays(folder: Path) -> dict[str, Any]:
-    """One array of each kind."""
-    readonly = np.arange(5000)
-    readonly.flags.writeable = False
-    mapped = np.memmap(folder / "mapped", "i4", "w+", shape=(30, 100))
-    mapped[:] = 7
-    return {
-        "in C order": np.arange(6000.0).reshape(2, 30, 100),
-        "in Fortran order": np.asfortranarray(np.arange(6000.0).reshape(60, 100)),
-        "of length zero": np.zeros((3, 0, 2), "f4"),
-        "without dimensions": np.array(3.5),
-        "of objects": np.array([1, "a", None, 2**100], object),
-        "structured": np.array([(1, 2.5, b"abc")] * 1000, [("a", "i2"), ("b", "f8"), ("c", "S3")]),
-        "of times": np.arange("2024-01", "2025-01", dtype="M8[D]"),
-        "big-endian": np.arange(3000, dtype=">i4"),
-        "of booleans": np.arange(3000) % 3 == 0,
-        "memory-mapped": mapped,
-        "read-only": readonly,
-        "a slice with gaps": np.arange(9000)[::3],
-        "backwards": np.arange(3000)[::-1],
-        "broadcast": np.broadcast_to(np.arange(300), (10, 300)),
-        "masked": np.ma.masked_array(np.arange(3000), np.arange(3000) % 7 == 0),
-        "a matrix's row": np.arange(90_000).reshape(300, 300)[7],
-    }
-
-
-def properties(array: Any) -> tuple[Any, ...]:
-    """All that an array is, but its place in memory."""
-    flags = array.flags
-    mask = array.mask.tolist() if isinstance(array, np.ma.MaskedArray) else None
-    layout = (array.strides, flags.c_contiguous, flags.f_contiguous, flags.writeable)
-    return type(array), array.dtype, array.shape, *layout, array.tolist(), mask
 
 
 @pytest.mark.parametrize("arena", [True, False], ids=["arena", "pipe"])
@@ -470,7 +426,9 @@ def test_a_partial_that_does_not_unpickle_keeps_no_slot() -> None:
     with ProcessPool(2) as pool:
         aggregate(make, range(20), Into(lambda partial: None), pool=pool, on_error=failed.append, chunksize=1)
         assert len(failed) == 20
-        lent = [slot for handle in pool._handles.values() for slot in range(SLOTS) if handle.cell.is_lent(slot)]
+        lent = [
+            slot for handle in pool._handles.values() for slot in range(SLOTS) if slot in handle.cell.lent_to_parent
+        ]
     failed.clear()
     gc.collect()
     assert not lent
@@ -721,8 +679,8 @@ def test_a_forked_child_holds_no_arena() -> None:
         assert os.waitpid(pid, 0)[1] == 0
 
 
-def test_a_forked_worker_holds_no_arena_but_its_own() -> None:
-    """Else the memory of a worker that is gone would stay as long as those that were forked after it."""
+def test_a_forked_worker_holds_no_arenas_but_its_own() -> None:
+    """And its parent's. Else the memory of a worker that is gone would stay as long as those forked after it."""
 
     def arenas(x: int) -> int:
         found = set()
@@ -733,7 +691,7 @@ def test_a_forked_worker_holds_no_arena_but_its_own() -> None:
         return len(found)
 
     pool = ProcessPool(4, start_method="fork")
-    assert set(aggregate(arenas, range(40), Collect(), pool=pool, chunksize=1)) == {1}
+    assert set(aggregate(arenas, range(40), Collect(), pool=pool, chunksize=1)) == {2}
 
 
 # -- the end -----------------------------------------------------------------------------------------------------------

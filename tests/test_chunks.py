@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poolagg._chunks import Grid, Intervals, Parcel, Parcels, Source, open_parcel, overlap, overlaps, without
+from poolagg._chunks import Grid, Intervals, overlap, overlaps, without
+from poolagg._parcels import Packed, Parcel, Parcels, Source, open_item, open_parcel, size_of
 
 INTERVALS = st.tuples(st.integers(0, 60), st.integers(0, 8)).map(lambda pair: (pair[0], pair[0] + pair[1]))
 
@@ -115,8 +116,8 @@ def opened(parcels):
     """All items of these parcels."""
     items = []
     for parcel in parcels:
-        values, packed = open_parcel(parcel.kind, parcel.data, 0, parcel.stop - parcel.start)
-        items += [pickle.loads(value) for value in values] if packed else list(values)
+        values, unpack = open_parcel(parcel.kind, parcel.data, 0, parcel.stop - parcel.start)
+        items.extend(map(unpack, values) if unpack else values)
     return items
 
 
@@ -149,8 +150,22 @@ def test_a_part_of_a_parcel_opens_alone():
         source = Source(items, encode)
         source.pull(6, 1 << 20, lambda: 0.0, 1.0)
         parcel = source.seal(6)
-        values, packed = open_parcel(parcel.kind, parcel.data, 2, 3)
-        assert [pickle.loads(v) if packed else v for v in values] == list(items)[2:5]
+        for values, unpack in (
+            open_parcel(parcel.kind, parcel.data, 2, 3),
+            open_parcel(*parcel.cut(2, 5), 3),
+        ):
+            assert [unpack(value) if unpack else value for value in values] == list(items)[2:5]
+
+
+def test_what_is_kept_for_a_re_run_cannot_be_changed_through_what_was_opened():
+    """An item's large buffers are copied when it is pulled, and again when it is opened here."""
+    array = np.arange(5)
+    apart = []
+    data = Packed(pickle.dumps(array, 5, buffer_callback=apart.append), [bytes(apart[0].raw())])
+    opened = open_item(data)
+    opened += 1
+    assert open_item(data).tolist() == [0, 1, 2, 3, 4]
+    assert size_of(data) == len(data.pickle) + array.nbytes
 
 
 def test_an_item_is_pickled_as_it_is_pulled():

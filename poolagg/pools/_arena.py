@@ -1,13 +1,14 @@
-"""Memory that a worker shares with its parent: where large buffers travel, written once and read where they lie.
+"""Memory that a worker and its parent share: where large buffers travel, written once and read where they lie.
 
-A payload is pickled without its large buffers (pickle protocol 5). The worker copies those into a *slot* of its arena,
-and its message says where they are; the parent opens the payload upon the slot itself. A slot is used again and again,
-for writing to fresh pages costs twenty times what writing to used ones does.
+A payload, or an item, is pickled without its large buffers (pickle protocol 5). Its sender copies those into a *slot*
+of the arena that it writes to, and its message says where they are; the reader opens the pickle upon the slot itself. A
+slot is used again and again, for writing to fresh pages costs twenty times what writing to used ones does. There is an
+arena for each direction.
 
-    worker    free ── put ──▶ lent              one byte a slot, in the memory of the cell: the worker sets it when
-    parent    lent ── take_back ──▶ free        it lends, the parent clears it once no view of the slot is left
+    writer    free ── put ──▶ lent              one byte a slot, in the memory of the cell: the writer sets it when
+    reader    lent ── take_back ──▶ free        it lends, the reader clears it once no view of the slot is left
 
-Who keeps a view of a slot keeps the slot: nothing is ever overwritten under it. A worker whose slots are all lent, or
+Who keeps a view of a slot keeps the slot: nothing is ever overwritten under it. A writer whose slots are all lent, or
 who is given no memory, sends its buffers through the pipe; so it is, too, where there is no anonymous memory. Pages are
 allocated before they are written to, so that a lack of memory is an error to be handled, and not a SIGBUS.
 """
@@ -22,8 +23,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from poolagg.pools._cell import SLOTS, Cell
-from poolagg.pools._channel import identity
+from poolagg.pools._cell import SLOTS, Lent
+from poolagg.pools._channel import Bytes, identity
 
 if TYPE_CHECKING:
     import ctypes
@@ -79,36 +80,35 @@ class Apart(list[pickle.PickleBuffer]):
         return small
 
 
-# -- the worker's side -----------------------------------------------------------------------------------------------
+# -- the writer's side -----------------------------------------------------------------------------------------------
 
 
 class Arena:
-    """The worker's side. `least`: see `LEAST`."""
+    """The writer's side. `least`: see `LEAST`."""
 
-    def __init__(self, fd: int, cell: Cell, least: int) -> None:
+    def __init__(self, fd: int, lent: Lent, least: int) -> None:
         self.least = least
-        self._fd = fd
-        self._cell = cell
+        self.fd = fd
+        self._lent = lent
         self._places: dict[int, Place] = {}
         self._memory: dict[int, mmap.mmap] = {}
         self._end = 0
         self._identity = identity(fd)
         _seal(fd)
 
-    def put(self, buffers: Sequence[pickle.PickleBuffer]) -> tuple[Place, list[Span]] | None:
-        """Copy the buffers into a slot, which is lent from now on; None if there is none to be had."""
-        raws = [buffer.raw() for buffer in buffers]
+    def put(self, buffers: Sequence[Bytes]) -> tuple[Place, list[Span]] | None:
+        """Copy buffers of plain bytes into a slot, which is lent from now on; None if there is none to be had."""
         spans, end = [], 0
-        for raw in raws:
-            spans.append((end, end + raw.nbytes))
-            end = _up(end + raw.nbytes, _CACHE_LINE)
+        for buffer in buffers:
+            spans.append((end, end + len(buffer)))
+            end = _up(end + len(buffer), _CACHE_LINE)
         place = self._free(end) or self._new(end)
         if place is None:
             return None
         memory = self._memory[place.slot]
-        for raw, (start, stop) in zip(raws, spans, strict=True):
-            memory[start:stop] = raw
-        self._cell.lend(place.slot)
+        for buffer, (start, stop) in zip(buffers, spans, strict=True):
+            memory[start:stop] = buffer
+        self._lent.lend(place.slot)
         return place, spans
 
     def shrink(self, most: int = KEPT) -> None:
@@ -141,13 +141,13 @@ class Arena:
 
     def _allocate(self, place: Place) -> mmap.mmap | None:
         """Memory whose pages are there. It is mapped first, so that what fails leaves no pages behind."""
-        if identity(self._fd) != self._identity:  # a task has closed it, and may have a file of its own in its place
+        if identity(self.fd) != self._identity:  # a task has closed it, and may have a file of its own in its place
             return None
         memory = None
         try:
-            os.truncate(self._fd, max(place.offset + place.size, os.fstat(self._fd).st_size))
-            memory = mmap.mmap(self._fd, place.size, offset=place.offset)
-            os.posix_fallocate(self._fd, place.offset, place.size)
+            os.truncate(self.fd, max(place.offset + place.size, os.fstat(self.fd).st_size))
+            memory = mmap.mmap(self.fd, place.size, offset=place.offset)
+            os.posix_fallocate(self.fd, place.offset, place.size)
         except (OSError, ValueError):
             if memory is not None:
                 memory.close()
@@ -155,7 +155,17 @@ class Arena:
         return memory
 
     def _idle(self) -> list[Place]:
-        return [place for slot, place in self._places.items() if not self._cell.is_lent(slot)]
+        return [place for slot, place in self._places.items() if slot not in self._lent]
+
+    def close(self) -> None:
+        """There is no reader any more."""
+        for memory in self._memory.values():
+            memory.close()
+        self._memory.clear()
+        self._places.clear()
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
     def _held(self) -> int:
         return sum(place.size for place in self._places.values())
@@ -180,26 +190,26 @@ def _up(size: int, unit: int) -> int:
     return -(-size // unit) * unit
 
 
-# -- the parent's side -----------------------------------------------------------------------------------------------
+# -- the reader's side -----------------------------------------------------------------------------------------------
 
 
 class Loans:
-    """The parent's side: what it has been lent.
+    """The reader's side: what it has been lent.
 
     Whether anyone looks at a slot is told by the count of references to what exports its memory. It is looked up when
     there is something to wait for: a weak reference's callback may come in the middle of anything, and swallows Ctrl-C.
     """
 
-    def __init__(self, fd: int, cell: Cell) -> None:
+    def __init__(self, fd: int, lent: Lent) -> None:
         self.fd = fd
-        self._cell = cell
+        self._theirs = lent
         self._memory: dict[int, tuple[Place, mmap.mmap]] = {}
         self._lent: dict[int, ctypes.Array[ctypes.c_ubyte]] = {}
         self._for_good: set[int] = set()
 
     def open(self, place: Place) -> Loan:
         """The slot, for as long as this or a view of it is there."""
-        import ctypes  # workers, who never get here, start without it
+        import ctypes  # most workers never get here, and start without it
 
         kind = ctypes.c_ubyte * place.size
         known = self._memory.get(place.slot)
@@ -228,7 +238,7 @@ class Loans:
 
     def give_back(self, slot: int) -> None:
         """Nobody looks at the slot."""
-        self._cell.give_back(slot)
+        self._theirs.give_back(slot)
 
     def before_fork(self) -> None:
         """A child is about to be forked, which may look at what is lent now for as long as it likes."""
@@ -237,7 +247,7 @@ class Loans:
         self._lent.clear()
 
     def close(self) -> None:
-        """The worker is gone. What is lent lives as long as it is looked at; the rest is given back now."""
+        """The writer is gone. What is lent lives as long as it is looked at; the rest is given back now."""
         self.take_back()
         for slot, (_, memory) in self._memory.items():
             if slot not in self._lent and slot not in self._for_good:

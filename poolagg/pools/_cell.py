@@ -2,7 +2,7 @@
 
 The worker writes which batch it runs and since when, once per batch; the parent reads it to move the bar inside long
 chunks, to time items out, and to name the item that a dead worker was running. The parent writes which runs are over,
-so that a worker leaves a chunk that nobody wants. A byte for each slot of the worker's arena says whether it is lent.
+so that a worker leaves a chunk that nobody wants. A byte for each slot of the two arenas says whether it is lent.
 
 One writer per field and no lock: a count before and after the fields (odd while they are being written) tells the
 reader whether what it read is whole. A worker that died while writing leaves it odd, and so names no item.
@@ -17,7 +17,7 @@ import struct
 from time import monotonic_ns
 from typing import NamedTuple
 
-__all__ = ["SLOTS", "Batch", "Cell", "Over"]
+__all__ = ["SLOTS", "Batch", "Cell", "Lent", "Over"]
 
 SLOTS = 64
 """Slots of an arena at most: as many bytes of the cell say whether they are lent."""
@@ -26,7 +26,7 @@ _FIELDS = struct.Struct("=4q")  # chunk, start, stop, since
 _COUNT = struct.Struct("=q")
 _OVER = struct.Struct("=q")
 _LENT = 64  # where the bytes of the slots begin
-_SIZE = _LENT + SLOTS
+_SIZE = _LENT + 2 * SLOTS
 
 
 class Over(BaseException):
@@ -42,6 +42,26 @@ class Batch(NamedTuple):
     since: float
 
 
+class Lent:
+    """Which slots of an arena are lent: the side that lends says so before its message, the other gives back."""
+
+    def __init__(self, memory: mmap.mmap, begin: int) -> None:
+        self._memory, self._begin = memory, begin
+
+    def lend(self, slot: int) -> None:
+        """Say that the other side has a slot, from the next message on."""
+        self._memory[self._begin + slot] = 1
+
+    def __contains__(self, slot: int) -> bool:
+        """Whether the other side has it still."""
+        return bool(self._memory[self._begin + slot])
+
+    def give_back(self, slot: int) -> None:
+        """Say that the slot may be used again; if there is anybody still to use it."""
+        with contextlib.suppress(ValueError):  # the memory is closed
+            self._memory[self._begin + slot] = 0
+
+
 class Cell:
     """One worker's cell, seen from either side."""
 
@@ -52,6 +72,8 @@ class Cell:
         except BaseException:
             self.close_fd()
             raise
+        self.lent_to_parent = Lent(self._memory, _LENT)
+        self.lent_to_worker = Lent(self._memory, _LENT + SLOTS)
         self._count = 0
         self._epoch = 0
 
@@ -70,14 +92,6 @@ class Cell:
     def rest(self) -> None:
         """Say that nothing is being mapped."""
         self._write(-1, 0, 0, 0)
-
-    def lend(self, slot: int) -> None:
-        """Say that the parent has a slot of the arena, from the next message on."""
-        self._memory[_LENT + slot] = 1
-
-    def is_lent(self, slot: int) -> bool:
-        """Whether the parent has it still."""
-        return bool(self._memory[_LENT + slot])
 
     def _write(self, *fields: int) -> None:
         self._count += 2
@@ -99,11 +113,6 @@ class Cell:
     def over(self, epoch: int) -> None:
         """Tell the worker that runs up to `epoch` are over."""
         _OVER.pack_into(self._memory, 48, epoch)
-
-    def give_back(self, slot: int) -> None:
-        """Say that the worker may use a slot of its arena again; if there is a worker still."""
-        with contextlib.suppress(ValueError):  # the memory is closed
-            self._memory[_LENT + slot] = 0
 
     def close_fd(self) -> None:
         """Close the descriptor; the memory stays mapped."""

@@ -14,7 +14,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 __all__ = [
     "BROKEN",
@@ -28,6 +28,7 @@ __all__ = [
     "SHIP",
     "SHIPPED",
     "START",
+    "Bytes",
     "Channel",
     "Message",
     "Pipe",
@@ -36,6 +37,8 @@ __all__ = [
 
 START, DEFINE, JOB, RUN, SHIP, END, EXIT = range(7)  # to the worker
 FINISHED, SHIPPED, ENDED, BROKEN = range(7, 11)  # from it
+
+Bytes: TypeAlias = bytes | memoryview
 
 _HEADER = struct.Struct("!BIQQ")
 
@@ -49,7 +52,7 @@ class Message(NamedTuple):
     payload: memoryview
 
 
-def _pack(kind: int, epoch: int, values: tuple[Any, ...], payloads: Sequence[bytes]) -> list[bytes]:
+def _pack(kind: int, epoch: int, values: tuple[Any, ...], payloads: Sequence[Bytes]) -> list[Bytes]:
     packed = pickle.dumps(values, 5)
     head = _HEADER.pack(kind, epoch, len(packed), sum(map(len, payloads))) + packed
     return [head, *payloads]
@@ -100,7 +103,7 @@ class Channel:
         """Whether there are bytes that the pipe did not take."""
         return bool(self._unsent)
 
-    def send(self, kind: int, epoch: int, values: tuple[Any, ...] = (), payloads: Sequence[bytes] = ()) -> None:
+    def send(self, kind: int, epoch: int, values: tuple[Any, ...] = (), payloads: Sequence[Bytes] = ()) -> None:
         """Send as much as the pipe takes now, and keep the rest for `flush`."""
         self._unsent.extend(memoryview(part) for part in _pack(kind, epoch, values, payloads) if len(part))
         self.flush()
@@ -149,7 +152,7 @@ class Pipe:
         self._identity = identity(sock.fileno())
         self._reader = _Reader()
 
-    def send(self, kind: int, epoch: int, values: tuple[Any, ...] = (), payloads: Sequence[bytes] = ()) -> None:
+    def send(self, kind: int, epoch: int, values: tuple[Any, ...] = (), payloads: Sequence[Bytes] = ()) -> None:
         """Send a whole message."""
         self._check()
         for part in _pack(kind, epoch, values, payloads):

@@ -4,7 +4,7 @@
 parent  ◀─────────────────────────────────────▶  worker      orders one way, answers the other
         ─────────── claims (pipe) ────────────▶              who reads a chunk's claim has the chunk
         ◀────────── cell (memory) ─────────────              which batch runs, since when
-        ◀────────── arena (memory) ────────────              large buffers
+        ◀────────── arenas (memory) ──────────▶              large buffers, one arena for each direction
         ─────────── death (pipe) ─────────────▶              ends when the parent ends
         ◀────────── pidfd ─────────────────────              readable when the worker has ended
 """
@@ -17,15 +17,15 @@ import signal
 import socket
 from time import monotonic
 
-from poolagg._chunks import Parcel
 from poolagg._orders import Broken, Finished, Lost, Run, Shipped
+from poolagg._parcels import Parcel
 from poolagg.errors import WorkerLost
 from poolagg.pools import _channel
-from poolagg.pools._arena import Loan, Loans, Place, arena_fd
+from poolagg.pools._arena import LEAST, Arena, Loan, Loans, Place, arena_fd
 from poolagg.pools._cell import Cell
 from poolagg.pools._channel import Channel, Message
 from poolagg.pools._launch import Launcher
-from poolagg.pools._packing import as_reducer_error, start_failed, unpack_failures, unpack_pieces
+from poolagg.pools._packing import as_reducer_error, pack_items, start_failed, unpack_failures, unpack_pieces
 from poolagg.pools._worker import CLAIM
 
 __all__ = ["Handle"]
@@ -47,11 +47,13 @@ class Handle:
             os.set_blocking(claims_reader, False)
             os.set_blocking(claims_writer, False)
             fds = [there.fileno(), self.cell.fd, claims_reader, death_reader]
-            if (arena := arena_fd()) >= 0:
-                ours.callback(os.close, arena)
-                fds.append(arena)
+            for arena in (arenas := [arena_fd(), arena_fd()]):
+                if arena >= 0:
+                    ours.callback(os.close, arena)
+                    fds.append(arena)
             self.child = launcher.launch(fds, [here.fileno(), claims_writer, death_writer])
-            self.loans = Loans(arena, self.cell)
+            self.loans = Loans(arenas[0], self.cell.lent_to_parent)
+            self._arena = Arena(arenas[1], self.cell.lent_to_worker, LEAST) if arenas[1] >= 0 else None
             ours.pop_all()  # the worker has been started, and these stay open
         self.channel = Channel(here)
         self.cell.close_fd()
@@ -77,8 +79,8 @@ class Handle:
         self._claimed[self._claim] = run.chunk
         os.write(self._claims_writer, CLAIM.pack(self._claim))
         fields = (run.lane, run.chunk, run.start, run.stop, run.ship, run.alone, run.budget, run.without)
-        values = (fields, self._claim, parcel.kind, run.start - parcel.start)
-        self.channel.send(_channel.RUN, epoch, values, [parcel.data])
+        items, payloads = pack_items(parcel, run.start, run.stop, self._arena)
+        self.channel.send(_channel.RUN, epoch, (fields, self._claim, tuple(items)), payloads)
 
     def revoke(self, chunk: int) -> bool:
         """Take back the chunk that waits behind another, if the worker has not claimed it.
@@ -105,6 +107,8 @@ class Handle:
         """Tell the worker that the run is over; it leaves its chunk at the next batch."""
         self.cell.over(epoch)
         self.loans.take_back()
+        if self._arena is not None:
+            self._arena.shrink()
         while self._take_claim() is not None:
             pass
         self.runs.clear()
@@ -163,7 +167,7 @@ class Handle:
     def forget_in_child(self) -> None:
         """A forked child keeps none of the parent's ends: else the end of the parent would never be seen."""
         fds = (self.channel.sock.detach(), self._claims_reader, self._claims_writer, self._death, self.child.pidfd)
-        for fd in (*fds, self.loans.fd):
+        for fd in (*fds, self.loans.fd, -1 if self._arena is None else self._arena.fd):
             with contextlib.suppress(OSError):
                 os.close(fd)
 
@@ -172,6 +176,8 @@ class Handle:
         self.channel.close()
         self.child.close()
         self.loans.close()
+        if self._arena is not None:
+            self._arena.close()
         self.cell.close()
         for fd in (self._claims_reader, self._claims_writer, self._death):
             os.close(fd)

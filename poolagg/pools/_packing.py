@@ -1,4 +1,4 @@
-"""What a lane made of a chunk, as plain values and bytes, and back: for lanes in other processes.
+"""What goes into a lane and what comes out of it, as plain values and bytes, and back: for lanes in other processes.
 
 Each payload is pickled and unpickled in its own try, so that a bad one costs no more than itself. What stands for an
 exception that does not survive is its type's name and its traceback as text, never its repr, which may raise as well.
@@ -6,17 +6,19 @@ exception that does not survive is its type's name and its traceback as text, ne
 
 from __future__ import annotations
 
-import functools
 import pickle
 import traceback
 from collections.abc import Callable, Sequence
-from itertools import chain, islice
-from typing import Any, TypeAlias
+from functools import partial
+from itertools import accumulate, chain, islice, pairwise
+from typing import Any, NamedTuple, TypeAlias
 
 from poolagg._chunks import Interval
 from poolagg._orders import Failure, Piece
+from poolagg._parcels import PACKED, Encoded, Packed, Parcel
 from poolagg.errors import ReducerError, RemoteError, WorkerLost
 from poolagg.pools._arena import Apart, Arena, Loan, Place, Span
+from poolagg.pools._channel import Bytes
 from poolagg.pools._travel import dumps, works
 from poolagg.reducers import Reducer
 from poolagg.strategies import Payload, Strategy
@@ -27,10 +29,12 @@ __all__ = [
     "as_reducer_error",
     "pack_failure",
     "pack_failures",
+    "pack_items",
     "pack_pieces",
     "start_failed",
     "unpack_failure",
     "unpack_failures",
+    "unpack_items",
     "unpack_pieces",
 ]
 
@@ -41,17 +45,84 @@ PackedPiece: TypeAlias = tuple[tuple[Interval, ...], int, PackedFailure | None, 
 """The intervals covered, the length of the payload, why there is none, and where its large buffers are."""
 
 
+class PackedItems(NamedTuple):
+    """Where the items of a chunk are: kind and offset of a parcel; the length of each pickle in the payload; and the
+    spans of each one's large buffers, in the slot that is lent or else behind the pickles."""
+
+    kind: str
+    offset: int
+    sizes: list[int]
+    spans: list[list[Span]] | None = None
+    place: tuple[int, int, int] | None = None
+
+
+# -- items, from the parent to the lane --------------------------------------------------------------------------------
+
+
+def pack_items(parcel: Parcel, start: int, stop: int, arena: Arena | None) -> tuple[PackedItems, list[Bytes]]:
+    """Some items of a parcel as they travel, and their bytes, save those that are in a slot from now on."""
+    kind, data, offset = parcel.cut(start, stop)
+    encoded: list[Encoded] = data if kind == PACKED else [data]
+    apart = [item for item in encoded if isinstance(item, Packed)]
+    pickles: list[bytes] = [item.pickle if isinstance(item, Packed) else item for item in encoded]
+    items = PackedItems(kind, offset, list(map(len, pickles)))
+    payload = b"".join(pickles) if len(pickles) > 1 else pickles[0]
+    if not apart:
+        return items, [payload]
+    buffers = [buffer for item in apart for buffer in item.buffers]
+    place, where = (arena and arena.put(buffers)) or (None, _side_by_side(buffers))
+    spans = iter(where)
+    items = items._replace(
+        spans=[list(islice(spans, len(item.buffers) if isinstance(item, Packed) else 0)) for item in encoded],
+        place=place and (place.slot, place.offset, place.size),
+    )
+    return items, [payload] if place else [payload, *buffers]
+
+
+def _side_by_side(buffers: Sequence[Bytes]) -> list[Span]:
+    return list(pairwise(accumulate(map(len, buffers), initial=0)))
+
+
+def unpack_items(items: PackedItems, payload: memoryview, lent: Callable[[Place], Loan]) -> tuple[str, Any, int]:
+    """Kind and data of a parcel, and where in it the chunk begins. The lane may write to what it is given."""
+    kind, offset, sizes, spans, place = items
+    encoded: list[Any] = []
+    for size in sizes:
+        encoded.append(payload[:size])
+        payload = payload[size:]
+    if spans is not None:
+        view = partial(_copy, payload) if place is None else lent(Place(*place)).view
+        encoded = [
+            Packed(item, list(map(view, where))) if where else item for item, where in zip(encoded, spans, strict=True)
+        ]
+    return kind, encoded if kind == PACKED else encoded[0], offset
+
+
+def _copy(payload: memoryview, span: Span) -> bytearray:
+    """A buffer that arrays can lie in: they want an even address."""
+    return bytearray(payload[slice(*span)])
+
+
 # -- packing, in the lane ----------------------------------------------------------------------------------------------
 
 
 def pack_failure(index: int, error: BaseException) -> tuple[PackedFailure, bytes]:
-    """An exception, and the bytes it pickles to."""
+    """An exception, and the bytes it pickles to. Here it is over: its frames, which hold items, are let go of."""
     trace = "".join(traceback.format_exception(error))
     try:
         blob = dumps(error)
     except Exception:
         blob = b""
+    _forget_frames(error)
     return (index, type(error).__qualname__, trace, len(blob)), blob
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """They refer to frames of ours, and those to the exception: a cycle that would stay until it is collected."""
+    while error is not None and error.__traceback__ is not None:
+        error.__traceback__ = None
+        _forget_frames(error.__cause__)
+        error = error.__context__
 
 
 def pack_failures(failures: Sequence[Failure]) -> tuple[list[PackedFailure], list[bytes]]:
@@ -82,7 +153,7 @@ def pack_pieces(
         aparts.append(apart or ())
     if arena is None or not any(aparts):
         return pieces, packed, None
-    put = arena.put(list(chain.from_iterable(aparts)))
+    put = arena.put([buffer.raw() for buffer in chain.from_iterable(aparts)])
     if put is None:
         return pack_pieces(payloads, reducer, strategy)
     place, spans = put[0], iter(put[1])
@@ -145,7 +216,7 @@ def unpack_pieces(
         if failure is not None:
             unpacked.append(Piece(covers, error=unpack_failure(failure, blob)))
             continue
-        loads = functools.partial(_loads, loan=loan, spans=spans, keeps=keeps)
+        loads = partial(_loads, loan=loan, spans=spans, keeps=keeps)
         nbytes = size + sum(stop - start for start, stop in spans)
         unpacked.append(_unpack_piece(covers, nbytes, loads, blob))
     return tuple(unpacked)

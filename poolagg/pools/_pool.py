@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, ClassVar, NoReturn, Self
 
-from poolagg._chunks import Parcel
 from poolagg._orders import Answer, Replace, Revoke, Run, Ship
+from poolagg._parcels import Encoded, Parcel
 from poolagg.errors import PoolBusy
 from poolagg.pools._cell import Batch
 from poolagg.pools._work import Job
@@ -122,7 +122,7 @@ class Pool(ABC):
     def open(self) -> None:  # noqa: B027 - most pools have nothing to do
         """Start the workers ahead of the first run."""
 
-    def encode(self) -> Callable[[Any], bytes] | None:
+    def encode(self) -> Callable[[Any], Encoded] | None:
         """How items are pickled; None if they go by reference."""
         return None
 

@@ -5,11 +5,10 @@ A worker is told the whole job with every chunk, and opens it once: jobs are kep
 
 from __future__ import annotations
 
-import pickle
 from typing import Any, NamedTuple
 
-from poolagg._chunks import Parcel
 from poolagg._orders import NONE_YET, Answer, Finished, Run, Slowest
+from poolagg._parcels import Parcel, open_parcel
 from poolagg.pools._packing import as_reducer_error, pack_failures, pack_pieces, unpack_failures, unpack_pieces
 from poolagg.pools._share import open_job
 from poolagg.pools._work import Job, Work
@@ -24,9 +23,8 @@ class Call(NamedTuple):
     name: str
     job: Any
     run: tuple[Any, ...]
-    kind: str
-    data: Any
-    offset: int
+    items: tuple[str, Any, int]
+    """Kind and data of a parcel, and where in it the chunk begins."""
 
 
 class Returned(NamedTuple):
@@ -49,7 +47,7 @@ def run_chunk(call: Call) -> Returned:
     job, run = _job(call), Run(*call.run)
     work = Work(job, NoBeat())
     try:
-        outcome = work.run(run, call.kind, call.data, call.offset, pickle.loads)
+        outcome = work.run(run, *open_parcel(*call.items, run.stop - run.start))
         failures, blobs = pack_failures(outcome.failures)
         pieces, payloads, _ = pack_pieces(work.payloads(), job.reducer, job.strategy)
     except BaseException as error:  # SystemExit in a reducer must not end a worker of somebody else's

@@ -19,7 +19,8 @@ from collections.abc import Callable, Mapping
 from types import FunctionType
 from typing import Any
 
-from poolagg.pools._arena import Apart
+from poolagg._parcels import Encoded, Packed
+from poolagg.pools._arena import LEAST, Apart
 
 __all__ = ["Encoder", "define", "dumps", "dumps_by_value", "encode_by_value", "main_namespace", "plainly", "works"]
 
@@ -139,17 +140,22 @@ class Encoder:
     def __init__(self) -> None:
         self.definitions: list[bytes] = []
         self._defined: dict[str, type] = {}
+        self._apart = Apart(LEAST)
 
-    def __call__(self, item: Any) -> bytes:
+    def __call__(self, item: Any) -> Encoded:
         """Pickle one item; never raises."""
         try:
-            data = dumps(item)
+            data = dumps(item, self._apart)
             if b"__main__" in data:
                 data = self._refer_to_main(item, data)
+            if self._apart:
+                return Packed(data, [bytes(buffer.raw()) for buffer in self._apart])
         except Exception as error:
             if works(dumps, item):
                 raise
             data = _unpicklable(item, error)
+        finally:
+            self._apart.clear()
         return data
 
     def _refer_to_main(self, item: Any, data: bytes) -> bytes:
@@ -159,6 +165,7 @@ class Encoder:
         except Exception:
             return data  # it was pickled by value in the first place
         if any(isinstance(found, FunctionType) for found in scan.found):
+            self._apart.clear()
             return dumps_by_value(item)
         for cls in scan.found:
             self._define(cls.__qualname__.partition(".")[0])

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import monotonic, perf_counter
 from typing import Any, NamedTuple, Protocol
 
-from poolagg._chunks import Grid, Interval, open_parcel, without
+from poolagg._chunks import Grid, Interval, without
 from poolagg._orders import NONE_YET, Failure, Run, Slowest
 from poolagg.errors import ReducerError
 from poolagg.functions import here
@@ -93,10 +93,8 @@ class Work:
         self._reduce_seconds = 0.0
         self._slowest = NONE_YET
 
-    def run(self, run: Run, kind: str, data: Any, offset: int, loads: Callable[[bytes], Any]) -> Outcome:
-        """Map and gather the items of one chunk."""
-        items, packed = open_parcel(kind, data, offset, run.stop - run.start)
-        unpack = loads if packed else None
+    def run(self, run: Run, items: Sequence[Any], unpack: Callable[[Any], Any] | None) -> Outcome:
+        """Map and gather the items of one chunk; `unpack` opens each of them."""
         self._failures, self._reduce_seconds, self._slowest = [], 0.0, NONE_YET
         at, began = monotonic(), perf_counter()
         stop = run.stop
@@ -120,7 +118,7 @@ class Work:
         run: Run,
         interval: Interval,
         items: Sequence[Any],
-        unpack: Callable[[bytes], Any] | None,
+        unpack: Callable[[Any], Any] | None,
         until: float,
     ) -> int:
         index, stop = interval
@@ -146,7 +144,7 @@ class Work:
         by_size = HEAVY / max(size, 1)
         self._batch = max(1, int(min(by_time, by_size, self._batch * 4)))
 
-    def _map(self, index: int, items: Sequence[Any], unpack: Callable[[bytes], Any] | None, apart: bool) -> int:
+    def _map(self, index: int, items: Sequence[Any], unpack: Callable[[Any], Any] | None, apart: bool) -> int:
         """Map one batch and gather it; return about how many bytes one partial takes."""
         here.generators.clear()
         runs: Sequence[tuple[int, Sequence[Any]]] = [(index, items)]

@@ -1,7 +1,8 @@
 """The worker process: one thread, one pipe, one loop.
 
-It is given five descriptors: its pipe, its progress cell, the pipe of claims (below), the parent-death pipe, and the
-memory of its arena. It may be killed at any instruction: it holds no lock that anyone else waits for.
+It is given six descriptors: its pipe, its progress cell, the pipe of claims (below), the parent-death pipe, and the
+memory of two arenas, its own and its parent's. It may be killed at any instruction: it holds no lock that anyone else
+waits for.
 
 A chunk that waits in the pipe behind a slow one can be taken back. Each chunk comes with a claim, eight bytes in a pipe
 that both sides may read: whoever reads the claim has the chunk. The worker reads it before it starts the chunk, the
@@ -20,16 +21,17 @@ import types
 from time import perf_counter
 
 from poolagg._orders import Failure, Run
+from poolagg._parcels import open_parcel
 from poolagg.errors import ReducerError
 from poolagg.pools import _channel
-from poolagg.pools._arena import Arena
+from poolagg.pools._arena import Arena, Loan, Loans, Place
 from poolagg.pools._cell import Cell, Over
-from poolagg.pools._channel import Message, Pipe
+from poolagg.pools._channel import Message, Pipe, identity
 from poolagg.pools._death import die_with_parent, ignore_interrupts
-from poolagg.pools._packing import PackedPiece, pack_failures, pack_pieces
+from poolagg.pools._packing import PackedItems, PackedPiece, pack_failures, pack_pieces, unpack_items
 from poolagg.pools._share import open_job
 from poolagg.pools._travel import define, main_namespace
-from poolagg.pools._work import Job, Work
+from poolagg.pools._work import Job, Outcome, Work
 from poolagg.strategies import Payload
 
 __all__ = ["CLAIM", "main"]
@@ -37,9 +39,7 @@ __all__ = ["CLAIM", "main"]
 CLAIM = struct.Struct("=q")
 
 
-def main(
-    pipe_fd: int, cell_fd: int, claims_fd: int, death_fd: int, arena_fd: int | None = None, *, forked: bool = False
-) -> None:
+def main(pipe_fd: int, cell_fd: int, claims_fd: int, death_fd: int, *arena_fds: int, forked: bool = False) -> None:
     """Serve until the parent closes its end or says EXIT."""
     ignore_interrupts()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -48,18 +48,22 @@ def main(
         sys.modules["__main__"] = types.ModuleType("__main__")
     with socket.socket(fileno=pipe_fd) as pipe:
         try:
-            _Worker(Pipe(pipe), Cell(cell_fd), claims_fd, arena_fd).serve()
+            _Worker(Pipe(pipe), Cell(cell_fd), claims_fd, *arena_fds).serve()
         except (EOFError, ConnectionError, BrokenPipeError):
             pass  # the parent has let go of us
 
 
 class _Worker:
-    def __init__(self, pipe: Pipe, cell: Cell, claims_fd: int, arena_fd: int | None) -> None:
+    def __init__(self, pipe: Pipe, cell: Cell, claims_fd: int, arena_fd: int = -1, items_fd: int = -1) -> None:
         self._pipe = pipe
         self._cell = cell
         self._claims_fd = claims_fd
         self._arena_fd = arena_fd
         self._arena: Arena | None = None
+        self._loans = Loans(items_fd, cell.lent_to_worker)
+        self._items_identity = identity(items_fd)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(before=self._loans.before_fork)
         self._claim = -1
         self._epoch = 0
         self._work: Work | None = None
@@ -89,6 +93,7 @@ class _Worker:
                     self._not_started = error
                 else:
                     self._say_broken(message.epoch, error)
+            self._loans.take_back()
             for stream in (sys.stdout, sys.stderr):
                 try:
                     stream.flush()
@@ -106,8 +111,8 @@ class _Worker:
         os.environ.clear()
         os.environ.update(environ)
         sys.path[:] = path
-        if self._arena_fd is not None:
-            self._arena = Arena(self._arena_fd, self._cell, least)
+        if self._arena_fd >= 0:
+            self._arena = Arena(self._arena_fd, self._cell.lent_to_parent, least)
         try:
             os.chdir(cwd)
         except OSError:
@@ -141,17 +146,31 @@ class _Worker:
         self._work = Work(self._job, self._cell)
 
     def _run(self, message: Message) -> None:
-        fields, claim, kind, offset = message.values
-        run = Run(*fields)
+        fields, claim, places = message.values
+        run, items = Run(*fields), PackedItems(*places)
         if not self._claims(claim) or self._work is None:
+            if items.place is not None:
+                self._loans.give_back(items.place[0])
             return
-        outcome = self._work.run(run, kind, message.payload, offset, pickle.loads)
+        outcome = self._map(run, items, message.payload)
         failures, blobs = pack_failures(outcome.failures)
         shipped = self._work.payloads() if run.ship else None  # and let go of after it was sent, for that may take long
         pieces, payloads, *packing = (None, [], None, 0.0) if shipped is None else self._pack(shipped)
         times = (outcome.seconds, outcome.reduce_seconds, outcome.began, outcome.slowest)
         values = (run.chunk, outcome.stop, times, failures, pieces, *packing)
         self._pipe.send(_channel.FINISHED, self._epoch, values, [*blobs, *payloads])
+
+    def _map(self, run: Run, items: PackedItems, payload: memoryview) -> Outcome:
+        """Run the chunk. Nothing here looks at its items any more when it is done."""
+        assert self._work is not None
+        parcel = unpack_items(items, payload, self._open)
+        return self._work.run(run, *open_parcel(*parcel, run.stop - run.start))
+
+    def _open(self, place: Place) -> Loan:
+        """What the parent lent; a task may have closed the arena, and opened something of its own in its place."""
+        if identity(self._loans.fd) != self._items_identity:
+            os._exit(os.EX_IOERR)
+        return self._loans.open(place)
 
     def _ship(self, message: Message) -> None:
         if self._work is None:

@@ -17,8 +17,8 @@ from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future,
 from time import monotonic
 from typing import Any
 
-from poolagg._chunks import Parcel
 from poolagg._orders import Answer, Broken, Finished, Lost, Revoke, Revoked, Run
+from poolagg._parcels import Parcel
 from poolagg.errors import WorkerLost
 from poolagg.functions import star
 from poolagg.pools._packing import as_reducer_error
@@ -73,7 +73,7 @@ class _ForeignPool(Pool):
                 self._submit(order, run_chunk, self._call(order, parcel))
 
     def _call(self, run: Run, parcel: Parcel) -> Call:
-        return Call(self._name, self._job, tuple(run), parcel.kind, parcel.data, run.start - parcel.start)
+        return Call(self._name, self._job, tuple(run), parcel.cut(run.start, run.stop))
 
     def wait(self, timeout: float | None) -> list[Answer]:
         """Wait for answers of this run."""

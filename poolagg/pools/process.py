@@ -17,8 +17,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from poolagg._chunks import Parcel
 from poolagg._orders import Answer, Replace, Revoke, Revoked, Run, Ship, Worn
+from poolagg._parcels import Encoded, Parcel
 from poolagg.pools import _arena, _channel
 from poolagg.pools._cell import Batch
 from poolagg.pools._death import interrupts_held_back
@@ -132,7 +132,7 @@ class ProcessPool(Pool):
             if lane not in self._handles:
                 self._launch(lane)
 
-    def encode(self) -> Callable[[Any], bytes]:
+    def encode(self) -> Callable[[Any], Encoded]:
         """Items are pickled one by one."""
         return self._encoder
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from time import monotonic
-from typing import Any
 
-from poolagg._chunks import Parcel
 from poolagg._orders import Answer, Broken, Finished, Piece, Replace, Revoke, Revoked, Run, Ship, Shipped
+from poolagg._parcels import Parcel, open_parcel
 from poolagg.errors import ReducerError
 from poolagg.pools._pool import Pool, PoolOrder
 from poolagg.pools._work import Job, Work
@@ -31,7 +30,8 @@ def carry_out(work: Work, order: Run | Ship, parcel: Parcel | None) -> Answer:
         if isinstance(order, Ship):
             return Shipped(order.lane, _pieces(work))
         assert parcel is not None
-        outcome = work.run(order, parcel.kind, parcel.data, order.start - parcel.start, _no_loads)
+        opened = open_parcel(parcel.kind, parcel.data, order.start - parcel.start, order.stop - order.start)
+        outcome = work.run(order, *opened)
         pieces = _pieces(work) if order.ship else None
     except ReducerError as error:
         return Broken(order.lane, error)
@@ -42,10 +42,6 @@ def carry_out(work: Work, order: Run | Ship, parcel: Parcel | None) -> Answer:
 
 def _pieces(work: Work) -> tuple[Piece, ...]:
     return tuple(Piece(covers, data) for covers, data in work.payloads())
-
-
-def _no_loads(_: bytes) -> Any:
-    raise AssertionError("items go by reference here")
 
 
 class SerialPool(Pool):

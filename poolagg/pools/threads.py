@@ -8,8 +8,8 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from poolagg._chunks import Parcel
 from poolagg._orders import Answer, Broken, Replace, Revoke, Revoked, Run, Ship
+from poolagg._parcels import Parcel
 from poolagg.pools._cell import Batch, Over
 from poolagg.pools._packing import as_reducer_error, start_failed
 from poolagg.pools._pool import Pool, PoolOrder

@@ -1,0 +1,278 @@
+"""The input as parcels: consecutive items in the form they travel in, kept until they are in the result.
+
+An item is pickled when it is pulled, since a generator may reuse its buffer. Its large buffers are copied once, beside
+the pickle, so that they can go through memory that is shared with a worker.
+"""
+
+from __future__ import annotations
+
+import bisect
+import pickle
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
+from typing import Any, NamedTuple, TypeAlias
+
+__all__ = [
+    "PACKED",
+    "Encoded",
+    "Packed",
+    "Parcel",
+    "Parcels",
+    "Source",
+    "is_sliced",
+    "open_item",
+    "open_parcel",
+    "size_of",
+]
+
+# Items of these exact types cannot change after they were pulled, so a whole chunk of them is pickled at once; all
+# others are pickled one by one as they are pulled, for a generator may reuse its buffer.
+_NUMBERS = frozenset({int, float, bool, complex, type(None)})
+_ATOMS = _NUMBERS | {str, bytes}
+
+PLAIN, PACKED, LOOSE = "plain", "packed", "loose"
+
+
+class Packed(NamedTuple):
+    """A pickle, and the large buffers that belong to it."""
+
+    pickle: Any
+    buffers: Sequence[Any]
+
+
+Encoded: TypeAlias = bytes | Packed
+
+
+class Parcel(NamedTuple):
+    """Consecutive items in the form they travel in.
+
+    `data` is one pickle of them all (kind "plain"), a list of pickles ("packed"), or the items themselves ("loose").
+    """
+
+    start: int
+    stop: int
+    kind: str
+    data: Any
+    nbytes: int
+
+    def cut(self, start: int, stop: int) -> tuple[str, Any, int]:
+        """What of it must travel for items `start` to `stop`: the kind, the data, and where in that they begin."""
+        if self.kind == PLAIN:
+            return self.kind, self.data, start - self.start
+        return self.kind, self.data[start - self.start : stop - self.start], 0
+
+
+def open_parcel(kind: str, data: Any, offset: int, count: int) -> tuple[Sequence[Any], Callable[[Any], Any] | None]:
+    """`count` items of a parcel from `offset` on, and what opens each of them if it is still pickled on its own."""
+    items = open_item(data) if kind == PLAIN else data
+    if offset or count != len(items):
+        items = items[offset : offset + count]
+    if kind != PACKED:
+        return items, None
+    return items, open_item if Packed in set(map(type, items)) else pickle.loads
+
+
+def open_item(data: Encoded) -> Any:
+    """Unpickle, upon the very buffers if there are any; those that are kept for a re-run are copied."""
+    if not isinstance(data, Packed):
+        return pickle.loads(data)
+    buffers = [bytearray(buffer) if isinstance(buffer, bytes) else buffer for buffer in data.buffers]
+    return pickle.loads(data.pickle, buffers=buffers)
+
+
+def size_of(data: Encoded) -> int:
+    """How many bytes travel."""
+    return len(data.pickle) + sum(map(len, data.buffers)) if isinstance(data, Packed) else len(data)
+
+
+class Source:
+    """Pulls an iterable lazily, on the caller's thread, into parcels.
+
+    `encode` pickles one item (None: items go by reference, as between threads). A `range` or a numpy array is not
+    iterated: it travels as a slice of itself.
+    """
+
+    def __init__(self, iterable: Iterable[Any], encode: Callable[[Any], Encoded] | None) -> None:
+        self.total = _length(iterable)
+        self.ended = False
+        self._encode = encode
+        self._sliced = iterable if encode is not None and is_sliced(iterable) else None
+        self._iterator = iter(()) if self._sliced is not None else iter(iterable)
+        self._start = 0
+        self._items: list[Any] = []
+        self._packed = False
+        self._packing = 0.0
+        self._nbytes = 0
+        self._slice_count = 0
+
+    @property
+    def in_hand(self) -> int:
+        """How many items are pulled and not yet sealed into a parcel."""
+        return self._slice_count if self._sliced is not None else len(self._items)
+
+    @property
+    def position(self) -> int:
+        """How many items have been pulled altogether."""
+        return self._start + self.in_hand
+
+    @property
+    def nbytes(self) -> int:
+        """About how many bytes the items in hand take."""
+        return self._nbytes
+
+    @property
+    def packing(self) -> float:
+        """About how many seconds it took to pickle the items in hand one by one: as long as the first of them each."""
+        return self._packing * len(self._items) if self._packed else 0.0
+
+    def pull(self, count: int, most_bytes: int, clock: Callable[[], float], until: float) -> None:
+        """Pull until `count` items are in hand, or `most_bytes`, or `clock()` passes `until`; at least one item."""
+        if self._sliced is not None:
+            left = len(self._sliced) - self._start  # type: ignore[arg-type]
+            self._slice_count = min(count, left)
+            self.ended = self._slice_count == left
+            return
+        items = self._items
+        coming = islice(self._iterator, count - len(items))
+        wanted: Iterator[Any] | None = coming
+        if not self._packed and self._encode is not None:
+            wanted = self._pull_numbers(coming, clock, until)
+        if wanted is None:
+            return
+        for item in wanted:
+            if type(item) in _ATOMS or self._encode is None:
+                if self._packed:
+                    item = self._pack(item)
+                elif type(item) in (str, bytes):
+                    self._nbytes += len(item)
+                items.append(item)
+                self._nbytes += 8
+            else:
+                if self._packed:
+                    items.append(self._pack(item))
+                else:
+                    self._pack_all()
+                    began = clock()
+                    items.append(self._pack(item))
+                    self._packing = clock() - began
+            if self._nbytes > most_bytes or clock() > until:
+                return
+        self.ended = len(items) < count
+
+    def _pull_numbers(self, wanted: Iterator[Any], clock: Callable[[], float], until: float) -> Iterator[Any] | None:
+        """Pull numbers, of which there may be very many, with as little as possible for each.
+
+        Gives what is left to be pulled, None if the time is up.
+        """
+        items = self._items
+        add, before = items.append, len(items)
+        try:
+            for item in wanted:
+                if type(item) not in _NUMBERS:
+                    return chain((item,), wanted)
+                add(item)
+                if clock() > until:
+                    return None
+        finally:
+            self._nbytes += 8 * (len(items) - before)
+        return wanted
+
+    def skip(self, count: int) -> Iterator[Any]:
+        """Pull `count` items past the engine: for a continued run, which has them in its result already."""
+        self._start += count
+        if self._sliced is not None:
+            return iter(self._sliced[self._start - count : self._start])  # type: ignore[index]
+        return islice(self._iterator, count)
+
+    def seal(self, count: int) -> Parcel:
+        """Make a parcel of the first `count` items in hand."""
+        start, stop = self._start, self._start + count
+        self._start = stop
+        if self._sliced is not None:
+            self._slice_count -= count
+            assert self._encode is not None
+            piece = self._encode(self._sliced[start:stop])  # type: ignore[index]
+            return Parcel(start, stop, PLAIN, piece, size_of(piece))
+        items, self._items = self._items[:count], self._items[count:]
+        kind = LOOSE if self._encode is None else PACKED if self._packed else PLAIN
+        data = pickle.dumps(items, 5) if kind == PLAIN else items
+        nbytes = len(data) if kind == PLAIN else sum(map(size_of, items)) if kind == PACKED else self._nbytes
+        self._nbytes = sum(map(size_of if self._packed else sys.getsizeof, self._items))
+        self._packed = self._packed and bool(self._items)
+        return Parcel(start, stop, kind, data, nbytes)
+
+    def _pack(self, item: Any) -> Encoded:
+        assert self._encode is not None
+        data = self._encode(item)
+        self._nbytes += size_of(data)
+        return data
+
+    def _pack_all(self) -> None:
+        self._packed = True
+        self._items[:] = map(self._pack, self._items)
+
+
+def _length(iterable: Iterable[Any]) -> int | None:
+    try:
+        return len(iterable)  # type: ignore[arg-type]
+    except (TypeError, OverflowError):
+        return None
+
+
+def is_sliced(iterable: Any) -> bool:
+    """Whether an input travels as slices of itself: a range, or an array of plain numbers."""
+    if type(iterable) is range:
+        return True
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and type(iterable) is numpy.ndarray and iterable.ndim > 0 and not iterable.dtype.hasobject
+
+
+class Parcels:
+    """The parcels whose items are not all covered yet: what a re-run is made from.
+
+    >>> parcels = Parcels()
+    >>> parcels.add(Parcel(0, 4, LOOSE, "abcd", 4))
+    >>> parcels.find(2).data, parcels.nbytes
+    ('abcd', 4)
+    >>> parcels.release(0, 3); parcels.release(3, 4); parcels.nbytes
+    0
+    """
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._parcels: list[Parcel] = []
+        self._left: list[int] = []
+        self.nbytes = 0
+
+    def add(self, parcel: Parcel) -> None:
+        """Keep a parcel; parcels come in input order."""
+        self._starts.append(parcel.start)
+        self._parcels.append(parcel)
+        self._left.append(parcel.stop - parcel.start)
+        self.nbytes += parcel.nbytes
+
+    def find(self, index: int) -> Parcel:
+        """The parcel that holds item `index`."""
+        return self._parcels[self._place(index)]
+
+    def release(self, start: int, stop: int) -> None:
+        """Items `start` to `stop` are covered: a parcel with none left is let go."""
+        while start < stop:
+            i = self._place(start)
+            parcel = self._parcels[i]
+            count = min(stop, parcel.stop) - start
+            start += count
+            self._left[i] -= count
+            if not self._left[i]:
+                self.nbytes -= parcel.nbytes
+                del self._starts[i], self._parcels[i], self._left[i]
+
+    def _place(self, index: int) -> int:
+        i = bisect.bisect_right(self._starts, index) - 1
+        if i < 0 or index >= self._parcels[i].stop:
+            raise LookupError(f"item {index} is not kept")
+        return i
+
+    def __len__(self) -> int:
+        return len(self._parcels)
