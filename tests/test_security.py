@@ -46,7 +46,7 @@ def test_while_a_run_goes_on_there_is_nothing_to_reach_it_by(
     def look(array: Any) -> tuple[list[str], list[str]]:
         process = psutil.Process()
         reachable = [str(one) for one in process.net_connections("all") if one.laddr]
-        named = [map.path for map in process.memory_maps() if "/dev/shm/" in map.path]
+        named = [one.path for one in process.memory_maps() if "/dev/shm/" in one.path]
         assert shared.value[1] == 1.0
         assert not array.any()
         return reachable, named
