@@ -31,6 +31,13 @@ __all__ = [
 _NUMBERS = frozenset({int, float, bool, complex, type(None)})
 _ATOMS = _NUMBERS | {str, bytes}
 
+TOGETHER = 16
+"""Numbers that are pulled between two looks at the clock, from a source that is quick. So many, less one, may have to
+wait for each other, once, when it stops being quick; looking after each would take longer than pulling does."""
+
+MANY = 1000
+"""Numbers from which on a source is quick that gave as many in one go, which lasts a millisecond."""
+
 PLAIN, PACKED, LOOSE = "plain", "packed", "loose"
 
 
@@ -102,6 +109,7 @@ class Source:
         self._start = 0
         self._items: list[Any] = []
         self._packed = False
+        self._together = 1
         self._packing = 0.0
         self._nbytes = 0
         self._slice_count = 0
@@ -165,18 +173,22 @@ class Source:
 
         Gives what is left to be pulled, None if the time is up.
         """
-        items = self._items
-        add, before = items.append, len(items)
+        items, before = self._items, len(self._items)
         try:
-            for item in wanted:
-                if type(item) not in _NUMBERS:
-                    return chain((item,), wanted)
-                add(item)
+            while True:
+                end = len(items)
+                items.extend(islice(wanted, self._together))
+                new = items[end:]
+                if not _NUMBERS.issuperset(map(type, new)):
+                    del items[end:]
+                    return chain(new, wanted)
+                if len(new) < self._together:
+                    return wanted
                 if clock() > until:
+                    self._together = TOGETHER if len(items) - before > MANY else 1
                     return None
         finally:
             self._nbytes += 8 * (len(items) - before)
-        return wanted
 
     def skip(self, count: int) -> Iterator[Any]:
         """Pull `count` items past the engine: for a continued run, which has them in its result already."""

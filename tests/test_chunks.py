@@ -246,3 +246,41 @@ def test_a_parcel_is_kept_until_all_of_it_is_covered(sizes, random):
         assert parcels.nbytes == sum(parcel.nbytes for parcel in kept.values())
     with pytest.raises(LookupError):
         parcels.find(0)
+
+
+def test_a_quick_source_of_numbers_is_timed_now_and_then_and_a_slow_one_always():
+    """An item in hand waits for 15 others at most, and that only once."""
+    looks = itertools.count()
+    source = Source(itertools.count(), encode)
+    source.pull(5000, 1 << 20, lambda: next(looks) - 2000, 0.5)
+    assert source.in_hand == 2002
+    source.pull(5000, 1 << 20, lambda: 1.0, 0.5)
+    assert source.in_hand == 2002 + 16
+    source.pull(5000, 1 << 20, lambda: 1.0, 0.5)
+    assert source.in_hand == 2002 + 16 + 1
+
+
+def test_what_was_pulled_before_the_source_raised_is_in_hand():
+    """So the error's note names the item after it."""
+
+    def numbers():
+        yield from range(3005)
+        raise OSError
+
+    source = Source(numbers(), encode)
+    looks = itertools.count()
+    source.pull(2000, 1 << 20, lambda: next(looks) - 1500, 0.5)
+    with pytest.raises(OSError):
+        source.pull(4000, 1 << 20, lambda: 0.0, 0.5)
+    assert source.position == 3005
+    assert opened([source.seal(3005)]) == list(range(3005))
+
+
+def test_numbers_may_turn_into_anything_in_the_middle():
+    items = [*range(3005), "a", [1], *range(50)]
+    source = Source(iter(items), encode)
+    looks = itertools.count()
+    source.pull(2000, 1 << 20, lambda: next(looks) - 1500, 0.5)
+    source.pull(4000, 1 << 20, lambda: 0.0, 0.5)
+    assert source.ended
+    assert opened([source.seal(3010), source.seal(47)]) == items
