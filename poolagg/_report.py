@@ -153,6 +153,8 @@ def _facts(tally: Tally) -> Iterable[tuple[str, str]]:
                 ]
             ),
         )
+    if tally.started.why:
+        yield "strategy", f"{tally.started.strategy}: {tally.started.why}"
     if tally.merged:
         yield "merged", f"{_count(tally.merged, 'state')}, {size(tally.merged_bytes)}, in {seconds(tally.merging)}"
     if tally.partitioned is not None:

@@ -179,7 +179,7 @@ class Run:
             events.RunStarted(
                 self._total, terms.lanes, repr(self._pool), repr(self._strategy), repr(settings.reducer),
                 len(self._plan.covered) - len(self._plan.failed), self._began, monotonic() - self._began,
-                self._pool.lanes_per_worker, terms.in_order,
+                self._pool.lanes_per_worker, terms.in_order, settings.why,
             )
         )  # fmt: skip
 

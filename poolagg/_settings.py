@@ -48,6 +48,7 @@ class Settings:
         self.item_timeout = _seconds("item_timeout", item_timeout)
         self.on_error = _on_error(on_error)
         self.strategy = _strategy(strategy, self.reducer, reproducible)
+        self.why = "as it was asked for" if strategy is not None else _why(self.strategy, self.reducer, reproducible)
         self._progress = progress
         self._watch = _watch(watch)
         self.checkpoint = _checkpoint(checkpoint, self.reducer)
@@ -174,3 +175,14 @@ def _chosen(reducer: Reducer, reproducible: bool) -> Strategy:
     if not reducer.mergeable:
         return Ordered() if reducer.ordered or reproducible else Stream()
     return Tree() if reducer.ordered or reproducible else Combine()
+
+
+def _why(chosen: Strategy, reducer: Reducer, reproducible: bool) -> str:
+    """Why this strategy was chosen, for people."""
+    order = "of reproducible=True" if reproducible else "it depends on the order"
+    if not reducer.mergeable:
+        where = f"in input order, because {order}" if chosen.in_order else "as they come"
+        return f"{reducer!r} has no merge, so the parent folds partials {where}"
+    if chosen.carries:
+        return f"{reducer!r} merges in any order, so partials meet in the workers, which ship when that is cheap"
+    return f"states of {reducer!r} meet in a fixed shape, in input order, because {order}"

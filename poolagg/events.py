@@ -31,7 +31,8 @@ class RunStarted:
     `done` items stand in a checkpoint already.
 
     `workers` counts lanes: other people's pools have several for each worker (`lanes_per_worker`), so that none waits
-    for its next call. `in_order`: partials meet in input order, so that one item may hold up all those behind it.
+    for its next call. `in_order`: partials meet in input order, so that one item may hold up all those behind it. `why`
+    says why the strategy was chosen.
     """
 
     total: int | None
@@ -44,6 +45,7 @@ class RunStarted:
     start_seconds: float = 0.0
     lanes_per_worker: int = 1
     in_order: bool = False
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html.parser
 import itertools
 import json
+import operator
 import os
 import re
 import signal
@@ -17,6 +18,8 @@ import pytest
 from poolagg import (
     Collect,
     Count,
+    First,
+    Fold,
     Into,
     ProcessPool,
     Reducer,
@@ -43,7 +46,7 @@ from poolagg.events import (
     StateShipped,
     WorkerDied,
 )
-from poolagg.strategies import Ordered
+from poolagg.strategies import Ordered, Tree
 
 # -- the verdict, on made-up numbers -----------------------------------------------------------------------------------
 
@@ -504,3 +507,23 @@ def test_in_a_trace_parts_nest_in_their_span(tmp_path):
             and part["ts"] + part["dur"] <= span["ts"] + span["dur"] + 1e-3
             for span in spans
         )
+
+
+@pytest.mark.parametrize(
+    ("reducer", "options", "strategy", "why"),
+    [
+        (Sum(), {}, "Combine()", "Sum() merges in any order, so partials meet in the workers"),
+        (Sum(), {"reproducible": True}, "Tree()", "in a fixed shape, in input order, because of reproducible=True"),
+        (First(), {"reproducible": False, "strategy": Tree()}, "Tree()", "as it was asked for"),
+        (Into(bool), {}, "Stream()", "Into(bool) has no merge, so the parent folds partials as they come"),
+        (Fold(operator.add), {}, "Ordered()", "has no merge, so the parent folds partials in input order, because it"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_a_run_says_which_strategy_it_took_and_why(reducer, options, strategy, why):
+    seen = []
+    report = Report()
+    aggregate(abs, range(3), reducer, pool=SerialPool(), watch=[seen.append, report], **options)
+    assert seen[0].strategy == strategy
+    assert why in seen[0].why
+    assert f"strategy  {strategy}: {seen[0].why}" in re.sub(r"\n {10}(?=\S)", " ", str(report))
