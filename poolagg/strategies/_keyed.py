@@ -73,8 +73,11 @@ def update(reducer: Reducer, acc: Any, entries: Entries) -> Any:
 
 
 def put(acc: dict[Any, Any], entries: Entries) -> None:
-    """Put in keys that are not there yet. (For a Counter, too, where its own `update` would add.)"""
-    dict.update(acc, entries.items())
+    """Put in keys that are not there yet. (For a Counter, too, where its own `update` would add.)
+
+    By way of a dict that fits into the cache: a large one is quicker to extend by hashes that are known.
+    """
+    dict.update(acc, dict(entries.items()))
 
 
 class _Compact:
