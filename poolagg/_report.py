@@ -13,6 +13,7 @@ from pathlib import Path
 
 from poolagg._limit import Limit, percent, seconds, verdict_on
 from poolagg._report_page import Sheet, page, trace
+from poolagg._sizes import size
 from poolagg._tally import Hand, Tally
 from poolagg.events import Accounted, RunEvent, RunStarted
 
@@ -195,19 +196,6 @@ def _troubles(tally: Tally) -> Iterable[tuple[str, str]]:
 
 def _count(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
-
-
-def size(nbytes: float) -> str:
-    """So many bytes as people read it.
-
-    >>> size(0), size(1536), size(12_345_678)
-    ('0 B', '1.5 kB', '12.3 MB')
-    """
-    for unit in ("B", "kB", "MB", "GB"):
-        if nbytes < 999.5:
-            return f"{nbytes:.0f} B" if unit == "B" else f"{nbytes:.1f} {unit}"
-        nbytes /= 1000
-    return f"{nbytes:,.1f} TB"
 
 
 # -- as a table --------------------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ from __future__ import annotations
 import codecs
 import io
 import os
-import re
 import stat
 import threading
 from bisect import bisect_right
@@ -21,14 +20,14 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, BinaryIO, Generic, NoReturn, TypeVar, overload
 
+from poolagg._sizes import parse_size
+
 __all__ = ["Block", "Blocks", "Prefetch", "blocks", "prefetch"]
 
 T = TypeVar("T")
 
 # How much of a long line is looked at in one go, in search of its end: fast to read, and never a memory full.
 _SCAN = 1 << 18
-
-_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,20 +220,14 @@ def _check_encoding(encoding: str | None) -> None:
 
 
 def _bytes(size: int | str) -> int:
-    """How many bytes a size such as 4096, "64kB" or "16MiB" is."""
-    number = _parsed(size) if isinstance(size, str) else size
-    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+    """How many bytes `size` is."""
+    number = parse_size(size)
+    if number is None:
         raise ValueError(
             f"blocks() got size={size!r}: "
             "write a whole number of bytes, at least 1, or a text such as '64kB' or '16MiB'"
         )
     return number
-
-
-def _parsed(size: str) -> int | None:
-    found = re.fullmatch(r"(\d+)\s*([a-z]+)?", size.strip().lower(), re.ASCII)
-    unit = _UNITS.get(found[2] or "b") if found else None
-    return int(found[1]) * unit if found and unit else None
 
 
 def prefetch(iterable: Iterable[T], n: int) -> Prefetch[T]:

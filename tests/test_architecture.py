@@ -31,7 +31,8 @@ MAY_IMPORT = {
     "errors": set(),
     "events": set(),
     "functions": set(),
-    "sources": set(),
+    "_sizes": set(),
+    "sources": {"_sizes"},
     "reducers": {"_lazily"},
     "_chunks": set(),
     "_parcels": set(),
@@ -50,7 +51,7 @@ MAY_IMPORT = {
     "_timeline": set(),
     "_tally": {"_limit", "_timeline", "errors", "events"},
     "_report_page": {"_limit", "_timeline"},
-    "_report": {"_limit", "_report_page", "_tally", "events"},
+    "_report": {"_limit", "_report_page", "_sizes", "_tally", "events"},
     # floor 2: effects
     "pools": {"_chunks", "_lazily", "_orders", "_parcels", "errors", "functions", "reducers", "strategies"},
     "_progress": {"events"},
@@ -79,7 +80,7 @@ MAY_IMPORT = {
 
 PURE = {
     *("errors", "events", "functions", "reducers", "_chunks", "_parcels", "_orders", "_stable", "_pages"),
-    *("_fingerprint", "_pace", "_ledger", "_blame", "_plan", "strategies"),
+    *("_fingerprint", "_sizes", "_pace", "_ledger", "_blame", "_plan", "strategies"),
     *("_limit", "_timeline", "_tally", "_report_page", "_report"),
 }
 """Rooms without clock, process or file. (`sources` makes files into items, `_rendering` results into text; a report

@@ -21,11 +21,11 @@ from poolagg._orders import Answer, Replace, Revoke, Revoked, Run, Ship, Worn
 from poolagg._parcels import Encoded, Parcel
 from poolagg.pools import _arena, _channel
 from poolagg.pools._cell import Batch
+from poolagg.pools._crew import Crew
 from poolagg.pools._death import interrupts_held_back
 from poolagg.pools._handle import Handle
 from poolagg.pools._launch import (
     ForkLauncher,
-    Launcher,
     SpawnLauncher,
     TemplateLauncher,
     TemplateLost,
@@ -106,7 +106,7 @@ class ProcessPool(Pool):
             checked_count("max_items_per_worker", max_items_per_worker)
         self._max_items = max_items_per_worker
         self._env = dict(env or {})
-        self._crew = _Crew(os.getpid())
+        self._crew = Crew(os.getpid())
         self._handles, self._leaving = self._crew.handles, self._crew.leaving
         self._answers: list[Answer] = []
         self._torn = False
@@ -397,72 +397,3 @@ def _checked_start_method(name: str | None) -> str:
     if name not in methods:
         raise ValueError(f"start_method must be one of {methods} here, not {name!r}")
     return name
-
-
-# -- what must happen whatever becomes of a pool -----------------------------------------------------------------------
-
-_crews: weakref.WeakSet[_Crew] = weakref.WeakSet()
-
-
-class _Crew:
-    """All that a pool holds of the operating system, apart from the pool, so that it can be cleared away without it."""
-
-    def __init__(self, owner: int) -> None:
-        self._owner = owner
-        self.handles: dict[int, Handle] = {}
-        self.leaving: list[Handle] = []
-        self.launcher: Launcher | None = None
-        self.selector: selectors.BaseSelector
-
-    def open(self, launcher: Launcher) -> None:
-        """Hold a launcher, and a selector for what it launches."""
-        self.launcher, self.selector = launcher, selectors.DefaultSelector()
-        _crews.add(self)
-
-    def close(self) -> None:
-        """All workers have ended."""
-        if self.launcher is not None:
-            self.launcher.close()
-            self.selector.close()
-        _crews.discard(self)
-
-    def abandon(self) -> None:
-        """The pool was forgotten without being closed, or the interpreter ends: kill its workers."""
-        if os.getpid() != self._owner:
-            return
-        for handle in [*self.handles.values(), *self.leaving]:
-            handle.child.kill()
-            handle.child.reap()
-            handle.close()
-        self.handles.clear()
-        self.leaving.clear()
-        self.close()
-
-    def forget_in_child(self) -> None:
-        """This process is a forked child: the workers are not its own."""
-        for handle in [*self.handles.values(), *self.leaving]:
-            handle.forget_in_child()
-        self.handles.clear()
-        self.leaving.clear()
-        if self.launcher is not None:
-            self.launcher.forget_in_child()
-            self.launcher = None  # another use of the pool, in the child, starts workers of the child's own
-            self.selector.close()
-        self._owner = os.getpid()
-
-
-def _before_fork() -> None:
-    if ForkLauncher.forking:  # a worker: it does not look at what is lent
-        return
-    for crew in list(_crews):
-        for handle in [*crew.handles.values(), *crew.leaving]:
-            handle.loans.before_fork()
-
-
-def _forget_in_child() -> None:
-    for crew in list(_crews):
-        crew.forget_in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_child=_forget_in_child)
