@@ -149,18 +149,23 @@ class Revoked(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """The lane's worker is gone, with all it held; it was running the items of `suspect`, or none that is known."""
+    """The lane's worker is gone, with all it held; it was running the items of `suspect`, or none that is known.
+
+    `reason`: why its pool has killed it; empty if it has not.
+    """
 
     lane: int
     suspect: Interval | None
     cause: Cause
     error: BaseException
+    reason: str = ""
 
 
 class Worn(NamedTuple):
-    """The lane asks to be replaced when that costs nothing: it has run its `max_items_per_worker`."""
+    """The lane asks to be replaced when that costs nothing, for a reason: it has run its items, say."""
 
     lane: int
+    reason: str = ""
 
 
 class Broken(NamedTuple):

@@ -200,7 +200,7 @@ class Plan:
                 self._revoked(self._lanes[lane], chunk, ok)
             case Lost():
                 self._lost(event)
-            case Worn(lane):
+            case Worn(lane, _):
                 self._lanes[lane].worn = True
             case Broken(_, error):
                 self._fail(Fail(None, error))

@@ -338,6 +338,8 @@ class Run:
             self._watchers.tell_if(self._state_shipped, answer)
         elif isinstance(answer, orders.Lost):
             self._tell_death(answer)
+        elif isinstance(answer, orders.Worn):
+            self._watchers.tell_if(events.WorkerRetired, answer.lane, answer.reason, monotonic())
         self._do(self._plan.handle(answer))
 
     def _do(self, todo: Iterable[orders.Order]) -> None:
@@ -418,7 +420,7 @@ class Run:
         error = lost.error
         exitcode, signal = (error.exitcode, error.signal) if isinstance(error, WorkerLost) else (None, None)
         suspect = lost.suspect[0] if lost.suspect is not None and lost.suspect[1] - lost.suspect[0] == 1 else None
-        self._watchers.tell_if(events.WorkerDied, exitcode, signal, suspect, lost.lane, monotonic())
+        self._watchers.tell_if(events.WorkerDied, exitcode, signal, suspect, lost.lane, monotonic(), lost.reason)
 
     # -- time --------------------------------------------------------------------------------------------------
 
@@ -431,7 +433,7 @@ class Run:
             batch = self._pool.batch(lane)
             if batch is not None and monotonic() - batch.since > timeout and lane not in self._timed_out:
                 self._timed_out.add(lane)
-                self._pool.kill(lane, TimeoutError(f"it ran longer than item_timeout={timeout} s"))
+                self._pool.kill(lane, f"ran longer than item_timeout={timeout} s")
 
     def _items_done(self) -> int:
         """Items that are merged, held in a lane, or done in a chunk that is running."""

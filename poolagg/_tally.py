@@ -25,6 +25,7 @@ from poolagg.events import (
     StateMerged,
     StateShipped,
     WorkerDied,
+    WorkerRetired,
 )
 
 __all__ = ["Death", "Hand", "Slow", "Tally"]
@@ -137,6 +138,9 @@ class Tally:
     failures: list[str] = field(default_factory=list)
     lost: int = 0
     deaths: list[Death] = field(default_factory=list)
+    retired: int = 0
+    retirement: str = ""
+    """Why the last of them was."""
     partitioned: Partitioned | None = None
     checkpoints: int = 0
     checkpointing: float = 0.0
@@ -158,6 +162,9 @@ class Tally:
                 self._failure(event)
             case WorkerDied():
                 self._death(event)
+            case WorkerRetired():
+                self.retired += 1
+                self.retirement = event.reason
             case Checkpointed():
                 self._checkpoint(event)
             case Partitioned():
@@ -225,7 +232,8 @@ class Tally:
     def _death(self, event: WorkerDied) -> None:
         self.lost += 1
         if len(self.deaths) < FEW:
-            how = event.signal or ("nobody knows how" if event.exitcode is None else f"exit code {event.exitcode}")
+            code = "nobody knows how" if event.exitcode is None else f"exit code {event.exitcode}"
+            how = event.reason or event.signal or code
             at_what = "" if event.suspect is None else f", running item {event.suspect:,}"
             self.deaths.append(Death(event.lane, event.at, f"worker {event.lane} died ({how}){at_what}"))
 

@@ -21,6 +21,7 @@ __all__ = [
     "StateMerged",
     "StateShipped",
     "WorkerDied",
+    "WorkerRetired",
 ]
 
 
@@ -125,13 +126,26 @@ class ItemFailed:
 
 @dataclass(frozen=True, slots=True)
 class WorkerDied:
-    """A worker is gone: `suspect` is the item index it was running, if one item can be named."""
+    """A worker is gone: `suspect` is the item index it was running, if one item can be named.
+
+    `reason`: why its pool has killed it (`item_timeout`, `memory_limit`); empty if it died by itself, or by others.
+    """
 
     exitcode: int | None
     signal: str | None
     suspect: int | None
     lane: int = -1
     at: float = 0.0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRetired:
+    """A worker has had its day, for `reason`, and is replaced once it has run what it was given and has shipped it."""
+
+    lane: int
+    reason: str
+    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +193,7 @@ RunEvent: TypeAlias = (
     | Progressed
     | ItemFailed
     | WorkerDied
+    | WorkerRetired
     | Checkpointed
     | Accounted
     | RunEnded

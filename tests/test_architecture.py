@@ -53,7 +53,7 @@ MAY_IMPORT = {
     "_report_page": {"_limit", "_timeline"},
     "_report": {"_limit", "_report_page", "_sizes", "_tally", "events"},
     # floor 2: effects
-    "pools": {"_chunks", "_lazily", "_orders", "_parcels", "errors", "functions", "reducers", "strategies"},
+    "pools": {"_chunks", "_lazily", "_orders", "_parcels", "_sizes", "errors", "functions", "reducers", "strategies"},
     "_progress": {"events"},
     "_checkpoint": {"errors"},
     # floor 3: the one place that holds a plan and a pool

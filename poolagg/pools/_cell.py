@@ -1,8 +1,9 @@
 """A worker's progress cell: a few numbers in memory shared with the parent, which outlive the worker's death.
 
 The worker writes which batch it runs and since when, once per batch; the parent reads it to move the bar inside long
-chunks, to time items out, and to name the item that a dead worker was running. The parent writes which runs are over,
-so that a worker leaves a chunk that nobody wants. A byte for each slot of the two arenas says whether it is lent.
+chunks, to time items out, and to name the item that a dead worker was running. Where memory is limited, the worker also
+writes what earlier batches have left in its own. The parent writes which runs are over, so that a worker leaves a chunk
+that nobody wants. A byte for each slot of the two arenas says whether it is lent.
 
 One writer per field and no lock: a count before and after the fields (odd while they are being written) tells the
 reader whether what it read is whole. A worker that died while writing leaves it odd, and so names no item.
@@ -17,12 +18,14 @@ import struct
 from time import monotonic_ns
 from typing import NamedTuple
 
+from poolagg.pools._memory import own_memory
+
 __all__ = ["SLOTS", "Batch", "Cell", "Lent", "Over"]
 
 SLOTS = 64
 """Slots of an arena at most: as many bytes of the cell say whether they are lent."""
 
-_FIELDS = struct.Struct("=4q")  # chunk, start, stop, since
+_FIELDS = struct.Struct("=5q")  # chunk, start, stop, since, left
 _COUNT = struct.Struct("=q")
 _OVER = struct.Struct("=q")
 _LENT = 64  # where the bytes of the slots begin
@@ -34,12 +37,16 @@ class Over(BaseException):
 
 
 class Batch(NamedTuple):
-    """Items `start` to `stop` of a chunk, being mapped since `since` (`time.monotonic()`)."""
+    """Items `start` to `stop` of a chunk, being mapped since `since` (`time.monotonic()`).
+
+    `left`: bytes by which the worker was larger then than when it was fresh; 0 where memory is not limited.
+    """
 
     chunk: int
     start: int
     stop: int
     since: float
+    left: int = 0
 
 
 class Lent:
@@ -76,6 +83,8 @@ class Cell:
         self.lent_to_worker = Lent(self._memory, _LENT + SLOTS)
         self._count = 0
         self._epoch = 0
+        self._fresh = 0
+        self._limit: int | None = None
 
     # -- the worker's side -------------------------------------------------------------------------------------
 
@@ -83,15 +92,24 @@ class Cell:
         """Batches from now on belong to this run."""
         self._epoch = epoch
 
+    def weigh(self, fresh: int, limit: int) -> None:
+        """This process has `fresh` bytes of memory, and may have up to `limit`: look at it with each batch."""
+        self._fresh, self._limit = fresh, limit
+
+    def full(self) -> bool:
+        """Whether it has more memory than the limit by now."""
+        return self._limit is not None and own_memory() > self._limit
+
     def batch(self, chunk: int, start: int, stop: int) -> None:
         """Say what is being mapped; raises `Over` if nobody wants it any more."""
         if _OVER.unpack_from(self._memory, 48)[0] >= self._epoch:
             raise Over
-        self._write(chunk, start, stop, monotonic_ns())
+        left = 0 if self._limit is None else max(0, own_memory() - self._fresh)
+        self._write(chunk, start, stop, monotonic_ns(), left)
 
     def rest(self) -> None:
         """Say that nothing is being mapped."""
-        self._write(-1, 0, 0, 0)
+        self._write(-1, 0, 0, 0, 0)
 
     def _write(self, *fields: int) -> None:
         self._count += 2
@@ -105,9 +123,9 @@ class Cell:
         """The batch that is being mapped, None if there is none, or none can be told."""
         for _ in range(100):
             before = _COUNT.unpack_from(self._memory, 0)
-            chunk, start, stop, since = _FIELDS.unpack_from(self._memory, 8)
+            chunk, start, stop, since, left = _FIELDS.unpack_from(self._memory, 8)
             if before == _COUNT.unpack_from(self._memory, 0) and not before[0] % 2:
-                return Batch(chunk, start, stop, since / 1e9) if chunk >= 0 and stop else None
+                return Batch(chunk, start, stop, since / 1e9, left) if chunk >= 0 and stop else None
         return None
 
     def over(self, epoch: int) -> None:

@@ -16,19 +16,28 @@ import os
 import signal
 import socket
 from time import monotonic
+from typing import NamedTuple
 
-from poolagg._orders import Broken, Finished, Lost, Run, Shipped
+from poolagg._orders import Broken, Cause, Finished, Lost, Run, Shipped
 from poolagg._parcels import Parcel
 from poolagg.errors import WorkerLost
 from poolagg.pools import _channel
 from poolagg.pools._arena import LEAST, Arena, Loan, Loans, Place, arena_fd
-from poolagg.pools._cell import Cell
+from poolagg.pools._cell import Batch, Cell
 from poolagg.pools._channel import Channel, Message
 from poolagg.pools._launch import Launcher
 from poolagg.pools._packing import as_reducer_error, pack_items, start_failed, unpack_failures, unpack_pieces
 from poolagg.pools._worker import CLAIM
 
 __all__ = ["Handle"]
+
+
+class Killed(NamedTuple):
+    """Why the parent killed a worker: what the worker had done, and in which batch (None: whatever it was running)."""
+
+    cause: Cause
+    how: str
+    batch: Batch | None
 
 
 class Handle:
@@ -67,8 +76,7 @@ class Handle:
         self.ending: int | None = None
         """The epoch whose end the worker has not acknowledged yet."""
         self.ended_at = 0.0
-        self.killed: BaseException | None = None
-        self.closed_pipe = False
+        self.killed: Killed | None = None
 
     # -- orders ------------------------------------------------------------------------------------------------
 
@@ -102,6 +110,12 @@ class Handle:
         chunk = self._claimed.pop(claim)
         del self.runs[chunk]
         return chunk
+
+    def kill(self, cause: Cause, how: str, batch: Batch | None = None) -> None:
+        """Kill the worker, which `how` says what it did; `batch`: for what it runs now, and for nothing after that."""
+        if self.killed is None:
+            self.killed = Killed(cause, how, batch)
+        self.child.kill()
 
     def end(self, epoch: int) -> None:
         """Tell the worker that the run is over; it leaves its chunk at the next batch."""
@@ -151,13 +165,20 @@ class Handle:
         return None if place is None else self.loans.open(Place(*place))
 
     def lost(self) -> Lost:
-        """The worker has ended: what it was running, and how it ended."""
+        """The worker has ended: what it was running, and how it ended.
+
+        If it was killed for a batch that it had just finished, what it was running since is innocent.
+        """
         batch = self.cell.read()
         exitcode = self.child.reap()
         suspect = (batch.start, batch.stop) if batch is not None and batch.chunk in self.runs else None
-        if self.killed is not None:
-            return Lost(self.lane, suspect, "timeout", self.killed)
-        return Lost(self.lane, suspect, "died", _worker_lost(exitcode, self.closed_pipe))
+        if self.killed is None:
+            return Lost(self.lane, suspect, "died", _worker_lost(exitcode))
+        cause, how, meant = self.killed
+        if meant is not None and meant != batch:
+            cause, suspect = "died", None
+        error = TimeoutError(f"it {how}") if cause == "timeout" else _worker_lost(exitcode, how)
+        return Lost(self.lane, suspect, cause, error, f"it {how}")
 
     @property
     def idle(self) -> bool:
@@ -193,12 +214,12 @@ def _pipe(reader: contextlib.ExitStack, writer: contextlib.ExitStack) -> tuple[i
     return fds
 
 
-def _worker_lost(exitcode: int | None, closed_pipe: bool) -> WorkerLost:
+def _worker_lost(exitcode: int | None, how: str = "") -> WorkerLost:
     name = None
     if exitcode is not None and exitcode < 0:
         name = signal.Signals(-exitcode).name
-    if closed_pipe:
-        how = "closed the descriptors of its worker, which was then killed"
+    if how:
+        pass  # the parent knows it, for it has killed the worker
     elif name == "SIGKILL":
         how = "was killed by SIGKILL: by hand, or by the kernel when memory ran out"
     elif name is not None:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 from poolagg._chunks import Interval
 from poolagg._orders import Failure, Piece
 from poolagg._parcels import PACKED, Encoded, Packed, Parcel
-from poolagg.errors import ReducerError, RemoteError, WorkerLost
+from poolagg.errors import PoolAggError, ReducerError, RemoteError, WorkerLost
 from poolagg.pools._arena import Apart, Arena, Loan, Place, Span
 from poolagg.pools._channel import Bytes
 from poolagg.pools._travel import dumps, works
@@ -239,9 +239,9 @@ def _unpack_piece(covers: Any, nbytes: int, loads: Callable[[Any], Any], blob: A
         return Piece(covers, error=error)
 
 
-def as_reducer_error(error: BaseException) -> ReducerError:
-    """What ended a lane's work, as the reducer's error."""
-    if isinstance(error, ReducerError):
+def as_reducer_error(error: BaseException) -> PoolAggError:
+    """What ended a lane's work, as the reducer's error, if it is not known better."""
+    if isinstance(error, (ReducerError, WorkerLost)):
         return error
     told = ReducerError(f"the reducer failed in a worker: {type(error).__name__}: {error}")
     told.__cause__ = error

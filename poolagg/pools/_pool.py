@@ -139,8 +139,8 @@ class Pool(ABC):
         del lane
         return None
 
-    def kill(self, lane: int, error: BaseException) -> None:
-        """End a lane's work; `Lost` with this error is the answer."""
+    def kill(self, lane: int, how: str) -> None:
+        """End a lane's work, which took too long, as `how` says; `Lost` with a TimeoutError is the answer."""
         raise NotImplementedError
 
     @abstractmethod

@@ -68,6 +68,9 @@ class Beat(Protocol):
     def rest(self) -> None:
         """The lane is mapping nothing."""
 
+    def full(self) -> bool:
+        """Whether the lane has too much memory to go on: it hands back the rest of its chunk, if that may be cut."""
+
 
 class Outcome(NamedTuple):
     """What became of a chunk."""
@@ -125,7 +128,7 @@ class Work:
         now = perf_counter()
         while index < stop:
             end = min(stop, index + (1 if run.alone else self._batch))
-            if now > until and index > run.start:
+            if index > run.start and (now > until or (not run.alone and self._beat.full())):
                 boundary = index if self._job.grid is None else self._job.grid.ceil(index)
                 if boundary == index:
                     return index

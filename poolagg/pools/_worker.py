@@ -28,6 +28,7 @@ from poolagg.pools._arena import Arena, Loan, Loans, Place
 from poolagg.pools._cell import Cell, Over
 from poolagg.pools._channel import Message, Pipe, identity
 from poolagg.pools._death import die_with_parent, ignore_interrupts
+from poolagg.pools._memory import fresh_memory
 from poolagg.pools._packing import PackedItems, PackedPiece, pack_failures, pack_pieces, unpack_items
 from poolagg.pools._share import open_job
 from poolagg.pools._travel import define, main_namespace
@@ -70,6 +71,7 @@ class _Worker:
         self._job: Job | None = None
         self._assigned: set[str] = set()
         self._not_started: BaseException | None = None
+        self._memory_limit: int | None = None
 
     def serve(self) -> None:
         handlers = {
@@ -107,7 +109,7 @@ class _Worker:
     # -- what the parent asks for ------------------------------------------------------------------------------
 
     def _start(self, message: Message) -> None:
-        environ, cwd, path, least = message.values
+        environ, cwd, path, least, self._memory_limit = message.values
         os.environ.clear()
         os.environ.update(environ)
         sys.path[:] = path
@@ -143,6 +145,9 @@ class _Worker:
         namespace.update(kept)  # what an initializer assigned wins over what the parent has under that name
         assert self._job is not None
         self._cell.begin(message.epoch)
+        if self._memory_limit is not None:
+            self._cell.weigh(fresh_memory(self._memory_limit), self._memory_limit)
+            self._memory_limit = None  # it is not fresh any more, and looking at it is the parent's business
         self._work = Work(self._job, self._cell)
 
     def _run(self, message: Message) -> None:

@@ -32,8 +32,10 @@ from poolagg.pools._launch import (
     folder,
     start_methods,
 )
+from poolagg.pools._memory import checked_limit
 from poolagg.pools._pool import Pool, PoolOrder
 from poolagg.pools._travel import Encoder, dumps_by_value, main_namespace, plainly
+from poolagg.pools._wear import Wear
 from poolagg.pools._work import Job, pickle_job
 
 __all__ = ["ProcessPool", "checked_count", "usable_cpus"]
@@ -77,8 +79,20 @@ class ProcessPool(Pool):
     `workers`: how many (default: the CPUs this process may use). `initializer(*initargs)` runs first in each; what it
     assigns to globals of the script, `func` sees. `start_method`: "forkserver" (the default where there is one),
     "spawn", or "fork", which shares memory copy-on-write and inherits whatever lock a thread holds.
-    `max_items_per_worker`: a worker that has run as many is replaced after its chunk. `env`: environment variables for
-    the workers; BLAS and OpenMP threads default to CPUs divided by workers.
+    `env`: environment variables for the workers; BLAS and OpenMP threads default to CPUs divided by workers.
+
+    `max_items_per_worker`: a worker that has run as many is replaced after its chunk; what it holds it ships first, so
+    nothing runs again.
+
+    `memory_limit`: bytes, or a text such as "2GiB" (Linux only). A worker that has more memory of its own after a chunk
+    is replaced in the same way, and one that has more in the middle of a chunk hands back the rest of that. One that
+    outgrows the limit within a single item, not counting what items before have left there, is killed: that item has
+    lost its worker (`WorkerLost`, with the figures), which counts as any death does (`retries`, `on_error`). Its
+    neighbours and what was not shipped run again, free of charge. Memory of its own is what is resident and in no file:
+    neither shared memory nor the code of libraries, but all that a forked worker has from its parent. Your own thread
+    looks at it, each 0.05 s, between other things: so a worker may have more for a moment, and the limit is no guard
+    against an item that takes all there is in an instant. If a worker that has run nothing exceeds it, the run ends
+    with `WorkerLost` at once.
 
     >>> with ProcessPool(workers=2) as pool:
     ...     sorted(pool.imap_unordered(abs, [-3, 1, -2]))
@@ -95,6 +109,7 @@ class ProcessPool(Pool):
         initargs: Iterable[Any] = (),
         start_method: str | None = None,
         max_items_per_worker: int | None = None,
+        memory_limit: int | str | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.workers = checked_count("workers", usable_cpus() if workers is None else workers)
@@ -104,7 +119,8 @@ class ProcessPool(Pool):
         self.start_method = _checked_start_method(start_method)
         if max_items_per_worker is not None:
             checked_count("max_items_per_worker", max_items_per_worker)
-        self._max_items = max_items_per_worker
+        self._memory_limit = checked_limit(memory_limit)
+        self._wear = Wear(max_items_per_worker, self._memory_limit)
         self._env = dict(env or {})
         self._crew = Crew(os.getpid())
         self._handles, self._leaving = self._crew.handles, self._crew.leaving
@@ -159,12 +175,13 @@ class ProcessPool(Pool):
             self._inherited = dict(main_namespace())
 
     def _end(self, clean: bool) -> None:
-        del clean
         if self._torn:
             self._interrupt()
         self._job = b""
-        for handle in self._handles.values():
+        for handle in list(self._handles.values()):
             handle.end(self._epoch)
+            if handle.worn:  # there was no chunk left for which to replace it: the next run will, if there is one
+                self._dismiss(self._handles.pop(handle.lane), at_once=not clean)
         self._answers = []
 
     def _interrupt(self) -> None:
@@ -220,7 +237,8 @@ class ProcessPool(Pool):
             self._crew.selector.register(handle.channel.sock, selectors.EVENT_READ, handle)
             if handle.child.pidfd >= 0:
                 self._crew.selector.register(handle.child.pidfd, selectors.EVENT_READ, handle)
-        handle.channel.send(_channel.START, 0, (self._environ(), folder(), sys_path(), _arena.LEAST), [start])
+        settings = (self._environ(), folder(), sys_path(), _arena.LEAST, self._memory_limit)
+        handle.channel.send(_channel.START, 0, settings, [start])
         self._brief(handle, self._encoder.definitions)
 
     def _start(self, lane: int) -> Handle:
@@ -301,7 +319,9 @@ class ProcessPool(Pool):
         """Wait for answers."""
         self._torn = True
         if not self._answers:
-            self._collect(timeout)
+            self._collect(self._wear.patience(timeout))
+        if self._wear.look_is_due():
+            self._stop_outgrown()
         self._torn = False
         answers, self._answers = self._answers, []
         return answers
@@ -312,11 +332,17 @@ class ProcessPool(Pool):
         batch = handle.cell.read() if handle is not None else None
         return batch if batch is not None and handle is not None and batch.chunk in handle.runs else None
 
-    def kill(self, lane: int, error: BaseException) -> None:
+    def kill(self, lane: int, how: str) -> None:
         """Kill the lane's worker."""
         if (handle := self._handles.get(lane)) is not None:
-            handle.killed = error
-            handle.child.kill()
+            handle.kill("timeout", how, self.batch(lane))
+
+    def _stop_outgrown(self) -> None:
+        for lane, handle in self._handles.items():
+            batch = self.batch(lane)
+            how = "" if batch is None else self._wear.within_item(handle.child.pid, batch)
+            if how and self.batch(lane) == batch:  # still: one that has ended its item may ship what it holds
+                handle.kill("died", how, batch)
 
     def _collect(self, timeout: float | None) -> None:
         """Take in what has come, and then who has gone: a worker's last words count."""
@@ -349,8 +375,7 @@ class ProcessPool(Pool):
             if handle.child.pidfd < 0:
                 self._ended(handle)
             elif self._handles.get(handle.lane) is handle and not handle.child.ends_within(DYING):
-                handle.closed_pipe = True
-                handle.child.kill()
+                handle.kill("died", "closed the descriptors of its worker, which was then killed")
 
     def _take(self, handle: Handle, message: _channel.Message) -> None:
         if message.kind == _channel.ENDED:
@@ -362,9 +387,9 @@ class ProcessPool(Pool):
             handle.ignore(message)
             return
         answer = handle.answer(message, self._keeps)
-        if self._max_items is not None and handle.items >= self._max_items and not handle.worn:
+        if not handle.worn and (reason := self._wear.after_chunk(handle.child.pid, handle.items)):
             handle.worn = True
-            self._answers.append(Worn(handle.lane))
+            self._answers.append(Worn(handle.lane, reason))
         self._answers.append(answer)
 
     def _ended(self, handle: Handle) -> None:

@@ -23,6 +23,10 @@ class NoBeat:
     def rest(self) -> None:
         """Nothing to say."""
 
+    def full(self) -> bool:
+        """There is no limit."""
+        return False
+
 
 def carry_out(work: Work, order: Run | Ship, parcel: Parcel | None) -> Answer:
     """Do what an order says in this very thread; partials go by reference."""

@@ -165,6 +165,10 @@ class _Thread:
         """Say that nothing is being mapped."""
         self.now = None
 
+    def full(self) -> bool:
+        """Threads have no memory of their own, and no limit."""
+        return False
+
     def _serve(self) -> None:
         failed = self._initialized()
         work: Work | None = None
