@@ -189,7 +189,7 @@ def _troubles(tally: Tally) -> Iterable[tuple[str, str]]:
         again = max(0, tally.ran - (tally.done - tally.started.done) - tally.skipped)
         yield "again", f"{_count(tally.lost, 'worker')} died; what they had not shipped, {again:,} items, ran again"
     if tally.retired:
-        yield "replaced", f"{_count(tally.retired, 'worker')} after a chunk, the last for this: {tally.retirement}"
+        yield "replaced", f"{_count(tally.retired, 'worker')} after a chunk, the last because {tally.retirement}"
     for failure in tally.failures:
         yield "failed", failure
     if tally.skipped > len(tally.failures):

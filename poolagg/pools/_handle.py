@@ -112,7 +112,7 @@ class Handle:
         return chunk
 
     def kill(self, cause: Cause, how: str, batch: Batch | None = None) -> None:
-        """Kill the worker, which `how` says what it did; `batch`: for what it runs now, and for nothing after that."""
+        """Kill the worker; `how` says what it did. With `batch`: for that one, and for nothing it has begun since."""
         if self.killed is None:
             self.killed = Killed(cause, how, batch)
         self.child.kill()
@@ -215,17 +215,17 @@ def _pipe(reader: contextlib.ExitStack, writer: contextlib.ExitStack) -> tuple[i
 
 
 def _worker_lost(exitcode: int | None, how: str = "") -> WorkerLost:
-    name = None
-    if exitcode is not None and exitcode < 0:
-        name = signal.Signals(-exitcode).name
-    if how:
-        pass  # the parent knows it, for it has killed the worker
-    elif name == "SIGKILL":
-        how = "was killed by SIGKILL: by hand, or by the kernel when memory ran out"
-    elif name is not None:
-        how = f"was killed by {name}"
-    elif exitcode is None:
-        how = "is gone; nobody knows how"
-    else:
-        how = f"ended with exit code {exitcode}, in the middle of its work"
-    return WorkerLost(f"the worker {how}", exitcode=exitcode, signal=name, index=None, item=None)
+    """`how`: what the worker did, if the parent knows it, for it has killed it."""
+    name = signal.Signals(-exitcode).name if exitcode is not None and exitcode < 0 else None
+    text = f"the worker {how or _ended(exitcode, name)}"
+    return WorkerLost(text, exitcode=exitcode, signal=name, index=None, item=None)
+
+
+def _ended(exitcode: int | None, name: str | None) -> str:
+    if name == "SIGKILL":
+        return "was killed by SIGKILL: by hand, or by the kernel when memory ran out"
+    if name is not None:
+        return f"was killed by {name}"
+    if exitcode is None:
+        return "is gone; nobody knows how"
+    return f"ended with exit code {exitcode}, in the middle of its work"

@@ -6,6 +6,8 @@
     within an item    the item alone would take a fresh worker above the limit: it is stopped, and the item has lost its
                       worker. What items before it have left there is not its fault: those make the worker worn
 
+A worker that merges, or packs what it ships, is in no item and is left to end it: else it would have to be done again.
+
 So no item fails for the leaks of others, and one that needs too much fails on any worker. For a while a worker may have
 more than the limit: by what an item takes, and the first of a chunk that was waiting for it already.
 """

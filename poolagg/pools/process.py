@@ -180,7 +180,7 @@ class ProcessPool(Pool):
         self._job = b""
         for handle in list(self._handles.values()):
             handle.end(self._epoch)
-            if handle.worn:  # there was no chunk left for which to replace it: the next run will, if there is one
+            if handle.worn:  # there was nothing left to replace it for; the next run starts another
                 self._dismiss(self._handles.pop(handle.lane), at_once=not clean)
         self._answers = []
 
