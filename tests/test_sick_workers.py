@@ -22,8 +22,10 @@ from tasks import Attempts
 
 from poolagg import (
     Collect,
+    GroupBy,
     Into,
     ProcessPool,
+    Reduce,
     Reducer,
     Report,
     SkippedItems,
@@ -38,7 +40,7 @@ from poolagg.pools import _memory
 from poolagg.pools._handle import Handle
 from poolagg.pools._memory import own_memory
 from poolagg.pools._wear import Wear
-from poolagg.strategies import Combine, Ordered, Stream, Tree
+from poolagg.strategies import Combine, Ordered, Partition, Stream, Tree
 
 METHODS = ["forkserver", "spawn", "fork"]
 STRATEGIES = [Combine(), Stream(), Ordered(), Tree()]
@@ -239,6 +241,27 @@ def test_a_reducer_that_grows_in_step_is_stopped_and_the_item_named() -> None:
     with pytest.raises(WorkerLost, match="above memory_limit") as caught:
         aggregate(abs, range(12), Hoarding(), pool=pool, chunksize=1)
     assert caught.value.index == 5
+
+
+def test_parts_whose_merges_outgrow_the_limit_in_workers_are_merged_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Merging was to be spread, and could not be; the result is the same."""
+    monkeypatch.setattr(Pace, "worth_shipping", lambda pace, seconds: True)
+    here, watch = os.getpid(), Watch()
+
+    def add(a: int, b: int) -> int:
+        if os.getpid() != here:
+            held = [b"x" * MB for _ in range(200)]
+            time.sleep(100)
+            del held
+        return a + b
+
+    pool = ProcessPool(2, memory_limit=limit_for("forkserver"))
+    by_rest = aggregate(
+        lambda x: (x % 3, x), range(30), GroupBy(Reduce(add)), pool=pool, strategy=Partition(2), chunksize=1,
+        watch=watch,
+    )  # fmt: skip
+    assert by_rest == {rest: sum(range(rest, 30, 3)) for rest in range(3)}
+    assert watch.of(events.Partitioned)
 
 
 def test_an_item_does_not_fail_for_what_others_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
