@@ -87,13 +87,25 @@ class Watch:
 # -- what workers run --------------------------------------------------------------------------------------------------
 
 
+def taking() -> Callable[[int], mmap.mmap]:
+    """A function that takes memory from the system; on its heap a forked worker may have much that is free."""
+
+    def take(size: int) -> mmap.mmap:
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        for page in range(0, size, mmap.PAGESIZE):
+            memory[page] = 1
+        return memory
+
+    return take
+
+
 def leaking(folder: Path, size: int = 8 * MB) -> Callable[[int], tuple[int, int]]:
     """Leaves memory behind with each item."""
-    attempts, left = Attempts(folder), []
+    attempts, take, left = Attempts(folder), taking(), []
 
     def leak(x: int) -> tuple[int, int]:
         attempts.another(x)
-        left.append(b"x" * size)
+        left.append(take(size))
         return x, os.getpid()
 
     return leak
@@ -101,14 +113,14 @@ def leaking(folder: Path, size: int = 8 * MB) -> Callable[[int], tuple[int, int]
 
 def growing(folder: Path, *bad: int, while_missing: Path | None = None) -> Callable[[int], int]:
     """Grows within the item, on bad ones, until it is four times what it may be, and never comes back."""
-    attempts = Attempts(folder)
+    attempts, take = Attempts(folder), taking()
 
     def grow(x: int) -> int:
         attempts.another(x)
         if x in bad and not (while_missing and while_missing.exists()):
             held = []
             for _ in range(4 * ROOM // MB):
-                held.append(b"x" * MB)
+                held.append(take(MB))
                 time.sleep(0.001)
             time.sleep(100)
         return x
