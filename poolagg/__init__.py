@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from poolagg._lazily import lazily
 
 if TYPE_CHECKING:
-    from poolagg import errors, events, pools, strategies, testing
+    from poolagg import errors, events, pools, resources, strategies, testing
     from poolagg._checkpoint import Checkpoint
     from poolagg._engine import Snapshot, aggregate, snapshots
     from poolagg._progress import Progress
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         PoolBusy,
         ReducerError,
         RemoteError,
+        ResourceError,
         SkippedItems,
         TaskError,
         WorkerLost,
@@ -88,6 +89,7 @@ __all__ = [
     "ReducerError",
     "RemoteError",
     "Report",
+    "ResourceError",
     "Sample",
     "SerialPool",
     "SkippedItems",
@@ -108,6 +110,7 @@ __all__ = [
     "per_worker",
     "pools",
     "prefetch",
+    "resources",
     "rng",
     "share",
     "snapshots",
@@ -131,6 +134,7 @@ __getattr__, __dir__ = lazily(
             "PoolBusy",
             "ReducerError",
             "RemoteError",
+            "ResourceError",
             "SkippedItems",
             "TaskError",
             "WorkerLost",
@@ -166,5 +170,5 @@ __getattr__, __dir__ = lazily(
         ),
         "sources": ("blocks", "prefetch"),
     },
-    rooms=("errors", "events", "pools", "strategies", "testing"),
+    rooms=("errors", "events", "pools", "resources", "strategies", "testing"),
 )

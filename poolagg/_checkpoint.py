@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from poolagg.errors import CheckpointError
 
-__all__ = ["Checkpoint", "FailedItem", "Held", "Store", "look", "packed", "unpacked"]
+__all__ = ["Checkpoint", "FailedItem", "Held", "Store", "check_owner", "look", "packed", "unpacked"]
 
 MAGIC = int.from_bytes(b"pagg", "big")
 FORMAT = 1
@@ -47,6 +47,8 @@ SCHEMA = """
 class Checkpoint:
     """Where a run keeps its state, for `aggregate(..., checkpoint=...)`; a path alone is `Checkpoint(path)`.
 
+    A run into a resource that can commit (`poolagg.resources`) keeps it there: then give the options alone.
+
     every          seconds between two commits at most; by default as seldom as costs 2 % of the run
     retry_failed   run again what an earlier run skipped as failed, and nothing that is in the result already
     key            stands for func and reducer: the checkpoint is that of any run with the same key
@@ -55,16 +57,14 @@ class Checkpoint:
     Checkpoint('run.ckpt', every=60)
     """
 
-    path: str | os.PathLike[str]
+    path: str | os.PathLike[str] | None = None
     every: float | None = None
     retry_failed: bool = False
     key: str | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.path, (str, os.PathLike)) or not isinstance(os.fspath(self.path), str):
-            raise TypeError(f"checkpoint takes a path or a Checkpoint, not {self.path!r}")
-        if not os.fspath(self.path) or "\0" in os.fspath(self.path):
-            raise ValueError(f"{self.path!r} names no file for a checkpoint")
+        if self.path is not None:
+            _check_name(self.path)
         if self.every is not None and not (isinstance(self.every, (int, float)) and self.every > 0):
             raise ValueError(f"Checkpoint(every=...) is in seconds and must be None or above 0, not {self.every!r}")
         if self.key is not None and not isinstance(self.key, str):
@@ -72,8 +72,15 @@ class Checkpoint:
 
     def __repr__(self) -> str:
         given = {"every": self.every, "retry_failed": self.retry_failed, "key": self.key}
-        options = [f", {name}={value!r}" for name, value in given.items() if value not in (None, False)]
-        return f"Checkpoint({os.fspath(self.path)!r}{''.join(options)})"
+        options = [f"{name}={value!r}" for name, value in given.items() if value not in (None, False)]
+        return f"Checkpoint({', '.join([*([] if self.path is None else [repr(os.fspath(self.path))]), *options])})"
+
+
+def _check_name(path: Any) -> None:
+    if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
+        raise TypeError(f"checkpoint takes a path or a Checkpoint, not {path!r}")
+    if not os.fspath(path) or "\0" in os.fspath(path):
+        raise ValueError(f"{path!r} names no file for a checkpoint")
 
 
 class FailedItem(NamedTuple):
@@ -96,6 +103,10 @@ class Held:
     failed: dict[int, FailedItem] = field(default_factory=dict)
 
 
+NOTHING = pickle.dumps(None, 5)
+"""The state of what keeps none."""
+
+
 def packed(state: Any) -> bytes:
     """Pickle a state, plainly if possible."""
     try:
@@ -106,22 +117,28 @@ def packed(state: Any) -> bytes:
         return cloudpickle.dumps(state, 5)  # type: ignore[no-any-return]
 
 
-def unpacked(path: str, data: bytes) -> Any:
-    """Open a state whose checksum was right."""
+def unpacked(name: str, data: bytes) -> Any:
+    """Open a state whose checksum was right; `name` is what holds it."""
+    if data == NOTHING:
+        return None
     try:
         return pickle.loads(data)
     except Exception as error:
         raise CheckpointError(
-            f"the state in the checkpoint {path!r} does not unpickle here: {type(error).__name__}: {error}. Make what "
-            "it names importable again, or begin anew with another path"
+            f"the state in {name} does not unpickle here: {type(error).__name__}: {error}. Make what it names "
+            "importable again, or begin anew elsewhere"
         ) from error
 
 
 class Store:
     """An open checkpoint, locked for one run: `held` is what was in it, `commit` replaces that."""
 
+    full = False
+    anew = "delete it or name another path"
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
+        self.name = f"the checkpoint {self.path!r}"
         real = os.path.realpath(self.path)
         with _named(self.path):
             if not os.path.lexists(real):
@@ -264,7 +281,7 @@ def _checked(path: str) -> tuple[int, int]:
     if not stat.S_ISREG(status.st_mode):
         _refuse(f"{path!r} is no file")
     for name in (path, f"{path}-journal", f"{path}-wal"):
-        _check_owner(name)
+        check_owner(name)
     with open(path, "rb") as file:
         _check_head(path, file.read(100))
     return identity
@@ -277,7 +294,7 @@ def _check_writable(path: str) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
 
 
-def _check_owner(path: str) -> None:
+def check_owner(path: str) -> None:
     try:
         status = os.lstat(path)
     except FileNotFoundError:

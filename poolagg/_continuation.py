@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from poolagg import events
 from poolagg._checkpoint import Checkpoint, FailedItem, Held, Store, packed, unpacked
 from poolagg._chunks import Grid, Interval, Intervals, without
+from poolagg._entrusted import Entrusted
 from poolagg._fingerprint import differences, fingerprint
 from poolagg._pages import Known, Pages
 from poolagg._parcels import Source
@@ -84,7 +85,7 @@ class Continuation:
                 f"{settings.strategy!r} goes without a checkpoint: its folding has no state() and restore()"
             )
         self._state()  # what can't be kept is an error now, and not after a minute's work
-        self._store = Store(self._checkpoint.path)
+        self._store = _store(settings)
         try:
             self._take_up(self._store.held, terms)
         except BaseException:
@@ -122,7 +123,7 @@ class Continuation:
         self.covered = Intervals(part for interval in covered for part in _less(interval, again))
         self.failed = dict(failed)
         if held.state is not None:
-            self._folding.restore(unpacked(self._store.path, held.state))
+            self._folding.restore(unpacked(self._store.name, held.state))
         self._facts["begun"], self._finished = held.facts["begun"], held.facts["finished"]
         self.changed = bool(again)
 
@@ -135,18 +136,18 @@ class Continuation:
         """Refuse to go on from another run's state, nor to add to it."""
         self._torn = True
         raise CheckpointMismatch(
-            f"the checkpoint {self._store.path!r} does not fit this call: {what}. To continue it, call with what it "
-            "was made with; to begin anew, delete it or name another path. (With Checkpoint(path, key=...), from the "
-            "first run on, you say yourself which func and reducer count as the same)"
+            f"{self._store.name} does not fit this call: {what}. To continue it, call with what it was made with; to "
+            f"begin anew, {self._store.anew}. (With Checkpoint(..., key=...), from the first run on, you say yourself "
+            "which func and reducer count as the same)"
         )
 
     def _refuse_retry(self, terms: Terms, failed: dict[int, FailedItem]) -> None:
         """What comes in late can only be folded in where order is no matter."""
         if terms.in_order or terms.grid is not None:
             raise CheckpointMismatch(
-                f"the checkpoint {self._store.path!r} leaves out {len(failed)} items that failed, such as item "
-                f"{min(failed)}, and they cannot come in later, for this run keeps to the input order. Continue it "
-                "with on_error='skip', and without retry_failed; or begin anew with another path"
+                f"{self._store.name} leaves out {len(failed)} items that failed, such as item {min(failed)}, and they "
+                "cannot come in later, for this run keeps to the input order. Continue it with on_error='skip', and "
+                f"without retry_failed; or begin anew: {self._store.anew}"
             )
 
     def skip(self, source: Source, count: int) -> None:
@@ -200,7 +201,7 @@ class Continuation:
 
     def due(self) -> bool:
         """Whether to commit now."""
-        return self._ready and monotonic() >= self._cadence.next
+        return self._ready and (self._store.full or monotonic() >= self._cadence.next)
 
     @property
     def _ready(self) -> bool:
@@ -241,6 +242,13 @@ class Continuation:
     def close(self) -> None:
         """Give the file free."""
         self._store.close()
+
+
+def _store(settings: Settings) -> Store | Entrusted:
+    """Where the run is kept: in the resource that it changes, if that can commit, else in a file of its own."""
+    if settings.resource is not None:
+        return Entrusted(settings.resource)
+    return Store(settings.checkpoint.path)
 
 
 class _Recalled(str):

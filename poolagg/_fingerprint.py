@@ -143,6 +143,8 @@ class _Walk:
             return "property", self.described((value.fget, value.fset, value.fdel))
         if type(value).__module__ == "poolagg.pools._share":
             return "share", self.described(value.value)
+        if hasattr(type(value), "known_by"):  # a resource holds connections and files, which are others in each process
+            return "object", self.described(type(value)), self.described(value.known_by)
         return self._instance(value)
 
     def _instance(self, value: Any) -> Any:

@@ -51,7 +51,8 @@ class Settings:
         self.why = "as it was asked for" if strategy is not None else _why(self.strategy, self.reducer, reproducible)
         self._progress = progress
         self._watch = _watch(watch)
-        self.checkpoint = _checkpoint(checkpoint, self.reducer)
+        self.resource = _resource(self.reducer)
+        self.checkpoint = _checkpoint(checkpoint, self.reducer, self.resource)
         if workers is not None and pool is not None:
             raise ValueError(f"workers={workers!r} goes with pool=None: {pool!r} has its own number of workers")
 
@@ -139,22 +140,55 @@ def _watch(watch: Any) -> list[Callable[[RunEvent], Any]]:
     return watchers
 
 
-def _checkpoint(checkpoint: Any, reducer: Reducer) -> Any:
-    if checkpoint is None:
+def _resource(reducer: Reducer) -> Any:
+    """The one resource that can commit, of what the reducer changes; or None."""
+    intos = _intos(reducer)
+    resources = {id(into.resource): into.resource for into in intos if into.resource is not None}
+    if not resources:
+        return None
+    if len(resources) > 1:
+        raise ValueError(
+            f"{reducer!r} has {len(resources)} resources, which cannot commit together: after `kill -9` between two "
+            "commits one of them would be ahead. Put both into one database, or make a run for each"
+        )
+    if any(into.resource is None for into in intos):
+        raise ValueError(
+            f"{reducer!r} applies partials to a resource that commits, and by an Into that cannot: a continued run "
+            "would apply some of those twice. Make a run for each"
+        )
+    return next(iter(resources.values()))
+
+
+def _checkpoint(checkpoint: Any, reducer: Reducer, resource: Any) -> Any:
+    if checkpoint is None and resource is None:
         return None
     from poolagg._checkpoint import Checkpoint
 
-    if _changes_what_is_outside(reducer):
+    kept = Checkpoint() if checkpoint is None else checkpoint
+    if not isinstance(kept, Checkpoint):
+        kept = Checkpoint(kept)
+    if resource is not None:
+        if kept.path is not None:
+            raise ValueError(
+                f"checkpoint={checkpoint!r} has a path, but {reducer!r} keeps in the resource itself how far the run "
+                "is: leave the path out. Options go without one: Checkpoint(retry_failed=True)"
+            )
+        return kept
+    if _intos(reducer):
         raise ValueError(
             f"checkpoint={checkpoint!r} can't keep what {reducer!r} changes: what Into applies lies outside of it, so "
-            "a continued run would apply some partials twice. Use a reducer with a result, such as Collect()"
+            "a continued run would apply some partials twice. Use a reducer with a result, such as Collect(); or a "
+            "resource that can commit: poolagg.resources"
         )
-    return checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
+    if kept.path is None:
+        raise ValueError(f"checkpoint={checkpoint!r} needs a path: only a resource that can commit does without")
+    return kept
 
 
-def _changes_what_is_outside(reducer: Reducer) -> bool:
-    parts = getattr(reducer, "parts", ())
-    return isinstance(reducer, Into) or any(_changes_what_is_outside(part) for part in parts)
+def _intos(reducer: Reducer) -> list[Into]:
+    """What changes something outside, of the reducer's parts."""
+    found = [into for part in getattr(reducer, "parts", ()) for into in _intos(part)]
+    return [reducer, *found] if isinstance(reducer, Into) else found
 
 
 def _strategy(strategy: Strategy | None, reducer: Reducer, reproducible: bool) -> Strategy:

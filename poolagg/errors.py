@@ -16,6 +16,7 @@ __all__ = [
     "PoolBusy",
     "ReducerError",
     "RemoteError",
+    "ResourceError",
     "SkippedItems",
     "TaskError",
     "WorkerLost",
@@ -92,6 +93,10 @@ class CheckpointError(PoolAggError):
 
 class CheckpointMismatch(PoolAggError):
     """The checkpoint belongs to another run; the message says what differs and what to do."""
+
+
+class ResourceError(PoolAggError):
+    """A resource cannot be used: in use by another run, out of reach, full, damaged. It holds its last commit."""
 
 
 class PoolBusy(PoolAggError):

@@ -56,11 +56,13 @@ MAY_IMPORT = {
     "pools": {"_chunks", "_lazily", "_orders", "_parcels", "_sizes", "errors", "functions", "reducers", "strategies"},
     "_progress": {"events"},
     "_checkpoint": {"errors"},
+    "resources": {"_checkpoint", "errors", "reducers"},
+    "_entrusted": {"_checkpoint", "errors", "resources"},
     # floor 3: the one place that holds a plan and a pool
     "_watching": {"errors", "events"},
     "_settings": {"_checkpoint", "_pages", "_plan", "_progress", "events", "pools", "reducers", "strategies"},
     "_continuation": {
-        *("_checkpoint", "_chunks", "_fingerprint", "_pages", "_parcels", "_plan", "_settings"),
+        *("_checkpoint", "_chunks", "_entrusted", "_fingerprint", "_pages", "_parcels", "_plan", "_settings"),
         *("errors", "events", "functions", "strategies"),
     },
     "_verdicts": {"_orders", "errors", "events"},
@@ -73,7 +75,7 @@ MAY_IMPORT = {
     "testing": {"reducers"},
     "__init__": {
         *("_engine", "_progress", "errors", "events", "functions", "pools", "reducers", "sources", "strategies"),
-        *("_checkpoint", "_lazily", "_report", "testing"),
+        *("_checkpoint", "_lazily", "_report", "resources", "testing"),
     },
     "__main__": {"__init__", "_checkpoint", "_rendering", "errors", "events", "sources", "testing"},
 }
@@ -102,8 +104,8 @@ EXPORTED = {
     *("ProcessPool", "ThreadPool", "SerialPool"),
     *("Progress", "Report", "blocks", "prefetch", "Checkpoint"),
     *("PoolAggError", "TaskError", "WorkerLost", "ReducerError", "CheckpointError", "CheckpointMismatch", "PoolBusy"),
-    *("RemoteError", "SkippedItems"),
-    *("errors", "events", "pools", "strategies", "testing"),
+    *("RemoteError", "ResourceError", "SkippedItems"),
+    *("errors", "events", "pools", "resources", "strategies", "testing"),
 }
 
 NO_EXAMPLE = {"Snapshot", "rng"}

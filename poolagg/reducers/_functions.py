@@ -116,6 +116,9 @@ class Into(Reducer):
 
     For what already exists and is yours: a database, a grid, a file. `ordered=True` keeps to the input order.
 
+    In the place of `apply` may stand a resource that can commit (`poolagg.resources.Resource`): then every partial is
+    in it once, whatever dies, and the same call again continues a run that stopped.
+
     >>> from poolagg.reducers import reduced
     >>> seen = []
     >>> reduced(Into(seen.append), "abc")
@@ -123,9 +126,11 @@ class Into(Reducer):
     ['a', 'b', 'c']
     """
 
-    def __init__(self, apply: Callable[[Any], object], ordered: bool = False) -> None:
-        need_callable("Into(apply)", apply)
-        self.apply = apply
+    def __init__(self, apply: Any, ordered: bool = False) -> None:
+        self.resource = apply if _can_commit(apply) else None
+        if self.resource is None:
+            need_callable("Into(apply)", apply)
+        self.apply: Callable[[Any], object] = apply if self.resource is None else self.resource.apply
         self.ordered = bool(ordered)
 
     def init(self) -> None:
@@ -138,8 +143,19 @@ class Into(Reducer):
     def for_lanes(self) -> Reducer:
         return Untouched()
 
+    @property
+    def known_by(self) -> Any:
+        """What tells whether it is the same in another process: of a resource, its class and what it says itself."""
+        if self.resource is None:
+            return self.apply, self.ordered
+        return type(self.resource), getattr(self.resource, "known_by", None), self.ordered
+
     def __repr__(self) -> str:
-        return call("Into", self.apply, ordered=self.ordered or None)
+        return call("Into", self.apply if self.resource is None else self.resource, ordered=self.ordered or None)
+
+
+def _can_commit(what: Any) -> bool:
+    return all(callable(getattr(what, name, None)) for name in ("begin", "apply", "commit", "rollback"))
 
 
 def _copied(acc: Any) -> Any:

@@ -1,0 +1,360 @@
+"""A database: partials are written in batches, each in one transaction with the ledger of the items it came from.
+
+    apply     keeps the partial in memory
+    commit    BEGIN; the ledger, if it is still the one this run knows; all partials; COMMIT
+
+So a transaction is short, and others can use the database meanwhile. Whatever happens in it, it is begun anew as a
+whole: the partials are kept until it has ended. Rule of the room: nobody knows what became of a commit that was not
+answered. A new session looks into the ledger: it is the new one, and all is there; or the old one, and nothing is.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Callable, Mapping
+from hashlib import blake2b
+from time import monotonic
+from typing import Any, NoReturn, TypeVar
+
+from poolagg.errors import ResourceError, short_repr
+from poolagg.reducers import Into
+from poolagg.resources._lock import FIRST_PAUSE, pause, within
+from poolagg.resources._session import Session, opened, passes
+
+__all__ = ["IntoDatabase"]
+
+T = TypeVar("T")
+
+TABLE = "poolagg_ledger"
+
+SCHEMA = f"""CREATE TABLE {TABLE} (
+    run VARCHAR(200) NOT NULL, number INTEGER NOT NULL, piece TEXT NOT NULL, PRIMARY KEY (run, number))"""
+"""Text, since every database calls bytes by another name. Number 0 is the checksum of the others, put together."""
+
+PIECE = 6144
+"""Bytes of the ledger in a row. Only pieces that have changed are written, and of a long one these are the last two."""
+
+OTHERS = 5.0
+"""Seconds at most that another run of the same name is waited for: a server takes a moment to see that it is dead."""
+
+
+class IntoDatabase(Into):
+    """Write each partial into a database, once, whatever dies; the result is None.
+
+    connect    the path of a SQLite database, or a function that opens a connection, by any DB-API driver
+    statement  executed with each partial, which must be a tuple, list or dict, as the driver takes it
+    function   instead of a statement: called with a cursor and each partial. It must not commit
+    run        the name of the run: its ledger is in the table `poolagg_ledger` of the same database, under this name
+    batch      partials in a transaction; one is also made when a second, or 50 times what the last one took, has passed
+    ordered    keep to the input order
+    patience   seconds that a lost connection or somebody's lock is waited for
+
+    The same call again continues the run; another run takes another name. Batches are written in the parent. If one
+    has to be written again after its connection was lost, so is all that was in it: a function may be called more than
+    once for a partial, and one call counts. Raises `ResourceError` if the database is out of reach, locked or full for
+    too long, or the run goes on elsewhere; what the statement or the function raises propagates as it is.
+
+    >>> import os, sqlite3, tempfile
+    >>> from poolagg import SerialPool, aggregate
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "squares.db")
+    ...     database = sqlite3.connect(path)
+    ...     _ = database.execute("CREATE TABLE squares (x, square)")
+    ...     table = IntoDatabase(path, "INSERT INTO squares VALUES (?, ?)", run="squares")
+    ...     for _ in range(2):  # the second time there is nothing left to do
+    ...         aggregate(lambda x: (x, x * x), range(4), table, pool=SerialPool())
+    ...     print(database.execute("SELECT * FROM squares").fetchall())
+    ...     database.close()
+    [(0, 0), (1, 1), (2, 4), (3, 9)]
+    """
+
+    def __init__(
+        self,
+        connect: str | os.PathLike[str] | Callable[[], Any],
+        statement_or_function: str | Callable[[Any, Any], object],
+        *,
+        run: str,
+        batch: int = 5_000,
+        ordered: bool = False,
+        patience: float = 60.0,
+    ) -> None:
+        super().__init__(Database(connect, statement_or_function, run, batch, patience), ordered)
+
+    def __repr__(self) -> str:
+        said = repr(self.resource)
+        return f"{said[:-1]}, ordered=True)" if self.ordered else said
+
+
+class Database:
+    """The resource behind `IntoDatabase`."""
+
+    def __init__(self, connect: Any, write: Any, run: str, batch: int, patience: float) -> None:
+        self._connect, self._place = _connector(connect)
+        self._write = write
+        if not (isinstance(write, str) and write.strip()) and not callable(write):
+            raise TypeError(f"IntoDatabase takes a statement, or a function of a cursor and a partial, not {write!r}")
+        if not isinstance(run, str) or not 0 < len(run) <= 200 or not run.isprintable():
+            raise ValueError(f"run is the name of the run, a text of 1 to 200 characters, not {run!r}")
+        if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+            raise ValueError(f"batch is a number of partials, an int of 1 or more, not {batch!r}")
+        if not isinstance(patience, (int, float)) or not patience >= 0:
+            raise ValueError(f"patience is in seconds and must be 0 or more, not {patience!r}")
+        self._run, self._batch, self._patience = run, batch, patience
+        self._session: Session | None = None
+        self._begun = False
+        self._applied: list[Any] = []
+        self._pieces: list[str] = []  # as they are in the database
+
+    @property
+    def known_by(self) -> Any:
+        """What is written decides whether it is the same run, and not where."""
+        return self._write, self._run
+
+    @property
+    def full(self) -> bool:
+        """Whether a batch is complete."""
+        return len(self._applied) >= self._batch
+
+    def __repr__(self) -> str:
+        what = self._write if isinstance(self._write, str) else getattr(self._write, "__qualname__", "...")
+        return f"IntoDatabase({short_repr(self._place)}, {short_repr(what)}, run={self._run!r})"
+
+    # -- the protocol ------------------------------------------------------------------------------------------
+
+    def begin(self) -> bytes | None:
+        """Connect, lock, and read the ledger of the run."""
+        if self._begun:
+            raise ResourceError(f"{self!r} is in use by another run of this process: wait for its end")
+        self._applied.clear()
+        self._pieces = self._persistently(self._first_look)
+        self._begun = True
+        return b"".join(map(base64.b64decode, self._pieces[1:])) if self._pieces else None
+
+    def apply(self, partial: Any) -> None:
+        """Keep it for the next batch."""
+        if isinstance(self._write, str) and not isinstance(partial, (tuple, list, Mapping)):
+            raise TypeError(
+                f"{self!r} takes partials that are tuples, lists or dicts, the parameters of the statement, not "
+                f"{short_repr(partial)}: return a tuple, or make one with .of(lambda partial: (partial,))"
+            )
+        self._applied.append(partial)
+
+    def commit(self, ledger: bytes) -> None:
+        """Write the batch and the ledger, as often as it takes."""
+        pieces = _cut(ledger)
+        self._persistently(lambda: self._commit_once(pieces))
+        self._pieces = pieces
+        self._applied.clear()
+
+    def rollback(self) -> None:
+        """Forget what was applied, and disconnect."""
+        self._begun = False
+        self._applied.clear()
+        self._disconnect()
+
+    # -- one try -----------------------------------------------------------------------------------------------
+
+    def _first_look(self) -> list[str]:
+        try:
+            connection = self._connect()
+        except Exception as error:  # a wrong address will not be right in a minute
+            if _is_of_database(error):
+                raise ResourceError(f"{self!r}: no connection to the database: {error}") from error
+            raise
+        return self._read(self._enter(connection, min(self._patience, OTHERS)))
+
+    def _enter(self, connection: Any, patience: float) -> Session:
+        """Begin a session, and have the lock."""
+        self._session = session = opened(connection)
+        try:
+            held = within(patience, lambda: session.acquire(self._run))
+        except OSError as error:
+            raise ResourceError(f"{self!r}: no lock can be made beside the database: {error}") from error
+        if not held:
+            raise ResourceError(
+                f"{self!r}: another run of this name is writing into the database: wait for its end, or give this one "
+                "a name of its own"
+            )
+        return session
+
+    def _read(self, session: Session) -> list[str]:
+        """The ledger as it is in the database now, in pieces; none if there was no commit yet."""
+        query = f"SELECT number, piece FROM {TABLE} WHERE run = ? ORDER BY number"
+        try:
+            rows = session.rows(query, self._run)
+        except Exception as error:
+            if passes(error) or not _is_of_database(error):
+                raise
+            self._make_table(session)
+            rows = session.rows(query, self._run)
+        session.rollback()
+        pieces = [str(piece) for _, piece in rows]
+        if [number for number, _ in rows] != [*range(len(rows))] or (pieces and pieces[0] != _checksum(pieces[1:])):
+            raise ResourceError(f"{self!r}: its ledger, in the table {TABLE}, is damaged: it was left as it is")
+        return pieces
+
+    def _make_table(self, session: Session) -> None:
+        session.rollback()
+        try:
+            session.start()
+            session.execute(SCHEMA)
+            session.commit()
+        except Exception as error:
+            session.rollback()
+            try:
+                session.rows(f"SELECT count(*) FROM {TABLE}")  # another run may have been quicker
+            except Exception:
+                raise error from None
+
+    def _commit_once(self, pieces: list[str]) -> None:
+        session = self._session
+        if session is None:
+            session = self._enter(self._connect(), self._patience)
+            if (found := self._read(session)) == pieces:  # the last try got through, and only its answer was lost
+                return
+            if found != self._pieces:
+                self._overtaken()
+        session.start()
+        self._write_ledger(session, pieces)
+        self._write_partials(session)
+        if not session.within:
+            raise ResourceError(f"{self!r}: {self._write!r} has committed, which is not for it to do")
+        session.commit()
+
+    def _write_ledger(self, session: Session, pieces: list[str]) -> None:
+        """Only if it is the one that this run knows, which whoever wrote it last has seen to."""
+        if self._pieces:
+            known = (self._run, self._pieces[0])
+            update = f"UPDATE {TABLE} SET piece = ? WHERE run = ? AND number = 0 AND piece = ?"
+            if session.execute(update, pieces[0], *known).rowcount != 1:
+                self._overtaken()
+        for number in range(1 if self._pieces else 0, max(len(pieces), len(self._pieces))):
+            old, new = self._pieces[number : number + 1], pieces[number : number + 1]
+            if old != new and old:
+                session.execute(f"DELETE FROM {TABLE} WHERE run = ? AND number = ?", self._run, number)
+            if old != new and new:
+                session.execute(f"INSERT INTO {TABLE} (run, number, piece) VALUES (?, ?, ?)", self._run, number, *new)
+
+    def _write_partials(self, session: Session) -> None:
+        if not self._applied:
+            return
+        if not isinstance(self._write, str):
+            for partial in self._applied:
+                self._write_one(session, partial)
+            return
+        try:
+            session.cursor.executemany(self._write, self._applied)
+        except Exception as error:
+            if len(self._applied) > 1 and not passes(error):
+                self._blame(session)
+            raise
+
+    def _write_one(self, session: Session, partial: Any) -> None:
+        try:
+            if isinstance(self._write, str):
+                session.cursor.execute(self._write, partial)
+            else:
+                self._write(session.cursor, partial)
+        except Exception as error:
+            error.add_note(
+                f"poolagg: raised by {self!r}, of the partial {short_repr(partial)}. Nothing of its batch is in the "
+                "database; the same call again goes on from there"
+            )
+            raise
+
+    def _blame(self, session: Session) -> None:
+        """A batch was refused: write its partials one by one, to raise the same with the one that is to blame."""
+        session.rollback()
+        session.start()
+        for partial in self._applied:
+            self._write_one(session, partial)
+
+    def _overtaken(self) -> NoReturn:
+        raise ResourceError(
+            f"{self!r}: another run of this name has written into the database since this one last did. Nothing was "
+            "doubled, for it is the other's now; to continue, make one call at a time"
+        )
+
+    def _disconnect(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+    # -- again and again ---------------------------------------------------------------------------------------
+
+    def _persistently(self, attempt: Callable[[], T]) -> T:
+        """What `attempt` returns, once it does not fail of something that passes; each time from a new session on."""
+        until, seconds = monotonic() + self._patience, FIRST_PAUSE
+        while True:
+            try:
+                return attempt()
+            except BaseException as error:
+                self._disconnect()
+                if not passes(error):
+                    self._tell(error)
+                    raise
+                if monotonic() >= until:
+                    raise ResourceError(
+                        f"{self!r}: given up after {self._patience} s: {_said(error)}. Nothing is half applied: what "
+                        "was committed before is in the database, and the same call again goes on from there"
+                    ) from error
+            seconds = pause(seconds)
+
+    def _tell(self, error: BaseException) -> None:
+        """What is the matter with the database, and not with what was asked of it, is told with its name."""
+        name, state = getattr(error, "sqlite_errorname", "") or "", getattr(error, "sqlstate", "") or ""
+        if name.startswith(_OF_THE_DISK) or state.startswith(("53", "58")):
+            raise ResourceError(
+                f"{self!r}: the database cannot be written: {_said(error)} {name}{state}. Nothing is half applied: "
+                "what was committed before is there, and the same call again goes on from it"
+            ) from error
+
+
+_OF_THE_DISK = tuple(
+    f"SQLITE_{what}" for what in ("FULL", "IOERR", "READONLY", "CANTOPEN", "PERM", "AUTH", "NOTADB", "CORRUPT")
+)
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".strip()
+
+
+def _is_of_database(error: BaseException) -> bool:
+    """Whether a driver raised it: all of them have the same names."""
+    return any(kind.__name__ == "Error" and kind.__module__ != "builtins" for kind in type(error).__mro__)
+
+
+def _cut(ledger: bytes) -> list[str]:
+    pieces = [base64.b64encode(ledger[at : at + PIECE]).decode() for at in range(0, len(ledger), PIECE)]
+    return [_checksum(pieces), *pieces]
+
+
+def _checksum(pieces: list[str]) -> str:
+    return blake2b("".join(pieces).encode(), digest_size=16).hexdigest()
+
+
+def _connector(connect: Any) -> tuple[Callable[[], Any], Any]:
+    """What opens a connection; and what to call it."""
+    if callable(connect):
+        return connect, connect
+    if not isinstance(connect, (str, os.PathLike)) or not isinstance(os.fspath(connect), str):
+        raise TypeError(f"connect takes the path of a SQLite database, or a function that opens one, not {connect!r}")
+    path = os.fspath(connect)
+    if "://" in path:
+        raise ValueError(f"connect={path!r} is no path: for PostgreSQL write connect=lambda: psycopg.connect({path!r})")
+    if not path or path == ":memory:" or "\0" in path:
+        raise ValueError(f"connect={path!r} names no file, and a database in memory ends with its connection")
+    return lambda: _sqlite(path), path
+
+
+def _sqlite(path: str) -> Any:
+    import sqlite3
+
+    connection = sqlite3.connect(path, timeout=0.1, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA synchronous=EXTRA")
+    except BaseException:
+        connection.close()
+        raise
+    return connection

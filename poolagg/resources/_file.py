@@ -1,0 +1,262 @@
+"""A file: partials are appended as lines, and a file beside it says how much of it counts.
+
+    apply     a line, kept in memory up to a mebibyte, then written
+    commit    write what is kept, fsync; write the ledger under another name, fsync, rename, fsync the folder
+    begin     cut off what is beyond the length that the ledger tells
+
+The rename is the one step. Rule of the room: only the ledger in the folder tells what counts; after a commit that
+failed, too, for its rename may have come about.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+from poolagg._checkpoint import check_owner
+from poolagg.errors import CheckpointError, ResourceError, short_repr
+from poolagg.reducers import Into
+from poolagg.resources._lock import locked, within
+
+__all__ = ["IntoFile"]
+
+BUFFER = 1 << 20
+"""Bytes of lines that are kept before they are written."""
+
+TAIL = 1 << 12
+"""Bytes before the committed end whose digest tells that it is the same file."""
+
+PATIENCE = 2.0
+"""Seconds that another run is waited for: forked workers of a run that was killed may have the file for a moment."""
+
+FORMAT = 1
+
+
+class IntoFile(Into):
+    """Append each partial to a file as a line, once, whatever dies; the result is None.
+
+    A partial is a text without a line end, written as UTF-8: `IntoFile("rows.jsonl").of(json.dumps)` for others. The
+    ledger is in `PATH.ledger` beside it. `ordered=True` keeps to the input order. What is in the file before the first
+    run stays; while the ledger is there the file is the run's alone, and what others append is cut off when it goes on.
+
+    The same call again continues the run; another run takes another path. Raises `ResourceError` if the file or its
+    ledger cannot be written or read, is in use by another run, or is not what was committed.
+
+    >>> import json, pathlib, tempfile
+    >>> from poolagg import SerialPool, aggregate
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "squares.jsonl")
+    ...     for _ in range(2):  # the second time there is nothing left to do
+    ...         aggregate(lambda x: [x, x * x], range(3), IntoFile(path).of(json.dumps), pool=SerialPool())
+    ...     print(path.read_text(), end="")
+    [0, 0]
+    [1, 1]
+    [2, 4]
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, ordered: bool = False) -> None:
+        super().__init__(File(path), ordered)
+
+    def __repr__(self) -> str:
+        said = repr(self.resource)
+        return f"{said[:-1]}, ordered=True)" if self.ordered else said
+
+
+class Side(NamedTuple):
+    """What the file beside it says: how many bytes count, the digest of the last of them, and the ledger if any."""
+
+    length: int
+    tail: str
+    ledger: bytes | None
+
+
+class File:
+    """The resource behind `IntoFile`."""
+
+    known_by = None  # a file that was moved, with its ledger, is the same
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
+            raise TypeError(f"IntoFile takes a path, not {path!r}")
+        self._path = os.fspath(path)
+        if not self._path or "\0" in self._path:
+            raise ValueError(f"{self._path!r} names no file")
+        self._descriptor: int | None = None
+        self._lines = bytearray()
+
+    def __repr__(self) -> str:
+        return f"IntoFile({self._path!r})"
+
+    # -- the protocol ------------------------------------------------------------------------------------------
+
+    def begin(self) -> bytes | None:
+        """Open and lock the file, and cut off what does not count."""
+        if self._descriptor is not None:
+            raise ResourceError(f"{self!r} is in use by another run: wait for its end, or take another path")
+        with self._named():
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            self._descriptor = os.open(self._path, flags, 0o666)
+            try:
+                if not within(PATIENCE, lambda: locked(self._open)):
+                    raise ResourceError(f"{self!r} is in use by another run: wait for its end, or take another path")
+                self._real = os.path.realpath(self._path)
+                return self._cut().ledger
+            except BaseException:
+                self._close()
+                raise
+
+    def apply(self, partial: Any) -> None:
+        """Append a line."""
+        if not isinstance(partial, str):
+            raise TypeError(
+                f"{self!r} takes texts, one for each line, not {short_repr(partial)}: write one with .of(str), or "
+                ".of(json.dumps)"
+            )
+        if "\n" in partial:
+            raise ValueError(
+                f"{self!r} takes texts of one line each, without its end, not {short_repr(partial)}: strip it, or make "
+                "several with .of(str.splitlines) and .flat()"
+            )
+        self._lines += partial.encode()
+        self._lines += b"\n"
+        if len(self._lines) >= BUFFER:
+            with self._named():
+                self._write_lines()
+
+    def commit(self, ledger: bytes) -> None:
+        """Make the lines last, and then what says that they count."""
+        with self._named():
+            self._write_lines()
+            os.fsync(self._open)
+            self._write_side(Side(os.fstat(self._open).st_size, self._tail(os.fstat(self._open).st_size), ledger))
+
+    def rollback(self) -> None:
+        """Cut off what does not count, and close the file."""
+        self._lines.clear()
+        if self._descriptor is None:
+            return
+        try:
+            with contextlib.suppress(OSError, ResourceError):  # else the next `begin` does it, or says what is wrong
+                self._cut()
+        finally:
+            self._close()
+
+    # -- what counts -------------------------------------------------------------------------------------------
+
+    def _cut(self) -> Side:
+        """Leave in the file what counts, and nothing else."""
+        size = os.fstat(self._open).st_size
+        side = self._read_side()
+        if side is None:  # the first time: what is there already counts
+            if size and os.pread(self._open, 1, size - 1) != b"\n":
+                raise ResourceError(f"{self!r}: what is in the file does not end with a line end: append one")
+            side = Side(size, self._tail(size), None)
+            self._write_side(side)
+        if size < side.length:
+            self._refuse(f"has {size} bytes, and {side.length} were committed")
+        if self._tail(side.length) != side.tail:
+            self._refuse(f"is not the one that was committed: it differs before byte {side.length}")
+        if size > side.length:
+            os.ftruncate(self._open, side.length)
+        return side
+
+    def _refuse(self, what: str) -> None:
+        raise ResourceError(
+            f"{self!r}: the file {what}. It was left as it is: bring back what it was; or, to begin anew, delete it "
+            f"and {self._path}.ledger"
+        )
+
+    def _tail(self, length: int) -> str:
+        """The digest of what comes just before `length`."""
+        start = max(0, length - TAIL)
+        return blake2b(os.pread(self._open, length - start, start), digest_size=16).hexdigest()
+
+    def _write_lines(self) -> None:
+        _write_all(self._open, self._lines)
+        self._lines.clear()
+
+    # -- the file beside it ------------------------------------------------------------------------------------
+
+    def _read_side(self) -> Side | None:
+        name = f"{self._real}.ledger"
+        try:
+            check_owner(name)
+            with open(name, "rb") as file:
+                head, _, ledger = file.read().partition(b"\n")
+        except FileNotFoundError:
+            return None
+        except CheckpointError as error:
+            raise ResourceError(f"{self!r}: {error}") from error
+        try:
+            told = json.loads(head)
+            side = Side(told["length"], told["tail"], ledger if told["begun"] else None)
+            whole = told["format"] == FORMAT and told["sum"] == _sum(side)
+        except (ValueError, KeyError, TypeError):
+            whole = False
+        if not whole:
+            raise ResourceError(
+                f"{self!r}: its ledger {name!r} is damaged, or of another version of poolagg. It was left as it is: go "
+                "back to a copy of both files; or, to begin anew, delete both"
+            )
+        return side
+
+    def _write_side(self, side: Side) -> None:
+        """Under another name, and then, in one step, under its own."""
+        name, made = f"{self._real}.ledger", f"{self._real}.ledger.new"
+        head = {
+            "format": FORMAT, "length": side.length, "tail": side.tail, "begun": side.ledger is not None,
+            "sum": _sum(side),
+        }  # fmt: skip
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(made)  # of a run that was killed
+        descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            _write_all(descriptor, json.dumps(head).encode() + b"\n" + (side.ledger or b""))
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(made, name)
+        folder = os.open(os.path.dirname(self._real), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    # -- the file itself ---------------------------------------------------------------------------------------
+
+    @property
+    def _open(self) -> int:
+        assert self._descriptor is not None
+        return self._descriptor
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._open, None
+        os.close(descriptor)
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Whatever goes wrong with the file is told with its name."""
+        try:
+            yield
+        except OSError as error:
+            raise ResourceError(
+                f"{self!r} cannot be read or written: {error}. What was committed counts, and the same call again goes "
+                "on from there"
+            ) from error
+
+
+def _write_all(descriptor: int, data: bytes | bytearray) -> None:
+    with memoryview(data) as view:
+        written = 0
+        while written < len(view):
+            written += os.write(descriptor, view[written:])
+
+
+def _sum(side: Side) -> str:
+    told = blake2b(f"{side.length} {side.tail} {side.ledger is None} ".encode(), digest_size=16)
+    told.update(side.ledger or b"")
+    return told.hexdigest()

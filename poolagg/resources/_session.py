@@ -1,0 +1,158 @@
+"""A connection to a database, and how drivers differ: marks of parameters, transactions, locks, what passes by itself.
+
+Everything that is not told from the DB-API (PEP 249) is here. Of SQLite and PostgreSQL two runs of the same name are
+told apart by a lock; of other databases by the ledger alone, at the second one's first commit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from types import ModuleType
+from typing import Any
+
+from poolagg.resources._lock import LockFile
+
+__all__ = ["Session", "bound", "opened", "passes"]
+
+MARKS = {"qmark": "?", "numeric": ":{n}", "named": ":p{n}", "format": "%s", "pyformat": "%(p{n})s"}
+
+PASSING = ("08", "40", "53300", "55P03", "57P")
+"""SQLSTATEs that may be gone at the next try: the connection, a conflict, too many clients, a lock, a shutdown."""
+
+
+def passes(error: BaseException) -> bool:
+    """Whether it may be gone at the next try: somebody's lock, or a connection that was lost."""
+    if type(error).__module__ == "sqlite3":
+        return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+    if not {kind.__name__ for kind in type(error).__mro__} & {"OperationalError", "InterfaceError"}:
+        return False
+    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    return state is None or state.startswith(PASSING)
+
+
+def bound(sql: str, values: Sequence[Any], style: str) -> tuple[str, Any]:
+    """A statement whose parameters are question marks, and their values, in the `paramstyle` of a driver.
+
+    >>> bound("UPDATE t SET a = ? WHERE b = ?", (1, 2), "numeric")
+    ('UPDATE t SET a = :1 WHERE b = :2', (1, 2))
+    >>> bound("DELETE FROM t WHERE b = ?", (2,), "pyformat")
+    ('DELETE FROM t WHERE b = %(p1)s', {'p1': 2})
+    """
+    first, *others = sql.split("?")
+    text = first + "".join(MARKS[style].format(n=n) + other for n, other in enumerate(others, 1))
+    named = style in ("named", "pyformat")
+    return text, {f"p{n}": value for n, value in enumerate(values, 1)} if named else tuple(values)
+
+
+def opened(connection: Any) -> Session:
+    """The session that suits a connection."""
+    driver = _driver(connection)
+    kind = {"sqlite3": _SQLite, "psycopg": _PostgreSQL, "psycopg2": _PostgreSQL}.get(driver.__name__, Session)
+    return kind(connection, driver)
+
+
+def _driver(connection: Any) -> ModuleType:
+    """The module that a connection is from: it says how parameters are marked."""
+    for kind in type(connection).__mro__:
+        name = kind.__module__
+        while name:
+            module = sys.modules.get(name)
+            if getattr(module, "paramstyle", None) in MARKS:
+                return module  # type: ignore[return-value]
+            name = name.rpartition(".")[0]
+    raise TypeError(f"connect() must return a connection of a DB-API driver, such as psycopg, not {connection!r}")
+
+
+class Session:
+    """A connection of any DB-API driver. A transaction begins by itself, and ends with `commit` or with the session."""
+
+    def __init__(self, connection: Any, driver: ModuleType) -> None:
+        self.connection, self._style = connection, driver.paramstyle
+        self._set_up()
+        self.cursor = connection.cursor()
+
+    def _set_up(self) -> None:
+        if getattr(self.connection, "autocommit", False) is True:
+            self.connection.autocommit = False
+
+    def acquire(self, run: str) -> bool:
+        """Take the lock on this run, if it is free; it is held until the session ends."""
+        del run
+        return True
+
+    def start(self) -> None:
+        """Begin a transaction."""
+
+    @property
+    def within(self) -> bool:
+        """Whether the transaction goes on, as far as can be told."""
+        return True
+
+    def execute(self, sql: str, *values: Any) -> Any:
+        """Execute a statement whose parameters are question marks; the cursor."""
+        self.cursor.execute(*bound(sql, values, self._style))
+        return self.cursor
+
+    def rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        """What a query finds, whatever the connection makes of its rows."""
+        found = self.execute(sql, *values).fetchall()
+        return [tuple(row.values()) if isinstance(row, Mapping) else tuple(row) for row in found]
+
+    def commit(self) -> None:
+        """End the transaction: all of it counts."""
+        self.connection.commit()
+
+    def rollback(self) -> None:
+        """End the transaction: nothing of it counts."""
+        self.connection.rollback()
+
+    def close(self) -> None:
+        """End the session. What was not committed does not count."""
+        with contextlib.suppress(Exception):  # a connection that was lost may complain
+            self.connection.close()
+
+
+class _SQLite(Session):
+    """Transactions are for writing from their start, so that none has to wait in its middle for another to end."""
+
+    _lock: LockFile | None = None
+
+    def _set_up(self) -> None:
+        if hasattr(self.connection, "autocommit"):  # from Python 3.12 on
+            import sqlite3
+
+            self.connection.autocommit = sqlite3.LEGACY_TRANSACTION_CONTROL  # type: ignore[attr-defined,unused-ignore]
+        self.connection.isolation_level = None
+
+    def acquire(self, run: str) -> bool:
+        """A database in memory is nobody else's."""
+        file = next((str(row[2]) for row in self.rows("PRAGMA database_list") if row[1] == "main"), "")
+        if file:
+            self._lock = LockFile(f"{file}-{blake2b(run.encode(), digest_size=6).hexdigest()}.lock")
+        return self._lock is None or self._lock.acquire()
+
+    def start(self) -> None:
+        self.cursor.execute("BEGIN IMMEDIATE")
+
+    @property
+    def within(self) -> bool:
+        return bool(self.connection.in_transaction)
+
+    def close(self) -> None:
+        super().close()
+        if self._lock is not None:
+            self._lock.release()
+
+
+class _PostgreSQL(Session):
+    """The lock is an advisory one. The server gives it back when it has done with the session: so a commit whose answer
+    was lost has come about, or never will, when the next session has the lock."""
+
+    def acquire(self, run: str) -> bool:
+        key = int.from_bytes(blake2b(run.encode(), digest_size=8, person=b"poolagg").digest(), "big", signed=True)
+        ((held,),) = self.rows("SELECT pg_try_advisory_lock(?)", key)
+        self.commit()
+        return bool(held)
