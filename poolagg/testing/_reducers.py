@@ -16,21 +16,13 @@ from itertools import combinations, combinations_with_replacement
 from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 from poolagg.reducers import Reducer, as_reducer, join
+from poolagg.testing._laws import LawBroken, fewest
 
-__all__ = ["LawBroken", "check_reducer"]
+__all__ = ["LAWS", "check_reducer"]
 
 
 SEVERAL = 6
 """How many of the samples are tried in pairs as well."""
-
-
-class LawBroken(AssertionError):
-    """A reducer breaks a law: `law` is its name, `samples` the smallest example that was found."""
-
-    def __init__(self, message: str, law: str = "", samples: Sequence[Any] = ()) -> None:
-        super().__init__(message)
-        self.law = law
-        self.samples = list(samples)
 
 
 def check_reducer(reducer: Any, samples: Iterable[Any], equal: Callable[[Any, Any], Any] = operator.eq) -> None:
@@ -167,17 +159,7 @@ def _first_broken(trial: Trial) -> Law | None:
 
 
 def _smallest(law: Law, trial: Trial) -> Trial:
-    """Leave out ever smaller runs of samples as long as the law stays broken (delta debugging: Zeller 1999)."""
-    size = len(trial.samples) // 2
-    while size:
-        for start in range(0, len(trial.samples), size):
-            fewer = trial._replace(samples=trial.samples[:start] + trial.samples[start + size :])
-            if fewer.samples and law.broken(fewer):
-                trial = fewer
-                break
-        else:
-            size //= 2
-    return trial
+    return trial._replace(samples=fewest(trial.samples, lambda fewer: law.broken(trial._replace(samples=fewer))))
 
 
 def _is_nan(value: Any) -> bool:
