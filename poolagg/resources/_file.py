@@ -136,7 +136,7 @@ class File:
 
     def rollback(self) -> None:
         """Cut off what does not count, and close the file."""
-        self._lines.clear()
+        self._lines = bytearray()
         if self._descriptor is None:
             return
         try:
@@ -176,8 +176,8 @@ class File:
         return blake2b(os.pread(self._open, length - start, start), digest_size=16).hexdigest()
 
     def _write_lines(self) -> None:
-        _write_all(self._open, self._lines)
-        self._lines.clear()
+        lines, self._lines = self._lines, bytearray()
+        _write_all(self._open, lines)
 
     # -- the file beside it ------------------------------------------------------------------------------------
 

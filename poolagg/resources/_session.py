@@ -111,8 +111,9 @@ class Session:
 
     def close(self) -> None:
         """End the session. What was not committed does not count."""
-        with contextlib.suppress(Exception):  # a connection that was lost may complain
-            self.connection.close()
+        for end in (self.connection.rollback, self.cursor.close, self.connection.close):
+            with contextlib.suppress(Exception):  # a connection that was lost may complain
+                end()
 
 
 class _SQLite(Session):
