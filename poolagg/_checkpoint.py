@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from poolagg.errors import CheckpointError
 
-__all__ = ["Checkpoint", "FailedItem", "Held", "Store", "check_owner", "look", "packed", "unpacked"]
+__all__ = ["NOTHING", "Checkpoint", "FailedItem", "Held", "Store", "check_owner", "look", "packed", "unpacked"]
 
 MAGIC = int.from_bytes(b"pagg", "big")
 FORMAT = 1

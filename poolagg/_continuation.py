@@ -17,9 +17,9 @@ from time import monotonic
 from typing import Any, NoReturn
 
 from poolagg import events
-from poolagg._checkpoint import Checkpoint, FailedItem, Held, Store, packed, unpacked
+from poolagg._checkpoint import NOTHING, Checkpoint, FailedItem, Held, Store, packed, unpacked
 from poolagg._chunks import Grid, Interval, Intervals, without
-from poolagg._entrusted import Entrusted
+from poolagg._entrusted import Entrusted, is_private
 from poolagg._fingerprint import differences, fingerprint
 from poolagg._pages import Known, Pages
 from poolagg._parcels import Source
@@ -84,8 +84,8 @@ class Continuation:
             raise ValueError(
                 f"{settings.strategy!r} goes without a checkpoint: its folding has no state() and restore()"
             )
-        self._state()  # what can't be kept is an error now, and not after a minute's work
-        self._store = _store(settings)
+        state = self._state()  # what can't be kept is an error now, and not after a minute's work
+        self._store = _store(settings, has_state=state != NOTHING)
         try:
             self._take_up(self._store.held, terms)
         except BaseException:
@@ -244,11 +244,17 @@ class Continuation:
         self._store.close()
 
 
-def _store(settings: Settings) -> Store | Entrusted:
+def _store(settings: Settings, has_state: bool) -> Store | Entrusted:
     """Where the run is kept: in the resource that it changes, if that can commit, else in a file of its own."""
-    if settings.resource is not None:
-        return Entrusted(settings.resource)
-    return Store(settings.checkpoint.path)
+    if settings.resource is None:
+        return Store(settings.checkpoint.path)
+    if has_state and not is_private(settings.resource):
+        raise ValueError(
+            f"{settings.reducer!r} has a state beside {settings.resource!r}, which would be a pickle in its ledger: "
+            "whoever can write that could run code here. Make a run for each; or say that nobody but you can write "
+            "it, with private=True"
+        )
+    return Entrusted(settings.resource)
 
 
 class _Recalled(str):

@@ -5,7 +5,7 @@ What a checkpoint holds in tables is here one string of bytes, which the resourc
     digests of the input's pages | the state | facts and failed items, as JSON | the lengths of these, a checksum
 
 Rule of the room: what only grows comes first and never changes, so that a resource which keeps a ledger in pieces
-writes only its end anew. Nothing is unpickled unless the run has a state beside the resource's.
+writes only its end anew. And a state is a pickle: a resource that others may write must not hold one.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Any
 
-from poolagg._checkpoint import FailedItem, Held
+from poolagg._checkpoint import NOTHING, FailedItem, Held
 from poolagg.errors import CheckpointError
 from poolagg.resources import Resource
 
-__all__ = ["Entrusted"]
+__all__ = ["Entrusted", "is_private"]
 
 END = struct.Struct("<4sBQQQ16s")
 """What it is, its format, the lengths of the three parts, and the checksum of all before it and of these."""
@@ -84,8 +84,15 @@ class Entrusted:
         self._sum = blake2b(pages, digest_size=16)
         if self._checksum(state, text, tuple(lengths)) != checksum:
             self._refuse("is damaged: its checksum is wrong")
+        if state != NOTHING and not is_private(self._resource):
+            self._refuse("holds a state, which is a pickle, and others may have written it")
         told = json.loads(text)
         return Held(told["facts"], state, pages, {item[0]: FailedItem(*item) for item in told["failed"]})
 
     def _refuse(self, why: str) -> None:
         raise CheckpointError(f"{self.name} {why}. It was left as it is; to begin anew, {self.anew}")
+
+
+def is_private(resource: Resource) -> bool:
+    """Whether the resource says that nobody but this user can write its ledger."""
+    return bool(getattr(resource, "private", False))

@@ -86,7 +86,7 @@ class PostgreSQL(Place):
 
     def into(self, **options: Any) -> Any:
         statement = f"INSERT INTO {self.table} (item, text) VALUES (%s, %s)"
-        return IntoDatabase(self.connect, statement, **{"run": self.table, "batch": 20, **options})
+        return IntoDatabase(self.connect, statement, **{"run": self.table, "batch": 20, "private": True, **options})
 
     def found(self) -> list[tuple[int, str]]:
         with self.connect() as connection:
@@ -121,6 +121,8 @@ class Own(Place):
 
 class Pickled:
     """All partials and the ledger in one file, which is written anew and then renamed."""
+
+    private = True
 
     def __init__(self, path: str) -> None:
         self.path = path

@@ -23,6 +23,7 @@ from places import outcome
 
 from poolagg import (
     Checkpoint,
+    CheckpointError,
     CheckpointMismatch,
     Count,
     Into,
@@ -928,6 +929,17 @@ def test_a_path_for_the_checkpoint_is_refused(tmp_path):
     with pytest.raises(ValueError, match="needs a path"):
         aggregate(str, range(3), Sum(), pool=Idle(), checkpoint=Checkpoint(every=3))
     assert not os.listdir(tmp_path)
+
+
+def test_a_pickle_is_not_kept_where_others_may_write_it(table, tmp_path):
+    """The state of another reducer would be one: refused at the call, unless one says that it is private."""
+    os.chmod(tmp_path / "found.db", 0o660) if isinstance(table, places.SQLite) else None
+    both = {"rows": table.into(private=False), "n": Count()}
+    with pytest.raises(ValueError, match="a pickle in its ledger"):
+        aggregate(pair, range(30), both, pool=Idle())
+    aggregate(pair, range(30), {**both, "rows": table.into(private=True)}, pool=SERIAL, checkpoint=KEY)
+    with pytest.raises(CheckpointError, match="holds a state, which is a pickle"):
+        aggregate(pair, range(30), table.into(private=False), pool=Idle(), checkpoint=KEY)
 
 
 def test_strategies_that_merge_are_refused(tmp_path):

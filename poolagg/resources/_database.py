@@ -49,6 +49,8 @@ class IntoDatabase(Into):
     batch      partials in a transaction; one is also made when a second, or 50 times what the last one took, has passed
     ordered    keep to the input order
     patience   seconds that a lost connection or somebody's lock is waited for
+    private    True says that nobody but you can write the ledger's table. Only then may other reducers stand beside
+               this one, for their state is a pickle there. At a path it is looked at who can write the file
 
     The same call again continues the run; another run takes another name. Batches are written in the parent. If one
     has to be written again after its connection was lost, so is all that was in it: a function may be called more than
@@ -78,8 +80,9 @@ class IntoDatabase(Into):
         batch: int = 5_000,
         ordered: bool = False,
         patience: float = 60.0,
+        private: bool = False,
     ) -> None:
-        super().__init__(Database(connect, statement_or_function, run, batch, patience), ordered)
+        super().__init__(Database(connect, statement_or_function, run, batch, patience, private), ordered)
 
     def __repr__(self) -> str:
         said = repr(self.resource)
@@ -89,7 +92,7 @@ class IntoDatabase(Into):
 class Database:
     """The resource behind `IntoDatabase`."""
 
-    def __init__(self, connect: Any, write: Any, run: str, batch: int, patience: float) -> None:
+    def __init__(self, connect: Any, write: Any, run: str, batch: int, patience: float, private: bool) -> None:
         self._connect, self._place = _connector(connect)
         self._write = write
         if not (isinstance(write, str) and write.strip()) and not callable(write):
@@ -100,7 +103,7 @@ class Database:
             raise ValueError(f"batch is a number of partials, an int of 1 or more, not {batch!r}")
         if not isinstance(patience, (int, float)) or not patience >= 0:
             raise ValueError(f"patience is in seconds and must be 0 or more, not {patience!r}")
-        self._run, self._batch, self._patience = run, batch, patience
+        self._run, self._batch, self._patience, self._private = run, batch, patience, private
         self._session: Session | None = None
         self._begun = False
         self._applied: list[Any] = []
@@ -110,6 +113,11 @@ class Database:
     def known_by(self) -> Any:
         """What is written decides whether it is the same run, and not where."""
         return self._write, self._run
+
+    @property
+    def private(self) -> bool:
+        """Whether nobody but this user can write the ledger."""
+        return self._private or (isinstance(self._place, str) and _is_private(self._place))
 
     @property
     def full(self) -> bool:
@@ -346,6 +354,14 @@ def _connector(connect: Any) -> tuple[Callable[[], Any], Any]:
     if not path or path == ":memory:" or "\0" in path:
         raise ValueError(f"connect={path!r} names no file, and a database in memory ends with its connection")
     return lambda: _sqlite(path), path
+
+
+def _is_private(path: str) -> bool:
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return True
+    return status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
 
 def _sqlite(path: str) -> Any:

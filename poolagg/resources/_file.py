@@ -78,6 +78,7 @@ class File:
     """The resource behind `IntoFile`."""
 
     known_by = None  # a file that was moved, with its ledger, is the same
+    private = True  # for a ledger that others may write is refused
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):

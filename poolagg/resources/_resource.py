@@ -45,9 +45,10 @@ class Resource(Protocol):
     (14, 4)
     >>> connection.close()
 
-    Two attributes are looked at if they are there. `full`, true: a commit is wanted before its time, because what was
+    Three attributes are looked at if they are there. `full`, true: a commit is wanted before its time, because what was
     applied has become much. `known_by`: what tells, beside the class, whether it is the same resource in another
-    process; of what else it holds nothing counts.
+    process; of what else it holds nothing counts. `private`, true: nobody but this user can write the ledger, so that
+    it may hold a pickle: the state of other reducers beside the resource.
 
     Refuse in `begin` what another process has begun, by a lock that ends with its process: without one, two runs at a
     time would each undo or double what the other did.
