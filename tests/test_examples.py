@@ -116,6 +116,18 @@ def test_parameter_search():
     assert best.startswith("best: 2.5 * exp(-0.7 t)")
 
 
+def test_into_sqlite():
+    """Each row once, in both turns."""
+    *turns, longest = run_example("into_sqlite.py")
+    rows = [
+        re.fullmatch(r"(filled|again): ([\d,]+) functions of \d+ files, of which different: ([\d,]+)", turn)
+        for turn in turns
+    ]
+    assert [row[1] for row in rows] == ["filled", "again"]
+    assert len({row[number] for row in rows for number in (2, 3)}) == 1
+    assert re.fullmatch(r"the longest: \d+ lines, \w+ in \S+\.py", longest)
+
+
 def test_billion_rows():
     """In the official format, and of every row."""
     summary, rows = run_example("billion_rows.py")

@@ -157,3 +157,7 @@ class _PostgreSQL(Session):
         ((held,),) = self.rows("SELECT pg_try_advisory_lock(?)", key)
         self.commit()
         return bool(held)
+
+    @property
+    def within(self) -> bool:
+        return bool(self.connection.info.transaction_status)  # 0: idle

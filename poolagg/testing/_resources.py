@@ -139,7 +139,8 @@ def _apply(resource: Any, partials: Iterable[Any]) -> None:
 
 
 def _ledger(trial: Trial) -> Pairs:
-    yield "the ledger it begins with", True, isinstance(trial.ledger(), (bytes, type(None)))
+    found = trial.ledger()
+    yield "the ledger it begins with", found if isinstance(found, bytes | None) else "bytes or None", found
     for ledger in LEDGERS:
         with trial.begun() as (resource, _):
             resource.commit(ledger)
