@@ -310,6 +310,7 @@ def test_two_runs_at_a_time_are_refused(where, monkeypatch):
 
     shared = where.into()
     aggregate(pair, items(), shared, pool=SerialPool())
+    monkeypatch.undo()
     assert outcome(where) == pairs(range(31))
     aggregate(pair, iter(range(32)), where.into(), pool=SerialPool())
     assert outcome(where) == pairs(range(32))
@@ -613,7 +614,7 @@ def test_a_function_instead_of_a_statement(table):
 
     connect = table.connect if isinstance(table, places.PostgreSQL) else table.path("found.db")
     for _ in range(2):
-        aggregate(abs, range(30), IntoDatabase(connect, write, run="f", batch=7), pool=SERIAL)
+        aggregate(abs, range(30), IntoDatabase(connect, write, run=table.folder, batch=7), pool=SERIAL)
     assert outcome(table) == sorted((item, letter) for item in range(30) for letter in "ab")
 
 
@@ -625,7 +626,7 @@ def test_a_function_must_not_commit(table):
 
     connect = table.connect if isinstance(table, places.PostgreSQL) else table.path("found.db")
     with pytest.raises(ResourceError, match=r"write.* has committed"):
-        aggregate(abs, range(3), IntoDatabase(connect, write, run="f"), pool=SERIAL)
+        aggregate(abs, range(3), IntoDatabase(connect, write, run=f"{table.folder} commits"), pool=SERIAL)
 
 
 def test_a_partial_that_the_database_refuses_is_named(table):
@@ -673,10 +674,11 @@ def test_a_database_that_may_not_be_written(tmp_path):
         aggregate(pair, range(3), table, pool=Idle())
 
 
-def test_a_ledger_that_was_tampered_with_is_refused(table):
+@pytest.mark.parametrize("piece", ["AAAA", "A", "?"])
+def test_a_ledger_that_was_tampered_with_is_refused(piece, table):
     """And left as it is."""
     into(pair, range(30), table)
-    query = "UPDATE poolagg_ledger SET piece = 'AAAA' WHERE number = 1"
+    query = f"UPDATE poolagg_ledger SET piece = '{piece}' WHERE number = 1"
     if isinstance(table, places.PostgreSQL):
         with table.connect() as connection:
             connection.execute(f"{query} AND run = '{table.table}'")

@@ -35,7 +35,7 @@ SCHEMA = f"""CREATE TABLE {TABLE} (
 PIECE = 6144
 """Bytes of the ledger in a row. Only pieces that have changed are written, and of a long one these are the last two."""
 
-OTHERS = 5.0
+OTHERS = 10.0
 """Seconds at most that another run of the same name is waited for: a server takes a moment to see that it is dead."""
 
 
@@ -107,7 +107,7 @@ class Database:
         self._session: Session | None = None
         self._begun = False
         self._applied: list[Any] = []
-        self._pieces: list[str] = []  # as they are in the database
+        self._ledger, self._pieces = b"", list[str]()  # as they are in the database
 
     @property
     def known_by(self) -> Any:
@@ -125,8 +125,7 @@ class Database:
         return len(self._applied) >= self._batch
 
     def __repr__(self) -> str:
-        what = self._write if isinstance(self._write, str) else getattr(self._write, "__qualname__", "...")
-        return f"IntoDatabase({short_repr(self._place)}, {short_repr(what)}, run={self._run!r})"
+        return f"IntoDatabase({_shown(self._place)}, {_shown(self._write)}, run={self._run!r})"
 
     # -- the protocol ------------------------------------------------------------------------------------------
 
@@ -136,8 +135,9 @@ class Database:
             raise ResourceError(f"{self!r} is in use by another run of this process: wait for its end")
         self._applied.clear()
         self._pieces = self._persistently(self._first_look)
+        self._ledger = _joined(self._pieces)
         self._begun = True
-        return b"".join(map(base64.b64decode, self._pieces[1:])) if self._pieces else None
+        return self._ledger if self._pieces else None
 
     def apply(self, partial: Any) -> None:
         """Keep it for the next batch."""
@@ -150,9 +150,9 @@ class Database:
 
     def commit(self, ledger: bytes) -> None:
         """Write the batch and the ledger, as often as it takes."""
-        pieces = _cut(ledger)
+        pieces = self._cut(ledger)
         self._persistently(lambda: self._commit_once(pieces))
-        self._pieces = pieces
+        self._ledger, self._pieces = ledger, pieces
         self._applied.clear()
 
     def rollback(self) -> None:
@@ -198,7 +198,7 @@ class Database:
             rows = session.rows(query, self._run)
         session.rollback()
         pieces = [str(piece) for _, piece in rows]
-        if [number for number, _ in rows] != [*range(len(rows))] or (pieces and pieces[0] != _checksum(pieces[1:])):
+        if [number for number, _ in rows] != [*range(len(rows))] or not _are_whole(pieces):
             raise ResourceError(f"{self!r}: its ledger, in the table {TABLE}, is damaged: it was left as it is")
         return pieces
 
@@ -215,6 +215,14 @@ class Database:
             except Exception:
                 raise error from None
 
+    def _cut(self, ledger: bytes) -> list[str]:
+        """A ledger as pieces. Those that begin the last one, too, are not made anew: they may be many."""
+        same = 0
+        while same + PIECE <= len(self._ledger) and ledger[same : same + PIECE] == self._ledger[same : same + PIECE]:
+            same += PIECE
+        new = [base64.b64encode(ledger[at : at + PIECE]).decode() for at in range(same, len(ledger), PIECE)]
+        return [_checksum(ledger), *self._pieces[1 : 1 + same // PIECE], *new]
+
     def _commit_once(self, pieces: list[str]) -> None:
         session = self._session
         if session is None:
@@ -227,7 +235,7 @@ class Database:
         self._write_ledger(session, pieces)
         self._write_partials(session)
         if not session.within:
-            raise ResourceError(f"{self!r}: {self._write!r} has committed, which is not for it to do")
+            raise ResourceError(f"{self!r}: {_shown(self._write)} has committed, which is not for it to do")
         session.commit()
 
     def _write_ledger(self, session: Session, pieces: list[str]) -> None:
@@ -324,6 +332,11 @@ _OF_THE_DISK = tuple(
 )
 
 
+def _shown(what: Any) -> str:
+    """A text as it is written, a function by its name."""
+    return short_repr(what) if isinstance(what, str) else str(getattr(what, "__qualname__", type(what).__name__))
+
+
 def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".strip()
 
@@ -333,13 +346,19 @@ def _is_of_database(error: BaseException) -> bool:
     return any(kind.__name__ == "Error" and kind.__module__ != "builtins" for kind in type(error).__mro__)
 
 
-def _cut(ledger: bytes) -> list[str]:
-    pieces = [base64.b64encode(ledger[at : at + PIECE]).decode() for at in range(0, len(ledger), PIECE)]
-    return [_checksum(pieces), *pieces]
+def _are_whole(pieces: list[str]) -> bool:
+    try:
+        return not pieces or pieces[0] == _checksum(_joined(pieces))
+    except ValueError:  # not what base64 makes
+        return False
 
 
-def _checksum(pieces: list[str]) -> str:
-    return blake2b("".join(pieces).encode(), digest_size=16).hexdigest()
+def _joined(pieces: list[str]) -> bytes:
+    return b"".join(map(base64.b64decode, pieces[1:]))
+
+
+def _checksum(ledger: bytes) -> str:
+    return blake2b(ledger, digest_size=16).hexdigest()
 
 
 def _connector(connect: Any) -> tuple[Callable[[], Any], Any]:

@@ -83,6 +83,9 @@ class Session:
         del run
         return True
 
+    def _release(self) -> None:
+        """Give the lock back."""
+
     def start(self) -> None:
         """Begin a transaction."""
 
@@ -111,7 +114,7 @@ class Session:
 
     def close(self) -> None:
         """End the session. What was not committed does not count."""
-        for end in (self.connection.rollback, self.cursor.close, self.connection.close):
+        for end in (self.connection.rollback, self._release, self.cursor.close, self.connection.close):
             with contextlib.suppress(Exception):  # a connection that was lost may complain
                 end()
 
@@ -144,7 +147,7 @@ class _SQLite(Session):
 
     def close(self) -> None:
         super().close()
-        if self._lock is not None:
+        if self._lock is not None:  # now that no transaction is open any more
             self._lock.release()
 
 
@@ -157,6 +160,11 @@ class _PostgreSQL(Session):
         ((held,),) = self.rows("SELECT pg_try_advisory_lock(?)", key)
         self.commit()
         return bool(held)
+
+    def _release(self) -> None:
+        """At once: the server takes a moment to see that a session has ended."""
+        self.execute("SELECT pg_advisory_unlock_all()")
+        self.commit()
 
     @property
     def within(self) -> bool:
