@@ -72,11 +72,12 @@ def aggregate(
     progress       True: a bar on stderr
     total          how many items there are, where `len(iterable)` can't tell
     watch          functions given each run event (`poolagg.events`)
-    checkpoint     a path, or a `Checkpoint`: where the run keeps its state, to be continued by the same call
+    checkpoint     a path, or a `Checkpoint`: where the run keeps its state, to be continued by the same call; a
+                   resource that commits (`poolagg.resources`) keeps it itself
 
     The input is pulled lazily, on the caller's thread, only as fast as results are merged. Raises `TaskError`,
-    `WorkerLost`, `ReducerError`, `PoolBusy`, `CheckpointMismatch`, `CheckpointError`; what the input, or a fold in the
-    parent, raises propagates as it is.
+    `WorkerLost`, `ReducerError`, `PoolBusy`, `CheckpointMismatch`, `CheckpointError`, `ResourceError`; what the input,
+    or a fold in the parent, raises propagates as it is.
 
     >>> from poolagg import aggregate, Sum
     >>> aggregate(abs, range(-4, 1), Sum())

@@ -148,4 +148,5 @@ class Pickled:
         os.replace(f"{self.path}.new", self.path)
 
     def rollback(self) -> None:
+        fcntl.flock(self.lock, fcntl.LOCK_UN)  # forked workers may have it open, too
         self.lock.close()

@@ -956,6 +956,16 @@ def test_commits_are_told_to_watchers(lines):
     assert [event for event in told if isinstance(event, events.Checkpointed)]
 
 
+@pytest.mark.parametrize("name", places.NAMES)
+def test_workers_that_are_forked_neither_keep_the_lock_nor_end_the_session(name, tmp_path, request):
+    """They have the parent's descriptors, and end while the run goes on, or outlive it."""
+    where = made(name, tmp_path, request)
+    with ProcessPool(2, start_method="fork", max_items_per_worker=20) as forked:
+        for count in (60, 120):
+            into(pair, iter(range(count)), where, pool=forked, chunksize=5)
+            assert outcome(where) == pairs(range(count))
+
+
 def test_lambdas_and_open_handles_stay_in_the_parent(tmp_path, pool):
     """A resource need not pickle."""
     path = tmp_path / "found.db"

@@ -20,7 +20,7 @@ from typing import Any, NoReturn, TypeVar
 from poolagg.errors import ResourceError, short_repr
 from poolagg.reducers import Into
 from poolagg.resources._lock import FIRST_PAUSE, pause, within
-from poolagg.resources._session import Session, opened, passes
+from poolagg.resources._session import Session, connector, is_private, opened, passes
 
 __all__ = ["IntoDatabase"]
 
@@ -93,7 +93,7 @@ class Database:
     """The resource behind `IntoDatabase`."""
 
     def __init__(self, connect: Any, write: Any, run: str, batch: int, patience: float, private: bool) -> None:
-        self._connect, self._place = _connector(connect)
+        self._connect, self._place = connector(connect)
         self._write = write
         if not (isinstance(write, str) and write.strip()) and not callable(write):
             raise TypeError(f"IntoDatabase takes a statement, or a function of a cursor and a partial, not {write!r}")
@@ -117,7 +117,7 @@ class Database:
     @property
     def private(self) -> bool:
         """Whether nobody but this user can write the ledger."""
-        return self._private or (isinstance(self._place, str) and _is_private(self._place))
+        return self._private or (isinstance(self._place, str) and is_private(self._place))
 
     @property
     def full(self) -> bool:
@@ -234,7 +234,7 @@ class Database:
         session.start()
         self._write_ledger(session, pieces)
         self._write_partials(session)
-        if not session.within:
+        if not session.in_transaction:
             raise ResourceError(f"{self!r}: {_shown(self._write)} has committed, which is not for it to do")
         session.commit()
 
@@ -359,37 +359,3 @@ def _joined(pieces: list[str]) -> bytes:
 
 def _checksum(ledger: bytes) -> str:
     return blake2b(ledger, digest_size=16).hexdigest()
-
-
-def _connector(connect: Any) -> tuple[Callable[[], Any], Any]:
-    """What opens a connection; and what to call it."""
-    if callable(connect):
-        return connect, connect
-    if not isinstance(connect, (str, os.PathLike)) or not isinstance(os.fspath(connect), str):
-        raise TypeError(f"connect takes the path of a SQLite database, or a function that opens one, not {connect!r}")
-    path = os.fspath(connect)
-    if "://" in path:
-        raise ValueError(f"connect={path!r} is no path: for PostgreSQL write connect=lambda: psycopg.connect({path!r})")
-    if not path or path == ":memory:" or "\0" in path:
-        raise ValueError(f"connect={path!r} names no file, and a database in memory ends with its connection")
-    return lambda: _sqlite(path), path
-
-
-def _is_private(path: str) -> bool:
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        return True
-    return status.st_uid == os.geteuid() and not status.st_mode & 0o022
-
-
-def _sqlite(path: str) -> Any:
-    import sqlite3
-
-    connection = sqlite3.connect(path, timeout=0.1, check_same_thread=False)
-    try:
-        connection.execute("PRAGMA synchronous=EXTRA")
-    except BaseException:
-        connection.close()
-        raise
-    return connection

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from poolagg._checkpoint import check_owner
 from poolagg.errors import CheckpointError, ResourceError, short_repr
 from poolagg.reducers import Into
-from poolagg.resources._lock import locked, within
+from poolagg.resources._lock import locked, unlock, within
 
 __all__ = ["IntoFile"]
 
@@ -236,7 +236,7 @@ class File:
 
     def _close(self) -> None:
         descriptor, self._descriptor = self._open, None
-        os.close(descriptor)
+        unlock(descriptor)
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from time import monotonic
 
-__all__ = ["FIRST_PAUSE", "LockFile", "locked", "pause", "within"]
+__all__ = ["FIRST_PAUSE", "LockFile", "locked", "pause", "unlock", "within"]
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 1.0
 """Seconds between two tries, doubled each time; each pause is a random part of that, lest two runs keep step."""
@@ -44,6 +44,12 @@ def locked(descriptor: int) -> bool:
     return True
 
 
+def unlock(descriptor: int) -> None:
+    """Give the lock back, and close the file. Forked workers may have it open, so closing alone would not do."""
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
+
+
 class LockFile:
     """A file that is there to be locked, and is gone when it is not; `kill -9` leaves it behind, empty and unlocked."""
 
@@ -70,7 +76,7 @@ class LockFile:
         if self._descriptor is not None:
             with contextlib.suppress(OSError):
                 os.unlink(self._path)
-            os.close(self._descriptor)
+            unlock(self._descriptor)
             self._descriptor = None
 
     def _names(self, descriptor: int) -> bool:

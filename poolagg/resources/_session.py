@@ -7,15 +7,16 @@ told apart by a lock; of other databases by the ledger alone, at the second one'
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from types import ModuleType
 from typing import Any
 
 from poolagg.resources._lock import LockFile
 
-__all__ = ["Session", "bound", "opened", "passes"]
+__all__ = ["Session", "bound", "connector", "is_private", "opened", "passes"]
 
 MARKS = {"qmark": "?", "numeric": ":{n}", "named": ":p{n}", "format": "%s", "pyformat": "%(p{n})s"}
 
@@ -90,7 +91,7 @@ class Session:
         """Begin a transaction."""
 
     @property
-    def within(self) -> bool:
+    def in_transaction(self) -> bool:
         """Whether the transaction goes on, as far as can be told."""
         return True
 
@@ -142,7 +143,7 @@ class _SQLite(Session):
         self.cursor.execute("BEGIN IMMEDIATE")
 
     @property
-    def within(self) -> bool:
+    def in_transaction(self) -> bool:
         return bool(self.connection.in_transaction)
 
     def close(self) -> None:
@@ -167,5 +168,43 @@ class _PostgreSQL(Session):
         self.commit()
 
     @property
-    def within(self) -> bool:
+    def in_transaction(self) -> bool:
         return bool(self.connection.info.transaction_status)  # 0: idle
+
+
+# -- what opens one ---------------------------------------------------------------------------------------------------
+
+
+def connector(connect: Any) -> tuple[Callable[[], Any], Any]:
+    """What opens a connection; and what to call it."""
+    if callable(connect):
+        return connect, connect
+    if not isinstance(connect, (str, os.PathLike)) or not isinstance(os.fspath(connect), str):
+        raise TypeError(f"connect takes the path of a SQLite database, or a function that opens one, not {connect!r}")
+    path = os.fspath(connect)
+    if "://" in path:
+        raise ValueError(f"connect={path!r} is no path: for PostgreSQL write connect=lambda: psycopg.connect({path!r})")
+    if not path or path == ":memory:" or "\0" in path:
+        raise ValueError(f"connect={path!r} names no file, and a database in memory ends with its connection")
+    return lambda: _sqlite(path), path
+
+
+def is_private(path: str) -> bool:
+    """Whether nobody but this user can write a file."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return True
+    return status.st_uid == os.geteuid() and not status.st_mode & 0o022
+
+
+def _sqlite(path: str) -> Any:
+    import sqlite3
+
+    connection = sqlite3.connect(path, timeout=0.1, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA synchronous=EXTRA")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
