@@ -291,10 +291,10 @@ def test_an_apply_that_fails_commits_nothing_after_it(where, monkeypatch):
     assert outcome(where) == pairs(range(ITEMS))
 
 
-def test_two_runs_at_a_time_are_refused(where, monkeypatch):
+@pytest.mark.parametrize("name", ["sqlite", "postgres", "file"])
+def test_two_runs_at_a_time_are_refused(name, tmp_path, request, monkeypatch):
     """The second, in this process and in another; afterwards it is free."""
-    if isinstance(where, places.Own):
-        pytest.skip("the one that anyone might write waits for the other")
+    where = made(name, tmp_path, request)
     monkeypatch.setattr("poolagg.resources._database.OTHERS", 0.05)
     monkeypatch.setattr("poolagg.resources._file.PATIENCE", 0.05)
 
@@ -565,6 +565,62 @@ def test_a_server_that_is_not_there_is_told_at_once(address):
     table = IntoDatabase(lambda: psycopg.connect("host=/nonexistent"), "INSERT INTO t VALUES (%s)", run="a")
     with pytest.raises(ResourceError, match=r"no connection to the database.*/nonexistent"):
         aggregate(pair, range(3), table, pool=Idle())
+
+
+def test_a_server_that_went_away_is_given_up(table):
+    """After as long as one has patience; the same call again goes on."""
+    gone = []
+
+    def connect():
+        if gone:
+            raise OperationalError("connection refused")
+        return table.connect() if isinstance(table, places.PostgreSQL) else sqlite3.connect(table.path("found.db"))
+
+    def items():
+        yield from range(30)
+        gone.append(True)
+        resource._disconnect()
+        yield from range(30, 60)
+
+    name = getattr(table, "table", "found")
+    insert = f"INSERT INTO {name} (item, text) VALUES ({'?, ?' if name == 'found' else '%s, %s'})"
+    reducer = IntoDatabase(connect, insert, run=table.folder, batch=20, patience=0.1)
+    resource = reducer.resource
+    with pytest.raises(ResourceError, match=r"given up after 0\.1 s.*connection refused"):
+        aggregate(pair, items(), reducer, pool=SerialPool(), chunksize=10, checkpoint=KEY)
+    found = outcome(table)
+    assert found == pairs(range(len(found)))
+    gone.clear()
+    aggregate(pair, iter(range(60)), reducer, pool=SERIAL, checkpoint=KEY)
+    assert outcome(table) == pairs(range(60))
+
+
+@pytest.mark.parametrize(
+    ("state", "gone_by_itself"),
+    [
+        (None, True),
+        ("57P01", True),
+        ("40001", True),
+        ("08006", True),
+        ("57014", False),
+        ("53100", False),
+        ("25006", False),
+    ],
+)
+def test_what_passes_by_itself_is_tried_again(state, gone_by_itself):
+    """A connection, a conflict, a shutdown; no full disk, no statement that was cancelled."""
+    error = OperationalError("a driver's")
+    error.sqlstate = state
+    assert sessions.passes(error) is gone_by_itself
+    assert not sessions.passes(ValueError("anybody's"))
+    assert not sessions.passes(sqlite3.OperationalError("no such table: found"))
+
+
+def test_a_full_batch_is_written_before_its_time(table):
+    """However short the run: what is kept in memory stays bounded."""
+    told = []
+    into(pair, range(ITEMS), table, watch=told.append)
+    assert len([event for event in told if isinstance(event, events.Checkpointed)]) >= ITEMS // 20
 
 
 def test_several_runs_share_a_database(table):
