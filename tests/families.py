@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import places
 
 from poolagg import (
     ArrayReduce,
@@ -246,12 +247,39 @@ PROCESSES = {
 }  # fmt: skip
 """With workers, which die as well."""
 
+
+def resource(name: str, pool: Callable[[], Any] = SerialPool) -> Family:
+    """Into a place that commits: it keeps its ledger itself."""
+
+    def place(folder: str) -> places.Place:
+        return places.place(name, folder, os.environ.get(POSTGRES, ""))
+
+    def run(folder: str, watcher: Watcher) -> Any:
+        pair = lambda x: (x, str(x))
+        return aggregate(
+            pair, list(range(ITEMS)), place(folder).into(), pool=pool(), chunksize=30, watch=[watcher],
+            checkpoint=Checkpoint(every=1e-9),
+        )  # fmt: skip
+
+    return Family(
+        run, lambda folder: place(folder).make(), lambda folder: places.outcome(place(folder)), "ResourceError"
+    )
+
+
+POSTGRES = "POOLAGG_TEST_POSTGRES"
+"""Where the environment says how to connect with the server."""
+
+RESOURCES = {name: resource(name) for name in places.NAMES}
+PROCESSES.update({name: resource(name, forked) for name in places.NAMES})
+
 WRITES = {
     "a few commits": family(failing, {"n": Frequencies(), "all": Collect()}, chunksize=30, strategy=Stream(),
                             on_error="skip"),
+    **{name: RESOURCES[name] for name in ("sqlite", "file")},
 }  # fmt: skip
 """Small enough that each of its writes can fail in turn: it makes its file, commits state, pages and failed items."""
 
 FAMILIES: dict[str, Family] = {
-    **REDUCERS, **OPTIONS, **WRITES, **{f"{name} in processes": family for name, family in PROCESSES.items()}
+    **REDUCERS, **OPTIONS, **RESOURCES, **WRITES,
+    **{f"{name} in processes": family for name, family in PROCESSES.items()}
 }  # fmt: skip

@@ -9,6 +9,7 @@ again. `POOLAGG_KILLS=500` kills each kind of run so often.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
@@ -24,8 +25,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import postgres
 import pytest
-from families import BAD, FAMILIES, ITEMS, OPTIONS, PROCESSES, REDUCERS, WRITES
+from families import BAD, FAMILIES, ITEMS, OPTIONS, POSTGRES, PROCESSES, REDUCERS, RESOURCES, WRITES
 from torture import AfterSeconds, AtCall, AtWrite, Fault, Life, Server, run_here, text
 
 import poolagg
@@ -51,6 +53,27 @@ def folders() -> Iterator[Iterator[Path]]:
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=memory) as parent:
         yield (Path(parent, str(number)) for number in count())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def database() -> Iterator[str]:
+    """A PostgreSQL server, for whatever process asks the environment; or why there is none."""
+    with contextlib.ExitStack() as stack:
+        try:
+            os.environ[POSTGRES], why = stack.enter_context(postgres.server()), ""
+        except postgres.Missing as missing:
+            if os.environ.get("POOLAGG_CI"):
+                raise
+            why = str(missing)
+        yield why
+        os.environ.pop(POSTGRES, None)
+
+
+@pytest.fixture(autouse=True)
+def need_the_database(request: pytest.FixtureRequest, database: str) -> None:
+    """A test of the family that uses it is left out where there is none."""
+    if database and "[postgres]" in request.node.name:
+        pytest.skip(database)
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +174,14 @@ def test_whatever_the_options_a_run_survives_kill_9(family: str, server: Server,
 def test_kill_9_of_a_run_with_all_its_workers(family: str, server: Server, folders: Iterator[Path]) -> None:
     """At any moment, whatever any of its processes does just then."""
     torture(server, f"{family} in processes", folders, at_any_time)
+
+
+@pytest.mark.parametrize("family", RESOURCES)
+def test_every_partial_is_in_the_resource_once_whatever_is_killed(
+    family: str, server: Server, folders: Iterator[Path]
+) -> None:
+    """At any call of the code that writes into databases and files."""
+    torture(server, family, folders, at_any_call)
 
 
 def test_most_runs_that_were_killed_went_on_from_something(server: Server, folders: Iterator[Path]) -> None:
