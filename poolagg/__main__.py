@@ -7,6 +7,7 @@ Rule of the room: it turns what was typed into values, and values into text. Wha
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import glob
 import importlib
@@ -23,6 +24,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
+
+import cloudpickle
 
 import poolagg
 from poolagg._checkpoint import look
@@ -153,7 +156,13 @@ def _describe_run(run: argparse.ArgumentParser) -> None:
     items.add_argument("--lines", action="store_true", help="an item is a line of the inputs, without its end")
     items.add_argument("--blocks", metavar="SIZE", help="an item is a Block of whole lines, such as 16MiB")
     run.add_argument("--workers", type=int, metavar="N", help="default: the CPUs this process may use")
-    run.add_argument("--pool", choices=["process", "threads", "serial"], default="process")
+    run.add_argument(
+        "--pool",
+        type=_place,
+        default=("process", ""),
+        metavar="POOL",
+        help="process, threads, serial, or a cluster: dask:ADDRESS, ray:ADDRESS; FUNC's file is sent there by value",
+    )
     run.add_argument("--on-error", choices=["raise", "skip"], default="raise", help="what an item that fails does")
     run.add_argument("--retries", type=int, metavar="N", help="how often to run again what failed, hung or died")
     run.add_argument("--item-timeout", type=float, metavar="S", help="seconds after which an item has failed")
@@ -180,13 +189,13 @@ def _aggregated(func: Any, items: Iterable[Any], reducer: Any, options: argparse
     started: deque[RunEvent] = deque(maxlen=1)
     reports = _reports(options.report)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _pool(options) as pool:
             warnings.showwarning = _show_warning
             return poolagg.aggregate(
                 func,
                 items,
                 reducer,
-                **_pool(options),
+                **pool,
                 on_error=options.on_error,
                 retries=options.retries,
                 item_timeout=options.item_timeout,
@@ -205,12 +214,49 @@ def _aggregated(func: Any, items: Iterable[Any], reducer: Any, options: argparse
             _write_reports(reports, options.report)
 
 
-def _pool(options: argparse.Namespace) -> dict[str, Any]:
-    if options.pool == "threads":
-        return {"pool": poolagg.ThreadPool(options.workers)}
-    if options.pool == "serial" and options.workers not in (None, 1):
+def _place(typed: str) -> tuple[str, str]:
+    """The kind of a pool, and the address of a cluster."""
+    kind, _, address = typed.partition(":")
+    if typed in ("process", "threads", "serial") or (kind in ("dask", "ray") and address):
+        return kind, address
+    raise argparse.ArgumentTypeError(
+        f"{typed!r} is no pool: write process, threads, serial, dask:ADDRESS (such as dask:tcp://head:8786) or "
+        "ray:ADDRESS (such as ray:auto)"
+    )
+
+
+@contextlib.contextmanager
+def _pool(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    kind, address = options.pool
+    if kind == "serial" and options.workers not in (None, 1):
         raise CommandError("--pool serial runs everything in this process: leave --workers out")
-    return {"pool": poolagg.SerialPool()} if options.pool == "serial" else {"workers": options.workers}
+    if address:
+        with _cluster(kind, address, options) as cluster:
+            yield {"pool": cluster}
+    elif kind == "process":
+        yield {"workers": options.workers}
+    else:
+        yield {"pool": poolagg.SerialPool() if kind == "serial" else poolagg.ThreadPool(options.workers)}
+
+
+@contextlib.contextmanager
+def _cluster(kind: str, address: str, options: argparse.Namespace) -> Iterator[Any]:
+    """A pool on the cluster there, which is sent the functions of files that were typed, for it may not have those."""
+    for typed in (options.func, options.reduce):
+        if (found := _place_and_expression(typed)) is not None and found[0].endswith(".py"):
+            cloudpickle.register_pickle_by_value(_module(found[0]))
+    with contextlib.ExitStack() as stack:
+        try:
+            if kind == "ray":
+                pool: Any = stack.enter_context(poolagg.pools.RayPool(address, workers=options.workers))
+            else:
+                client = stack.enter_context(importlib.import_module("distributed").Client(address))
+                pool = poolagg.pools.DaskPool(client, options.workers)
+        except ModuleNotFoundError as error:
+            raise CommandError(f"{error}: --pool {kind}:{address} takes pip install 'poolagg[{kind}]'") from error
+        except (OSError, ValueError) as error:
+            raise CommandError(f"cannot reach --pool {kind}:{address}: {error}") from error
+        yield pool
 
 
 def _checkpoint(options: argparse.Namespace) -> poolagg.Checkpoint | None:

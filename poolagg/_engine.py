@@ -61,7 +61,8 @@ def aggregate(
     `reducer`: a Reducer; a dict or tuple of them (one pass, a dict or tuple of results); or a two-argument function,
     which means exactly `functools.reduce(f, map(func, iterable))`, input order included.
 
-    pool           where it runs: None for a `ProcessPool` of this call's own, a pool to keep, or an Executor
+    pool           where it runs: None for a `ProcessPool` of this call's own, a pool to keep, an Executor, or a
+                   Client of dask.distributed
     workers        how many; by default the CPUs this process may use; with a pool object an error
     strategy       where partials meet (`poolagg.strategies`); by default chosen from the reducer
     reproducible   the same bits for any number of workers, any pool and any timing

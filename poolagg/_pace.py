@@ -48,10 +48,13 @@ class Pace:
     100
     """
 
-    def __init__(self, lanes: int, chunksize: int | None = None, ships_chunks: bool = False) -> None:
+    def __init__(
+        self, lanes: int, chunksize: int | None = None, ships_chunks: bool = False, at_least: float = 0.0
+    ) -> None:
         self._lanes = lanes
         self._chunksize = chunksize
         self._ships_chunks = ships_chunks
+        self._at_least = at_least
         self._items = self._seconds = 0.0
         self._work = self._pack = self._open = self._merge = 0.0
         self._shipped = self._tried = False
@@ -97,7 +100,7 @@ class Pace:
     def target(self) -> float:
         """Seconds of work that the next chunk should hold."""
         cost = self._parents_cost if self._ships_chunks else 0.0
-        return min(max(TARGET, SHARE * cost), LONGEST)
+        return max(min(max(TARGET, SHARE * cost), LONGEST), self._at_least)
 
     @property
     def budget(self) -> float:

@@ -67,6 +67,8 @@ class Terms:
     """Chunks a lane has at most: one running, and one waiting so that it never idles while the parent is busy."""
     shared_fate: bool = False
     """A death in one lane takes all lanes with it, so that a suspect must run with nothing else in flight."""
+    chunk_seconds: float = 0.0
+    """Seconds of work in a chunk at least, where a pool says that each one costs it so much."""
     window_chunks: int = 8
     window_bytes: int = 32 << 20
     kept_bytes: int = 16 << 20
@@ -102,7 +104,7 @@ class Plan:
 
     def __init__(self, terms: Terms, covered: Iterable[Interval] = (), failed: Iterable[Interval] = ()) -> None:
         self.terms = terms
-        self.pace = Pace(terms.lanes, terms.chunksize, ships_chunks=not terms.carries)
+        self.pace = Pace(terms.lanes, terms.chunksize, not terms.carries, terms.chunk_seconds)
         self.stopped = False
         self._ended = False
         self._ledger = Ledger(terms.grid, covered, failed)

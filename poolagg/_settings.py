@@ -78,6 +78,7 @@ class Settings:
             skip=self.on_error != "raise",
             shared_fate=pool.shared_fate,
             in_flight=pool.in_flight,
+            chunk_seconds=pool.chunk_seconds,
         )
 
     def pages(self) -> Pages | None:

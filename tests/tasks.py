@@ -90,6 +90,9 @@ class TwoArguments(Exception):
     def __init__(self, code: int, text: str) -> None:
         super().__init__(f"{code}: {text}")
 
+    def __reduce__(self) -> Any:
+        return TwoArguments, self.args  # as by default, also where tblib, which dask imports, has a better one
+
 
 class HoldsALock(Exception):
     """Does not pickle."""

@@ -390,6 +390,7 @@ SUM = ("--reduce", "Sum()")
             "--pool serial runs everything in",
         ),
         (("words.py:count", "one.txt", "--pool", "threads", "--item-timeout", "1", *SUM), ""),
+        (("words.py:count", "one.txt", "--pool", "dask", *SUM), "argument --pool: 'dask' is no pool: write process, "),
     ],
 )
 def test_a_mistake_is_one_line_that_says_what_to_type(said, words, line):

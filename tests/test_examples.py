@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -37,9 +38,10 @@ def assert_nothing_left(session):
 
 
 def session_of(pid):
+    """None if it has ended: an orphan's parent is the test, and reaps it in the end."""
     try:
-        return os.getsid(pid)
-    except ProcessLookupError:
+        return None if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE else os.getsid(pid)
+    except (ProcessLookupError, psutil.NoSuchProcess):
         return None
 
 
@@ -134,3 +136,21 @@ def test_billion_rows():
     assert re.fullmatch(r"\{(\S+=-?\d+\.\d/-?\d+\.\d/-?\d+\.\d(, )?){7}\}", summary)
     assert summary.startswith("{Abha=-24.7/18.0/54.8, ")
     assert rows == "200,000 rows"
+
+
+PRIMES = "17,984 primes, their sum 1,709,600,813, the largest 199,999"
+
+
+@pytest.mark.orphans
+def test_on_dask():
+    """A cluster for the laptop is started, and gone afterwards."""
+    pytest.importorskip("distributed", reason="pip install 'poolagg[dask]'")
+    assert run_example("on_dask.py") == [PRIMES]
+
+
+@pytest.mark.orphans
+def test_on_ray():
+    """Ray is started, and gone afterwards."""
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("pip install 'poolagg[ray]'")
+    assert run_example("on_ray.py") == [PRIMES]

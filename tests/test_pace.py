@@ -108,3 +108,13 @@ def test_many_lanes_share_one_parent():
     pace.merged(0.01)
     assert not pace.worth_shipping(20 * 0.08 - 0.01)
     assert pace.worth_shipping(20 * 0.08 + 0.01)
+
+
+def test_a_chunk_holds_the_work_that_a_pool_says_it_should():
+    """Where each chunk costs more than a message, as on a cluster; also above what is long elsewhere."""
+    for at_least in (0.25, 3.0):
+        pace = Pace(lanes=2, at_least=at_least)
+        for _ in range(20):
+            pace.finished(items := pace.size(None), items * 1e-3)
+        assert pace.size(None) == pytest.approx(at_least / 1e-3)
+    assert Pace(lanes=2, at_least=0.001).target == Pace(lanes=2).target

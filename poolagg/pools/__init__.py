@@ -9,11 +9,24 @@ if TYPE_CHECKING:
     from poolagg.pools._pool import Pool
     from poolagg.pools._share import share
     from poolagg.pools._work import Job
+    from poolagg.pools.dask import DaskPool
     from poolagg.pools.process import ProcessPool, usable_cpus
+    from poolagg.pools.ray import RayPool
     from poolagg.pools.serial import SerialPool
     from poolagg.pools.threads import ThreadPool
 
-__all__ = ["Job", "Pool", "ProcessPool", "SerialPool", "ThreadPool", "as_pool", "share", "usable_cpus"]
+__all__ = [
+    "DaskPool",
+    "Job",
+    "Pool",
+    "ProcessPool",
+    "RayPool",
+    "SerialPool",
+    "ThreadPool",
+    "as_pool",
+    "share",
+    "usable_cpus",
+]
 
 __getattr__, __dir__ = lazily(
     __name__,
@@ -22,7 +35,9 @@ __getattr__, __dir__ = lazily(
         "_pool": ("Pool",),
         "_share": ("share",),
         "_work": ("Job",),
+        "dask": ("DaskPool",),
         "process": ("ProcessPool", "usable_cpus"),
+        "ray": ("RayPool",),
         "serial": ("SerialPool",),
         "threads": ("ThreadPool",),
     },

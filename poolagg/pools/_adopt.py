@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from poolagg.pools._pool import Pool
@@ -18,12 +19,17 @@ def as_pool(pool: Any) -> Pool:
 
     from poolagg.pools.executors import ExecutorPool, ImapPool
 
+    if (distributed := sys.modules.get("distributed")) is not None and isinstance(pool, distributed.Client):
+        from poolagg.pools.dask import DaskPool
+
+        return DaskPool(pool)
     if isinstance(pool, Executor):
         return ExecutorPool(pool)
     if hasattr(pool, "imap_unordered") and not isinstance(pool, type):
         return ImapPool(pool)
     hint = f": did you mean {pool.__name__}()?" if isinstance(pool, type) else ""
     raise TypeError(
-        "pool must be a ProcessPool, ThreadPool or SerialPool, an Executor, or a pool with imap_unordered, not "
+        "pool must be a ProcessPool, ThreadPool or SerialPool, an Executor, a pool with imap_unordered, or a Client of "
+        f"dask.distributed, not "
         f"{pool!r}{hint}"
     )

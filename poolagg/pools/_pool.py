@@ -37,6 +37,8 @@ class Pool(ABC):
     """Chunks a lane has at most: one that runs, and one that waits so that the lane never does."""
     lanes_per_worker: int = 1
     """Where a lane is a place in a queue, a worker has several."""
+    chunk_seconds: float = 0.0
+    """Seconds of work that a chunk should hold at least, where each costs more than a message."""
     waited: float = 0.0
     """Seconds in which the caller's thread had nothing to do but to wait for lanes, in all runs."""
     engine: ClassVar[Callable[..., Iterator[Any]] | None] = None

@@ -9,12 +9,22 @@ from typing import Any, NamedTuple
 
 from poolagg._orders import NONE_YET, Answer, Finished, Run, Slowest
 from poolagg._parcels import Parcel, open_parcel
-from poolagg.pools._packing import as_reducer_error, pack_failures, pack_pieces, unpack_failures, unpack_pieces
+from poolagg.errors import ReducerError
+from poolagg.pools._packing import (
+    PackedFailure,
+    as_reducer_error,
+    pack_failure,
+    pack_failures,
+    pack_pieces,
+    unpack_failure,
+    unpack_failures,
+    unpack_pieces,
+)
 from poolagg.pools._share import open_job
-from poolagg.pools._work import Job, Work
+from poolagg.pools._work import Beat, Job, Work
 from poolagg.pools.serial import NoBeat, carry_out
 
-__all__ = ["Call", "Returned", "run_chunk", "run_here", "unpack"]
+__all__ = ["Call", "Failed", "Returned", "is_open", "run_chunk", "run_here", "run_lease", "unpack"]
 
 
 class Call(NamedTuple):
@@ -39,17 +49,39 @@ class Returned(NamedTuple):
     slowest: Slowest = NONE_YET
 
 
+class Failed(NamedTuple):
+    """What a lease returns instead of raising: clusters pickle exceptions their own way, and not every one can be."""
+
+    packed: PackedFailure
+    blob: bytes
+
+    @property
+    def error(self) -> BaseException:
+        """The exception, or what stands for it."""
+        return unpack_failure(self.packed, self.blob)
+
+
 _jobs: dict[str, Job] = {}
 
 
-def run_chunk(call: Call) -> Returned:
+def run_lease(call: Call, beat: Beat | None = None) -> Returned | Failed:
+    """Run one chunk on a cluster; never raises."""
+    try:
+        return run_chunk(call, beat)
+    except BaseException as error:
+        return Failed(*pack_failure(call.run[2], error))
+
+
+def run_chunk(call: Call, beat: Beat | None = None) -> Returned:
     """Run one chunk, and return its combined state."""
     job, run = _job(call), Run(*call.run)
-    work = Work(job, NoBeat())
+    work = Work(job, beat or NoBeat())
     try:
         outcome = work.run(run, *open_parcel(*call.items, run.stop - run.start))
         failures, blobs = pack_failures(outcome.failures)
         pieces, payloads, _ = pack_pieces(work.payloads(), job.reducer, job.strategy)
+    except ReducerError:
+        raise
     except BaseException as error:  # SystemExit in a reducer must not end a worker of somebody else's
         raise as_reducer_error(error) from error
     payload = b"".join([*blobs, *payloads])
@@ -61,11 +93,18 @@ def run_here(job: Job, run: Run, parcel: Parcel) -> Answer:
     return carry_out(Work(job, NoBeat()), run, parcel)
 
 
+def is_open(name: str) -> bool:
+    """Whether this process has the job of that run, and need not be told it again."""
+    return name in _jobs
+
+
 def _job(call: Call) -> Job:
-    if call.name not in _jobs:
+    job = _jobs.get(call.name)
+    if job is None:  # another thread of this worker may be opening the same, or another run's
+        job = open_job(call.job)
         _jobs.clear()
-        _jobs[call.name] = open_job(call.job)
-    return _jobs[call.name]
+        _jobs[call.name] = job
+    return job
 
 
 def unpack(run: Run, returned: Returned) -> Finished:

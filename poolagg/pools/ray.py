@@ -1,0 +1,152 @@
+"""A cluster of Ray's, or Ray on this machine: the same run with a `RayPool`.
+
+A task is a *lease*, as on dask: a chunk that is worth `LEASE` seconds of work or more. The job is put into Ray's store
+once, and each worker opens it once. Tasks carry no retries of Ray's own, so that a death is told at once, and is that
+of one task: it runs again by the plan, and if it dies again, halving finds the item.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray import exceptions
+
+from poolagg._orders import Answer, Broken, Lost, Run
+from poolagg.pools._foreign import CONTINUE, ForeignPool
+from poolagg.pools._remote import Call, Failed, Returned, is_open, run_lease
+from poolagg.pools._work import Job
+from poolagg.pools.process import checked_count, usable_cpus
+
+__all__ = ["RayPool"]
+
+TASKS = 1200
+"""Tasks a second that a driver bears, measured at a few workers."""
+
+LEASE = 0.1
+"""Seconds of work in a task at least: long against the 0.7 ms it costs, short for whoever looks at a bar."""
+
+DIED = (exceptions.WorkerCrashedError, exceptions.OutOfMemoryError)
+"""What is told of a task whose worker died."""
+
+GONE = (exceptions.NodeDiedError, exceptions.ObjectLostError)
+"""What is told of a task whose machine died, or whose result was on one: no item's fault."""
+
+
+class RayPool(ForeignPool):
+    """The CPUs of a Ray cluster; without an address, and with none that this program is connected to, Ray right here.
+
+    `address` is what `ray.init` takes: "auto", "ray-head:6379", or None. `workers` says how many CPUs to use, by
+    default all. What this pool started or connected to, it ends when it is closed; a Ray that this program had before
+    stays as it is. Workers need poolagg, and what `func` imports. There is no `item_timeout`.
+
+    >>> with RayPool(workers=1) as pool:      # doctest: +SKIP
+    ...     aggregate(abs, range(-4, 1), Sum(), pool=pool)
+    10
+    """
+
+    def __init__(self, address: str | None = None, *, workers: int | None = None) -> None:
+        self._address = address
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._ours = not ray.is_initialized()
+        if workers is not None:
+            checked_count("workers", workers)
+        self._cpus = workers
+        if not self._ours or address not in (None, "local"):
+            self._connect()
+            workers = workers or int(ray.cluster_resources().get("CPU", 1))
+        super().__init__(address or "here", max(1, workers or usable_cpus()), threads=False)
+        self._entered = False  # it is ours to close
+        self.chunk_seconds = max(LEASE, self.workers / TASKS)
+        self._refs: dict[Any, Run] = {}
+        self._sent: Any = None
+        self._task = ray.remote(max_retries=0)(_run_lease)
+
+    def __repr__(self) -> str:
+        return f"RayPool({self._address!r}, workers={self.workers // self.lanes_per_worker})"
+
+    def open(self) -> None:
+        """Start Ray, or connect to it, ahead of the first run."""
+        self._connect()
+
+    def _connect(self) -> None:
+        if ray.is_initialized():
+            return
+        if self._address not in (None, "local"):
+            ray.init(address=self._address, log_to_driver=False)
+            return
+        # Ray would leave the folder of its session behind. The name is short, for paths of sockets have to be.
+        self._folder = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
+        cpus = self._cpus or usable_cpus()
+        ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, _temp_dir=self._folder.name)
+
+    # -- one run -----------------------------------------------------------------------------------------------
+
+    def _begin(self, job: Job, lanes: int) -> None:
+        self._connect()
+        super()._begin(job, lanes)
+        self._sent, self._job = ray.put(self._job), b""
+
+    def _submit(self, run: Run, func: Callable[..., Any], *arguments: Any) -> None:
+        # The reference in a list is not opened for each task, but by whoever needs it.
+        self._refs[self._task.remote([self._sent], pickle.dumps(arguments[0], 5))] = run
+
+    def wait(self, timeout: float | None) -> list[Answer]:
+        """Wait for answers of this run."""
+        answers, self._now = self._now, []
+        if answers:
+            return answers
+        began = time.monotonic()
+        if not self._refs:
+            time.sleep(timeout or 0)
+        elif ray.wait(list(self._refs), num_returns=1, timeout=timeout)[0]:
+            self.waited += time.monotonic() - began
+            ready, _ = ray.wait(list(self._refs), num_returns=len(self._refs), timeout=0)
+            return [self._answer(self._refs.pop(ref), _result(ref)) for ref in ready]
+        self.waited += time.monotonic() - began
+        return []
+
+    def _answer(self, run: Run, result: Any) -> Answer:
+        if isinstance(result, (Returned, Failed)):
+            return super()._answer(run, result)
+        if isinstance(result, DIED):
+            return Lost(run.lane, (run.start, run.stop), "died", self._lost("lost a worker", result))
+        if isinstance(result, GONE):
+            return Lost(run.lane, None, "died", self._lost("lost a node", result))
+        hint = "Do all nodes have poolagg, as it is here?" if isinstance(result, exceptions.RayTaskError) else CONTINUE
+        return Broken(run.lane, self._lost(f"can't run a chunk: {type(result).__name__}: {result}. {hint}", result))
+
+    # -- the end -----------------------------------------------------------------------------------------------
+
+    def _end(self, clean: bool) -> None:
+        super()._end(clean)
+        refs, self._refs, self._sent = list(self._refs), {}, None
+        with contextlib.suppress(exceptions.RayError):  # Ray itself may be lost
+            for ref in refs:
+                ray.cancel(ref, force=True)
+
+    def _close(self, at_once: bool) -> None:
+        self._end(not at_once)
+        if self._ours and ray.is_initialized():
+            ray.shutdown()
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+
+def _result(ref: Any) -> Any:
+    try:
+        return ray.get(ref)
+    except exceptions.RayError as error:
+        return error
+
+
+def _run_lease(job: list[Any], pickled: bytes) -> Returned | Failed:
+    """One chunk, on a worker."""
+    call: Call = pickle.loads(pickled)
+    return run_lease(call if is_open(call.name) else call._replace(job=ray.get(job[0])))

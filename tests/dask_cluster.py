@@ -1,0 +1,100 @@
+"""A dask cluster for tests, in a process of its own, with workers that can be killed; and clients of it.
+
+As a program: prints the address of its scheduler, and ends with its stdin, taking everything with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import pytest
+
+SETTINGS = {"distributed.comm.timeouts.connect": "10s"}
+"""For so long dask may try to reach a dead worker that held a result, and not for its default of 30 s."""
+
+
+@dataclass
+class Cluster:
+    """A cluster that runs."""
+
+    address: str
+    process: psutil.Popen
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes of its workers, oldest first; each has a nanny in the cluster's process, which renews it."""
+        children = [child for child in self.process.children() if "spawn_main" in " ".join(cmdline(child))]
+        return sorted(children, key=psutil.Process.create_time)
+
+
+def cmdline(process: psutil.Process) -> list[str]:
+    """How it was called; nothing if it is gone."""
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+        return process.cmdline()
+    return []
+
+
+def imported() -> Any:
+    """dask.distributed; without it the test is skipped, but for CI, where that is a failure."""
+    if os.environ.get("POOLAGG_CI"):
+        return importlib.import_module("distributed")
+    return pytest.importorskip("distributed", reason="pip install 'poolagg[dask]'")
+
+
+@contextlib.contextmanager
+def running(workers: int, allowed_failures: int = 3) -> Iterator[Cluster]:
+    """A cluster of so many workers with one thread each; a task is given up after so many deaths, and one."""
+    imported()
+    pipe = subprocess.PIPE
+    command = [sys.executable, __file__, str(workers), str(allowed_failures)]
+    process = psutil.Popen(command, stdin=pipe, stdout=pipe, text=True)
+    try:
+        yield Cluster(process.stdout.readline().strip(), process)
+    finally:
+        family = process.children(recursive=True) if process.is_running() else []
+        process.stdin.close()
+        process.stdout.close()
+        try:
+            process.wait(10)
+        except psutil.TimeoutExpired:  # dask may wait for long for what was killed
+            process.kill()
+            process.wait()
+        psutil.wait_procs(family, timeout=10)  # its orphans are the tests' own, who reap them here
+
+
+def client(address: str, **options: Any) -> Any:
+    """A client of it, which is nobody's default."""
+    return imported().Client(address, set_as_default=False, **options)
+
+
+def main(workers: int, allowed_failures: int) -> None:
+    """Run a cluster until nobody wants it any more."""
+    import dask
+    from distributed import LocalCluster
+
+    with (
+        dask.config.set(SETTINGS, distributed__scheduler__allowed_failures=allowed_failures),
+        tempfile.TemporaryDirectory() as folder,
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            dashboard_address="127.0.0.1:0",
+            local_directory=folder,
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
+    ):
+        print(cluster.scheduler_address, flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

@@ -1,0 +1,213 @@
+"""What is dask's own: deaths of workers, nannies and the scheduler, and what a run leaves there; the rest of the
+contract is in test_pools.py.
+
+Each cluster is a process of its own, and so are its workers. A death is a SIGKILL.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dask_cluster
+import pytest
+import tasks
+from dask_cluster import Cluster
+
+from poolagg import Collect, Count, Into, SkippedItems, Sum, TaskError, WorkerLost, aggregate, events
+from poolagg.pools import DaskPool
+
+pytestmark = [
+    pytest.mark.orphans,  # what a killed cluster leaves ends by itself, a moment later
+    pytest.mark.timeout(180),  # dask starts a worker anew for each that dies: on a busy machine that takes seconds
+]
+
+
+@pytest.fixture
+def mortal() -> Iterator[Cluster]:
+    """A cluster for one test, which kills its workers."""
+    with dask_cluster.running(workers=2) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def kept() -> Iterator[Cluster]:
+    """A cluster for all tests that leave its workers alone."""
+    with dask_cluster.running(workers=2) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def client(kept: Cluster) -> Iterator[Any]:
+    """A client of that."""
+    with dask_cluster.client(kept.address) as client:
+        yield client
+
+
+def kills_its_worker(x: int) -> int:
+    if x == 17:
+        os._exit(3)
+    return x
+
+
+# -- deaths ------------------------------------------------------------------------------------------------------------
+
+
+def test_hundreds_of_chunks_are_counted_once_while_workers_are_killed_at_random(tmp_path: Path) -> None:
+    """Dask runs a lost task again, and each result is in the whole once."""
+    chance = random.Random(6)
+    doomed = {chance.randrange(1200): chance.uniform(0.1, 0.2) for _ in range(6)}
+    attempts = tasks.Attempts(tmp_path)
+
+    def item(x: int) -> int:
+        if x in doomed and attempts.another(x) == 1:  # its worker is up; a nanny gives up on one that never was
+            threading.Timer(doomed[x], os.kill, (os.getpid(), signal.SIGKILL)).start()
+        return tasks.short(x)
+
+    with dask_cluster.running(workers=3) as cluster, dask_cluster.client(cluster.address) as client:
+        before = {worker.pid for worker in cluster.workers()}
+        result = aggregate(item, range(1200), Collect(), pool=client, chunksize=4)
+        assert result == list(range(1200))
+        wait_for(lambda: not before <= {worker.pid for worker in cluster.workers()})
+
+
+def test_an_item_that_kills_every_worker_is_named(mortal: Cluster) -> None:
+    """No other item is told to have failed, though dask gives up on all that waited behind it."""
+    failed: list[int] = []
+
+    def watch(event: Any) -> None:
+        if isinstance(event, events.ItemFailed):
+            failed.append(event.index)
+
+    with dask_cluster.client(mortal.address) as client:
+        with pytest.raises(WorkerLost, match="item 17, 17, which was run once") as caught:
+            aggregate(kills_its_worker, range(40), Sum(), pool=client, retries=0, watch=watch)
+        assert (caught.value.index, caught.value.item) == (17, 17)
+        assert failed == [17]
+        wait_for(lambda: not client.run_on_scheduler(keys_on))
+
+
+def test_an_item_that_kills_every_worker_can_be_skipped() -> None:
+    """Its neighbours are in the result, each once, also where leaves must be folded whole; whatever dask allows."""
+    options: dict[str, Any] = {"on_error": "skip", "retries": 0}
+    with dask_cluster.running(workers=2, allowed_failures=0) as cluster, dask_cluster.client(cluster.address) as client:
+        for reproducible in (False, True):
+            options["reproducible"] = reproducible
+            with pytest.warns(SkippedItems, match="item 17"):
+                result = aggregate(kills_its_worker, range(40), Collect(), pool=client, **options)
+            assert result == [x for x in range(40) if x != 17]
+
+
+def test_a_lost_scheduler_is_an_error_and_a_checkpoint_goes_on_from_it(tmp_path: Path) -> None:
+    """Nobody waits for a cluster that is gone; the next one has the rest."""
+    attempts = tasks.Attempts(tmp_path)
+    options: dict[str, Any] = {"chunksize": 5, "checkpoint": tmp_path / "kept.ckpt"}
+
+    def item(x: int) -> int:
+        attempts.another(x)
+        return x
+
+    with dask_cluster.running(workers=2) as cluster, dask_cluster.client(cluster.address, timeout=1) as client:
+
+        def kill(event: Any) -> None:
+            if isinstance(event, events.StateMerged) and attempts.at(300):
+                cluster.process.kill()
+
+        with pytest.raises(WorkerLost, match="scheduler"):
+            aggregate(item, range(600), Collect(), pool=client, watch=kill, **options)
+    with dask_cluster.running(workers=2) as cluster, dask_cluster.client(cluster.address) as client:
+        assert aggregate(item, range(600), Collect(), pool=client, **options) == list(range(600))
+    assert attempts.at(0) == 1, "what was covered did not run again"
+
+
+# -- what is left there ------------------------------------------------------------------------------------------------
+
+
+def keys_on(dask_scheduler: Any) -> list[str]:
+    """What the scheduler still knows of, of ours."""
+    variables = dask_scheduler.extensions["variables"].variables
+    return [str(key) for key in (*dask_scheduler.tasks, *variables) if "poolagg" in str(key)]
+
+
+def test_ctrl_c_cancels_what_is_on_the_cluster_and_leaves_the_client_usable(client: Any) -> None:
+    """The user's own tasks there go on."""
+    own = client.submit(abs, -7)
+
+    def interrupt(partial: int) -> None:
+        if partial == 20:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        aggregate(tasks.short, itertools.count(), Into(interrupt), pool=client)
+    assert own.result() == 7
+    assert aggregate(abs, range(-10, 0), Sum(), pool=client) == 55
+    wait_for(lambda: not client.run_on_scheduler(keys_on))
+
+
+def test_a_run_leaves_nothing_on_the_cluster(client: Any) -> None:
+    """No task, no result, no data, however it ended."""
+    assert aggregate(abs, range(-300, 0), Count(), pool=client) == 300
+    with pytest.raises(TaskError):
+        aggregate(tasks.inverse, range(-30, 30), Sum(), pool=client)
+    wait_for(lambda: not client.run_on_scheduler(keys_on))
+
+
+def wait_for(condition: Any) -> None:
+    """Until it holds; for ever if it never does, which the test's time limit ends."""
+    while not condition():
+        threading.Event().wait(0.01)
+
+
+class Large:
+    """Tells each process in which it is opened."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def __setstate__(self, state: Any) -> None:
+        self.__dict__ = state
+        tasks.Attempts.another(tasks.Attempts(Path(self.folder)), os.getpid())
+
+
+def test_func_and_what_it_refers_to_are_opened_once_by_a_worker(client: Any, tmp_path: Path) -> None:
+    """However many chunks it runs."""
+    large = Large(str(tmp_path))
+    aggregate(lambda x: large and x, range(200), Sum(), pool=client, chunksize=5)
+    opened = list(tmp_path.iterdir())
+    assert 1 <= len(opened) <= 2
+    assert all(path.stat().st_size == 1 for path in opened)
+
+
+# -- how it is asked for -----------------------------------------------------------------------------------------------
+
+
+def test_what_a_cluster_cannot_do_is_refused_at_the_call(client: Any) -> None:
+    """Before the input is touched."""
+    with pytest.raises(ValueError, match="item_timeout"):
+        aggregate(abs, [1], Sum(), pool=client, item_timeout=1)
+    with pytest.raises(TypeError, match=r"dask\.distributed"):
+        aggregate(abs, [1], Sum(), pool=type(client))
+
+
+def test_a_pool_of_more_workers_than_there_are_waits_for_them(client: Any) -> None:
+    """The number says how much is sent ahead."""
+    assert aggregate(abs, range(-10, 0), Sum(), pool=DaskPool(client, workers=40)) == 55
+    assert DaskPool(client, workers=1200).chunk_seconds > DaskPool(client).chunk_seconds
+
+
+def test_the_command_line_sends_a_file_that_the_cluster_does_not_have(kept: Cluster, tmp_path: Path) -> None:
+    """FUNC's file travels by value."""
+    (tmp_path / "mine.py").write_text("def twice(line):\n    return 2 * len(line)\n")
+    (tmp_path / "lines.txt").write_text("ab\nabc\n")
+    words = ["mine.py:twice", "lines.txt", "--lines", "--reduce", "Sum()", "--pool", f"dask:{kept.address}"]
+    command = [sys.executable, "-m", "poolagg", "run", *words]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=150)
+    assert (ran.returncode, ran.stdout) == (0, "10\n"), ran.stderr
