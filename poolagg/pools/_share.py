@@ -27,7 +27,7 @@ from types import FunctionType
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, cast
 
 from poolagg.pools._arena import Apart
-from poolagg.pools._travel import _in_main, main_namespace, works
+from poolagg.pools._travel import in_main, main_namespace, works
 
 __all__ = ["open_job", "share"]
 
@@ -316,7 +316,7 @@ def _by_value(value: Any) -> Segments:
         def reducer_override(self, obj: Any) -> Any:
             reduced = super().reducer_override(obj)
             if isinstance(obj, FunctionType) and obj.__globals__ is namespace and isinstance(reduced, tuple):
-                make, arguments, state, *nothing, setter = _in_main(reduced, {})
+                make, arguments, state, *nothing, setter = in_main(reduced, {})
                 return (make, arguments, (setter, state), *nothing, _complete)
             return reduced
 

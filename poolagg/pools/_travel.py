@@ -22,7 +22,17 @@ from typing import Any
 from poolagg._parcels import Encoded, Packed
 from poolagg.pools._arena import LEAST, Apart
 
-__all__ = ["Encoder", "define", "dumps", "dumps_by_value", "encode_by_value", "main_namespace", "plainly", "works"]
+__all__ = [
+    "Encoder",
+    "define",
+    "dumps",
+    "dumps_by_value",
+    "encode_by_value",
+    "in_main",
+    "main_namespace",
+    "plainly",
+    "works",
+]
 
 
 def main_namespace() -> dict[str, Any]:
@@ -65,7 +75,7 @@ def _by_cloudpickle(value: Any, inherited: Mapping[str, Any]) -> bytes:
         def reducer_override(self, obj: Any) -> Any:
             reduced = super().reducer_override(obj)
             if isinstance(obj, FunctionType) and obj.__globals__ is namespace and isinstance(reduced, tuple):
-                return _in_main(reduced, inherited)
+                return in_main(reduced, inherited)
             return reduced
 
     file = io.BytesIO()
@@ -73,7 +83,7 @@ def _by_cloudpickle(value: Any, inherited: Mapping[str, Any]) -> bytes:
     return file.getvalue()
 
 
-def _in_main(reduced: tuple[Any, ...], inherited: Mapping[str, Any]) -> tuple[Any, ...]:
+def in_main(reduced: tuple[Any, ...], inherited: Mapping[str, Any]) -> tuple[Any, ...]:
     """cloudpickle's reduction of a function, with the namespace it gives each function replaced by the worker's own."""
     make, (code, _, *arguments), (attributes, slots), *rest = reduced
     # Functions and classes are sent all the same: what they refer to may have changed since the worker was forked.
