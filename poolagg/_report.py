@@ -165,7 +165,7 @@ def _facts(tally: Tally) -> Iterable[tuple[str, str]]:
     if tally.queue.held_up > 0.01 * tally.elapsed:
         yield "held up", f"{tally.queue.slow} held up what was done behind it for {seconds(tally.queue.held_up)}"
     if account.memory:
-        yield "memory", f"at most {size(account.memory)} in this process{_in_children(account)}"
+        yield "memory", f"at most {size(account.memory)} in this process{_elsewhere(account)}"
     if tally.checkpoints:
         share = percent(tally.checkpointing / max(tally.elapsed, 1e-9))
         took = f"in {seconds(tally.checkpointing)} ({share} of the time)"
@@ -173,11 +173,13 @@ def _facts(tally: Tally) -> Iterable[tuple[str, str]]:
     yield from _troubles(tally)
 
 
-def _in_children(account: Accounted) -> str:
-    """A child has this process's peak from the start, as the system sees it: so a smaller one of its own is unknown."""
-    if account.workers_memory > account.memory:
-        return f", {size(account.workers_memory)} in the largest of its children that have ended"
-    return ", and no more in any child of it that has ended" if account.workers_memory else ""
+def _elsewhere(account: Accounted) -> str:
+    """An ended child had this process's peak from the start, as the system sees it; its own, if smaller, is unknown."""
+    if account.workers_memory:
+        return f", {size(account.workers_memory)} in the largest worker"
+    if account.children_memory > account.memory:
+        return f", {size(account.children_memory)} in the largest of its children that have ended"
+    return ", and no more in any child of it that has ended" if account.children_memory else ""
 
 
 def _troubles(tally: Tally) -> Iterable[tuple[str, str]]:

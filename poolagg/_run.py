@@ -191,6 +191,8 @@ class Run:
 
     def _end(self, error: BaseException | None) -> None:
         clean = error is None and self._plan.finished and not self._plan.stopped
+        if self._working and self._watchers:  # which workers of the pool's last run do not live to tell
+            self._account.workers_memory = self._pool.peak_memory()
         try:
             if self._working:  # else the pool may be somebody else's by now
                 self._pool.end(clean, interrupted=error is not None and not isinstance(error, Exception))

@@ -51,6 +51,7 @@ class Account:
 
     def __init__(self) -> None:
         self.pulling = self._pickling = self._waiting = self._receiving = 0.0
+        self.workers_memory = 0
 
     def sealed(self, packing: float, seconds: float) -> None:
         """A chunk was made up in `seconds`; of the time it was pulled in, its items took `packing` to be pickled."""
@@ -67,7 +68,8 @@ class Account:
         import resource
 
         unit = 1 if sys.platform == "darwin" else 1024
-        here, workers = (
+        here, children = (
             resource.getrusage(who).ru_maxrss * unit for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
         )
-        return Accounted(max(0.0, self.pulling), self._pickling, self._waiting, self._receiving, here, workers)
+        times = max(0.0, self.pulling), self._pickling, self._waiting, self._receiving
+        return Accounted(*times, here, self.workers_memory, children)

@@ -162,8 +162,8 @@ class Accounted:
     """How the parent spent the run, told just before its end. (What it took to merge, `StateMerged` tells.)
 
     Seconds of pulling the input, pickling its items (estimated from the first item of each chunk), waiting for workers,
-    and receiving what they sent, opening it included. `memory` and `workers_memory` are the most that this process has
-    ever had, and the largest of its children that have ended.
+    and receiving what they sent, opening it included. Bytes of `memory`: the most that this process has ever had; the
+    largest worker that was there at the end, 0 if the pool does not know; and the largest child that has ended.
     """
 
     pulling: float
@@ -172,6 +172,7 @@ class Accounted:
     receiving: float
     memory: int = 0
     workers_memory: int = 0
+    children_memory: int = 0
 
 
 @dataclass(frozen=True, slots=True)

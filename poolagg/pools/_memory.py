@@ -9,12 +9,13 @@ one of the two writes to them: which those are, only a walk over its whole page 
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from poolagg._sizes import parse_size, size
 from poolagg.errors import WorkerLost
 
-__all__ = ["checked_limit", "fresh_memory", "own_memory"]
+__all__ = ["checked_limit", "fresh_memory", "own_memory", "peak_memory"]
 
 _STATM = "/proc/{}/statm"
 
@@ -31,6 +32,15 @@ def own_memory(pid: int | str = "self") -> int:
     except (OSError, ValueError):
         return 0
     return max(0, resident - shared) * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_memory(pid: int) -> int:
+    """Bytes that a process had resident at most, shared ones included; 0 if there is no telling."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/status", "rb") as file:
+        for line in file:
+            if line.startswith(b"VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 def checked_limit(limit: int | str | None) -> int | None:

@@ -141,6 +141,10 @@ class Pool(ABC):
         del lane
         return None
 
+    def peak_memory(self) -> int:
+        """Bytes that the largest worker has ever had; 0 if nobody knows."""
+        return 0
+
     def kill(self, lane: int, how: str) -> None:
         """End a lane's work, which took too long, as `how` says; `Lost` with a TimeoutError is the answer."""
         raise NotImplementedError

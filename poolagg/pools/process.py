@@ -32,7 +32,7 @@ from poolagg.pools._launch import (
     folder,
     start_methods,
 )
-from poolagg.pools._memory import checked_limit
+from poolagg.pools._memory import checked_limit, peak_memory
 from poolagg.pools._pool import Pool, PoolOrder
 from poolagg.pools._travel import Encoder, dumps_by_value, main_namespace, plainly
 from poolagg.pools._wear import Wear
@@ -331,6 +331,10 @@ class ProcessPool(Pool):
         handle = self._handles.get(lane)
         batch = handle.cell.read() if handle is not None else None
         return batch if batch is not None and handle is not None and batch.chunk in handle.runs else None
+
+    def peak_memory(self) -> int:
+        """Of the workers that are there."""
+        return max((peak_memory(handle.child.pid) for handle in self._handles.values()), default=0)
 
     def kill(self, lane: int, how: str) -> None:
         """Kill the lane's worker."""
