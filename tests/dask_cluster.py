@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -74,6 +75,22 @@ def running(workers: int, allowed_failures: int = 3) -> Iterator[Cluster]:
 def client(address: str, **options: Any) -> Any:
     """A client of it, which is nobody's default."""
     return imported().Client(address, set_as_default=False, **options)
+
+
+def in_a_process_of_its_own(kind: str, *options: str) -> None:
+    """Run the contract of all pools, test_pools.py, on this kind of cluster."""
+    here = Path(__file__).parent
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", kind, *options]
+    environment = {**os.environ, "POOLAGG_ONLY": kind, "PYTHONPATH": str(here)}
+    ran = subprocess.run(
+        [*command, here / "test_pools.py"],
+        capture_output=True,
+        text=True,
+        timeout=170,
+        env=environment,
+        cwd=here.parent,
+    )
+    assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-1000:]
 
 
 def main(workers: int, allowed_failures: int) -> None:

@@ -20,10 +20,11 @@ from typing import Any
 import dask_cluster
 import pytest
 import tasks
-from dask_cluster import Cluster
+from dask_cluster import Cluster, in_a_process_of_its_own
 
-from poolagg import Collect, Count, Into, SkippedItems, Sum, TaskError, WorkerLost, aggregate, events
-from poolagg.pools import DaskPool
+from poolagg import Collect, Count, Into, SkippedItems, Sum, TaskError, WorkerLost, aggregate, events, pools
+
+dask_cluster.imported()
 
 pytestmark = [
     pytest.mark.orphans,  # what a killed cluster leaves ends by itself, a moment later
@@ -59,6 +60,13 @@ def kills_its_worker(x: int) -> int:
 
 
 # -- deaths ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.orphans
+@pytest.mark.timeout(180)
+def test_dask_keeps_the_contract_of_all_pools() -> None:
+    """The suite of test_pools.py, on dask."""
+    in_a_process_of_its_own("dask")
 
 
 def test_hundreds_of_chunks_are_counted_once_while_workers_are_killed_at_random(tmp_path: Path) -> None:
@@ -199,8 +207,8 @@ def test_what_a_cluster_cannot_do_is_refused_at_the_call(client: Any) -> None:
 
 def test_a_pool_of_more_workers_than_there_are_waits_for_them(client: Any) -> None:
     """The number says how much is sent ahead."""
-    assert aggregate(abs, range(-10, 0), Sum(), pool=DaskPool(client, workers=40)) == 55
-    assert DaskPool(client, workers=1200).chunk_seconds > DaskPool(client).chunk_seconds
+    assert aggregate(abs, range(-10, 0), Sum(), pool=pools.DaskPool(client, workers=40)) == 55
+    assert pools.DaskPool(client, workers=1200).chunk_seconds > pools.DaskPool(client).chunk_seconds
 
 
 def test_the_command_line_sends_a_file_that_the_cluster_does_not_have(kept: Cluster, tmp_path: Path) -> None:

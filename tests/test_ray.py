@@ -13,13 +13,12 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from dask_cluster import in_a_process_of_its_own
 
 if importlib.util.find_spec("ray") is None and not os.environ.get("POOLAGG_CI"):
     pytest.skip("pip install 'poolagg[ray]'", allow_module_level=True)
 
 pytestmark = [pytest.mark.orphans, pytest.mark.timeout(180)]
-
-HERE = Path(__file__).parent
 
 PRELUDE = """
 import os, signal, random, itertools, warnings
@@ -49,11 +48,8 @@ def printed(folder: Path, body: str) -> list[str]:
 
 def test_ray_keeps_the_contract_of_all_pools() -> None:
     """The suite of test_pools.py, on Ray."""
-    quietly = ["-W", "ignore::pytest.PytestUnraisableExceptionWarning"]  # of Ray's own processes, which it collects
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-k", "ray", *quietly, HERE / "test_pools.py"]
-    environment = {**os.environ, "POOLAGG_ONLY": "ray", "PYTHONPATH": str(HERE)}
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=170, env=environment, cwd=HERE.parent)
-    assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-1000:]
+    # Of Ray's own processes, which it collects.
+    in_a_process_of_its_own("ray", "-W", "ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 def test_deaths_on_ray(tmp_path: Path) -> None:
