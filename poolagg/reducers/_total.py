@@ -119,7 +119,7 @@ def _number(x: Any) -> Any:
 
 def _exact_sum(start: Any, plain: Sequence[Any]) -> Any:
     if isinstance(start, int) and set(map(type, plain)) <= {int, bool}:
-        return sum(plain, start)
+        return start + sum(plain)  # which is quick while it fits into a machine word: from 0 on it mostly does
     with localcontext(_UNBOUNDED):
         return sum(plain, start)
 
