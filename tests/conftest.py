@@ -25,6 +25,12 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(params=["forkserver", "spawn", "fork"])
+def method(request: pytest.FixtureRequest) -> str:
+    """Every start method."""
+    return str(request.param)
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """No process, descriptor, thread or shared memory outlives the test that made it."""

@@ -34,14 +34,7 @@ from poolagg.strategies import Combine, Ordered, Stream, Tree
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="no anonymous memory here")
 
-METHODS = ["forkserver", "spawn", "fork"]
 MB = 1 << 20
-
-
-@pytest.fixture(params=METHODS)
-def method(request: pytest.FixtureRequest) -> str:
-    """Every start method."""
-    return str(request.param)
 
 
 @pytest.fixture

@@ -48,12 +48,6 @@ SAFE = ["forkserver", "spawn"]
 STRATEGIES = [Combine(), Stream(), Ordered(), Tree()]
 
 
-@pytest.fixture(params=METHODS)
-def method(request: pytest.FixtureRequest) -> str:
-    """Every start method."""
-    return str(request.param)
-
-
 @pytest.fixture(params=[*METHODS, *(["slots"] if hasattr(os, "memfd_create") else [])])
 def pool(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[ProcessPool]:
     """A kept pool of two workers, which must be as good as new after whatever the test did to it.

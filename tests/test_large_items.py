@@ -23,14 +23,7 @@ from poolagg.pools._cell import SLOTS
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="no anonymous memory here")
 
-METHODS = ["forkserver", "spawn", "fork"]
 MB = 1 << 20
-
-
-@pytest.fixture(params=METHODS)
-def method(request: pytest.FixtureRequest) -> str:
-    """Every start method."""
-    return str(request.param)
 
 
 @pytest.fixture

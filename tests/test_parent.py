@@ -19,8 +19,6 @@ from typing import Any
 import psutil
 import pytest
 
-METHODS = ["forkserver", "spawn", "fork"]
-
 PRELUDE = r"""
 import itertools, os, re, signal, sys, threading, time
 from poolagg import *
@@ -42,12 +40,6 @@ def short(x):
 def pool_of_two():
     return ProcessPool(2, start_method=METHOD)
 """
-
-
-@pytest.fixture(params=METHODS)
-def method(request: pytest.FixtureRequest) -> str:
-    """Every start method."""
-    return str(request.param)
 
 
 class Program:
