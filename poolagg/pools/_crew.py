@@ -30,7 +30,12 @@ class Crew:
 
     def open(self, launcher: Launcher) -> None:
         """Hold a launcher, and a selector for what it launches."""
-        self.launcher, self.selector = launcher, selectors.DefaultSelector()
+        try:
+            self.selector = selectors.DefaultSelector()
+        except OSError:  # no descriptor left
+            launcher.close()
+            raise
+        self.launcher = launcher
         _crews.add(self)
 
     def close(self) -> None:

@@ -55,14 +55,12 @@ class Handle:
             ours.callback(self.cell.close)
             os.set_blocking(claims_reader, False)
             os.set_blocking(claims_writer, False)
+            to_parent, to_worker = _arena(ours), _arena(ours)
             fds = [there.fileno(), self.cell.fd, claims_reader, death_reader]
-            for arena in (arenas := [arena_fd(), arena_fd()]):
-                if arena >= 0:
-                    ours.callback(os.close, arena)
-                    fds.append(arena)
+            fds += [fd for fd in (to_parent, to_worker) if fd >= 0]
             self.child = launcher.launch(fds, [here.fileno(), claims_writer, death_writer])
-            self.loans = Loans(arenas[0], self.cell.lent_to_parent)
-            self._arena = Arena(arenas[1], self.cell.lent_to_worker, LEAST) if arenas[1] >= 0 else None
+            self.loans = Loans(to_parent, self.cell.lent_to_parent)
+            self._arena = Arena(to_worker, self.cell.lent_to_worker, LEAST) if to_worker >= 0 else None
             ours.pop_all()  # the worker has been started, and these stay open
         self.channel = Channel(here)
         self.cell.close_fd()
@@ -212,6 +210,12 @@ def _pipe(reader: contextlib.ExitStack, writer: contextlib.ExitStack) -> tuple[i
     reader.callback(os.close, fds[0])
     writer.callback(os.close, fds[1])
     return fds
+
+
+def _arena(stack: contextlib.ExitStack) -> int:
+    if (fd := arena_fd()) >= 0:
+        stack.callback(os.close, fd)
+    return fd
 
 
 def _worker_lost(exitcode: int | None, how: str = "") -> WorkerLost:
