@@ -32,8 +32,9 @@ MAY_IMPORT = {
     "events": set(),
     "functions": set(),
     "_sizes": set(),
+    "_kinds": set(),
     "sources": {"_sizes"},
-    "reducers": {"_lazily"},
+    "reducers": {"_kinds", "_lazily"},
     "_chunks": set(),
     "_parcels": set(),
     "_stable": set(),
@@ -46,14 +47,17 @@ MAY_IMPORT = {
     "_ledger": {"_chunks", "_orders"},
     "_blame": {"_chunks", "_ledger", "_orders"},
     "_plan": {"_blame", "_chunks", "_ledger", "_orders", "_pace"},
-    "strategies": {"_chunks", "_lazily", "reducers"},
+    "strategies": {"_chunks", "_kinds", "_lazily", "reducers"},
     "_limit": set(),
     "_timeline": set(),
     "_tally": {"_limit", "_timeline", "errors", "events"},
     "_report_page": {"_limit", "_timeline"},
     "_report": {"_limit", "_report_page", "_sizes", "_tally", "events"},
     # floor 2: effects
-    "pools": {"_chunks", "_lazily", "_orders", "_parcels", "_sizes", "errors", "functions", "reducers", "strategies"},
+    "pools": {
+        *("_chunks", "_kinds", "_lazily", "_orders", "_parcels", "_sizes"),
+        *("errors", "functions", "reducers", "strategies"),
+    },
     "_progress": {"events"},
     "_checkpoint": {"errors"},
     "resources": {"_checkpoint", "errors", "reducers"},
@@ -82,7 +86,7 @@ MAY_IMPORT = {
 
 PURE = {
     *("errors", "events", "functions", "reducers", "_chunks", "_parcels", "_orders", "_stable", "_pages"),
-    *("_fingerprint", "_sizes", "_pace", "_ledger", "_blame", "_plan", "strategies"),
+    *("_fingerprint", "_kinds", "_sizes", "_pace", "_ledger", "_blame", "_plan", "strategies"),
     *("_limit", "_timeline", "_tally", "_report_page", "_report"),
 }
 """Rooms without clock, process or file. (`sources` makes files into items, `_rendering` results into text; a report

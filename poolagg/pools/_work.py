@@ -16,6 +16,7 @@ from time import monotonic, perf_counter
 from typing import Any, NamedTuple, Protocol
 
 from poolagg._chunks import Grid, Interval, without
+from poolagg._kinds import kinds
 from poolagg._orders import NONE_YET, Failure, Run, Slowest
 from poolagg.errors import ReducerError
 from poolagg.functions import here
@@ -154,7 +155,7 @@ class Work:
         if unpack is not None:
             runs = self._each(unpack, runs)
         mapped = self._each(self._job.func, runs)
-        if any(hasattr(kind, "__next__") for _, run in mapped for kind in set(map(type, run))):
+        if any(hasattr(kind, "__next__") for _, run in mapped for kind in kinds(run)):
             mapped = self._each(_drained, mapped)
         if self._job.reducer.prepares:
             mapped = self._each(self._job.reducer.prepare, mapped)

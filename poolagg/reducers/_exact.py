@@ -47,12 +47,12 @@ class FloatSum(NamedTuple):
     special: int = 0
 
     def plus(self, floats: Sequence[float], units: int = 0) -> FloatSum:
-        """Add floats, and a multiple of 2**-2148. Linear: about three passes of `math.fsum`."""
+        """Add floats, and a multiple of 2**-2148. Linear: a pass of `sum`, and two of `math.fsum` as a rule."""
         if self.special:
             return FloatSum((), self.special | _special(floats))
         if not units and isinstance(self.finite, tuple):
             try:
-                return FloatSum(_parts([*self.finite, *floats]))
+                return FloatSum(_parts([*self.finite, *_few(floats)]))
             except (OverflowError, ValueError):
                 pass  # overflow on the way, or not all finite: the slow way tells which
         if special := _special(floats):
@@ -138,6 +138,15 @@ def squares(floats: Iterable[float]) -> tuple[list[float], int]:
         else:  # zero, infinity, nan: their squares are exact
             terms.append(x * x)
     return terms, units
+
+
+def _few(floats: Sequence[float]) -> list[float]:
+    """A few floats with the same exact sum: what `sum` makes of them, and the parts of what that leaves.
+
+    It is a third of a pass of `fsum` that saves one. The total so far stays out: next to it the passes are longer.
+    """
+    most = sum(floats)
+    return [most, *_parts([*floats, -most])]
 
 
 def _parts(terms: list[float]) -> tuple[float, ...]:

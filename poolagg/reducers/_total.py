@@ -19,6 +19,7 @@ from fractions import Fraction
 from operator import mul
 from typing import Any, NamedTuple
 
+from poolagg._kinds import kinds
 from poolagg.reducers._exact import FloatSum, quotient, squares
 
 __all__ = ["Numbers", "Total", "numbers"]
@@ -89,7 +90,7 @@ def numbers(batch: Iterable[Any]) -> Numbers:
     """Sort a batch by how its numbers are added; a TypeError for what is no number."""
     if not isinstance(batch, (list, tuple)):
         batch = batch.tolist() if hasattr(batch, "tolist") else list(batch)  # `flat` hands over arrays whole
-    types = set(map(type, batch))
+    types = kinds(batch)
     if types == {float}:
         return Numbers((), batch)
     if types <= {int, bool}:
@@ -118,7 +119,7 @@ def _number(x: Any) -> Any:
 
 
 def _exact_sum(start: Any, plain: Sequence[Any]) -> Any:
-    if isinstance(start, int) and set(map(type, plain)) <= {int, bool}:
+    if isinstance(start, int) and kinds(plain) <= {int, bool}:
         return start + sum(plain)  # which is quick while it fits into a machine word: from 0 on it mostly does
     with localcontext(_UNBOUNDED):
         return sum(plain, start)

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from poolagg._kinds import kinds
 from poolagg.reducers import Reducer, join
 
 __all__ = ["Entries", "Parts", "compact", "merged", "put", "update"]
@@ -108,11 +109,11 @@ def _packed(keys: list[Any], values: list[Any]) -> bytes:
 
 def _dense(values: list[Any]) -> Any:
     """Strings as one string, small ints as one array; what is neither as it is."""
-    kinds = set(map(type, values))
-    if kinds == {str}:
+    types = kinds(values)
+    if types == {str}:
         joined = BETWEEN.join(values)
         return joined if joined.count(BETWEEN) == len(values) - 1 else values
-    if kinds == {int}:
+    if types == {int}:
         try:
             return array("q", values)
         except OverflowError:
