@@ -155,10 +155,12 @@ class Work:
         if unpack is not None:
             runs = self._each(unpack, runs)
         mapped = self._each(self._job.func, runs)
-        if any(hasattr(kind, "__next__") for _, run in mapped for kind in kinds(run)):
+        reducer = self._job.reducer
+        looked_at = reducer.drains or reducer.prepares
+        if looked_at and any(hasattr(kind, "__next__") for _, run in mapped for kind in kinds(run)):
             mapped = self._each(_drained, mapped)
-        if self._job.reducer.prepares:
-            mapped = self._each(self._job.reducer.prepare, mapped)
+        if reducer.prepares:
+            mapped = self._each(reducer.prepare, mapped)
         size = 0
         for start, prepareds in mapped:
             size = sys.getsizeof(prepareds[-1], 0)

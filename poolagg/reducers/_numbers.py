@@ -59,6 +59,7 @@ class Sum(Reducer):
     """
 
     keeps = False
+    drains = False
 
     def init(self) -> Total:
         return Total()
@@ -102,6 +103,7 @@ class Mean(Reducer):
     """
 
     keeps = False
+    drains = False
 
     def init(self) -> Moments:
         return Moments()

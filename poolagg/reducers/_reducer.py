@@ -44,6 +44,10 @@ class Reducer:
     """False: nothing that `step` or `merge` is given lives on in the accumulator, so that large arrays need not be
     copied out of the memory that their worker lends. Who keeps one all the same keeps its memory from being reused."""
 
+    drains: bool = True
+    """False: partials are numbers, and an iterator among them is an error whether it is drained or not, so that nobody
+    need look at the type of each."""
+
     keyed: bool = False
     """True: the accumulator is a dict, empty at first, that merges key by key, so that parts of its keys can be merged
     apart. Of its right argument `merge` uses `items()` and nothing else."""
