@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import poolagg.strategies._combine as combine
+import poolagg.strategies._keyed as keyed
 from poolagg import (
     Count,
     Fold,
@@ -25,14 +26,15 @@ from poolagg import (
     MergeCounts,
     ProcessPool,
     Sum,
+    ThreadPool,
     Unique,
     aggregate,
     events,
     snapshots,
 )
 from poolagg.reducers import reduced
-from poolagg.strategies import Partition, Stream
-from poolagg.strategies._keyed import Entries, Parts, compact
+from poolagg.strategies import Combine, Partition, Stream
+from poolagg.strategies._keyed import Divided, compact, divided, opened
 
 METHODS = ["forkserver", "spawn", "fork"]
 
@@ -83,10 +85,51 @@ def test_a_snapshot_in_between_changes_nothing(state, n):
         assert folding.value() == {key: times * count for key, count in state.items()}
 
 
+@given(
+    st.lists(st.tuples(st.lists(counters, min_size=1, max_size=3), st.booleans()), max_size=12),
+    st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 2000)),
+    st.sampled_from([Combine(), Partition(3)]),
+    st.booleans(),
+)
+def test_a_lane_that_keeps_runs_ships_what_one_dict_would_hold(batches, sizes, strategy, travels):
+    """However small runs are, whenever they are merged and shipped, whether lanes are threads or processes."""
+    reducer, expected = MergeCounts(), Counter()
+    folding, gather = strategy.folding(reducer), strategy.gather(reducer, None)
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name, size in zip((combine, combine, keyed), ("ADDED_TO", "RUN", "WAITING"), sizes, strict=True):
+            patch.setattr(module, name, size)
+        at = 0
+        for batch, ship in [*batches, ([Counter()], True)]:
+            for state in batch:
+                MergeCounts().merge(expected, state)
+            gather.add(at, batch)
+            at += len(batch)
+            for covers, data in gather.payloads() if ship else ():
+                assert covers[-1][1] == at
+                folding.commit(packed(strategy, reducer, data) if travels else data)
+    assert folding.value() == expected
+
+
+class Local:
+    """It does not pickle."""
+
+    def __reduce__(self) -> Any:
+        raise TypeError("not here")
+
+
+def test_keys_that_do_not_pickle_can_be_counted_by_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are."""
+    monkeypatch.setattr(combine, "ADDED_TO", 10)
+    monkeypatch.setattr(combine, "RUN", 10)
+    things = [Local() for _ in range(100)]
+    result = aggregate(lambda i: things[i % 100], range(500), Frequencies(), pool=ThreadPool(2))
+    assert result == dict.fromkeys(things, 5)
+
+
 def test_equal_keys_are_in_one_part():
     """1, True, 1.0 and numpy's 1 are one key."""
     for key in (1, True, 1.0, np.int64(1), np.float32(1)):
-        (place,) = [i for i, part in enumerate(Parts({key: 1}, 7).packed) if len(Entries(part))]
+        (place,) = [i for i, part in enumerate(divided({key: 1}, 7).packed) if len(opened(part))]
         assert place == hash(1) % 7
 
 
@@ -107,10 +150,10 @@ def test_workers_that_disagree_about_hashes_cost_time_and_no_key():
     strategy, reducer = Partition(2), MergeCounts()
     folding = strategy.folding(reducer)
     for flip in (0, 1):
-        parts = Parts(Counter("aabbcd"), 2)
+        parts = divided(Counter("aabbcd"), 2)
         if flip:
             parts.packed.reverse()
-        folding.commit(parts)
+        folding.commit(Divided([parts]))
     errand = strategy.errand(folding)
     for item in errand.items:
         errand.take(errand.func(item))
@@ -145,6 +188,9 @@ def pool(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture
 def few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hundred keys count as large, in workers that are forked."""
+    monkeypatch.setattr(combine, "ADDED_TO", 1500)
+    monkeypatch.setattr(combine, "RUN", 100)
+    monkeypatch.setattr(keyed, "WAITING", 20_000)
     monkeypatch.setattr(combine, "LARGE", 100)
     monkeypatch.setattr(combine, "MANY", 200)
 

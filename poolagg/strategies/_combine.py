@@ -13,7 +13,7 @@ from typing import Any
 
 from poolagg._chunks import Grid, Interval
 from poolagg.reducers import Reducer, fold, join
-from poolagg.strategies._keyed import Entries, Parts, compact, merged, put, update
+from poolagg.strategies._keyed import Divided, Packed, Parts, Runs, compact, divided, merged, opened, put, update
 from poolagg.strategies._strategy import Errand, Folding, Gather, Payload, Strategy
 
 __all__ = ["Combine", "Partition"]
@@ -33,6 +33,12 @@ KEPT = 256 << 20
 
 KEY = 100
 """Bytes of memory that a key of the result takes, or more."""
+
+ADDED_TO = 1 << 16
+"""Counts that a lane adds to: more do not fit into its core's caches, and are kept as runs."""
+
+RUN = 1 << 13
+"""Counts of a run at least, for each of its parts is packed on its own."""
 
 
 class Combine(Strategy):
@@ -56,7 +62,7 @@ class Combine(Strategy):
     def gather(self, reducer: Reducer, grid: Grid | None) -> Gather:
         """Folds in the lane."""
         del grid
-        return _Carried(reducer)
+        return _Carried(reducer, PARTS)
 
     def folding(self, reducer: Reducer) -> Folding:
         """Merges."""
@@ -66,7 +72,9 @@ class Combine(Strategy):
         """A large dict in parts, a small one in compact form."""
         if not reducer.keyed:
             return data
-        return Parts(data, PARTS) if len(data) >= LARGE else compact(data)
+        if isinstance(data, Divided):
+            return data
+        return Divided([divided(data, PARTS)]) if len(data) >= LARGE else compact(data)
 
     def errand(self, folding: Any) -> Errand | None:
         """Merging the parts."""
@@ -84,6 +92,11 @@ class Partition(Combine):
             raise ValueError(f"Partition(n) takes the number of parts, an int of 1 or more, not {n!r}")
         self.n = n
 
+    def gather(self, reducer: Reducer, grid: Grid | None) -> Gather:
+        """Folds in the lane."""
+        del grid
+        return _Carried(reducer, self.n)
+
     def refusal(self, reducer: Reducer) -> str | None:
         """It takes keys."""
         if not reducer.keyed:
@@ -96,22 +109,26 @@ class Partition(Combine):
 
     def packed(self, reducer: Reducer, data: Any) -> Any:
         """In parts."""
-        return Parts(data, self.n)
+        return data if isinstance(data, Divided) else Divided([divided(data, self.n)])
 
     def __repr__(self) -> str:
         return f"Partition({self.n})"
 
 
 class _Carried:
-    def __init__(self, reducer: Reducer) -> None:
+    def __init__(self, reducer: Reducer, count: int) -> None:
         self._reducer = reducer
+        self._count = count
         self._acc: Any = None
+        self._runs: Runs | None = None
         self._covers: list[Interval] = []
 
     def add(self, index: int, prepareds: list[Any]) -> None:
         if not self._covers:
             self._acc = self._reducer.init()
         self._acc = fold(self._reducer, self._acc, index, prepareds)
+        if self._reducer.keyed and len(self._acc) > (ADDED_TO if self._runs is None else RUN):
+            self._put_apart()
         start, stop = index, index + len(prepareds)
         if self._covers and self._covers[-1][1] == start:
             start, _ = self._covers.pop()
@@ -123,9 +140,21 @@ class _Carried:
     def payloads(self) -> list[Payload]:
         if not self._covers:
             return []
-        payload = (tuple(self._covers), self._acc)
-        self._acc, self._covers = None, []
+        if self._runs is not None:
+            self._runs.add(self._acc)
+        data = self._acc if self._runs is None else self._runs.runs
+        payload = (tuple(self._covers), data)
+        self._acc, self._runs, self._covers = None, None, []
         return [payload]
+
+    def _put_apart(self) -> None:
+        """Put counts into a run. (To merge accumulators that are not numbers twice would cost more than it saves.)"""
+        if self._runs is None:
+            if type(next(iter(self._acc.values()))) is not int:
+                return
+            self._runs = Runs(self._reducer, self._count)
+        self._runs.add(self._acc)
+        self._acc = self._reducer.init()
 
 
 class _Merging:
@@ -140,8 +169,8 @@ class _Merging:
         self.at: int | None = None
 
     def commit(self, data: Any) -> None:
-        if isinstance(data, Parts):
-            self._unopened.append(data)
+        if isinstance(data, Divided):
+            self._unopened += data
             if sum(parts.nbytes for parts in self._unopened) > max(KEPT, KEY * len(self._acc)):
                 self._open_all()
         elif self._fresh and self._reducer.keeps:  # merge(init(), x) == x, and x is ours alone: its lane let go of it
@@ -167,7 +196,7 @@ class _Merging:
         self._fresh = False
         # Opened at once: which part a key is in depends on hashes, which were others in the process before.
         for part in (part for packed in unopened for part in packed):
-            self._acc = update(self._reducer, self._acc, Entries(part))
+            self._acc = update(self._reducer, self._acc, opened(part))
 
     def errand(self) -> Errand | None:
         keys = sum(parts.keys for parts in self._unopened)
@@ -185,7 +214,7 @@ class _Merging:
     def _open_all(self) -> None:
         for parts in self._unopened:
             for part in parts.packed:
-                self._acc = update(self._reducer, self._acc, Entries(part))
+                self._acc = update(self._reducer, self._acc, opened(part))
         self._unopened = []
 
 
@@ -201,9 +230,9 @@ class _Joined:
         """Whether all parts are there, and disjoint."""
         return not self._missing
 
-    def take(self, part: bytes) -> None:
+    def take(self, part: Packed) -> None:
         """Put in one more."""
-        entries = Entries(part)
+        entries = opened(part)
         expected = len(self.acc) + len(entries)
         put(self.acc, entries)
         self._missing -= len(self.acc) == expected

@@ -3,6 +3,12 @@
 A million strings are slow to pickle and to open, for each is an object of its own. One string with all keys in it, and
 one array with all the counts, are several times as quick. Parts are packed once more, so that nobody opens them on the
 way to who merges them.
+
+Adding to a dict that is larger than the caches waits for memory with each key, which takes several times what adding
+takes. So a lane with counts of many keys does not add to them: it keeps what comes as runs, packed in parts, which are
+merged part by part, in a cache, when there are many. (Radix-partitioned aggregation: Manegold, Boncz, Kersten 2002,
+"Optimizing main-memory join on modern hardware"; merging runs when they are as long as what they are merged into:
+O'Neil et al. 1996, "The log-structured merge-tree".)
 """
 
 from __future__ import annotations
@@ -11,43 +17,24 @@ import pickle
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 from poolagg._kinds import kinds
 from poolagg.reducers import Reducer, join
 
-__all__ = ["Entries", "Parts", "compact", "merged", "put", "update"]
+__all__ = ["Divided", "Entries", "Parts", "Runs", "compact", "merged", "opened", "put", "update"]
 
 BETWEEN = "\0"
 
-
-class Parts:
-    """A dict in `count` parts, each packed. A key is in the same part whatever worker it comes from, as far as workers
-    agree about its hash; of equal keys (1, True, 1.0) all are in one.
-    """
-
-    def __init__(self, entries: Mapping[Any, Any], count: int) -> None:
-        self.keys = len(entries)
-        bins: list[tuple[list[Any], list[Any]]] = [([], []) for _ in range(count)]
-        adds = [(keys.append, values.append) for keys, values in bins]
-        for key, value in entries.items():
-            add_key, add_value = adds[hash(key) % count]
-            add_key(key)
-            add_value(value)
-        self.packed = [_packed(*entries) for entries in bins]
-
-    @property
-    def nbytes(self) -> int:
-        """How much memory they take."""
-        return sum(map(len, self.packed))
+WAITING = 32 << 20
+"""Bytes of runs that a lane keeps, before it looks for keys that are in several of them."""
 
 
 class Entries:
-    """The entries of one part, without the dict: what `merge` of a keyed reducer asks for is no more than `items`."""
+    """Entries without a dict: what `merge` of a keyed reducer asks for is no more than `items`."""
 
-    def __init__(self, part: bytes) -> None:
-        keys, values = pickle.loads(part)
-        self._keys, self._values = _loose(keys), _loose(values)
+    def __init__(self, keys: Sequence[Any], values: Sequence[Any]) -> None:
+        self._keys, self._values = keys, values
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -56,13 +43,80 @@ class Entries:
         """Keys and values."""
         return zip(self._keys, self._values, strict=True)
 
+    def packed(self) -> Packed:
+        """As they travel; as they are if they don't pickle, for in a thread they need not."""
+        try:
+            return pickle.dumps((_dense(self._keys), _dense(self._values)), 5)
+        except Exception:
+            return self
 
-def merged(reducer: Reducer, parts: Sequence[bytes]) -> bytes:
+
+Packed: TypeAlias = bytes | Entries
+
+
+def opened(part: Packed) -> Entries:
+    """Entries that have travelled."""
+    if isinstance(part, Entries):
+        return part
+    keys, values = pickle.loads(part)
+    return Entries(_loose(keys), _loose(values))
+
+
+class Parts(NamedTuple):
+    """A dict of so many keys in parts, each packed. A key is in the same part whatever worker it comes from, as far as
+    workers agree about its hash; of equal keys (1, True, 1.0) all are in one.
+    """
+
+    keys: int
+    nbytes: int
+    packed: list[Packed]
+
+
+def divided(entries: Mapping[Any, Any], count: int) -> Parts:
+    """A dict in so many parts."""
+    parts: list[list[Any]] = [[] for _ in range(count)]  # keys and values in turns: quicker to fill than a list of each
+    adds = [part.extend for part in parts]
+    for entry in entries.items():
+        adds[hash(entry[0]) % count](entry)
+    return _parts(Entries(part[::2], part[1::2]) for part in parts)
+
+
+def _parts(parts: Iterable[Entries]) -> Parts:
+    keys, packed = zip(*((len(part), part.packed()) for part in parts), strict=True)
+    return Parts(sum(keys), sum(map(len, packed)), list(packed))
+
+
+class Divided(list[Parts]):
+    """An accumulator as it leaves its lane: one or several dicts that are not merged yet."""
+
+
+class Runs:
+    """An accumulator in its lane: what came, in `count` parts, merged whenever it has doubled."""
+
+    def __init__(self, reducer: Reducer, count: int) -> None:
+        self._reducer = reducer
+        self._count = count
+        self.runs = Divided()
+
+    def add(self, entries: Mapping[Any, Any]) -> None:
+        """Add what comes."""
+        self.runs.append(divided(entries, self._count))
+        first, *more = (run.nbytes for run in self.runs)
+        if sum(more) > max(WAITING, first):
+            parts = zip(*(run.packed for run in self.runs), strict=True)
+            self.runs = Divided([_parts(_merged(self._reducer, part) for part in parts)])
+
+
+def merged(reducer: Reducer, parts: Sequence[Packed]) -> Packed:
     """The same part of several accumulators, merged by the reducer, and packed again."""
+    return _merged(reducer, parts).packed()
+
+
+def _merged(reducer: Reducer, parts: Iterable[Packed]) -> Entries:
     acc = reducer.init()
     for part in parts:
-        acc = update(reducer, acc, Entries(part))
-    return _packed(list(acc), list(acc.values()))
+        acc = update(reducer, acc, opened(part))
+    return Entries(list(acc), list(acc.values()))
 
 
 def update(reducer: Reducer, acc: Any, entries: Entries) -> Any:
@@ -103,11 +157,7 @@ def _restored(kind: type[dict[Any, Any]], keys: Any, values: Any) -> dict[Any, A
     return entries
 
 
-def _packed(keys: list[Any], values: list[Any]) -> bytes:
-    return pickle.dumps((_dense(keys), _dense(values)), 5)
-
-
-def _dense(values: list[Any]) -> Any:
+def _dense(values: Sequence[Any]) -> Any:
     """Strings as one string, small ints as one array; what is neither as it is."""
     types = kinds(values)
     if types == {str}:
