@@ -1,4 +1,4 @@
-"""Which words is Python written in? Count those of its standard library's own sources: names, comments and texts.
+"""Which words is Python written in? Count those of its standard library's sources, its tests left out.
 
 python examples/word_count.py             # a progress bar, and the twenty most frequent words
 python examples/word_count.py --compare   # the same on one core too, and how long each took
@@ -38,8 +38,9 @@ def serially(paths):
     return counts
 
 
+LEFT_OUT = {"site-packages", "test", "tests", "idle_test"}
 library = Path(sysconfig.get_path("stdlib"))
-paths = [path for path in sorted(library.rglob("*.py")) if "site-packages" not in path.parts]
+paths = [path for path in sorted(library.rglob("*.py")) if LEFT_OUT.isdisjoint(path.parts)]
 
 started = time.perf_counter()
 counts = aggregate(words, paths, Frequencies().flat(), progress=True)  # counted and merged in the workers
