@@ -98,7 +98,10 @@ def test_setting_up_takes_two_blocks_of_commands():
     blocks = [block for block in fenced(section("Set-up")) if block.language == "sh"]
     assert len(blocks) == 2
     assert blocks[0].text.rstrip().endswith(".venv/bin/python examples/word_count.py")
-    assert blocks[1].text == ".venv/bin/python -m pip install -q -e '.[test]'\n.venv/bin/python -m pytest -n 2 --dist loadfile\n"
+    assert (
+        blocks[1].text
+        == ".venv/bin/python -m pip install -q -e '.[test]'\n.venv/bin/python -m pytest -n 2 --dist loadfile\n"
+    )
 
 
 def test_every_promise_has_a_test():
