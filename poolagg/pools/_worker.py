@@ -110,8 +110,7 @@ class _Worker:
 
     def _start(self, message: Message) -> None:
         environ, cwd, path, least, self._memory_limit = message.values
-        os.environ.clear()
-        os.environ.update(environ)
+        _set_environ(environ)
         sys.path[:] = path
         if self._arena_fd >= 0:
             self._arena = Arena(self._arena_fd, self._cell.lent_to_parent, least)
@@ -207,3 +206,12 @@ class _Worker:
             except BlockingIOError:
                 return False
         return self._claim == claim
+
+
+def _set_environ(environ: dict[str, str]) -> None:
+    """Only what differs: each change is a call of the C library, and a forked worker has most of it."""
+    for name in os.environ.keys() - environ.keys():
+        del os.environ[name]
+    for name, value in environ.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
