@@ -31,7 +31,7 @@ __all__ = [
 _NUMBERS = frozenset({int, float, bool, complex, type(None)})
 _ATOMS = _NUMBERS | {str, bytes}
 
-TOGETHER = 16
+TOGETHER = 32
 """Numbers that are pulled between two looks at the clock, from a source that is quick. So many, less one, may have to
 wait for each other, once, when it stops being quick; looking after each would take longer than pulling does."""
 
