@@ -10,7 +10,6 @@ import contextlib
 import sys
 import time
 import traceback
-from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from time import monotonic
@@ -154,7 +153,7 @@ class Continuation:
         """Pull items that are in the result already past the run, and look whether they are those they were."""
         passed = source.skip(count)
         if isinstance(passed, islice):  # a slice of an array need not be iterated over
-            deque(passed, maxlen=0)
+            self._pages.pass_by(passed, count)
 
     def check_start(self, start: int) -> None:
         """With a grid, refuse items that follow a leaf which the earlier run took for the input's last."""

@@ -2,13 +2,14 @@
 
 A page is a few consecutive items: each of the first 4,096 has one of its own, so that a difference there has an exact
 index, later ones share one in groups of 64, so that a digest costs little. A page that is not full yet is kept as the
-digest of what there is of it. Rule of the room: an item is looked at once, as it is pulled; a `range` is known by where
-it starts, and an array is read in slices.
+digest of what there is of it. Rule of the room: an item is looked at once, before it is handed on, and what cannot
+change many at a time; a `range` is known by where it starts, and an array is read in slices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple, NoReturn
 
@@ -19,11 +20,17 @@ from poolagg._stable import ATOMS, dump, stable
 __all__ = ["Known", "Pages", "page_of"]
 
 ALONE = 4096
-"""Items that have a page of their own: 32 kB in all, and one or two microseconds for each of them."""
+"""Items that have a page of their own: 32 kB in all, and about a microsecond for each of them."""
 
 SHARED = 64
-"""Items of every other page: an eighth of a byte for each, and some 20 ns for the digest. A difference there is found
-to within 64 items."""
+"""Items of every other page: an eighth of a byte for each, and some 10 ns for a number. A difference there
+is found to within 64 items."""
+
+HEAD = 5
+"""Bytes with which a list begins that is dumped. They are no part of a digest, so that it does not show how items were
+cut."""
+
+_WIDTHS = ((b"i", 5), (b"g", 9))
 
 SIZE = 8
 """Bytes of a digest: against mistakes, not against forgery."""
@@ -55,22 +62,22 @@ class Known(NamedTuple):
 
 
 class Pages:
-    """Looks at each item of `iterable` as it is pulled through `watched()`; `differs` is called if one is not as known.
+    """Sees each item of `iterable` as it is pulled, from whoever pulls it; `differs` is called if one is not as known.
 
-    `differs(what)` must raise. Without anything known nothing differs.
+    `differs(what)` must raise. Without anything known nothing differs. What is `sliced` it reads itself.
     """
 
     def __init__(self, iterable: Iterable[Any]) -> None:
         self._iterable = iterable
-        self._sliced = is_sliced(iterable)
-        self.kind = _kind(iterable) if self._sliced else "items"
+        self.sliced = is_sliced(iterable)
+        self.kind = _kind(iterable) if self.sliced else "items"
         self._known = self._last = Known(self.kind)
         self._differs: Callable[[str], NoReturn] = _nothing_differs
         self._hash = blake2b(digest_size=SIZE)
         self._page = page_of(0)
         self._hashed = 0
         self._buffer: list[Any] = []
-        self._room = 1
+        self._room = SHARED
         self._broken = False
         self._fresh = bytearray()  # digests of full pages that are in no checkpoint yet
         self._saved = 0  # how many pages are
@@ -82,14 +89,10 @@ class Pages:
         self._known, self._differs, self._saved = known, differs, len(known.pages) // SIZE
         self._last = known._replace(pages=b"")
         self._make_room()
-        if self._sliced:
+        if self.sliced:
             if len(self._iterable) < known.needed:  # type: ignore[arg-type]
                 self._too_short(len(self._iterable))  # type: ignore[arg-type]
             self._read_slices(known.items)
-
-    def watched(self) -> Iterable[Any]:
-        """The input, to be pulled by whoever wants the items."""
-        return self._iterable if self._sliced else _Watched(self._iterable, self._look)
 
     @property
     def position(self) -> int:
@@ -106,7 +109,7 @@ class Pages:
 
         Only pages with items before `needed` count: what comes later was pulled, but is not in the result.
         """
-        if self._sliced:
+        if self.sliced:
             self._read_slices(needed)
         if not self._broken:
             self._flush()
@@ -129,55 +132,112 @@ class Pages:
 
     # -- looking -----------------------------------------------------------------------------------------------
 
-    def _look(self, items: Iterable[Any]) -> Iterator[Any]:
-        buffer = self._buffer
+    def see(self, item: Any) -> None:
+        """An item that was pulled just now. If it can change it is made plain at once: a generator may reuse it."""
+        self._buffer.append(item if type(item) in ATOMS else stable(item))
+        if len(self._buffer) >= self._room:
+            self._flush()
+
+    def see_all(self, items: Sequence[Any], dumped: bytes | None = None) -> None:
+        """Items that can't change. Of numbers that are equally long a page's bytes are cut out of `dumped`."""
+        self._flush()
+        if dumped is not None and (width := _width(dumped, len(items))):
+            self._look(len(items), lambda start, stop: dumped[HEAD + start * width : HEAD + stop * width])
+        else:
+            self._look(len(items), lambda start, stop: dump(items[start:stop])[HEAD:])
+
+    def pass_by(self, items: Iterator[Any], count: int) -> None:
+        """See `count` items that nobody else will."""
+        if self.sliced:
+            deque(items, maxlen=0)
+            return
+        buffer, end = self._buffer, self.position + count
         for item in items:
-            # What can change is made plain at once: a generator may reuse its buffer.
             buffer.append(item if type(item) in ATOMS else stable(item))
             if len(buffer) >= self._room:
                 self._flush()
-            yield item
+        if self.position < end:
+            self.ended()
+
+    def ended(self) -> None:
+        """There are no more items."""
         self._flush()
         if self._hashed < self._known.needed:
             self._too_short(self._hashed)
 
     def _flush(self) -> None:
         if self._buffer:
-            self._broken = True  # by Ctrl-C, if it comes now: then nothing is said of what comes after the last commit
-            self._add(dump(self._buffer)[5:], len(self._buffer))  # without the list's own head, so that cuts don't show
-            self._buffer.clear()
-            self._broken = False
+            buffer = self._buffer
+            self._look(len(buffer), lambda start, stop: dump(buffer[start:stop])[HEAD:])
 
     def _read_slices(self, stop: int) -> None:
         """Look at the items of an array up to `stop`."""
-        if self.kind.startswith("a range"):
-            return
-        while self._hashed < min(stop, len(self._iterable)):  # type: ignore[arg-type]
-            end = min(self._hashed + self._room, len(self._iterable))  # type: ignore[arg-type]
-            self._add(self._iterable[self._hashed : end].tobytes(), end - self._hashed)  # type: ignore[index]
+        if not self.kind.startswith("a range"):
+            array: Any = self._iterable
+            rest = array[self._hashed : stop]
+            self._look(len(rest), lambda first, last: rest[first:last].tobytes())
 
-    def _add(self, data: bytes, count: int) -> None:
-        self._hash.update(data)
-        self._hashed += count
+    def _look(self, count: int, data: Callable[[int, int], bytes]) -> None:
+        """Look at `count` items. `data(start, stop)` are the bytes of some: how they are cut does not show."""
+        self._broken = True  # by Ctrl-C, if it comes now: then nothing is said of what comes after the last commit
+        at = 0
+        while at < count:
+            if whole := self._whole(count - at):
+                size = self._page[2] - self._page[1]
+                starts = range(at, at + whole, size)
+                self._add_pages([blake2b(data(i, i + size), digest_size=SIZE).digest() for i in starts])
+                at += whole
+            else:
+                end = min(count, at + self._end - self._hashed)
+                self._add(data(at, end), end - at)
+                at = end
+        self._buffer.clear()
+        self._broken = False
+
+    def _whole(self, count: int) -> int:
+        """How many of the next `count` items are in full pages of one size, with nothing to compare but those."""
+        _, start, stop = self._page
+        if self._hashed != start:
+            return 0
+        if start < ALONE:
+            count = min(count, ALONE - start)
+        if start < self._known.items:
+            count = min(count, self._known.items - start)
+        return count - count % (stop - start)
+
+    def _add_pages(self, digests: list[bytes]) -> None:
+        """Full pages, from the one on that is looked at."""
         number, start, stop = self._page
-        if self._hashed == stop:
-            digest = self._hash.digest()
-            if known := self._known.pages[number * SIZE : (number + 1) * SIZE]:
-                self._compare(digest, known, (start, stop))
-            if number >= self._saved:
-                self._fresh += digest
-            self._hash = blake2b(digest_size=SIZE)
-            self._page = page_of(stop)
-        elif self._hashed == self._known.items:
-            self._compare(self._hash.copy().digest(), self._known.partial, (start, self._hashed))
+        size, end = stop - start, number + len(digests)
+        known = self._known.pages[number * SIZE : end * SIZE]
+        if not b"".join(digests).startswith(known):
+            for i in range(len(known) // SIZE):
+                self._compare(digests[i], known[i * SIZE : (i + 1) * SIZE], (start + i * size, stop + i * size))
+        self._fresh += b"".join(digests[max(0, self._saved - number) :])
+        self._hashed = start + len(digests) * size
+        self._page = page_of(self._hashed)
         self._make_room()
 
+    def _add(self, data: bytes, count: int) -> None:
+        """The next items of a page."""
+        self._hash.update(data)
+        if self._hashed + count == self._page[2]:
+            digest, self._hash = self._hash.digest(), blake2b(digest_size=SIZE)
+            self._add_pages([digest])
+            return
+        self._hashed += count
+        if self._hashed == self._known.items:
+            self._compare(self._hash.copy().digest(), self._known.partial, (self._page[1], self._hashed))
+        self._make_room()
+
+    @property
+    def _end(self) -> int:
+        """Up to where items may be looked at together: the page's end, or where there is something to compare."""
+        return self._known.items if self._hashed < self._known.items < self._page[2] else self._page[2]
+
     def _make_room(self) -> None:
-        """How many items may be looked at together: up to the page's end, or to where there is something to compare."""
-        ends = [self._page[2]]
-        if self._hashed < self._known.items < self._page[2]:
-            ends.append(self._known.items)
-        self._room = min(ends) - self._hashed
+        """How many items may be kept before they are looked at: those that are to be compared, only up to that."""
+        self._room = SHARED if self._hashed >= self._known.items else self._end - self._hashed
 
     # -- differences -------------------------------------------------------------------------------------------
 
@@ -191,17 +251,18 @@ class Pages:
         self._differs(f"the input has {count} items now, and the checkpoint holds items up to {self._known.needed - 1}")
 
 
-class _Watched:
-    """An iterable that is looked at while it is iterated over; as long as the one behind it."""
+def _width(dumped: bytes, count: int) -> int:
+    """How many bytes each item has, if all are ints of 32 bits, or all floats; else 0.
 
-    def __init__(self, iterable: Iterable[Any], look: Callable[[Iterable[Any]], Iterator[Any]]) -> None:
-        self._iterable, self._look = iterable, look
+    The first of an item's bytes is its type. If that of a whole item says how long it is, the next byte is a first one.
 
-    def __iter__(self) -> Iterator[Any]:
-        return self._look(self._iterable)
-
-    def __len__(self) -> int:
-        return len(self._iterable)  # type: ignore[arg-type]
+    >>> _width(dump([1, -2]), 2), _width(dump([1.5, 2.0, 0.0]), 3), _width(dump([1, 2.0]), 2)
+    (5, 9, 0)
+    """
+    for kind, width in _WIDTHS:
+        if len(dumped) == HEAD + count * width and dumped[HEAD::width] == kind * count:
+            return width
+    return 0
 
 
 def _start(number: int) -> int:

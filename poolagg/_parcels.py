@@ -1,17 +1,19 @@
 """The input as parcels: consecutive items in the form they travel in, kept until they are in the result.
 
 An item is pickled when it is pulled, since a generator may reuse its buffer. Its large buffers are copied once, beside
-the pickle, so that they can go through memory that is shared with a worker.
+the pickle, so that they can go through memory that is shared with a worker. Who wants to know what the input is (for a
+checkpoint) sees each item before it is handed on: as it is pulled, or many at a time if they cannot change.
 """
 
 from __future__ import annotations
 
 import bisect
+import marshal
 import pickle
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 __all__ = [
     "PACKED",
@@ -20,6 +22,7 @@ __all__ = [
     "Parcel",
     "Parcels",
     "Source",
+    "Witness",
     "is_sliced",
     "open_item",
     "open_parcel",
@@ -38,7 +41,10 @@ wait for each other, once, when it stops being quick; looking after each would t
 MANY = 1000
 """Numbers from which on a source is quick that gave as many in one go, which lasts a millisecond."""
 
-PLAIN, PACKED, LOOSE = "plain", "packed", "loose"
+NUMBERS, PLAIN, PACKED, LOOSE = "numbers", "plain", "packed", "loose"
+
+VALUES = 2
+"""The version of marshal's format that writes values, and no references."""
 
 
 class Packed(NamedTuple):
@@ -55,6 +61,7 @@ class Parcel(NamedTuple):
     """Consecutive items in the form they travel in.
 
     `data` is one pickle of them all (kind "plain"), a list of pickles ("packed"), or the items themselves ("loose").
+    Numbers that somebody makes digests of are written by marshal ("numbers"), for the digests are made of these bytes.
     """
 
     start: int
@@ -65,14 +72,14 @@ class Parcel(NamedTuple):
 
     def cut(self, start: int, stop: int) -> tuple[str, Any, int]:
         """What of it must travel for items `start` to `stop`: the kind, the data, and where in that they begin."""
-        if self.kind == PLAIN:
+        if self.kind in (NUMBERS, PLAIN):
             return self.kind, self.data, start - self.start
         return self.kind, self.data[start - self.start : stop - self.start], 0
 
 
 def open_parcel(kind: str, data: Any, offset: int, count: int) -> tuple[Sequence[Any], Callable[[Any], Any] | None]:
     """`count` items of a parcel from `offset` on, and what opens each of them if it is still pickled on its own."""
-    items = open_item(data) if kind == PLAIN else data
+    items = marshal.loads(data) if kind == NUMBERS else open_item(data) if kind == PLAIN else data
     if offset or count != len(items):
         items = items[offset : offset + count]
     if kind != PACKED:
@@ -93,6 +100,19 @@ def size_of(data: Encoded) -> int:
     return len(data.pickle) + sum(map(len, data.buffers)) if isinstance(data, Packed) else len(data)
 
 
+class Witness(Protocol):
+    """Who sees every item of an input, in its order, before it is handed on."""
+
+    def see(self, item: Any) -> None:
+        """One that was pulled just now, and may change."""
+
+    def see_all(self, items: Sequence[Any], dumped: bytes | None) -> None:
+        """Some that cannot change; `dumped` is what marshal makes of them, if somebody has it."""
+
+    def ended(self) -> None:
+        """There are no more."""
+
+
 class Source:
     """Pulls an iterable lazily, on the caller's thread, into parcels.
 
@@ -100,15 +120,19 @@ class Source:
     iterated: it travels as a slice of itself.
     """
 
-    def __init__(self, iterable: Iterable[Any], encode: Callable[[Any], Encoded] | None) -> None:
+    def __init__(
+        self, iterable: Iterable[Any], encode: Callable[[Any], Encoded] | None, witness: Witness | None = None
+    ) -> None:
         self.total = _length(iterable)
         self.ended = False
         self._encode = encode
+        self._witness = witness
         self._sliced = iterable if encode is not None and is_sliced(iterable) else None
         self._iterator = iter(()) if self._sliced is not None else iter(iterable)
         self._start = 0
         self._items: list[Any] = []
-        self._packed = False
+        self._kind = self._first_kind = LOOSE if encode is None else NUMBERS
+        self._seen = 0  # items in hand that the witness has seen; of those that are packed it has seen all
         self._together = 1
         self._packing = 0.0
         self._nbytes = 0
@@ -132,7 +156,7 @@ class Source:
     @property
     def packing(self) -> float:
         """About how many seconds it took to pickle the items in hand one by one: as long as the first of them each."""
-        return self._packing * len(self._items) if self._packed else 0.0
+        return self._packing * len(self._items) if self._kind == PACKED else 0.0
 
     def pull(self, count: int, most_bytes: int, clock: Callable[[], float], until: float) -> None:
         """Pull until `count` items are in hand, or `most_bytes`, or `clock()` passes `until`; at least one item."""
@@ -144,29 +168,29 @@ class Source:
         items = self._items
         coming = islice(self._iterator, count - len(items))
         wanted: Iterator[Any] | None = coming
-        if not self._packed and self._encode is not None:
+        if self._kind == NUMBERS:
             wanted = self._pull_numbers(coming, clock, until)
         if wanted is None:
             return
         for item in wanted:
-            if type(item) in _ATOMS or self._encode is None:
-                if self._packed:
-                    item = self._pack(item)
-                elif type(item) in (str, bytes):
+            if self._kind == PACKED:
+                if self._witness is not None:
+                    self._witness.see(item)
+                items.append(self._pack(item))
+            elif type(item) in _ATOMS:
+                if type(item) in (str, bytes):
                     self._nbytes += len(item)
                 items.append(item)
                 self._nbytes += 8
             else:
-                if self._packed:
-                    items.append(self._pack(item))
-                else:
-                    self._pack_all()
-                    began = clock()
-                    items.append(self._pack(item))
-                    self._packing = clock() - began
+                self._take(item, clock)
             if self._nbytes > most_bytes or clock() > until:
                 return
-        self.ended = len(items) < count
+        if len(items) < count:
+            self.ended = True
+            self._see_rest(len(items))
+            if self._witness is not None:
+                self._witness.ended()
 
     def _pull_numbers(self, wanted: Iterator[Any], clock: Callable[[], float], until: float) -> Iterator[Any] | None:
         """Pull numbers, of which there may be very many, with as little as possible for each.
@@ -181,6 +205,7 @@ class Source:
                 new = items[end:]
                 if not _NUMBERS.issuperset(map(type, new)):
                     del items[end:]
+                    self._kind = PLAIN
                     return chain(new, wanted)
                 if len(new) < self._together:
                     return wanted
@@ -189,6 +214,32 @@ class Source:
                     return None
         finally:
             self._nbytes += 8 * (len(items) - before)
+
+    def _take(self, item: Any, clock: Callable[[], float]) -> None:
+        """The first item that may change after it was pulled: from here on each is pickled as it is pulled."""
+        items = self._items
+        self._see_rest(len(items))
+        if self._witness is not None:
+            self._witness.see(item)
+        if self._encode is None:
+            items.append(item)
+            self._seen += 1
+            self._nbytes += 8
+            return
+        self._kind, self._seen = PACKED, 0
+        items[:] = map(self._pack, items)
+        began = clock()
+        items.append(self._pack(item))
+        self._packing = clock() - began
+
+    def _see_rest(self, count: int, dumped: bytes | None = None) -> None:
+        """Show what is among the first `count` items in hand and was not shown yet, for it cannot change."""
+        if self._witness is None or self._kind == PACKED or self._seen >= count:
+            return
+        if self._seen:
+            dumped = None
+        self._witness.see_all(self._items[self._seen : count], dumped)
+        self._seen = count
 
     def skip(self, count: int) -> Iterator[Any]:
         """Pull `count` items past the engine: for a continued run, which has them in its result already."""
@@ -206,23 +257,32 @@ class Source:
             assert self._encode is not None
             piece = self._encode(self._sliced[start:stop])  # type: ignore[index]
             return Parcel(start, stop, PLAIN, piece, size_of(piece))
-        items, self._items = self._items[:count], self._items[count:]
-        kind = LOOSE if self._encode is None else PACKED if self._packed else PLAIN
-        data = pickle.dumps(items, 5) if kind == PLAIN else items
-        nbytes = len(data) if kind == PLAIN else sum(map(size_of, items)) if kind == PACKED else self._nbytes
-        self._nbytes = sum(map(size_of if self._packed else sys.getsizeof, self._items))
-        self._packed = self._packed and bool(self._items)
+        items = self._items[:count]
+        kind, data, nbytes = self._sealed(items)
+        self._see_rest(count, data if kind == NUMBERS else None)
+        self._seen, self._items = max(0, self._seen - count), self._items[count:]
+        self._nbytes = sum(map(size_of if kind == PACKED else sys.getsizeof, self._items))
+        if not self._items:
+            self._kind = self._first_kind
         return Parcel(start, stop, kind, data, nbytes)
+
+    def _sealed(self, items: list[Any]) -> tuple[str, Any, int]:
+        """Items in the form they travel in: what it is, the form, its size."""
+        if self._kind == LOOSE:
+            return LOOSE, items, self._nbytes
+        if self._kind == PACKED:
+            return PACKED, items, sum(map(size_of, items))
+        if self._kind == PLAIN or self._witness is None:
+            kind, data = PLAIN, pickle.dumps(items, 5)
+        else:
+            kind, data = NUMBERS, marshal.dumps(items, VALUES)
+        return kind, data, len(data)
 
     def _pack(self, item: Any) -> Encoded:
         assert self._encode is not None
         data = self._encode(item)
         self._nbytes += size_of(data)
         return data
-
-    def _pack_all(self) -> None:
-        self._packed = True
-        self._items[:] = map(self._pack, self._items)
 
 
 def _length(iterable: Iterable[Any]) -> int | None:

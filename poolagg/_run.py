@@ -76,8 +76,8 @@ class Run:
         self._folding = self._strategy.folding(settings.reducer)
         self._pages = settings.pages()
         self._kept: Continuation | None = None
-        iterable = settings.iterable if self._pages is None else self._pages.watched()
-        self._source = Source(iterable, self._pool.encode())
+        witness = None if self._pages is None or self._pages.sliced else self._pages
+        self._source = Source(settings.iterable, self._pool.encode(), witness)
         self._total = settings.total if settings.total is not None else self._source.total
         lanes = self._pool.workers if self._total is None else max(1, min(self._pool.workers, self._total))
         self._plan = Plan(settings.terms(self._pool, lanes, self._total))

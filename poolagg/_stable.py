@@ -35,6 +35,9 @@ def dump(value: Any) -> bytes:
 
 def stable(item: Any) -> Any:
     """An item of an input as nested tuples of atoms; of one that resists, its type."""
+    kind = type(item)
+    if (kind is tuple or kind is list) and ATOMS.issuperset(map(type, item)):
+        return (kind.__name__, *item)  # as below, in a third of the time
     try:
         value = plain(item, type_name)
         dump(value)

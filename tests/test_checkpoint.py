@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import itertools
 import json
+import math
 import operator
 import os
 import pickle
@@ -67,6 +70,7 @@ from poolagg._checkpoint import FailedItem, Store, look
 from poolagg._continuation import LEAST, SHARE, Cadence
 from poolagg._fingerprint import differences, fingerprint
 from poolagg._pages import ALONE, SIZE, Pages, page_of
+from poolagg._parcels import Source, open_parcel
 from poolagg.sources import Block
 from poolagg.strategies import Combine, Ordered, Partition, Stream, Tree
 
@@ -722,23 +726,36 @@ ANYTHING = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=60)
+def pulled(pages, items, draw=None):
+    """`items`, as a source hands them on that has them seen by `pages`, in parcels of any sizes."""
+    source = Source(iter(items), pickle.dumps, pages)
+    while not source.ended or source.in_hand:
+        looks = itertools.count()
+        many, most = (5000, 9000) if draw is None else (draw(st.integers(1, 5000)), draw(st.integers(0, 3000)))
+        if not source.ended:
+            source.pull(source.in_hand + many, 1 << 20, lambda looks=looks: next(looks), most)
+        if source.in_hand:
+            parcel = source.seal(source.in_hand if draw is None else draw(st.integers(1, source.in_hand)))
+            opened, unpack = open_parcel(*parcel.cut(parcel.start, parcel.stop), parcel.stop - parcel.start)
+            yield from opened if unpack is None else map(unpack, opened)
+
+
+@settings(deadline=None, max_examples=60)
 @given(st.lists(ANYTHING, max_size=30), st.data())
 def test_pages_know_an_input_again(items, data):
     """However it was cut: what was covered must be there again; what comes after may be anything."""
-    pulled = data.draw(st.integers(0, len(items)))
-    needed = data.draw(st.integers(0, pulled))
+    stop = data.draw(st.integers(0, len(items)))
+    needed = data.draw(st.integers(0, stop))
     first = Pages(items)
-    looking = iter(first.watched())
     saved, known = b"", None
     for _ in range(data.draw(st.integers(1, 3))):
-        for _ in range(data.draw(st.integers(0, pulled - first.position))):
-            next(looking)
+        for item in items[first.position : data.draw(st.integers(first.position, stop))]:
+            first.see(item)
         added, known = first.unsaved(min(needed, first.position))
         saved += added
     again = Pages(items)
     again.expect(known._replace(pages=saved), _differs)
-    assert [*map(repr, again.watched())] == [*map(repr, items)]
+    assert [*pulled(again, items)] == items
 
 
 class Differ(Exception):
@@ -749,27 +766,70 @@ def _differs(what):
     raise Differ(what)
 
 
-def known_of(items):
+def known_of(items, draw=None):
     pages = Pages(items)
-    for _ in pages.watched():
+    for _ in pulled(pages, items, draw):
         pass
     added, known = pages.unsaved(len(items))
     return known._replace(pages=added)
 
 
-@settings(max_examples=40)
-@given(st.integers(1, ALONE + 300), st.data())
-def test_pages_find_the_item_that_differs(count, data):
+NUMBERS = st.one_of(
+    st.just(0), st.integers(-3, 3), st.integers(-(2**31), 2**31 - 1), st.integers(), st.floats(), st.booleans(),
+    st.sampled_from([0.0, -0.0, 1.0, float("nan"), 2**31, -(2**31) - 1, None, 1j]),
+)  # fmt: skip
+LENGTHS = st.one_of(st.integers(1, ALONE + 300), st.integers(ALONE - 70, ALONE + 70))
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(NUMBERS, min_size=1, max_size=8), st.sampled_from(["numbers", "texts", "lists"]), LENGTHS, st.data())
+def test_what_is_known_of_an_input_does_not_tell_how_it_was_pulled(some, kind, count, data):
+    """One by one, many at once, in parcels of any size, of numbers that are alike or not: it is the same."""
+    made = {"numbers": lambda item: item, "texts": str, "lists": lambda item: [item]}[kind]
+    items = [made(item) for item in itertools.islice(itertools.cycle(some), count)]
+    one_by_one = Pages(items)
+    for item in items:
+        one_by_one.see(item)
+    added, known = one_by_one.unsaved(count)
+    assert known_of(items, data.draw) == known_of(items) == known._replace(pages=added)
+
+
+SAME = [0, 0.0, -0.0, False, None, "", b"", 0j, (), [], "0", b"0", 1, 1.0, True, -1, -2, 2**31, 2**61 - 1]
+
+
+@pytest.mark.parametrize("at", [7, ALONE + 7])
+def test_numbers_are_told_apart_that_are_equal(at):
+    """1, 1.0, True and '1' are other items, and so are 0.0 and -0.0."""
+    others = [[*range(at), item, *range(90)] for item in SAME]
+    assert len({known_of(items) for items in others}) == len(SAME)
+    assert known_of([math.nan] * 5000) == known_of([float("nan")] * 5000) != known_of([math.inf] * 5000)
+
+
+def test_digests_are_those_of_every_machine_and_python():
+    """A checkpoint of today is one of tomorrow: if these change, its format must be counted up."""
+    known = known_of([*range(ALONE), *range(200)])
+    assert hashlib.sha256(known.pages + known.partial).hexdigest()[:16] == "729dbafe05bf8da1"
+    items = [i / 7 for i in range(5000)] + [2**70, None, "é", b"b", ("a", 1), {"b", "a"}, Path("a")] * 100
+    known = known_of(items)
+    assert hashlib.sha256(known.pages + known.partial).hexdigest()[:16] == "c78004392e4c7313"
+
+
+@settings(deadline=None, max_examples=25)
+@given(LENGTHS, st.sampled_from([int, float, str]), st.integers(0, 300), st.data())
+def test_pages_find_the_item_that_differs(count, kind, more, data):
     """Exactly among the first few thousand, to within 64 later on; before it is handed on."""
     at = data.draw(st.integers(0, count - 1))
-    items = list(range(count))
-    known = known_of(items)
-    items[at] = -1
+    items = [kind(number) for number in range(count)]
+    known = known_of(items, data.draw)
+    grown = Pages(items)
+    grown.expect(known, _differs)
+    assert [*pulled(grown, items + [kind(0)] * more, data.draw)] == items + [kind(0)] * more
+    items[at] = kind(-1)
     again = Pages(items)
     again.expect(known, _differs)
     with pytest.raises(Differ) as caught:
-        for item in again.watched():
-            assert item != -1 or at >= ALONE
+        for item in pulled(again, items + [kind(0)] * more, data.draw):
+            assert item != kind(-1)
     _, start, stop = page_of(at)
     last = min(stop, count) - 1
     assert f"item {start} is" in str(caught.value) or f"items {start} to {last} is" in str(caught.value)
