@@ -23,14 +23,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, NamedTuple, NoReturn
+from zlib import crc32
 
 from poolagg.errors import CheckpointError
 
 __all__ = ["NOTHING", "Checkpoint", "FailedItem", "Held", "Store", "check_owner", "look", "packed", "unpacked"]
 
 MAGIC = int.from_bytes(b"pagg", "big")
-FORMAT = 1
+FORMAT = 2
 """Counted up when the tables, or how states are kept, change."""
+
+PAGE = 1 << 16
+"""Bytes of a page of the file, as many as SQLite allows: with its usual 4 kB a large state takes it four times as long.
+A small checkpoint takes 0.3 MB."""
 
 PIECE = 64 << 20
 """Bytes of state in a row: SQLite's rows end at a gigabyte."""
@@ -197,7 +202,7 @@ class Store:
                 execute("REPLACE INTO failed VALUES (?, ?, ?)", (index, text, checksum))
                 self._failed[index] = checksum
         self._pages.update(pages)
-        sums = {"state": _sum(state), "pages": self._pages.hexdigest(), "failed": _sum_of_rows(self._failed)}
+        sums = {"state": _sum_of_state(state), "pages": self._pages.hexdigest(), "failed": _sum_of_rows(self._failed)}
         text = json.dumps({"facts": facts, "sums": sums})
         execute("REPLACE INTO head VALUES (1, ?, ?)", (text, _checksum(text)))
 
@@ -245,8 +250,8 @@ def _create(path: str) -> None:
     try:
         with contextlib.closing(sqlite3.connect(made, isolation_level=None)) as connection:
             connection.executescript(
-                f"PRAGMA application_id={MAGIC}; PRAGMA user_version={FORMAT}; PRAGMA synchronous=EXTRA; BEGIN; "
-                f"{SCHEMA} COMMIT"
+                f"PRAGMA page_size={PAGE}; PRAGMA application_id={MAGIC}; PRAGMA user_version={FORMAT}; "
+                f"PRAGMA synchronous=EXTRA; BEGIN; {SCHEMA} COMMIT"
             )
         _give_name(made, path)
     finally:
@@ -362,7 +367,7 @@ def _read(connection: sqlite3.Connection) -> Held:
     pages = b"".join(digests for (digests,) in connection.execute("SELECT digests FROM pages ORDER BY number"))
     rows = connection.execute("SELECT item, text, checksum FROM failed").fetchall()
     sums = {
-        "state": _sum(state),
+        "state": _sum_of_state(state),
         "pages": blake2b(pages, digest_size=16).hexdigest(),
         "failed": _sum_of_rows({index: checksum for index, _, checksum in rows}),
     }
@@ -382,6 +387,11 @@ def _checksum(text: str) -> bytes:
 
 def _sum(data: bytes) -> str:
     return blake2b(data, digest_size=32).hexdigest()
+
+
+def _sum_of_state(state: bytes) -> list[int]:
+    """Of many megabytes, maybe: a CRC finds what a disk does to them, and takes a quarter of the time."""
+    return [len(state), crc32(state)]
 
 
 def _row(item: FailedItem) -> tuple[str, bytes]:

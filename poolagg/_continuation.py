@@ -37,6 +37,10 @@ LEAST = 1.0
 """Seconds between two commits, however cheap they are: what is lost to `kill -9` is no more than that and what workers
 have not shipped."""
 
+DEAR = 1e-8
+"""Seconds that a byte of state is taken to cost, until a commit has shown it: about that in dicts, and a third of it in
+arrays. Too high a guess makes the first commit late, too low a one makes it dear."""
+
 LAG = 0.25
 """Seconds that workers are given to ship what they hold, before a commit that `every` asks for."""
 
@@ -47,20 +51,32 @@ LONGEST = 8_000
 class Cadence:
     """When to commit next. Arithmetic: a commit that took 1 s is followed by 49 s without one.
 
+    So it is preceded by 49 s if it is the first, and states of a size came that is likely to take 1 s.
+
     >>> cadence = Cadence(None, now=0.0)
     >>> cadence.wrote(0.5, now=10.0); round(cadence.next, 3)
     34.5
     >>> hurried = Cadence(5.0, now=0.0)
     >>> hurried.wrote(0.5, now=10.0); hurried.next
     15.0
+    >>> late = Cadence(None, now=0.0)
+    >>> late.expect(10_000_000); round(late.next, 3)
+    4.9
     """
 
     def __init__(self, every: float | None, now: float) -> None:
         self._every = every
+        self._began: float | None = now  # until there is a commit
         self.next = now + self._pause(0.0)
+
+    def expect(self, nbytes: int) -> None:
+        """States have this size, or more."""
+        if self._began is not None:
+            self.next = max(self.next, self._began + self._pause(nbytes * DEAR))
 
     def wrote(self, seconds: float, now: float) -> None:
         """A commit took `seconds`, and ended `now`."""
+        self._began = None
         self.next = now + self._pause(seconds)
 
     def _pause(self, seconds: float) -> float:
@@ -85,12 +101,12 @@ class Continuation:
             )
         state = self._state()  # what can't be kept is an error now, and not after a minute's work
         self._store = _store(settings, has_state=state != NOTHING)
+        self._cadence = Cadence(self._checkpoint.every, monotonic())
         try:
             self._take_up(self._store.held, terms)
         except BaseException:
             self._store.close()
             raise
-        self._cadence = Cadence(self._checkpoint.every, monotonic())
 
     def plan(self, terms: Terms) -> Plan:
         """The plan that goes on from here."""
@@ -122,6 +138,7 @@ class Continuation:
         self.covered = Intervals(part for interval in covered for part in _less(interval, again))
         self.failed = dict(failed)
         if held.state is not None:
+            self._cadence.expect(len(held.state))
             self._folding.restore(unpacked(self._store.name, held.state))
         self._facts["begun"], self._finished = held.facts["begun"], held.facts["finished"]
         self.changed = bool(again)
@@ -175,10 +192,11 @@ class Continuation:
     # -- what happens ------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def covering(self, intervals: Iterable[Interval]) -> Iterator[None]:
-        """Within this, the partials of these items are folded in: wholly, or the state is torn."""
+    def covering(self, intervals: Iterable[Interval], nbytes: int = 0) -> Iterator[None]:
+        """Within this, the partials of these items, of `nbytes`, are folded in: wholly, or the state is torn."""
         whole, self._torn = not self._torn, True
         yield
+        self._cadence.expect(nbytes)
         self.covered.update(intervals)
         self._torn, self.changed, self._finished = not whole, True, False
 

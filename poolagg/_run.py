@@ -367,7 +367,7 @@ class Run:
             return []
         began = monotonic()
         try:
-            with contextlib.nullcontext() if self._kept is None else self._kept.covering(piece.covers):
+            with contextlib.nullcontext() if self._kept is None else self._kept.covering(piece.covers, piece.nbytes):
                 self._folding.commit(piece.data)
         except BaseException as error:
             self._note_item(error, piece)
