@@ -54,7 +54,7 @@ class Checkpoint:
 
     A run into a resource that can commit (`poolagg.resources`) keeps it there: then give the options alone.
 
-    every          seconds between two commits at most; by default as seldom as costs 2 % of the run
+    every          seconds between two commits at most; by default as seldom as costs 1 % of the run
     retry_failed   run again what an earlier run skipped as failed, and nothing that is in the result already
     key            stands for func and reducer: the checkpoint is that of any run with the same key
 

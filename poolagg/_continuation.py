@@ -30,8 +30,9 @@ from poolagg.strategies import Folding
 
 __all__ = ["Cadence", "Continuation"]
 
-SHARE = 0.02
-"""The part of a run that commits may take."""
+SHARE = 0.01
+"""The part of a run that commits may take. A checkpoint may cost 2 %: the other half is for the last commit, which is
+made whatever it costs, for states that have grown, and for looking at the input."""
 
 LEAST = 1.0
 """Seconds between two commits, however cheap they are: what is lost to `kill -9` is no more than that and what workers
@@ -49,19 +50,19 @@ LONGEST = 8_000
 
 
 class Cadence:
-    """When to commit next. Arithmetic: a commit that took 1 s is followed by 49 s without one.
+    """When to commit next. Arithmetic: a commit that took 1 s is followed by 99 s without one.
 
-    So it is preceded by 49 s if it is the first, and states of a size came that is likely to take 1 s.
+    So it is preceded by 99 s if it is the first, and states of a size came that is likely to take 1 s.
 
     >>> cadence = Cadence(None, now=0.0)
     >>> cadence.wrote(0.5, now=10.0); round(cadence.next, 3)
-    34.5
+    59.5
     >>> hurried = Cadence(5.0, now=0.0)
     >>> hurried.wrote(0.5, now=10.0); hurried.next
     15.0
     >>> late = Cadence(None, now=0.0)
     >>> late.expect(10_000_000); round(late.next, 3)
-    4.9
+    9.9
     """
 
     def __init__(self, every: float | None, now: float) -> None:

@@ -110,8 +110,8 @@ class Run:
         self._pool.check_open()
         self._pull()
         if self._plan.finished:
+            self._run_errand()  # before: what it makes of the state may be much smaller
             self._keep_result()
-            self._run_errand()
             return False
         for answer in self._answers() if self._working else ():
             self._take(answer)

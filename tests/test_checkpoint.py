@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,7 @@ from poolagg import (
 )
 from poolagg.__main__ import main
 from poolagg._checkpoint import FailedItem, Store, look
-from poolagg._continuation import LEAST, SHARE, Cadence
+from poolagg._continuation import DEAR, LEAST, SHARE, Cadence
 from poolagg._fingerprint import differences, fingerprint
 from poolagg._pages import ALONE, SIZE, Pages, page_of
 from poolagg._parcels import Source, open_parcel
@@ -233,6 +234,18 @@ def test_states_that_travel_in_parts_are_kept_unopened(path):
     again.restore(pickle.loads(pickle.dumps(folding.state())))
     assert again.value() == folding.value()
     assert again.value()["k60"] == 2
+
+
+def test_a_finished_run_keeps_parts_as_they_were_merged(path):
+    """Which is less than what came from the workers, and not opened by anybody again."""
+    with ProcessPool(2) as pool:
+        call = functools.partial(aggregate, str, strategy=Partition(4), pool=pool, checkpoint=path)
+        result = call(iterable=range(2000), reducer=Frequencies(), chunksize=10)
+        assert (
+            call(iterable=range(2000), reducer=Frequencies(), chunksize=10) == result == Counter(map(str, range(2000)))
+        )
+    _, unopened = pickle.loads(look(path).state)
+    assert len(unopened) < 2  # one, if a worker was so late that the other did it all
 
 
 def test_gaps_are_run_and_nothing_else(tmp_path, path):
@@ -856,8 +869,9 @@ def test_arrays_are_known_by_slices(rows):
 
 
 @given(st.lists(st.floats(0.0, 5.0), min_size=1, max_size=50))
-def test_commits_cost_two_percent_at_most(costs):
+def test_commits_cost_one_percent_at_most(costs):
     """Of any stretch of the run from the end of one commit to the end of the next of the same cost."""
+    assert SHARE == 0.01
     cadence, now, spent = Cadence(None, 0.0), 0.0, 0.0
     for cost in costs:
         assert cadence.next - now >= LEAST - 1e-9  # which is what a clock of floats takes from it
@@ -866,6 +880,39 @@ def test_commits_cost_two_percent_at_most(costs):
         now = began + cost
         spent += cost
         assert spent <= SHARE * cadence.next + 1e-9
+
+
+@given(st.lists(st.integers(0, 10**10), min_size=1, max_size=9))
+def test_the_first_commit_waits_until_it_is_cheap(sizes):
+    """By the size of the largest state that came; once a commit has shown what it costs, that counts alone."""
+    cadence = Cadence(None, 0.0)
+    for nbytes in sizes:
+        cadence.expect(nbytes)
+    cost = max(sizes) * DEAR
+    assert cadence.next >= LEAST
+    assert cost <= SHARE * (cadence.next + cost) + 1e-9
+    began = cadence.next
+    cadence.wrote(0.001, began)
+    cadence.expect(10**10)
+    assert cadence.next == began + LEAST
+
+
+def test_every_forces_the_first_commit_too():
+    """However large the states are."""
+    cadence = Cadence(5.0, 0.0)
+    cadence.expect(10**10)
+    assert cadence.next == 5.0
+
+
+def test_a_large_state_is_committed_once_by_a_short_run(path, monkeypatch):
+    """What came from a lane says how large; a commit of 40 MB is not due at once, however often one may be made."""
+    monkeypatch.setattr("poolagg._continuation.LEAST", 0.0)
+    for size, few in ((40_000_000, True), (10, False)):
+        seen = Started()
+        with ProcessPool(1) as pool:
+            call = functools.partial(aggregate, lambda _: bytes(size), reducer=Max(key=len), strategy=Stream())
+            call(iterable=range(2), pool=pool, checkpoint=f"{path}-{size}", watch=seen, chunksize=1)
+        assert (len(seen.of(events.Checkpointed)) == 1) == few
 
 
 def test_every_forces_more():

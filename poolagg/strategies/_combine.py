@@ -179,9 +179,7 @@ class _Merging:
             self._acc = join(self._reducer, self._acc, data)
 
     def value(self, last: bool = False) -> Any:
-        if self._joined is not None and self._joined.complete:
-            self._acc, self._unopened = self._both(self._joined.acc, self._acc), []
-        self._joined = None
+        self._take_joined()
         self._open_all()
         return self._reducer.finish_last(self._acc) if last else self._reducer.finish(self._acc)
 
@@ -189,6 +187,7 @@ class _Merging:
         return self._reducer.done(self._acc)
 
     def state(self) -> Any:
+        self._take_joined()
         return self._acc, [parts.packed for parts in self._unopened]
 
     def restore(self, state: Any) -> None:
@@ -206,6 +205,12 @@ class _Merging:
         items = [list(part) for part in zip(*(parts.packed for parts in self._unopened), strict=True)]
         why = f"the workers' states hold {keys:,} keys, which one core would merge for long"
         return Errand(functools.partial(merged, self._reducer), items, self._joined.take, why)
+
+    def _take_joined(self) -> None:
+        """What came of the errand, if it is all there."""
+        if self._joined is not None and self._joined.complete:
+            self._acc, self._unopened = self._both(self._joined.acc, self._acc), []
+        self._joined = None
 
     def _both(self, left: Any, right: Any) -> Any:
         large, small = (left, right) if len(left) > len(right) else (right, left)
