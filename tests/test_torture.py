@@ -254,14 +254,14 @@ def test_every_single_write_fails_in_turn(family: str, fault: str, faulty: Serve
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_some_writes_of_a_large_state_fail(fault: str, faulty: Server, folders: Iterator[Path]) -> None:
-    """Which SQLite begins to write long before the commit: there are thousands."""
+    """Which SQLite begins to write long before the commit: there are hundreds."""
     chance = random.Random(f"{SEED} {fault}")
     whole = faulty.run("a large state", next(folders), AtWrite(1 << 30, "FAIL"))
     assert whole.value is not None, whole
     for _ in range(KILLS):
         at = AtWrite(chance.randint(1, whole.writes), *FAULTS[fault])
         fail_and_go_on(Series(faulty, "a large state", next(folders)), at, whole.value)
-    assert whole.writes > 1000
+    assert whole.writes > 500
 
 
 # -- what a crash leaves, under another one ---------------------------------------------------------------------------
