@@ -4,7 +4,8 @@ Each job is run without one, with one at its own pace, and with one that is forc
 pool is warm, and the file is on the disk of the temporary files: a faster disk makes commits cheaper, not more of
 them. "Costs" is the time by that of the run without a checkpoint, in the same turn; the target is at most 2 % for a
 checkpoint at its own pace. Beside it is what the run itself tells of its commits: how many, how large, and which part
-of its time they took. The rest is what it takes to look at each item, so that another input is known as another.
+of its time they took. The rest is what it takes to look at each item, so that another input is known as another: some
+0.015 µs of the parent for a number, which is more than 2 % where items take next to nothing and come from a generator.
 """
 
 import os
@@ -172,7 +173,7 @@ def without(job):
 
 @suite.contestant(OWN)
 def with_checkpoint(job):
-    """`checkpoint="run.ckpt"`: it commits as often as costs it 2 % of its time, and at most once a second."""
+    """`checkpoint="run.ckpt"`: it commits as often as costs it 1 % of its time, and at most once a second."""
     return timed(job)
 
 
