@@ -188,7 +188,7 @@ class Source:
                 return
         if len(items) < count:
             self.ended = True
-            self._see_rest(len(items))
+            self._see_rest(items)
             if self._witness is not None:
                 self._witness.ended()
 
@@ -218,7 +218,7 @@ class Source:
     def _take(self, item: Any, clock: Callable[[], float]) -> None:
         """The first item that may change after it was pulled: from here on each is pickled as it is pulled."""
         items = self._items
-        self._see_rest(len(items))
+        self._see_rest(items)
         if self._witness is not None:
             self._witness.see(item)
         if self._encode is None:
@@ -232,14 +232,12 @@ class Source:
         items.append(self._pack(item))
         self._packing = clock() - began
 
-    def _see_rest(self, count: int, dumped: bytes | None = None) -> None:
-        """Show what is among the first `count` items in hand and was not shown yet, for it cannot change."""
-        if self._witness is None or self._kind == PACKED or self._seen >= count:
-            return
-        if self._seen:
-            dumped = None
-        self._witness.see_all(self._items[self._seen : count], dumped)
-        self._seen = count
+    def _see_rest(self, items: list[Any], dumped: bytes | None = None) -> None:
+        """Show what of these items, the first in hand, was not shown yet, for it cannot change."""
+        if self._witness is not None and self._kind != PACKED and self._seen < len(items):
+            rest = (items[self._seen :], None) if self._seen else (items, dumped)
+            self._witness.see_all(*rest)
+            self._seen = len(items)
 
     def skip(self, count: int) -> Iterator[Any]:
         """Pull `count` items past the engine: for a continued run, which has them in its result already."""
@@ -257,10 +255,10 @@ class Source:
             assert self._encode is not None
             piece = self._encode(self._sliced[start:stop])  # type: ignore[index]
             return Parcel(start, stop, PLAIN, piece, size_of(piece))
-        items = self._items[:count]
+        items, self._items = self._items[:count], self._items[count:]
         kind, data, nbytes = self._sealed(items)
-        self._see_rest(count, data if kind == NUMBERS else None)
-        self._seen, self._items = max(0, self._seen - count), self._items[count:]
+        self._see_rest(items, data if kind == NUMBERS else None)
+        self._seen = max(0, self._seen - count)
         self._nbytes = sum(map(size_of if kind == PACKED else sys.getsizeof, self._items))
         if not self._items:
             self._kind = self._first_kind

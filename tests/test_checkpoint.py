@@ -821,10 +821,10 @@ def test_numbers_are_told_apart_that_are_equal(at):
 def test_digests_are_those_of_every_machine_and_python():
     """A checkpoint of today is one of tomorrow: if these change, its format must be counted up."""
     known = known_of([*range(ALONE), *range(200)])
-    assert hashlib.sha256(known.pages + known.partial).hexdigest()[:16] == "729dbafe05bf8da1"
+    assert hashlib.sha256(known.pages + known.partial).hexdigest()[:16] == "8433d545998bce23"
     items = [i / 7 for i in range(5000)] + [2**70, None, "é", b"b", ("a", 1), {"b", "a"}, Path("a")] * 100
     known = known_of(items)
-    assert hashlib.sha256(known.pages + known.partial).hexdigest()[:16] == "c78004392e4c7313"
+    assert hashlib.sha256(known.pages + known.partial).hexdigest()[:16] == "62737ea51fdd16f5"
 
 
 @settings(deadline=None, max_examples=25)
