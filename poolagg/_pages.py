@@ -34,8 +34,8 @@ cut."""
 _WIDTHS = ((b"i", 5), (b"g", 9))
 
 SIZE = 4
-"""Bytes of a digest, which is a CRC: against mistakes, not against forgery. One int that is another it finds for certain,
-and two that changed places; of other mistakes all but one in four billion. A longer digest takes thrice as long."""
+"""Bytes of a digest, which is a CRC: against mistakes, not against forgery. If one int is another, or if two changed
+places, it says so for certain; of other mistakes it misses one in four billion. A longer one takes thrice as long."""
 
 
 def page_of(index: int) -> tuple[int, int, int]:
