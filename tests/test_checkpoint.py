@@ -739,16 +739,19 @@ ANYTHING = st.one_of(
 )  # fmt: skip
 
 
+STEPS = st.lists(st.tuples(st.integers(1, 5000), st.integers(0, 3000), st.integers(20, 5000)), min_size=1, max_size=4)
+
+
 def pulled(pages, items, draw=None):
     """`items`, as a source hands them on that has them seen by `pages`, in parcels of any sizes."""
     source = Source(iter(items), pickle.dumps, pages)
+    steps = itertools.cycle([(5000, 9000, 5000)] if draw is None else draw(STEPS))
     while not source.ended or source.in_hand:
-        looks = itertools.count()
-        many, most = (5000, 9000) if draw is None else (draw(st.integers(1, 5000)), draw(st.integers(0, 3000)))
+        looks, (many, most, sealed) = itertools.count(), next(steps)
         if not source.ended:
             source.pull(source.in_hand + many, 1 << 20, lambda looks=looks: next(looks), most)
         if source.in_hand:
-            parcel = source.seal(source.in_hand if draw is None else draw(st.integers(1, source.in_hand)))
+            parcel = source.seal(min(sealed, source.in_hand))
             opened, unpack = open_parcel(*parcel.cut(parcel.start, parcel.stop), parcel.stop - parcel.start)
             yield from opened if unpack is None else map(unpack, opened)
 
@@ -794,7 +797,7 @@ NUMBERS = st.one_of(
 LENGTHS = st.one_of(st.integers(1, ALONE + 300), st.integers(ALONE - 70, ALONE + 70))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 @given(st.lists(NUMBERS, min_size=1, max_size=8), st.sampled_from(["numbers", "texts", "lists"]), LENGTHS, st.data())
 def test_what_is_known_of_an_input_does_not_tell_how_it_was_pulled(some, kind, count, data):
     """One by one, many at once, in parcels of any size, of numbers that are alike or not: it is the same."""
@@ -827,7 +830,7 @@ def test_digests_are_those_of_every_machine_and_python():
     assert hashlib.sha256(known.pages + known.partial).hexdigest()[:16] == "62737ea51fdd16f5"
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 @given(LENGTHS, st.sampled_from([int, float, str]), st.integers(0, 300), st.data())
 def test_pages_find_the_item_that_differs(count, kind, more, data):
     """Exactly among the first few thousand, before it is handed on; to within 64 later on, at the end of its page."""
