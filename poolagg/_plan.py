@@ -15,12 +15,12 @@ waits, has arrived and is covered; `_blame.py` finds the item at fault if a work
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from poolagg._blame import Blame
 from poolagg._chunks import Grid, Interval, Intervals, overlap, overlaps, without
+from poolagg._lanes import Lane, Lanes
 from poolagg._ledger import Ledger
 from poolagg._orders import (
     Again,
@@ -74,31 +74,6 @@ class Terms:
     kept_bytes: int = 16 << 20
 
 
-@dataclass(slots=True)
-class _Lane:
-    number: int
-    chunks: deque[Run] = field(default_factory=deque)
-    revoking: set[int] = field(default_factory=set)
-    refused: int = -1
-    held: list[Interval] = field(default_factory=list)
-    held_seconds: float = 0.0
-    shipping: bool = False
-    worn: bool = False
-
-    @property
-    def empty(self) -> bool:
-        return not self.chunks and not self.held and not self.shipping
-
-    @property
-    def alone(self) -> bool:
-        return any(run.alone for run in self.chunks)
-
-    def forget(self) -> list[Interval]:
-        """Give up what is held, and give its intervals."""
-        held, self.held, self.held_seconds = self.held, [], 0.0
-        return held
-
-
 class Plan:
     """Drive it with `handle`, which returns orders; ask it for `appetite` and `finished`."""
 
@@ -109,7 +84,7 @@ class Plan:
         self._ended = False
         self._ledger = Ledger(terms.grid, covered, failed)
         self._blame = Blame(self._ledger, terms.retries, terms.lanes)
-        self._lanes = {number: _Lane(number) for number in range(terms.lanes)}
+        self._lanes = Lanes(terms.lanes, terms.in_flight)
         self._chunk = 0
         self._orders: list[Order] = []
 
@@ -135,13 +110,14 @@ class Plan:
         """Whether every item is covered and there will be no more, or the run was stopped."""
         if self.stopped:
             return True
-        idle = all(lane.empty for lane in self._lanes.values())
-        return self._ended and idle and not (self._ledger.waiting or self._blame.suspects or self._ledger.arrived)
+        if not self._ended or self._lanes.busy or self._ledger.waiting or self._blame.suspects or self._ledger.arrived:
+            return False
+        return all(lane.empty for lane in self._lanes)
 
     @property
     def appetite(self) -> int:
         """How many items the source should have in hand now; 0 when nothing is wanted."""
-        if self.stopped or self._ended or self._ledger.waiting or not self._free_lanes():
+        if self.stopped or self._ended or self._ledger.waiting or self._free_lane() is None:
             return 0
         if self.terms.in_order and not self._window_open():
             return 0
@@ -153,7 +129,8 @@ class Plan:
     @property
     def hungry(self) -> bool:
         """Whether a lane has nothing to do, so that an item in hand must not wait for the next."""
-        return any(not lane.chunks for lane in self._free_lanes())
+        lane = self._free_lane()
+        return lane is not None and not lane.chunks
 
     def sealable(self, in_hand: int, ended: bool) -> int:
         """How many of the items in hand may be a chunk: chunks end at leaf boundaries."""
@@ -164,7 +141,7 @@ class Plan:
     @property
     def settled(self) -> int:
         """How many items will not run again unless a worker dies: covered, arrived or held."""
-        held = sum(stop - start for lane in self._lanes.values() for start, stop in lane.held)
+        held = sum(stop - start for lane in self._lanes for start, stop in lane.held)
         return len(self.covered) + held + sum(piece.items for *_, piece in self._ledger.arrived)
 
     def start_of(self, lane: int, chunk: int) -> int:
@@ -204,6 +181,7 @@ class Plan:
                 self._lost(event)
             case Worn(lane, _):
                 self._lanes[lane].worn = True
+                self._lanes.settle(self._lanes[lane])
             case Broken(_, error):
                 self._fail(Fail(None, error))
         self._dispatch()
@@ -213,6 +191,7 @@ class Plan:
     def _finished(self, event: Finished) -> None:
         lane = self._lanes[event.lane]
         run = lane.chunks.popleft()
+        self._lanes.settle(lane)
         assert run.chunk == event.chunk, (run, event)
         if event.stop < run.stop:
             self._ledger.wait((event.stop, run.stop))
@@ -245,7 +224,7 @@ class Plan:
                 self._unreadable(min(leaves)[0], max(leaves)[1], piece.error)
         self._ledger.wait(*anew)
 
-    def _shipped(self, lane: _Lane, pieces: tuple[Piece, ...], pack: float, opening: float) -> None:
+    def _shipped(self, lane: Lane, pieces: tuple[Piece, ...], pack: float, opening: float) -> None:
         self.pace.shipped(lane.held_seconds, pack, opening)
         runs = lane.forget()
         held, covers = Intervals(runs), Intervals(interval for piece in pieces for interval in piece.covers)
@@ -273,7 +252,7 @@ class Plan:
         self._ledger.cover(piece)
         self._orders.append(Commit(piece))
 
-    def _revoked(self, lane: _Lane, chunk: int, ok: bool) -> None:
+    def _revoked(self, lane: Lane, chunk: int, ok: bool) -> None:
         if chunk not in lane.revoking:  # the lane was lost meanwhile, and the chunk with it
             return
         lane.revoking.discard(chunk)
@@ -282,6 +261,7 @@ class Plan:
         else:
             (run,) = (run for run in lane.chunks if run.chunk == chunk)
             lane.chunks.remove(run)
+            self._lanes.settle(lane)
             self._ledger.wait((run.start, run.stop))
 
     # -- failure -----------------------------------------------------------------------------------------------
@@ -307,7 +287,7 @@ class Plan:
         """What the lane had not shipped runs again, free of charge but for the one item that can be named."""
         lane = self._lanes[event.lane]
         runs, held = list(lane.chunks), lane.forget()
-        self._lanes[event.lane] = _Lane(event.lane)
+        self._lanes.renew(event.lane)
         self._orders.append(Replace(event.lane))
         self._ledger.wait(*held)
         suspect = event.suspect
@@ -376,25 +356,25 @@ class Plan:
         self._commit_in_order()
         self._replace_worn()
         self._run_suspects()
-        while self._ledger.waiting and self._admissible() and (lanes := self._free_lanes()):
-            self._run(min(lanes, key=lambda lane: len(lane.chunks)), self._ledger.next(self.pace.size(None)))
+        while self._ledger.waiting and self._admissible() and (lane := self._free_lane()):
+            self._run(lane, self._ledger.next(self.pace.size(None)))
         self._ship_last()
         self._revoke()
 
-    def _free_lanes(self) -> list[_Lane]:
-        """Lanes that may be given a chunk. While suspects wait, one is kept free for them, or all."""
-        if self.terms.shared_fate and (self._blame.suspects or any(lane.alone for lane in self._lanes.values())):
-            return []
-        lanes = [lane for lane in self._lanes.values() if not lane.worn and not lane.alone]
-        if self._blame.suspects and lanes:
-            lanes.remove(min(lanes, key=lambda lane: len(lane.chunks)))
-        return [lane for lane in lanes if len(lane.chunks) < self.terms.in_flight]
+    def _free_lane(self) -> Lane | None:
+        """The lane that gets the next chunk, if one may. While suspects wait, one is kept free for them, or all."""
+        if not self._blame.suspects:
+            return None if self.terms.shared_fate and self._lanes.alone else self._lanes.roomiest()
+        if self.terms.shared_fate:
+            return None
+        lanes = sorted((lane for lane in self._lanes if not lane.worn and not lane.alone), key=_load)[1:]
+        return next((lane for lane in lanes if len(lane.chunks) < self.terms.in_flight), None)
 
     def _run_suspects(self) -> None:
         while self._blame.suspects:
-            if self.terms.shared_fate and any(lane.chunks for lane in self._lanes.values()):
+            if self.terms.shared_fate and self._lanes.busy:
                 return
-            lanes = [lane for lane in self._lanes.values() if not lane.worn and not lane.chunks]
+            lanes = [lane for lane in self._lanes if not lane.worn and not lane.chunks]
             if not lanes:
                 return
             lane = min(lanes, key=lambda lane: len(lane.held))
@@ -403,16 +383,17 @@ class Plan:
                 return
             self._run(lane, self._blame.suspects.popleft(), alone=True)
 
-    def _run(self, lane: _Lane, interval: Interval, alone: bool = False) -> None:
+    def _run(self, lane: Lane, interval: Interval, alone: bool = False) -> None:
         start, stop = interval
         ship = not self.terms.carries or alone or self._ship_is_due(lane, stop - start)
         budget = float("inf") if self.terms.chunksize is not None or alone else self.pace.budget
         run = Run(lane.number, self._chunk, start, stop, ship, alone, budget, self._ledger.failed_in(start, stop))
         self._chunk += 1
         lane.chunks.append(run)
+        self._lanes.settle(lane)
         self._orders.append(run)
 
-    def _ship_is_due(self, lane: _Lane, items: int) -> bool:
+    def _ship_is_due(self, lane: Lane, items: int) -> bool:
         """Shipping pays when it is cheap against the work since the last time, or much would have to run again."""
         work = lane.held_seconds
         for run in lane.chunks:
@@ -420,30 +401,32 @@ class Plan:
         kept_bytes = self.pace.item_bytes * self._ledger.uncovered
         return self.pace.worth_shipping(work + self.pace.seconds(items)) or kept_bytes > self.terms.kept_bytes
 
-    def _ship(self, lane: _Lane) -> None:
+    def _ship(self, lane: Lane) -> None:
         if not lane.shipping:
             lane.shipping = True
             self._orders.append(Ship(lane.number))
 
     def _ship_all(self) -> None:
-        for lane in self._lanes.values():
+        for lane in self._lanes:
             if self.terms.carries and not self.stopped and (lane.held or lane.chunks):
                 self._ship(lane)
 
     def _ship_last(self) -> None:
         """With nothing left to run, what lanes hold is all that is missing."""
-        if not self._ended or self._ledger.waiting or self._blame.suspects:
+        if not self._ended or not self.terms.carries or self._ledger.waiting or self._blame.suspects:
             return
-        for lane in self._lanes.values():
+        for lane in self._lanes:
             if lane.held and not lane.chunks:
                 self._ship(lane)
 
     def _revoke(self) -> None:
         """A lane without work takes over a chunk that waits behind another."""
-        idle = sum((not lane.chunks and not lane.worn) - len(lane.revoking) for lane in self._lanes.values())
-        if idle <= 0 or self._ledger.waiting or self._blame.suspects or not (self._ended or self.appetite == 0):
+        if self._ledger.waiting or self._blame.suspects or self.terms.in_flight == 1 or not self._lanes.idle:
             return
-        for lane in self._lanes.values():
+        if not self._ended and self.appetite:
+            return
+        idle = self._lanes.idle - sum(len(lane.revoking) for lane in self._lanes)
+        for lane in self._lanes:
             if idle > 0 and len(lane.chunks) > 1 and not lane.revoking:
                 chunk = lane.chunks[-1].chunk
                 if chunk == lane.refused:
@@ -453,10 +436,10 @@ class Plan:
                 idle -= 1
 
     def _replace_worn(self) -> None:
-        for lane in list(self._lanes.values()):
-            if lane.worn and not lane.chunks:
+        for lane in [self._lanes[number] for number in sorted(self._lanes.worn)]:
+            if not lane.chunks:
                 if lane.empty:
-                    self._lanes[lane.number] = _Lane(lane.number)
+                    self._lanes.renew(lane.number)
                     self._orders.append(Replace(lane.number))
                 else:
                     self._ship(lane)
@@ -488,11 +471,16 @@ class Plan:
         for interval in [*self._blame.suspects, *self._blame.probing]:
             if not self._ledger.is_probe(*interval):
                 elsewhere += self._ledger.to_run(interval)
-        for lane in self._lanes.values():
+        for lane in self._lanes:
             assert len(lane.chunks) <= self.terms.in_flight
             assert not (lane.held and not self.terms.carries)
             elsewhere += lane.held
             for run in lane.chunks:
                 if not self._ledger.is_probe(run.start, run.stop):
                     elsewhere += without((run.start, run.stop), run.without)
+        self._lanes.check()
         self._ledger.check(elsewhere, self.stopped)
+
+
+def _load(lane: Lane) -> int:
+    return len(lane.chunks)

@@ -46,7 +46,8 @@ MAY_IMPORT = {
     "_pace": set(),
     "_ledger": {"_chunks", "_orders"},
     "_blame": {"_chunks", "_ledger", "_orders"},
-    "_plan": {"_blame", "_chunks", "_ledger", "_orders", "_pace"},
+    "_lanes": {"_chunks", "_orders"},
+    "_plan": {"_blame", "_chunks", "_lanes", "_ledger", "_orders", "_pace"},
     "strategies": {"_chunks", "_kinds", "_lazily", "reducers"},
     "_limit": set(),
     "_timeline": set(),
@@ -86,7 +87,7 @@ MAY_IMPORT = {
 
 PURE = {
     *("errors", "events", "functions", "reducers", "_chunks", "_parcels", "_orders", "_stable", "_pages"),
-    *("_fingerprint", "_kinds", "_sizes", "_pace", "_ledger", "_blame", "_plan", "strategies"),
+    *("_fingerprint", "_kinds", "_sizes", "_pace", "_lanes", "_ledger", "_blame", "_plan", "strategies"),
     *("_limit", "_timeline", "_tally", "_report_page", "_report"),
 }
 """Rooms without clock, process or file. (`sources` makes files into items, `_rendering` results into text; a report

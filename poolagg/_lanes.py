@@ -1,0 +1,148 @@
+"""What the plan knows of each lane, and who may be given a chunk, known without asking each of a thousand lanes.
+
+Rule of the room: whoever changes a lane's chunks, or whether it is worn, says so by `settle`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+
+from poolagg._chunks import Interval
+from poolagg._orders import Run
+
+__all__ = ["Lane", "Lanes"]
+
+
+@dataclass(slots=True)
+class Lane:
+    """What was given to a lane and has not come back: chunks, the first of which runs, and what it holds."""
+
+    number: int
+    chunks: deque[Run] = field(default_factory=deque)
+    revoking: set[int] = field(default_factory=set)
+    refused: int = -1
+    held: list[Interval] = field(default_factory=list)
+    held_seconds: float = 0.0
+    shipping: bool = False
+    worn: bool = False
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is to come from it."""
+        return not self.chunks and not self.held and not self.shipping
+
+    @property
+    def alone(self) -> bool:
+        """Whether it runs a suspect, beside which it may be given nothing."""
+        return any(run.alone for run in self.chunks)
+
+    def forget(self) -> list[Interval]:
+        """Give up what is held, and give its intervals."""
+        held, self.held, self.held_seconds = self.held, [], 0.0
+        return held
+
+
+class Lanes:
+    """All lanes, by their numbers, with an account of who has room.
+
+    >>> lanes = Lanes(3, in_flight=2)
+    >>> lanes.roomiest().number, lanes.idle
+    (0, 3)
+    >>> lanes[0].worn = True; lanes.settle(lanes[0])
+    >>> lanes.roomiest().number, lanes.idle, lanes.worn
+    (1, 2, {0})
+    """
+
+    def __init__(self, count: int, in_flight: int) -> None:
+        self._lanes = {number: Lane(number) for number in range(count)}
+        self._rooms = [_Lowest() for _ in range(in_flight)]
+        self._place: dict[int, int] = {}
+        self.worn: set[int] = set()
+        self.alone: set[int] = set()
+        self.busy: set[int] = set()
+        for lane in self:
+            self.settle(lane)
+
+    def __getitem__(self, number: int) -> Lane:
+        return self._lanes[number]
+
+    def __iter__(self) -> Iterator[Lane]:
+        return iter(self._lanes.values())
+
+    @property
+    def idle(self) -> int:
+        """How many have no chunk, and may be given one."""
+        return len(self._rooms[0])
+
+    def roomiest(self) -> Lane | None:
+        """Of those that may be given a chunk one with the fewest, the lowest number first: O(log lanes), amortized."""
+        return next((self._lanes[room.first()] for room in self._rooms if len(room)), None)
+
+    def with_room(self) -> list[Lane]:
+        """All that may be given a chunk: O(lanes)."""
+        return [lane for lane in self if lane.number in self._place]
+
+    def settle(self, lane: Lane) -> None:
+        """Its chunks have changed, or it is worn: O(log lanes), amortized."""
+        number, chunks, alone = lane.number, len(lane.chunks), lane.alone
+        _put(self.worn, number, lane.worn)
+        _put(self.alone, number, alone)
+        _put(self.busy, number, chunks > 0)
+        place = None if lane.worn or alone or chunks >= len(self._rooms) else chunks
+        before = self._place.pop(number, None)
+        if before is not None and before != place:
+            self._rooms[before].discard(number)
+        if place is not None:
+            self._place[number] = place
+            self._rooms[place].add(number)
+
+    def renew(self, number: int) -> None:
+        """Another worker is in its place, and knows of nothing."""
+        self._lanes[number] = Lane(number)
+        self.settle(self._lanes[number])
+
+    def check(self) -> None:
+        """Assert that the account is what one finds by asking each lane."""
+        with_room = [lane for lane in self if not (lane.worn or lane.alone) and len(lane.chunks) < len(self._rooms)]
+        assert self.with_room() == with_room
+        assert self.roomiest() is min(with_room, key=lambda lane: len(lane.chunks), default=None)
+        assert self.idle == sum(not lane.chunks and not lane.worn for lane in self)
+        assert self.worn == {lane.number for lane in self if lane.worn}
+        assert self.alone == {lane.number for lane in self if lane.alone}
+        assert self.busy == {lane.number for lane in self if lane.chunks}
+
+
+def _put(numbers: set[int], number: int, there: bool) -> None:
+    if there:
+        numbers.add(number)
+    else:
+        numbers.discard(number)
+
+
+class _Lowest:
+    """Numbers that come and go, with the lowest at hand: a heap, where those that went stay until they surface."""
+
+    def __init__(self) -> None:
+        self._numbers: set[int] = set()
+        self._heap: list[int] = []
+        self._heaped: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def add(self, number: int) -> None:
+        self._numbers.add(number)
+        if number not in self._heaped:
+            self._heaped.add(number)
+            heappush(self._heap, number)
+
+    def discard(self, number: int) -> None:
+        self._numbers.discard(number)
+
+    def first(self) -> int:
+        while self._heap[0] not in self._numbers:
+            self._heaped.remove(heappop(self._heap))
+        return self._heap[0]
