@@ -16,6 +16,13 @@ TARGET = 0.05
 LONGEST = 1.0
 """Seconds of work in a chunk at most, however much each one costs the parent."""
 
+LEAST = 0.002
+"""Seconds of work that are worth a chunk, however little is left."""
+
+LEAST_SHARE = 2
+"""Where chunks are to hold so much at least, for each costs so much, the last hold this part of it: smaller ones would
+have lanes end together within less, and take the parent more time than that saves."""
+
 SHARE = 20
 """A chunk, or the work between two ships, lasts this many times what it costs the parent."""
 
@@ -121,8 +128,9 @@ class Pace:
             PARCEL / self._out_bytes if self._out_bytes else float("inf"),
         )
         if remaining is not None:
-            # Half an equal share of what is left, again and again, lets lanes end together; 2 ms are worth a chunk.
-            most = min(most, max(remaining / (2 * self._lanes), 0.002 / per_item))
+            # Half an equal share of what is left, again and again, lets lanes end together.
+            least = max(LEAST, self._at_least / LEAST_SHARE)
+            most = min(most, max(remaining / (2 * self._lanes), least / per_item))
         return max(1, int(most + 1e-6))
 
     def worth_shipping(self, work: float) -> bool:

@@ -79,6 +79,11 @@ def test_chunks_shrink_towards_the_end_but_not_to_nothing(remaining, lanes):
     assert size == min(pace.size(None), max(20, remaining // (2 * lanes)))
 
 
+def test_where_chunks_are_dear_the_last_ones_are_not_tiny():
+    """A thousand workers of a cluster would else share what is left in more chunks than anybody can hand out."""
+    assert settled(1e-4, lanes=4000, at_least=3.2).size(1_000_000) == 16_000
+
+
 def test_a_chunksize_is_kept():
     """Measurements do not change what the caller decided."""
     pace = settled(3.0, chunksize=17)
