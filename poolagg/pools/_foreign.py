@@ -1,6 +1,6 @@
 """What all pools of other people's have in common: lanes of stateless calls, whose results come through one queue.
 
-A lane is a place in their queue: there are twice as many as workers, each with one chunk in flight, so that the input
+A lane is a place in their queue: there are a few for each worker, each with one chunk in flight, so that the input
 stays bounded. Chunks are calls, each of which returns its combined state.
 """
 

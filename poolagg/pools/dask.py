@@ -67,13 +67,14 @@ class DaskPool(ForeignPool):
     """
 
     shared_fate = True
+    lanes_per_worker = 4  # client and scheduler talk every 2 ms, and then of all leases at once: the more, the cheaper
 
     def __init__(self, client: Client, workers: int | None = None) -> None:
         if client.asynchronous:
             raise TypeError(f"pool={client!r} is asynchronous: make a Client() without asynchronous=True")
         threads = sum(client.nthreads().values()) if workers is None else checked_count("workers", workers)
         super().__init__(client, max(1, threads), threads=False)
-        self.chunk_seconds = max(LEASE, self.workers / TASKS)
+        self.chunk_seconds = max(LEASE, 2 * self.workers / self.lanes_per_worker / TASKS)
         self._futures: dict[int, Future[Any]] = {}
         self._sent: Future[Any] | None = None
         self._marks: dict[int, Variable] = {}

@@ -50,6 +50,8 @@ class RayPool(ForeignPool):
     10
     """
 
+    lanes_per_worker = 3  # with two, Ray has at times none for a worker, gives it back, and has to ask for it again
+
     def __init__(self, address: str | None = None, *, workers: int | None = None) -> None:
         self._address = address
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -62,7 +64,7 @@ class RayPool(ForeignPool):
             workers = workers or int(ray.cluster_resources().get("CPU", 1))
         super().__init__(address or "here", max(1, workers or usable_cpus()), threads=False)
         self._entered = False  # it is ours to close
-        self.chunk_seconds = max(LEASE, self.workers / TASKS)
+        self.chunk_seconds = max(LEASE, 2 * self.workers / self.lanes_per_worker / TASKS)
         self._refs: dict[Any, Run] = {}
         self._sent: Any = None
         self._task = ray.remote(max_retries=0)(_run_lease)
