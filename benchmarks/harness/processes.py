@@ -84,6 +84,15 @@ def own_memory(pid: int) -> int:
     return (_memory(pid, "RssAnon:") or 0) + (_memory(pid, "RssShmem:") or 0)
 
 
+def cpu_time(pid: int) -> float:
+    """The seconds of all cores that a process has had since its program started; 0 if it is gone, or can't be asked."""
+    try:
+        user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    except OSError:
+        return 0.0
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 def _memory(pid: int, field: str) -> int | None:
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()

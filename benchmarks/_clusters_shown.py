@@ -1,0 +1,354 @@
+"""What the suite `clusters` shows: the targets, what was measured, what is simulated with that, and how real it is."""
+
+import importlib
+import re
+from dataclasses import dataclass
+from statistics import median
+
+from benchmarks._clusters_engines import DASK, ENGINES, RAY
+from benchmarks._clusters_simulated import FEW, MANY, ClusterCosts, ClusterJob, outcomes
+from benchmarks._simulated import in_words
+from benchmarks.harness import charts, tables
+from benchmarks.harness.lines import Axis, Line, lines
+from benchmarks.harness.tables import Cell, Table, significant
+
+CHUNKS = {engine: f"chunks of no work, {engine}" for engine in ENGINES}
+WORDS = {engine: f"word count, {engine}" for engine in ENGINES}
+EVENT = "telling the plan of an event"
+
+LEASES = {engine: f"poolagg on {engine}, 20 chunks a lease" for engine in ENGINES}
+PLAIN = {engine: f"{engine}, plain tasks" for engine in ENGINES}
+COUNT = {engine: f"poolagg on {engine}, Frequencies" for engine in ENGINES}
+NAPS = {engine: f"poolagg on {engine}, naps" for engine in ENGINES}
+FREQUENCIES = "dask.bag, frequencies"
+PLAN = {lanes: f"poolagg's plan, {lanes:,} lanes" for lanes in (FEW, MANY)}
+
+IN_A_LEASE = 20
+NAP = 0.005
+NAPPERS = {
+    DASK: {"full": (2, 4, 8, 16, 32), "quick": (2, 32), "tiny": (2,)},
+    RAY: {"full": (2, 4, 8), "quick": (4,), "tiny": ()},
+}
+"""Workers, by scale: dask's are threads here, Ray's are processes."""
+
+
+def napping(engine, workers):
+    """The name of the case."""
+    return f"items that sleep, {workers} workers, {engine}"
+
+
+# -- what a run tells ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Told:
+    """How many tasks there were; the driver's and the scheduler's CPU seconds for each; what the middle one held."""
+
+    tasks: int
+    driver: float
+    scheduler: float
+    items: int
+    seconds: float
+    item: float
+    """Seconds that an item took."""
+
+
+def told(run):
+    """What a run's note says of its tasks."""
+    cpu = f"CPU of a task: driver {1e6 * run.driver:.0f} µs, scheduler {1e6 * run.scheduler:.0f} µs"
+    return f"{run.tasks} tasks; {cpu}; in one {run.items} items, {run.seconds:.6f} s; an item {1e6 * run.item:.2f} µs"
+
+
+def heard(note):
+    """What stands in such a note; None if it is another.
+
+    >>> heard(told(Told(7, 0.001, 0.002, 20, 0.25, 0.0125))).items, heard("")
+    (20, None)
+    """
+    number = r"([\d.]+)"
+    found = re.fullmatch(
+        rf"{number} tasks; CPU of a task: driver {number} µs, scheduler {number} µs; "
+        rf"in one {number} items, {number} s; an item {number} µs",
+        note,
+    )
+    if found is None:
+        return None
+    tasks, driver, scheduler, items, seconds, item = map(float, found.groups())
+    return Told(int(tasks), driver / 1e6, scheduler / 1e6, int(items), seconds, item / 1e6)
+
+
+def all_told(results, case, contestant):
+    """By turn, where the result was right."""
+    runs = (run for run in results.of(case, contestant) if run.correct)
+    return {run.turn: found for run in runs if (found := heard(run.note)) is not None}
+
+
+def typical(results, case, contestant, field):
+    """The median over the turns; None if there are none."""
+    found = [getattr(one, field) for one in all_told(results, case, contestant).values()]
+    return median(found) if found else None
+
+
+# -- targets ---------------------------------------------------------------------------------------------------------
+
+
+def times(results, case, contestant):
+    """Seconds per unit, by turn, where the result was right."""
+    return {run.turn: run.seconds / run.units for run in results.of(case, contestant) if run.correct}
+
+
+def measures(results):
+    """What is asked for: a name, the numbers of all turns, the target, and whether more is better."""
+    for engine, most in ((DASK, 200), (RAY, 60)):
+        found = sorted(1e6 * seconds for seconds in times(results, CHUNKS[engine], LEASES[engine]).values())
+        yield f"a chunk on {engine}, 20 in a lease: µs", found, most, False
+    ours, theirs = (times(results, WORDS[DASK], name) for name in (COUNT[DASK], FREQUENCIES))
+    ratios = sorted(seconds / ours[turn] for turn, seconds in theirs.items() if turn in ours)
+    yield "word count on dask: dask.bag's frequencies by poolagg, turn by turn", ratios, 3, True
+
+
+def table_of_targets(results):
+    """What was asked for, and whether it holds."""
+    rows = []
+    for name, found, target, more in measures(results):
+        holds = found and (median(found) >= target if more else median(found) <= target)
+        rows.append([
+            Cell(name),
+            number(significant(median(found)) if found else "-"),
+            number(f"{significant(found[0])} - {significant(found[-1])}" if found else "-"),
+            number(f"at {'least' if more else 'most'} {target}"),
+            Cell("yes", "good") if holds else Cell("no", "bad") if found else Cell("-", "none"),
+        ])  # fmt: skip
+    head = ["what", "median", "least - most", "target", "holds"]
+    return Table(f"Targets, with {load_of(results)}", head, rows)
+
+
+def load_of(results):
+    """What else the machine had to do when the suite began."""
+    return f"a load of {results.machine.get('load before', '?')} before, on {results.machine.get('cores', '?')} cores"
+
+
+def number(text):
+    return Cell(text, "number")
+
+
+# -- the model -------------------------------------------------------------------------------------------------------
+
+WORKERS = (2, 8, 32, 100, 300, 1000, 3000, 10_000)
+MILLION, MANY_WORKERS = 10**6, 1000
+WORK = (0.001, 0.01, 0.1)
+HORIZON = 60.0
+"""Simulated seconds at most."""
+
+FAN_INS = (1, 4, 16, 64)
+
+
+def costs_of(results, engine):
+    """What was measured of an engine; None if something of it was not."""
+    found = [typical(results, CHUNKS[engine], LEASES[engine], field) for field in ("driver", "scheduler")]
+    plan = [median(seconds.values()) if (seconds := times(results, EVENT, PLAN[lanes])) else None for lanes in PLAN]
+    return None if None in (*found, *plan) else ClusterCosts(*found, *plan)
+
+
+def room_of(engine):
+    """The pool's room in poolagg; None where the engine is not installed."""
+    try:
+        return importlib.import_module(f"poolagg.pools.{engine.lower()}")
+    except ImportError:
+        return None
+
+
+def asked(engine, workers):
+    """Seconds of work in a lease at least, as the pool's own constants have it, for so many workers."""
+    room = room_of(engine)
+    return max(room.LEASE, 2 * workers / room.TASKS)
+
+
+def pool_of(engine):
+    """The class."""
+    return getattr(room_of(engine), f"{engine.capitalize()}Pool")
+
+
+def lanes_of(engine, workers):
+    """Leases in flight."""
+    return pool_of(engine).lanes_per_worker * workers
+
+
+def fan_in(engine):
+    """So many states meet on the cluster, as the pool has it, before one comes to the driver."""
+    return getattr(pool_of(engine), "leaves", 0) or 1
+
+
+def job_of(engine, workers, item, items, **more):
+    """As the pool would have it."""
+    return ClusterJob(lanes_of(engine, workers), item, items, lease=asked(engine, workers), workers=workers, **more)
+
+
+def modelled(results):
+    """The engines whose costs are known, with these."""
+    found = {engine: costs_of(results, engine) for engine in ENGINES if room_of(engine)}
+    return {engine: costs for engine, costs in found.items() if costs is not None}
+
+
+def table_of_costs(results, costs):
+    """The measured constants."""
+    rows = []
+    for engine, found in costs.items():
+        plain = [typical(results, CHUNKS[engine], PLAIN[engine], field) for field in ("driver", "scheduler")]
+        rows += [
+            [Cell(f"a lease on {engine}"), micro(found.driver), micro(found.scheduler)],
+            [Cell(f"a plain task on {engine}"), *map(micro, plain)],
+        ]
+    found = next(iter(costs.values()))
+    rows += [
+        [Cell(f"telling the plan of an event, {lanes:,} lanes"), micro(seconds), Cell("-")]
+        for lanes, seconds in ((FEW, found.plan_few), (MANY, found.plan_many))
+    ]
+    return Table("Measured constants", ["µs of CPU time", "driver", "scheduler"], rows)
+
+
+def micro(seconds):
+    return number("-" if seconds is None else significant(1e6 * seconds))
+
+
+def busy(engine, costs, workers):
+    """The lease, and the shares of their time in which driver and scheduler are busy with all workers at work."""
+    lease = asked(engine, workers)
+    return lease, workers / lease * costs.lease(lanes_of(engine, workers)), workers / lease * costs.scheduler
+
+
+def table_of_saturation(costs):
+    """Arithmetic on the constants: what the lease does, and what would be without it."""
+    rows = [
+        [
+            number(f"{workers:,}"),
+            *(cell for engine, one in costs.items() for cell in saturation(engine, one, workers)),
+        ]
+        for workers in WORKERS
+    ]
+    columns = ("lease", "driver busy", "scheduler busy", "saturated by leases below")
+    head = ["workers", *(f"{engine}: {column}" for engine in costs for column in columns)]
+    return Table("All workers at work: the lease that the pool asks for, and who is how busy", head, rows)
+
+
+def saturation(engine, costs, workers):
+    lease, *shares = busy(engine, costs, workers)
+    least = workers * max(costs.lease(lanes_of(engine, workers)), costs.scheduler)
+    return [number(in_words(lease)), *(number(percent(share)) for share in shares), number(in_words(least))]
+
+
+def percent(share):
+    return f"{100 * share:.{0 if share >= 0.1 else 1}f} %"
+
+
+def million(costs):
+    """A million chunks, by how much work is in each, for each engine: as much of the run as is simulated."""
+    return {engine: [job_of(engine, MANY_WORKERS, work, MILLION, horizon=HORIZON) for work in WORK] for engine in costs}
+
+
+def table_of_million(costs):
+    """A thousand workers and a million chunks, with the real plan."""
+    rows = []
+    for engine, one in costs.items():
+        jobs = million(costs)[engine]
+        found = outcomes(tuple(jobs), one)
+        rows += [[Cell(engine), number(in_words(job.item)), *outcome_cells(job, found[job])] for job in jobs]
+    head = ["engine", "a chunk", "chunks in a lease", "work in a lease", "leases", "driver busy", "scheduler busy",
+            "seconds", "chunks done", "share of the workers' time in func"]  # fmt: skip
+    title = f"Simulated: {MILLION:,} chunks on {MANY_WORKERS:,} workers, the first {HORIZON:.0f} s from a cold start"
+    return Table(title, head, rows)
+
+
+def outcome_cells(job, found):
+    texts = (
+        f"{found.items:,}", in_words(found.items * job.item), f"{found.leases:,}", percent(found.driver),
+        percent(found.scheduler), significant(found.seconds), f"{found.result[0]:,}", percent(found.efficiency),
+    )  # fmt: skip
+    return map(number, texts)
+
+
+def table_of_fan_in(results, costs):
+    """Arithmetic on what the states of the word count took the driver."""
+    rows = []
+    for engine, one in costs.items():
+        state = typical(results, WORDS[engine], COUNT[engine], "driver")
+        if state is None:
+            continue
+        merging = max(0.0, state - one.driver)
+        lease = asked(engine, MANY_WORKERS)
+        shares = (MANY_WORKERS / lease * (one.lease(lanes_of(engine, MANY_WORKERS)) + merging / fan) for fan in FAN_INS)
+        rows.append([Cell(engine), micro(merging), *(number(percent(share)) for share in shares),
+                     number(str(fan_in(engine)))])  # fmt: skip
+    head = ["engine", "a state: µs of the driver", *(f"driver busy, fan-in {fan}" for fan in FAN_INS), "the pool's"]
+    title = f"States like the word count's on {MANY_WORKERS:,} workers, if so many meet on the cluster before one comes"
+    return Table(f"{title} to the driver", head, rows)
+
+
+# -- what the pool picks ---------------------------------------------------------------------------------------------
+
+
+def picked(results, costs):
+    """By engine and workers: what the runs told, and the job that simulates them, with its outcome."""
+    for engine, one in costs.items():
+        for workers in NAPPERS[engine]["full"]:
+            case = napping(engine, workers)
+            found = list(all_told(results, case, NAPS[engine]).values())
+            if found:
+                runs = [run for run in results.of(case, NAPS[engine]) if run.correct]
+                item = median(each.item for each in found)
+                job = job_of(engine, workers, item, runs[0].units, sized=False)
+                yield engine, workers, found, median(run.seconds for run in runs), job, one
+
+
+def table_of_picks(results, costs):
+    """The model, held against the world."""
+    rows = []
+    for engine, workers, found, seconds, job, one in picked(results, costs):
+        outcome = outcomes((job,), one)[job]
+        texts = (
+            f"{workers}", in_words(job.lease), in_words(median(each.seconds for each in found)),
+            f"{median(each.items for each in found):g}", f"{outcome.items}",
+            f"{median(each.tasks for each in found):g}", f"{outcome.leases}", significant(seconds),
+            significant(outcome.seconds),
+        )  # fmt: skip
+        rows.append([Cell(engine), *map(number, texts)])
+    head = ["engine", "workers", "lease asked for", "lease picked", "items in it", "simulated", "leases", "simulated",
+            "seconds", "simulated"]  # fmt: skip
+    title = f"Items that sleep {in_words(NAP)}: the leases that the pool really picked, and those of the model"
+    return Table(f"{title} (a lease: the one that the middle item was in)", head, rows)
+
+
+# -- all of it -------------------------------------------------------------------------------------------------------
+
+
+def all_tables(results):
+    """The targets; what is measured; and, of engines whose costs are known, what the model makes of them."""
+    found = [table_of_targets(results)]
+    if costs := modelled(results):
+        found += [table_of_costs(results, costs), table_of_saturation(costs), table_of_million(costs)]
+        found += [table_of_fan_in(results, costs), table_of_picks(results, costs)]
+    return [*found, *tables.times(results)]
+
+
+def all_charts(results):
+    """Bars for what is compared with others; and how busy the driver is, by the number of workers."""
+    bars = charts.bars(results)
+    names = [f"{results.suite}-{charts.slug(case)}" for case in (*CHUNKS.values(), *WORDS.values())]
+    shown = {name: bars[name] for name in names if name in bars}
+    if costs := modelled(results):
+        shown["clusters-driver"] = chart_of_driver(costs)
+    return shown
+
+
+def chart_of_driver(costs):
+    """With the leases that the pool asks for; and, dashed, with a task for each 10 ms of work."""
+    drawn = [Line("no time left", [(WORKERS[0], 1), (WORKERS[-1], 1)], "ideal")]
+    for engine, one in costs.items():
+        drawn.append(Line(f"{engine}: driver", [(count, busy(engine, one, count)[1]) for count in WORKERS]))
+        drawn.append(Line(f"{engine}: scheduler", [(count, busy(engine, one, count)[2]) for count in WORKERS]))
+        plain = [(count, count / 0.01 * one.driver) for count in WORKERS if count * one.driver <= 0.02]
+        drawn.append(Line(f"{engine}: driver, a task for each 10 ms of work", plain, "dots"))
+    x = Axis("workers", True, {count: f"{count:,}" for count in WORKERS})
+    y = Axis("share of its time in which it is busy", limits=(0, 1.6))
+    note = "By arithmetic from the measured constants: all workers at work, and leases as long as the pool asks for."
+    return lines("Where would the driver saturate?", x, y, drawn, note)
