@@ -241,18 +241,26 @@ def percent(share):
     return f"{100 * share:.{0 if share >= 0.1 else 1}f} %"
 
 
-def million(costs):
-    """A million chunks, by how much work is in each, for each engine: as much of the run as is simulated."""
-    return {engine: [job_of(engine, MANY_WORKERS, work, MILLION, horizon=HORIZON) for work in WORK] for engine in costs}
+def million(engine):
+    """A million chunks, by how much work is in each: as much of the run as is simulated."""
+    return [job_of(engine, MANY_WORKERS, work, MILLION, horizon=HORIZON) for work in WORK]
 
 
-def table_of_million(costs):
+def everything(results, costs):
+    """By engine and job, what came of it: of all that is simulated."""
+    return {
+        engine: outcomes((*million(engine), *(pick.job for pick in picked(results, engine))), one)
+        for engine, one in costs.items()
+    }
+
+
+def table_of_million(found):
     """A thousand workers and a million chunks, with the real plan."""
-    rows = []
-    for engine, one in costs.items():
-        jobs = million(costs)[engine]
-        found = outcomes(tuple(jobs), one)
-        rows += [[Cell(engine), number(in_words(job.item)), *outcome_cells(job, found[job])] for job in jobs]
+    rows = [
+        [Cell(engine), number(in_words(job.item)), *outcome_cells(job, by_job[job])]
+        for engine, by_job in found.items()
+        for job in million(engine)
+    ]
     head = ["engine", "a chunk", "chunks in a lease", "work in a lease", "leases", "driver busy", "scheduler busy",
             "seconds", "chunks done", "share of the workers' time in func"]  # fmt: skip
     title = f"Simulated: {MILLION:,} chunks on {MANY_WORKERS:,} workers, the first {HORIZON:.0f} s from a cold start"
@@ -287,31 +295,41 @@ def table_of_fan_in(results, costs):
 # -- what the pool picks ---------------------------------------------------------------------------------------------
 
 
-def picked(results, costs):
-    """By engine and workers: what the runs told, and the job that simulates them, with its outcome."""
-    for engine, one in costs.items():
-        for workers in NAPPERS[engine]["full"]:
-            case = napping(engine, workers)
-            found = list(all_told(results, case, NAPS[engine]).values())
-            if found:
-                runs = [run for run in results.of(case, NAPS[engine]) if run.correct]
-                item = median(each.item for each in found)
-                job = job_of(engine, workers, item, runs[0].units, sized=False)
-                yield engine, workers, found, median(run.seconds for run in runs), job, one
+@dataclass(frozen=True)
+class Pick:
+    """Naps that were really taken: what their runs told, how long they took, and the job that simulates them."""
+
+    told: list[Told]
+    seconds: float
+    job: ClusterJob
 
 
-def table_of_picks(results, costs):
+def picked(results, engine):
+    """By the number of workers."""
+    found = []
+    for workers in NAPPERS[engine]["full"]:
+        case = napping(engine, workers)
+        if runs := [run for run in results.of(case, NAPS[engine]) if run.correct]:
+            said = [heard(run.note) for run in runs]
+            item = median(one.item for one in said)
+            job = job_of(engine, workers, item, runs[0].units, sized=False)
+            found.append(Pick(said, median(run.seconds for run in runs), job))
+    return found
+
+
+def table_of_picks(results, found):
     """The model, held against the world."""
     rows = []
-    for engine, workers, found, seconds, job, one in picked(results, costs):
-        outcome = outcomes((job,), one)[job]
-        texts = (
-            f"{workers}", in_words(job.lease), in_words(median(each.seconds for each in found)),
-            f"{median(each.items for each in found):g}", f"{outcome.items}",
-            f"{median(each.tasks for each in found):g}", f"{outcome.leases}", significant(seconds),
-            significant(outcome.seconds),
-        )  # fmt: skip
-        rows.append([Cell(engine), *map(number, texts)])
+    for engine, by_job in found.items():
+        for pick in picked(results, engine):
+            outcome = by_job[pick.job]
+            texts = (
+                f"{pick.job.workers}", in_words(pick.job.lease), in_words(median(one.seconds for one in pick.told)),
+                f"{median(one.items for one in pick.told):g}", f"{outcome.items}",
+                f"{median(one.tasks for one in pick.told):g}", f"{outcome.leases}", significant(pick.seconds),
+                significant(outcome.seconds),
+            )  # fmt: skip
+            rows.append([Cell(engine), *map(number, texts)])
     head = ["engine", "workers", "lease asked for", "lease picked", "items in it", "simulated", "leases", "simulated",
             "seconds", "simulated"]  # fmt: skip
     title = f"Items that sleep {in_words(NAP)}: the leases that the pool really picked, and those of the model"
@@ -325,9 +343,17 @@ def all_tables(results):
     """The targets; what is measured; and, of engines whose costs are known, what the model makes of them."""
     found = [table_of_targets(results)]
     if costs := modelled(results):
-        found += [table_of_costs(results, costs), table_of_saturation(costs), table_of_million(costs)]
-        found += [table_of_fan_in(results, costs), table_of_picks(results, costs)]
-    return [*found, *tables.times(results)]
+        simulated = everything(results, costs)
+        found += [table_of_costs(results, costs), table_of_saturation(costs), table_of_million(simulated)]
+        found += [table_of_fan_in(results, costs), table_of_picks(results, simulated)]
+    return [*found, *map(without_lines, tables.times(results))]
+
+
+def without_lines(table):
+    """Who writes how many is not the question here."""
+    place = table.head.index("lines")
+    head, *rows = [row[:place] + row[place + 1 :] for row in (table.head, *table.rows)]
+    return Table(table.title, head, rows)
 
 
 def all_charts(results):
