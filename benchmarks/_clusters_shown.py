@@ -42,9 +42,10 @@ def napping(engine, workers):
 
 @dataclass(frozen=True)
 class Told:
-    """How many tasks there were; the driver's and the scheduler's CPU seconds for each; what the middle one held."""
+    """Numbers of tasks, and of states that came to the driver; CPU seconds of a task; what the middle one held."""
 
     tasks: int
+    states: int
     driver: float
     scheduler: float
     items: int
@@ -52,29 +53,35 @@ class Told:
     item: float
     """Seconds that an item took."""
 
+    @property
+    def meeting(self):
+        """Leases whose states met on the cluster before one came to the driver."""
+        return self.tasks / self.states
+
 
 def told(run):
     """What a run's note says of its tasks."""
     cpu = f"CPU of a task: driver {1e6 * run.driver:.0f} µs, scheduler {1e6 * run.scheduler:.0f} µs"
-    return f"{run.tasks} tasks; {cpu}; in one {run.items} items, {run.seconds:.6f} s; an item {1e6 * run.item:.2f} µs"
+    each = f"in one {run.items} items, {run.seconds:.6f} s; an item {1e6 * run.item:.2f} µs"
+    return f"{run.tasks} tasks, {run.states} states; {cpu}; {each}"
 
 
 def heard(note):
     """What stands in such a note; None if it is another.
 
-    >>> heard(told(Told(7, 0.001, 0.002, 20, 0.25, 0.0125))).items, heard("")
+    >>> heard(told(Told(7, 7, 0.001, 0.002, 20, 0.25, 0.0125))).items, heard("")
     (20, None)
     """
     number = r"([\d.]+)"
     found = re.fullmatch(
-        rf"{number} tasks; CPU of a task: driver {number} µs, scheduler {number} µs; "
+        rf"{number} tasks, {number} states; CPU of a task: driver {number} µs, scheduler {number} µs; "
         rf"in one {number} items, {number} s; an item {number} µs",
         note,
     )
     if found is None:
         return None
-    tasks, driver, scheduler, items, seconds, item = map(float, found.groups())
-    return Told(int(tasks), driver / 1e6, scheduler / 1e6, int(items), seconds, item / 1e6)
+    tasks, states, driver, scheduler, items, seconds, item = map(float, found.groups())
+    return Told(int(tasks), int(states), driver / 1e6, scheduler / 1e6, int(items), seconds, item / 1e6)
 
 
 def all_told(results, case, contestant):
@@ -175,7 +182,7 @@ def lanes_of(engine, workers):
 
 
 def fan_in(engine):
-    """So many states meet on the cluster, as the pool has it, before one comes to the driver."""
+    """So many states meet on the cluster at most, as the pool has it, before one comes to the driver."""
     return getattr(pool_of(engine), "leaves", 0) or 1
 
 
@@ -285,9 +292,11 @@ def table_of_fan_in(results, costs):
         merging = max(0.0, state - one.driver)
         lease = asked(engine, MANY_WORKERS)
         shares = (MANY_WORKERS / lease * (one.lease(lanes_of(engine, MANY_WORKERS)) + merging / fan) for fan in FAN_INS)
+        really = typical(results, WORDS[engine], COUNT[engine], "meeting")
         rows.append([Cell(engine), micro(merging), *(number(percent(share)) for share in shares),
-                     number(str(fan_in(engine)))])  # fmt: skip
-    head = ["engine", "a state: µs of the driver", *(f"driver busy, fan-in {fan}" for fan in FAN_INS), "the pool's"]
+                     number(f"{fan_in(engine)}"), number(f"{really:.3g}")])  # fmt: skip
+    head = ["engine", "a state: µs of the driver", *(f"driver busy, fan-in {fan}" for fan in FAN_INS),
+            "the pool's fan-in", "in the word count here"]  # fmt: skip
     title = f"States like the word count's on {MANY_WORKERS:,} workers, if so many meet on the cluster before one comes"
     return Table(f"{title} to the driver", head, rows)
 

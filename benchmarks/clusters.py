@@ -38,7 +38,7 @@ from benchmarks._clusters_shown import CHUNKS, EVENT, IN_A_LEASE, NAPPERS, PLAN,
 from benchmarks._clusters_simulated import event_cost, middle
 from benchmarks.harness import Case, Suite, Timed, Verdict
 from poolagg import Count, Frequencies, Sum, aggregate
-from poolagg.events import ChunkDone
+from poolagg.events import ChunkDone, StateMerged
 
 # -- jobs ------------------------------------------------------------------------------------------------------------
 
@@ -129,9 +129,9 @@ def contestant(engine, name, names, *needs, part=1.0, warm=40, **options):
             with ENGINES[engine](job.workers, **options) as cluster:
                 call(perform, cluster, job.source(warm))
                 meter, began = Meter(cluster), time.perf_counter()
-                result, leases = call(perform, cluster, items)
+                result, heard = call(perform, cluster, items)
                 seconds = time.perf_counter() - began
-                note = note_of(job, leases, *meter.read())
+                note = note_of(job, heard, *meter.read())
             return Timed((result, note), seconds)
 
         suite.contestant(name, needs=needs, cases=names, part=part, patience=30)(run)
@@ -140,20 +140,21 @@ def contestant(engine, name, names, *needs, part=1.0, warm=40, **options):
     def call(perform, cluster, items):
         heard = []
         result = perform(cluster.pool, items, heard.append) if name.startswith("poolagg") else perform(items)
-        return result, [event for event in heard if isinstance(event, ChunkDone)]
+        return result, heard
 
     return enter
 
 
-def note_of(job, leases, driver, scheduler):
-    """Of leases, or of plain tasks; of other peoples' tasks nobody knows how many there were."""
-    if leases:
+def note_of(job, heard, driver, scheduler):
+    """Of leases, by the events of the run, or of plain tasks; how many others' bags have nobody knows."""
+    if leases := [event for event in heard if isinstance(event, ChunkDone)]:
+        states = sum(isinstance(event, StateMerged) for event in heard)
         sizes = {lease.stop - lease.start: lease.seconds for lease in leases}
         items = middle([lease.stop - lease.start for lease in leases])
         each = sum(lease.seconds for lease in leases) / job.units
-        return told(Told(len(leases), driver / len(leases), scheduler / len(leases), items, sizes[items], each))
+        return told(Told(len(leases), states, driver / len(leases), scheduler / len(leases), items, sizes[items], each))
     if job.name in CHUNKS.values():
-        return told(Told(job.units, driver / job.units, scheduler / job.units, 1, 0.0, 0.0))
+        return told(Told(job.units, job.units, driver / job.units, scheduler / job.units, 1, 0.0, 0.0))
     return ""
 
 

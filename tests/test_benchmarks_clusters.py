@@ -135,11 +135,13 @@ def all_results():
     """As if both engines had been measured."""
     runs = []
     for engine, driver in ((DASK, 1e-3), (RAY, 0.7e-3)):
-        runs += runs_of(CHUNKS[engine], LEASES[engine], [1.5e-4, 1.9e-4, 9e-4], told(Told(10, driver, 2e-3, 20, 0, 0)))
-        runs += runs_of(WORDS[engine], COUNT[engine], [1, 1, 2], told(Told(10, driver + 0.01, 2e-3, 1, 0.1, 0.1)))
+        runs += runs_of(
+            CHUNKS[engine], LEASES[engine], [1.5e-4, 1.9e-4, 9e-4], told(Told(10, 10, driver, 2e-3, 20, 0, 0))
+        )
+        runs += runs_of(WORDS[engine], COUNT[engine], [1, 1, 2], told(Told(10, 10, driver + 0.01, 2e-3, 1, 0.1, 0.1)))
     runs += runs_of(WORDS[DASK], FREQUENCIES, [4, 2, 7])
     runs += [run for name in PLAN.values() for run in runs_of(EVENT, name, [20e-6])]
-    runs += runs_of(napping(DASK, 2), NAPS[DASK], [3], told(Told(30, 1e-3, 0, 50, 0.25, 5e-3)), units=1000)
+    runs += runs_of(napping(DASK, 2), NAPS[DASK], [3], told(Told(30, 30, 1e-3, 0, 50, 0.25, 5e-3)), units=1000)
     results = replace(sample(runs), suite="clusters")
     results.cases[:] = dict.fromkeys(run.case for run in runs)
     return results
@@ -157,7 +159,7 @@ def test_targets_are_held_against_medians_and_ratios_turn_by_turn():
 
 def test_what_a_run_tells_of_its_leases_can_be_read_again():
     """And other notes say nothing of them."""
-    one = Told(7, 0.0015, 0.002, 20, 0.25, 0.0125)
+    one = Told(7, 3, 0.0015, 0.002, 20, 0.25, 0.0125)
     assert heard(told(one)) == one
     assert heard("not what a loop gives") is None
 
