@@ -197,17 +197,16 @@ class Source:
 
         Gives what is left to be pulled, None if the time is up.
         """
-        items, before = self._items, len(self._items)
+        items, before, append = self._items, len(self._items), self._items.append
         try:
             while True:
-                end = len(items)
-                items.extend(islice(wanted, self._together))
-                new = items[end:]
-                if not _NUMBERS.issuperset(map(type, new)):
-                    del items[end:]
-                    self._kind = PLAIN
-                    return chain(new, wanted)
-                if len(new) < self._together:
+                end = len(items) + self._together
+                for item in islice(wanted, self._together):
+                    if type(item) is not int and type(item) not in _NUMBERS:  # and no other is pulled before it is kept
+                        self._kind = PLAIN
+                        return chain((item,), wanted)
+                    append(item)
+                if len(items) < end:
                     return wanted
                 if clock() > until:
                     self._together = TOGETHER if len(items) - before > MANY else 1

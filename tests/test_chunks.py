@@ -276,6 +276,23 @@ def test_what_was_pulled_before_the_source_raised_is_in_hand():
     assert opened([source.seal(3005)]) == list(range(3005))
 
 
+def test_numbers_may_turn_into_a_buffer_that_is_used_again_and_again():
+    """Each item is what it was when it was pulled, however quick the numbers came before."""
+
+    def numbers():
+        yield from range(3005)
+        buffer = []
+        for i in range(50):
+            buffer[:] = [i]
+            yield buffer
+
+    source = Source(numbers(), encode)
+    looks = itertools.count()
+    source.pull(5000, 1 << 20, lambda: next(looks) - 1500, 0.5)
+    source.pull(5000, 1 << 20, lambda: 0.0, 0.5)
+    assert opened([source.seal(3055)]) == [*range(3005), *([i] for i in range(50))]
+
+
 def test_numbers_may_turn_into_anything_in_the_middle():
     items = [*range(3005), "a", [1], *range(50)]
     source = Source(iter(items), encode)
