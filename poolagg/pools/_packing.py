@@ -7,6 +7,7 @@ exception that does not survive is its type's name and its traceback as text, ne
 from __future__ import annotations
 
 import pickle
+import sys
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -27,6 +28,7 @@ __all__ = [
     "PackedFailure",
     "PackedPiece",
     "as_reducer_error",
+    "job_does_not_open",
     "pack_failure",
     "pack_failures",
     "pack_items",
@@ -244,6 +246,16 @@ def as_reducer_error(error: BaseException) -> PoolAggError:
     if isinstance(error, (ReducerError, WorkerLost)):
         return error
     told = ReducerError(f"the reducer failed in a worker: {type(error).__name__}: {error}")
+    told.__cause__ = error
+    return told
+
+
+def job_does_not_open(error: BaseException) -> ReducerError:
+    """What to tell people when func or reducer does not unpickle where it is to run."""
+    told = ReducerError(
+        f"func or reducer could not be unpickled in the worker: {type(error).__name__}: {error}. Is a module "
+        f"it needs importable there? sys.path is {sys.path}"
+    )
     told.__cause__ = error
     return told
 

@@ -13,6 +13,7 @@ from poolagg.errors import ReducerError
 from poolagg.pools._packing import (
     PackedFailure,
     as_reducer_error,
+    job_does_not_open,
     pack_failure,
     pack_failures,
     pack_pieces,
@@ -101,7 +102,10 @@ def is_open(name: str) -> bool:
 def _job(call: Call) -> Job:
     job = _jobs.get(call.name)
     if job is None:  # another thread of this worker may be opening the same, or another run's
-        job = open_job(call.job)
+        try:
+            job = open_job(call.job)
+        except Exception as error:
+            raise job_does_not_open(error) from error
         _jobs.clear()
         _jobs[call.name] = job
     return job

@@ -22,14 +22,13 @@ from time import perf_counter
 
 from poolagg._orders import Failure, Run
 from poolagg._parcels import open_parcel
-from poolagg.errors import ReducerError
 from poolagg.pools import _channel
 from poolagg.pools._arena import Arena, Loan, Loans, Place
 from poolagg.pools._cell import Cell, Over
 from poolagg.pools._channel import Message, Pipe, identity
 from poolagg.pools._death import die_with_parent, ignore_interrupts
 from poolagg.pools._memory import fresh_memory
-from poolagg.pools._packing import PackedItems, PackedPiece, pack_failures, pack_pieces, unpack_items
+from poolagg.pools._packing import PackedItems, PackedPiece, job_does_not_open, pack_failures, pack_pieces, unpack_items
 from poolagg.pools._share import open_job
 from poolagg.pools._travel import define, main_namespace
 from poolagg.pools._work import Job, Outcome, Work
@@ -137,10 +136,7 @@ class _Worker:
         try:
             self._job = open_job(message.payload)
         except Exception as error:
-            raise ReducerError(
-                f"func or reducer could not be unpickled in the worker: {type(error).__name__}: {error}. Is a module "
-                f"it needs importable there? sys.path is {sys.path}"
-            ) from error
+            raise job_does_not_open(error) from error
         namespace.update(kept)  # what an initializer assigned wins over what the parent has under that name
         assert self._job is not None
         self._cell.begin(message.epoch)
