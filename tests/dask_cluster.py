@@ -20,8 +20,9 @@ from typing import Any
 import psutil
 import pytest
 
-SETTINGS = {"distributed.comm.timeouts.connect": "10s"}
-"""For so long dask may try to reach a dead worker that held a result, and not for its default of 30 s."""
+SETTINGS = {"distributed.comm.timeouts.connect": "10s", "distributed.scheduler.worker-ttl": "5s"}
+"""For so long dask may try to reach a dead worker that held a result, and not for its default of 30 s; and so long may
+a worker be silent before it is killed and renewed, and not for 5 minutes."""
 
 
 @dataclass
@@ -30,6 +31,8 @@ class Cluster:
 
     address: str
     process: psutil.Popen
+    folder: Path
+    """Where all its temporary files are."""
 
     def workers(self) -> list[psutil.Process]:
         """The processes of its workers, oldest first; each has a nanny in the cluster's process, which renews it."""
@@ -52,24 +55,42 @@ def imported() -> Any:
 
 
 @contextlib.contextmanager
-def running(workers: int, allowed_failures: int = 3) -> Iterator[Cluster]:
+def running(workers: int, allowed_failures: int = 3, memory_limit: str | None = None) -> Iterator[Cluster]:
     """A cluster of so many workers with one thread each; a task is given up after so many deaths, and one."""
     imported()
     pipe = subprocess.PIPE
-    command = [sys.executable, __file__, str(workers), str(allowed_failures)]
-    process = psutil.Popen(command, stdin=pipe, stdout=pipe, text=True)
-    try:
-        yield Cluster(process.stdout.readline().strip(), process)
-    finally:
-        family = process.children(recursive=True) if process.is_running() else []
-        process.stdin.close()
-        process.stdout.close()
+    with tempfile.TemporaryDirectory(prefix="dask-") as folder:
+        command = [sys.executable, __file__, folder, str(workers), str(allowed_failures), memory_limit or "0"]
+        process = psutil.Popen(command, stdin=pipe, stdout=pipe, text=True)
         try:
-            process.wait(10)
-        except psutil.TimeoutExpired:  # dask may wait for long for what was killed
-            process.kill()
-            process.wait()
-        psutil.wait_procs(family, timeout=10)  # its orphans are the tests' own, who reap them here
+            yield Cluster(process.stdout.readline().strip(), process, Path(folder))
+        finally:
+            family = process.children(recursive=True) if process.is_running() else []
+            process.stdin.close()
+            process.stdout.close()
+            try:
+                process.wait(10)
+            except psutil.TimeoutExpired:  # dask may wait for long for what was killed
+                process.kill()
+                process.wait()
+            psutil.wait_procs(family, timeout=10)  # its orphans are the tests' own, who reap them here
+
+
+@contextlib.contextmanager
+def another_machine(cluster: Cluster) -> Iterator[psutil.Popen]:
+    """One more worker, under a nanny that has a process of its own, as it would have on another machine."""
+    words = ["--nthreads", "1", "--no-dashboard", "--local-directory", str(cluster.folder)]
+    command = [sys.executable, "-m", "distributed.cli.dask_worker", cluster.address, *words]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    nanny = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    try:
+        yield nanny
+    finally:
+        family = [nanny, *(nanny.children(recursive=True) if nanny.is_running() else [])]
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(family, timeout=10)
 
 
 def client(address: str, **options: Any) -> Any:
@@ -93,19 +114,19 @@ def in_a_process_of_its_own(kind: str, *options: str) -> None:
     assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-1000:]
 
 
-def main(workers: int, allowed_failures: int) -> None:
+def main(folder: str, workers: int, allowed_failures: int, memory_limit: str) -> None:
     """Run a cluster until nobody wants it any more."""
     import dask
     from distributed import LocalCluster
 
     with (
         dask.config.set(SETTINGS, distributed__scheduler__allowed_failures=allowed_failures),
-        tempfile.TemporaryDirectory() as folder,
         LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
             dashboard_address="127.0.0.1:0",
             local_directory=folder,
+            memory_limit=memory_limit,
             silence_logs=logging.CRITICAL,
         ) as cluster,
     ):
@@ -114,4 +135,4 @@ def main(workers: int, allowed_failures: int) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])

@@ -69,21 +69,34 @@ def test_dask_keeps_the_contract_of_all_pools() -> None:
     in_a_process_of_its_own("dask")
 
 
-def test_hundreds_of_chunks_are_counted_once_while_workers_are_killed_at_random(tmp_path: Path) -> None:
-    """Dask runs a lost task again, and each result is in the whole once."""
+def test_hundreds_of_chunks_are_counted_once_whatever_dies_or_freezes(tmp_path: Path) -> None:
+    """Workers are killed at random, one with its nanny, and one is stopped: each result is in the whole once."""
     chance = random.Random(6)
     doomed = {chance.randrange(1200): chance.uniform(0.1, 0.2) for _ in range(6)}
     attempts = tasks.Attempts(tmp_path)
 
-    def item(x: int) -> int:
-        if x in doomed and attempts.another(x) == 1:  # its worker is up; a nanny gives up on one that never was
-            threading.Timer(doomed[x], os.kill, (os.getpid(), signal.SIGKILL)).start()
-        return tasks.short(x)
+    with (
+        dask_cluster.running(workers=3) as cluster,
+        dask_cluster.another_machine(cluster) as nanny,
+        dask_cluster.client(cluster.address) as client,
+    ):
+        elsewhere = nanny.pid
 
-    with dask_cluster.running(workers=3) as cluster, dask_cluster.client(cluster.address) as client:
+        def item(x: int) -> int:
+            if os.getppid() == elsewhere and attempts.another("nanny") == 1:
+                os.kill(elsewhere, signal.SIGKILL)
+            elif x in doomed and attempts.another(x) == 1:  # its worker is up; a nanny gives up on one that never was
+                threading.Timer(doomed[x], os.kill, (os.getpid(), signal.SIGKILL)).start()
+            elif x > 100 and attempts.another("frozen") == 1:
+                os.kill(os.getpid(), signal.SIGSTOP)
+            return tasks.short(x)
+
+        client.wait_for_workers(4)
         before = {worker.pid for worker in cluster.workers()}
         result = aggregate(item, range(1200), Collect(), pool=client, chunksize=4)
         assert result == list(range(1200))
+        assert attempts.at("nanny") >= 1
+        assert nanny.wait() == -signal.SIGKILL
         wait_for(lambda: not before <= {worker.pid for worker in cluster.workers()})
 
 
@@ -103,15 +116,24 @@ def test_an_item_that_kills_every_worker_is_named(mortal: Cluster) -> None:
         wait_for(lambda: not client.run_on_scheduler(keys_on))
 
 
-def test_an_item_that_kills_every_worker_can_be_skipped() -> None:
-    """Its neighbours are in the result, each once, also where leaves must be folded whole; whatever dask allows."""
+def fills_its_memory(x: int) -> int:
+    held = []
+    while x == 29:
+        held.append(b"x" * (4 << 20))
+        threading.Event().wait(0.01)  # a nanny looks ten times a second
+    return kills_its_worker(x)
+
+
+def test_items_that_kill_every_worker_or_fill_its_memory_can_be_skipped() -> None:
+    """Their neighbours are in the result, each once, also where leaves must be folded whole; whatever dask allows."""
     options: dict[str, Any] = {"on_error": "skip", "retries": 0}
-    with dask_cluster.running(workers=2, allowed_failures=0) as cluster, dask_cluster.client(cluster.address) as client:
-        for reproducible in (False, True):
-            options["reproducible"] = reproducible
+    settings: dict[str, Any] = {"allowed_failures": 0, "memory_limit": "500MB"}
+    with dask_cluster.running(workers=2, **settings) as cluster, dask_cluster.client(cluster.address) as client:
+        for func, reproducible in ((fills_its_memory, False), (kills_its_worker, True)):
+            failed = {17, 29} if func is fills_its_memory else {17}
             with pytest.warns(SkippedItems, match="item 17"):
-                result = aggregate(kills_its_worker, range(40), Collect(), pool=client, **options)
-            assert result == [x for x in range(40) if x != 17]
+                result = aggregate(func, range(40), Collect(), pool=client, reproducible=reproducible, **options)
+            assert result == [x for x in range(40) if x not in failed]
 
 
 def test_a_lost_scheduler_is_an_error_and_a_checkpoint_goes_on_from_it(tmp_path: Path) -> None:
