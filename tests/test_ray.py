@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
@@ -21,29 +23,42 @@ if importlib.util.find_spec("ray") is None and not os.environ.get("POOLAGG_CI"):
 pytestmark = [pytest.mark.orphans, pytest.mark.timeout(180)]
 
 PRELUDE = """
-import os, signal, random, itertools, warnings
+import os, signal, random, itertools, sys, warnings
 import psutil
 from poolagg import *
 from poolagg.pools import RayPool
+
+def say(*words):  # not on stdout, where Ray says much
+    with open(sys.argv[1], "a") as file:
+        print(*words, file=file)
 
 def kills_its_worker(x):
     if x == 17:
         os.kill(os.getpid(), signal.SIGKILL)
     return x
 
-def workers():
-    return [child for child in psutil.Process().children(recursive=True) if child.name().startswith("ray::_run_lease")]
+def processes(name):
+    return [child for child in psutil.Process().children(recursive=True) if child.name().startswith(name)]
 
 """
 
+LEFT = """
+left = psutil.Process().children(recursive=True)
+say("left:", [process for process in left if process.status() != psutil.STATUS_ZOMBIE])
+"""
 
-def printed(folder: Path, body: str) -> list[str]:
-    """What a program prints, which ends well and in time."""
-    script = folder / "program.py"
-    script.write_text(PRELUDE + textwrap.dedent(body))
-    ran = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=150)
-    assert ran.returncode == 0, ran.stderr
-    return [line for line in ran.stdout.splitlines() if "(raylet)" not in line]
+
+def told(folder: Path, body: str) -> list[str]:
+    """What a program says, which ends well and in time, and leaves nothing behind."""
+    script, answers = folder / "program.py", folder / "answers.txt"
+    script.write_text(PRELUDE + textwrap.dedent(body) + LEFT)
+    with tempfile.TemporaryDirectory(dir="/tmp") as temporary:  # a short name, for Ray has sockets in there
+        environment = {**os.environ, "TMPDIR": temporary, "RAY_TMPDIR": temporary}
+        command = [sys.executable, script, answers]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=150, env=environment)
+        assert ran.returncode == 0, ran.stderr
+        assert os.listdir(temporary) == []
+    return answers.read_text().splitlines()
 
 
 def test_ray_keeps_the_contract_of_all_pools() -> None:
@@ -53,51 +68,95 @@ def test_ray_keeps_the_contract_of_all_pools() -> None:
 
 
 def test_deaths_on_ray(tmp_path: Path) -> None:
-    """Workers are killed at random, and each chunk counts once; a killer is named or skipped; Ctrl-C; Ray's end."""
+    """Workers and a node are killed in a run, and each chunk counts once; a killer is named or skipped; Ctrl-C."""
     body = """
+    import ray, shutil
+    from ray.cluster_utils import Cluster
+
     def short(x):
         import time
         time.sleep(0.001)
-        return x
+        return os.getppid(), x
 
-    with RayPool(workers=2) as pool:
-        dead = done = 0
+    def kill(event):
+        global dead, done
+        done += isinstance(event, events.ChunkDone)
+        if done > 40 * (dead + 1) and (running := processes("ray::_run_lease")):
+            random.choice(running).kill()
+            dead += 1
 
-        def kill(event):
-            global dead, done
-            done += isinstance(event, events.ChunkDone)
-            if done > 40 * (dead + 1) and (running := workers()):
-                random.choice(running).kill()
-                dead += 1
+    def take(partial):
+        node, x = partial
+        counted.append(x)
+        if node == second.pid and second.poll() is None:  # it has worked, and has more to do
+            second.kill()
+            killed.append(second.wait())
 
-        result = aggregate(short, range(1200), Collect(), pool=pool, chunksize=4, watch=kill)
-        print("each once:", result == list(range(1200)), dead >= 3)
+    def interrupt(partial):
+        if partial[1] == 20:
+            signal.raise_signal(signal.SIGINT)
+
+    os.environ["RAY_health_check_period_ms"] = "1000"  # so often Ray asks a node whether it is still there
+    cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=2, include_dashboard=False))
+    second = cluster.add_node(num_cpus=1).all_processes["raylet"][0].process
+    ray.init(cluster.address, log_to_driver=False)
+    with RayPool() as pool:
+        dead, done, counted, killed = 0, 0, [], []
+        aggregate(short, range(1200), Into(take), pool=pool, chunksize=4, watch=kill)
+        say("each once:", sorted(counted) == list(range(1200)), dead >= 3, killed)
         try:
             aggregate(kills_its_worker, range(40), Sum(), pool=pool, retries=1)
         except WorkerLost as lost:
-            print("named:", lost.index, lost.item)
+            say("named:", lost.index, lost.item)
         for reproducible in (False, True):
             failed = []
             options = dict(on_error=failed.append, retries=0, reproducible=reproducible)
             result = aggregate(kills_its_worker, range(40), Collect(), pool=pool, **options)
-            print("skipped:", result == [x for x in range(40) if x != 17], [event.index for event in failed])
-
-        def interrupt(partial):
-            if partial == 20:
-                signal.raise_signal(signal.SIGINT)
-
+            say("skipped:", result == [x for x in range(40) if x != 17], [event.index for event in failed])
         try:
             aggregate(short, itertools.count(), Into(interrupt), pool=pool)
         except KeyboardInterrupt:
-            print("interrupted:", aggregate(abs, range(-10, 0), Sum(), pool=pool))
-    left = psutil.Process().children(recursive=True)
-    print("left:", [process for process in left if process.status() != psutil.STATUS_ZOMBIE])
+            say("interrupted:", aggregate(abs, range(-10, 0), Sum(), pool=pool))
+    ray.shutdown()
+    cluster.shutdown()
+    shutil.rmtree(os.environ["RAY_TMPDIR"] + "/ray")  # of a cluster that no pool has started
     """
-    assert printed(tmp_path, body) == [
-        "each once: True True",
+    assert told(tmp_path, body) == [
+        f"each once: True True [{-signal.SIGKILL}]",
         "named: 17 17",
         "skipped: True [17]",
         "skipped: True [17]",
         "interrupted: 55",
         "left: []",
     ]
+
+
+def test_want_of_memory_is_told_and_a_lost_raylet_is_an_error(tmp_path: Path) -> None:
+    """Ray kills the task that runs when its machine's memory is nearly full, which here it always is by its settings.
+
+    It finds out that the raylet is dead by asking it; nobody waits for longer.
+    """
+    body = """
+    def waits(x):
+        import time
+        time.sleep(600)
+
+    def ends_ray():
+        (raylet,) = processes("raylet")
+        raylet.kill()
+        yield 1
+
+    os.environ["RAY_memory_usage_threshold"] = "0.001"
+    os.environ["RAY_health_check_period_ms"] = "1000"
+    with RayPool(workers=1) as pool:
+        for source in ([7], ends_ray()):
+            try:
+                aggregate(waits, source, Sum(), pool=pool, retries=0)
+            except WorkerLost as lost:
+                say(lost)
+    """
+    hungry, lost, left = told(tmp_path, body)
+    assert "for want of memory while it ran item 0, 7" in hungry
+    assert "lost the raylet" in lost
+    assert "checkpoint" in lost
+    assert left == "left: []"

@@ -8,6 +8,7 @@ of one task: it runs again by the plan, and if it dies again, halving finds the 
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 import tempfile
 import time
@@ -31,7 +32,10 @@ TASKS = 1200
 LEASE = 0.1
 """Seconds of work in a task at least: long against the 0.7 ms it costs, short for whoever looks at a bar."""
 
-DIED = (exceptions.WorkerCrashedError, exceptions.OutOfMemoryError)
+DIED = {
+    exceptions.WorkerCrashedError: "lost a worker",
+    exceptions.OutOfMemoryError: "lost a worker for want of memory",
+}
 """What is told of a task whose worker died."""
 
 GONE = (exceptions.NodeDiedError, exceptions.ObjectLostError)
@@ -82,8 +86,9 @@ class RayPool(ForeignPool):
         if self._address not in (None, "local"):
             ray.init(address=self._address, log_to_driver=False)
             return
-        # Ray would leave the folder of its session behind. The name is short, for paths of sockets have to be.
-        self._folder = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
+        # Ray would leave the folder of its session behind. Not in TMPDIR: paths of sockets have to be short.
+        where = os.environ.get("RAY_TMPDIR", "/tmp")
+        self._folder = tempfile.TemporaryDirectory(prefix="ray-", dir=where, ignore_cleanup_errors=True)
         cpus = self._cpus or usable_cpus()
         ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, _temp_dir=self._folder.name)
 
@@ -116,10 +121,12 @@ class RayPool(ForeignPool):
     def _answer(self, run: Run, result: Any) -> Answer:
         if isinstance(result, (Returned, Failed)):
             return super()._answer(run, result)
-        if isinstance(result, DIED):
-            return Lost(run.lane, (run.start, run.stop), "died", self._lost("lost a worker", result))
+        if (died := DIED.get(type(result))) is not None:
+            return Lost(run.lane, (run.start, run.stop), "died", self._lost(died, result))
         if isinstance(result, GONE):
             return Lost(run.lane, None, "died", self._lost("lost a node", result))
+        if isinstance(result, exceptions.LocalRayletDiedError):
+            return Broken(run.lane, self._lost(f"lost the raylet of this machine, and Ray with it. {CONTINUE}", result))
         hint = "Do all nodes have poolagg, as it is here?" if isinstance(result, exceptions.RayTaskError) else CONTINUE
         return Broken(run.lane, self._lost(f"can't run a chunk: {type(result).__name__}: {result}. {hint}", result))
 
