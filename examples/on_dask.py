@@ -6,8 +6,11 @@ item it was when a worker dies.
 """
 
 import sys
+from contextlib import ExitStack
 from math import isqrt
+from tempfile import TemporaryDirectory
 
+import dask
 from distributed import Client
 
 from poolagg import Count, Max, Sum, aggregate
@@ -18,15 +21,20 @@ def prime(n):
     return n if n > 1 and all(n % d for d in range(2, isqrt(n) + 1)) else 0
 
 
-def cluster():
+def cluster(stack):
     if len(sys.argv) > 1:
         return Client(sys.argv[1])
     # On the loopback only: by default anybody in the network may connect, and run code.
-    return Client(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", host="127.0.0.1")
+    here = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+    stack.enter_context(
+        dask.config.set(temporary_directory=stack.enter_context(TemporaryDirectory()))
+    )  # else one stays
+    return Client(n_workers=2, threads_per_worker=1, **here)
 
 
 if __name__ == "__main__":  # dask's own workers import this file
-    with cluster() as client:
+    with ExitStack() as stack:
+        client = stack.enter_context(cluster(stack))
         found = {"primes": Count().where(bool), "sum": Sum(), "largest": Max()}
         result = aggregate(prime, range(200_000), found, pool=client)
     print(f"{result['primes']:,} primes, their sum {result['sum']:,}, the largest {result['largest']:,}")

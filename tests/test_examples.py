@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -20,13 +21,16 @@ SECONDS = 50
 
 
 def run_example(name, *arguments):
-    """The lines it prints. It has a session of its own, so that whatever it leaves behind is found."""
+    """The lines it prints. It has a session and a temporary folder of its own: whatever it leaves behind is found."""
     command = [sys.executable, "-W", "error", EXAMPLES / name, *arguments]
     pipe = subprocess.PIPE
-    child = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
-    out, err = child.communicate(timeout=SECONDS)
-    assert child.returncode == 0, err
-    assert_nothing_left(child.pid)
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # a short name, for Ray has sockets in there
+        environ = {**os.environ, "TMPDIR": folder, "RAY_TMPDIR": folder}
+        child = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True, env=environ)
+        out, err = child.communicate(timeout=SECONDS)
+        assert child.returncode == 0, err
+        assert_nothing_left(child.pid)
+        assert os.listdir(folder) == []
     return out.splitlines()
 
 

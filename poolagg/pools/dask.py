@@ -59,9 +59,14 @@ class DaskPool(ForeignPool):
     Workers need poolagg, and what `func` imports. One thread a worker is best: of two items that run in a process
     when it dies nobody can say which it was. There is no `item_timeout`: dask can't end a task that has begun.
 
+    >>> from tempfile import TemporaryDirectory
     >>> from distributed import Client
     >>> from poolagg import Sum, aggregate
-    >>> with Client(n_workers=1, processes=False, dashboard_address="127.0.0.1:0") as client:
+    >>> with (
+    ...     TemporaryDirectory() as folder,
+    ...     dask.config.set(temporary_directory=folder),
+    ...     Client(n_workers=1, processes=False, dashboard_address="127.0.0.1:0") as client,
+    ... ):
     ...     aggregate(abs, range(-4, 1), Sum(), pool=DaskPool(client))
     10
     """
