@@ -73,7 +73,10 @@ def running(workers: int, allowed_failures: int = 3, memory_limit: str | None = 
             except psutil.TimeoutExpired:  # dask may wait for long for what was killed
                 process.kill()
                 process.wait()
-            psutil.wait_procs(family, timeout=10)  # its orphans are the tests' own, who reap them here
+            _, alive = psutil.wait_procs(family, timeout=10)  # its orphans are the tests' own, who reap them here
+            for process in alive:
+                process.kill()
+            psutil.wait_procs(alive)  # before the folder goes in which they write
 
 
 @contextlib.contextmanager
@@ -98,34 +101,19 @@ def client(address: str, **options: Any) -> Any:
     return imported().Client(address, set_as_default=False, **options)
 
 
-def in_a_process_of_its_own(kind: str, *options: str) -> None:
-    """Run the contract of all pools, test_pools.py, on this kind of cluster."""
-    here = Path(__file__).parent
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", kind, *options]
-    environment = {**os.environ, "POOLAGG_ONLY": kind, "PYTHONPATH": str(here)}
-    ran = subprocess.run(
-        [*command, here / "test_pools.py"],
-        capture_output=True,
-        text=True,
-        timeout=170,
-        env=environment,
-        cwd=here.parent,
-    )
-    assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-1000:]
-
-
 def main(folder: str, workers: int, allowed_failures: int, memory_limit: str) -> None:
     """Run a cluster until nobody wants it any more."""
     import dask
     from distributed import LocalCluster
 
     with (
-        dask.config.set(SETTINGS, distributed__scheduler__allowed_failures=allowed_failures),
+        dask.config.set(
+            SETTINGS, distributed__scheduler__allowed_failures=allowed_failures, temporary_directory=folder
+        ),
         LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
             dashboard_address="127.0.0.1:0",
-            local_directory=folder,
             memory_limit=memory_limit,
             silence_logs=logging.CRITICAL,
         ) as cluster,

@@ -1,5 +1,5 @@
 """What is dask's own: deaths of workers, nannies and the scheduler, and what a run leaves there; the rest of the
-contract is in test_pools.py.
+contract is in test_elsewhere.py.
 
 Each cluster is a process of its own, and so are its workers. A death is a SIGKILL.
 """
@@ -20,7 +20,7 @@ from typing import Any
 import dask_cluster
 import pytest
 import tasks
-from dask_cluster import Cluster, in_a_process_of_its_own
+from dask_cluster import Cluster
 
 from poolagg import Collect, Count, Into, SkippedItems, Sum, TaskError, WorkerLost, aggregate, events, pools
 
@@ -60,13 +60,6 @@ def kills_its_worker(x: int) -> int:
 
 
 # -- deaths ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.orphans
-@pytest.mark.timeout(180)
-def test_dask_keeps_the_contract_of_all_pools() -> None:
-    """The suite of test_pools.py, on dask."""
-    in_a_process_of_its_own("dask")
 
 
 def test_hundreds_of_chunks_are_counted_once_whatever_dies_or_freezes(tmp_path: Path) -> None:

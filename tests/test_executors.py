@@ -1,4 +1,4 @@
-"""What other people's pools can still do when their workers die; the rest of the contract is in test_pools.py.
+"""What executors can still do when their workers die; the rest is in test_elsewhere.py.
 
 Each program has a process of its own: these libraries keep trackers and pipes for as long as a program lives.
 """
@@ -50,28 +50,6 @@ def printed(folder: Path, body: str) -> str:
     ran = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=50)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout.strip()
-
-
-def test_lambdas_and_closures_run_on_any_executor(executor: str, tmp_path: Path) -> None:
-    """func travels by cloudpickle, whatever the executor would do with it."""
-    body = f"""
-    offset = 5
-    with {executor} as executor:
-        print(aggregate(lambda x: x + offset, range(40), Sum(), pool=executor))
-    """
-    assert printed(tmp_path, body) == str(sum(range(5, 45)))
-
-
-def test_an_item_that_kills_its_worker_is_found_by_bisection_and_named(executor: str, tmp_path: Path) -> None:
-    """The executor breaks, and says nothing of the item: a new one takes over, and halving finds it."""
-    body = f"""
-    with {executor} as executor:
-        try:
-            aggregate(kills_its_worker, range(40), Sum(), pool=executor)
-        except WorkerLost as lost:
-            print(lost.index, lost.item)
-    """
-    assert printed(tmp_path, body) == "17 17"
 
 
 def test_an_item_that_kills_its_worker_can_be_skipped(executor: str, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import dask_cluster
+import faults_elsewhere
 import numpy as np
 import pytest
 import tasks
@@ -102,23 +103,31 @@ def clusters() -> Iterator[None]:
             cluster = stack.enter_context(dask_cluster.running(workers=2))
             stack.enter_context(dask_cluster.client(cluster.address))
             ADDRESSES["dask"] = cluster.address
-        if ONLY == "ray":
+        if ONLY in ON_RAY:
             from poolagg.pools import RayPool
 
             stack.enter_context(RayPool(workers=2))
+        if ONLY in faults_elsewhere.POOLS:
+            KEPT[ONLY] = stack.enter_context(faults_elsewhere.POOLS[ONLY]())
+            aggregate(square, range(100), Sum(), pool=KEPT[ONLY])  # its threads are there
         yield
 
 
 ADDRESSES: dict[str, str] = {}
 
+KEPT: dict[str, Any] = {}
+"""An executor that is kept for all tests of a process of its own."""
+
 ONLY = os.environ.get("POOLAGG_ONLY")
 """The kind that a process of its own is for, since it has threads, beside which nobody should fork."""
 
-if ONLY == "ray":
+ON_RAY = ("ray", "ray.util.multiprocessing.Pool")
+
+if ONLY in ON_RAY:
 
     @pytest.fixture(autouse=True)
     def nothing_left_behind() -> None:
-        """Ray's workers and its connections to them come and go; test_ray.py counts what it leaves in the end."""
+        """Ray's workers and its connections to them come and go; others count what it leaves in the end."""
 
 
 def on_ray() -> Any:
@@ -165,14 +174,17 @@ KINDS = [
 ]
 
 
-CLUSTERS = {
+ELSEWHERE = {
     "dask": Kind(
         "dask", lambda: theirs(lambda: dask_cluster.client(ADDRESSES["dask"])), processes=False, ours=False, far=True
     ),
     "ray": Kind("ray", on_ray, processes=False, ours=False, far=True),
 }
+
+for name in ("loky", "executorlib", "mpi4py.futures", "ray.util.multiprocessing.Pool"):
+    ELSEWHERE[name] = Kind(name, functools.partial(KEPT.get, name), processes=False, ours=False, far=True)
 if ONLY is not None:
-    KINDS = [CLUSTERS[ONLY]]
+    KINDS = [ELSEWHERE[ONLY]]
 
 
 def kinds(**traits: bool) -> pytest.MarkDecorator:
@@ -189,10 +201,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("kind", KINDS, ids=[kind.name for kind in KINDS])
 
 
+def entered(kind: Kind, make: Callable[[], Any]) -> contextlib.AbstractContextManager[Any]:
+    """A pool of that kind, closed in the end, unless it is kept for other tests."""
+    return contextlib.nullcontext(KEPT[kind.name]) if kind.name in KEPT else make()
+
+
 @pytest.fixture
 def pool(kind: Kind) -> Iterator[Any]:
     """A pool that is kept for the test's runs."""
-    with kind.make() as pool:
+    with entered(kind, kind.make) as pool:
         yield pool
 
 
@@ -979,7 +996,7 @@ def test_reproducible_runs_give_the_same_bits(kind: Kind, workers: int, tmp_path
     make = kind.make if kind.lanes == workers else functools.partial(kind.make.func, workers, **kind.make.keywords)
     sums = {functools.reduce(operator.add, map(rough, order)) for order in (range(2000), range(1999, -1, -1))}
     assert len(sums) == 2, "order matters"
-    with make() as pool:
+    with entered(kind, make) as pool:
         for source in (range(2000), iter(range(2000))):
             assert aggregate(rough, source, Rough(), pool=pool, reproducible=True) == expected_bits()
         flaky = Flaky(tmp_path, dict.fromkeys((0, 70, 71, 1999), "raise"), times=1)

@@ -1,4 +1,5 @@
-"""What is Ray's own: deaths of its workers, and what is left when it is gone; and the contract of all pools, on Ray.
+"""What is Ray's own: deaths of its workers and nodes, and what is left when it is gone; the rest of the contract is in
+test_elsewhere.py.
 
 Ray keeps threads and descriptors for as long as a program lives, so each of these programs has a process of its own.
 """
@@ -15,7 +16,6 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from dask_cluster import in_a_process_of_its_own
 
 if importlib.util.find_spec("ray") is None and not os.environ.get("POOLAGG_CI"):
     pytest.skip("pip install 'poolagg[ray]'", allow_module_level=True)
@@ -59,12 +59,6 @@ def told(folder: Path, body: str) -> list[str]:
         assert ran.returncode == 0, ran.stderr
         assert os.listdir(temporary) == []
     return answers.read_text().splitlines()
-
-
-def test_ray_keeps_the_contract_of_all_pools() -> None:
-    """The suite of test_pools.py, on Ray."""
-    # Of Ray's own processes, which it collects.
-    in_a_process_of_its_own("ray", "-W", "ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 def test_deaths_on_ray(tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ from typing import Any
 
 from poolagg._orders import Answer, Broken, Finished, Revoke, Revoked, Run
 from poolagg._parcels import Encoded, Parcel
-from poolagg.errors import WorkerLost
+from poolagg.errors import PoolAggError, WorkerLost
 from poolagg.pools._packing import as_reducer_error
 from poolagg.pools._pool import Pool, PoolOrder
-from poolagg.pools._remote import Call, Failed, Returned, run_chunk, run_here, unpack
+from poolagg.pools._remote import Call, Failed, Returned, run_here, run_lease, unpack
 from poolagg.pools._travel import encode_by_value
 from poolagg.pools._work import Job, pickle_job
 
@@ -63,7 +63,7 @@ class ForeignPool(Pool):
             if self._threads:
                 self._submit(order, run_here, self._job, order, parcel)
             else:
-                self._submit(order, run_chunk, self._call(order, parcel))
+                self._submit(order, run_lease, self._call(order, parcel))
 
     def _call(self, run: Run, parcel: Parcel) -> Call:
         return Call(self._name, self._job, tuple(run), parcel.cut(run.start, run.stop))
@@ -100,7 +100,7 @@ class ForeignPool(Pool):
             return result
         if isinstance(result, (BrokenExecutor, CancelledError)):
             return self._broken(run, result)
-        return Broken(run.lane, as_reducer_error(result))
+        return Broken(run.lane, result if isinstance(result, PoolAggError) else self._cannot_run(result))
 
     def _begin(self, job: Job, lanes: int) -> None:
         self._epoch += 1
@@ -123,6 +123,11 @@ class ForeignPool(Pool):
 
     def _broken(self, run: Run, error: BaseException) -> Answer:
         return Broken(run.lane, as_reducer_error(error))
+
+    def _cannot_run(self, error: BaseException) -> WorkerLost:
+        """What to tell people of an error that is neither func's nor the reducer's, but their pool's own."""
+        hint = "Are its workers alive, and do they have poolagg, as it is here?"
+        return self._lost(f"can't run a chunk: {type(error).__name__}: {str(error).rstrip('.')}. {hint}", error)
 
     def _lost(self, text: str, cause: BaseException | None = None) -> WorkerLost:
         """What to tell people when something of theirs is gone; of processes elsewhere nobody knows how they ended."""

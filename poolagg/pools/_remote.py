@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from poolagg._orders import NONE_YET, Answer, Finished, Run, Slowest
+from poolagg._orders import NONE_YET, Answer, Broken, Finished, Run, Slowest
 from poolagg._parcels import Parcel, open_parcel
 from poolagg.errors import ReducerError
 from poolagg.pools._packing import (
@@ -90,8 +90,11 @@ def run_chunk(call: Call, beat: Beat | None = None) -> Returned:
 
 
 def run_here(job: Job, run: Run, parcel: Parcel) -> Answer:
-    """Run one chunk in a thread of this process; nothing is pickled."""
-    return carry_out(Work(job, NoBeat()), run, parcel)
+    """Run one chunk in a thread of this process; nothing is pickled, and nothing raised, as in a lease."""
+    try:
+        return carry_out(Work(job, NoBeat()), run, parcel)
+    except BaseException as error:
+        return Broken(run.lane, as_reducer_error(error))
 
 
 def is_open(name: str) -> bool:

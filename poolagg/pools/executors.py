@@ -87,8 +87,10 @@ class ExecutorPool(ForeignPool):
 
     def _end(self, clean: bool) -> None:
         super()._end(clean)
-        for future in list(self._futures):
-            future.cancel()
+        # A thread of executorlib's dies of a future that was cancelled before it came to it, and all wait for ever.
+        if not type(self._theirs).__module__.startswith("executorlib."):
+            for future in list(self._futures):
+                future.cancel()
         self._shut_down_renewed()
 
 

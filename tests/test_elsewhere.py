@@ -1,0 +1,70 @@
+"""Pools of other people's: all keep the contract of all pools, and what they cannot promise is in the README.
+
+Each has a process of its own: their libraries keep threads, trackers and pipes for as long as a program lives.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import elsewhere
+import faults_elsewhere
+import pytest
+
+pytestmark = [pytest.mark.orphans, pytest.mark.timeout(300)]
+
+CONTRACT = ["dask", "ray", "loky", "executorlib", "mpi4py.futures", "ray.util.multiprocessing.Pool"]
+"""The standard library's are in test_pools.py itself."""
+
+
+def test_all_of_them_keep_the_contract_of_all_pools() -> None:
+    """The suite of test_pools.py passes on each."""
+
+    def suite(pool: str) -> str:
+        """What pytest says if it fails."""
+        options = ["-q", "-x", "-p", "no:cacheprovider", "-k", pool]
+        # Of Ray's own processes, which it collects.
+        options += ["-W", "ignore::pytest.PytestUnraisableExceptionWarning"] if "ray" in pool else []
+        words = ["-m", "pytest", *options, elsewhere.HERE / "test_pools.py"]
+        ran = elsewhere.run(pool, *words, cwd=elsewhere.HERE.parent, env={"POOLAGG_ONLY": pool})
+        return "" if ran.returncode == 0 else ran.stdout[-3000:] + ran.stderr[-1000:]
+
+    failed = {pool: said for pool, said in elsewhere.side_by_side(CONTRACT, suite).items() if said}
+    assert not failed, "\n".join(f"{pool}: {said}" for pool, said in failed.items())
+    elsewhere.skip_if_some_are_missing(CONTRACT)
+
+
+def table() -> dict[str, dict[str, str]]:
+    """The README's table: what becomes of each fault, by pool."""
+    readme = (elsewhere.HERE.parent / "README.md").read_text("utf-8")
+    header, _, *lines = re.search(r"^\| a fault(?:.*\n)(?:\|.*\n)+", readme, re.M)[0].splitlines()
+    faults, *rows = [[cell.strip() for cell in line.strip("|").split("|")][0:] for line in (header, *lines)]
+    return {name.strip("`"): dict(zip(faults[1:], cells, strict=True)) for name, *cells in rows}
+
+
+def test_the_table_of_faults_in_other_peoples_pools_is_true(tmp_path: Path) -> None:
+    """Each cell is what becomes of that fault in that pool."""
+
+    def tried(pool: str) -> dict[str, str]:
+        """The answers of as many programs as it takes: some faults end the program."""
+        folder = tmp_path / pool
+        folder.mkdir()
+        answers = folder / "answers.txt"
+        answers.touch()
+        faults = list(faults_elsewhere.FAULTS)
+        found: list[str] = []
+        while left := faults[len(found) :]:
+            ran = elsewhere.run(pool, elsewhere.HERE / "faults_elsewhere.py", pool, folder, *left)
+            found = answers.read_text().splitlines()
+            if ran.returncode != 0:
+                assert "Traceback" not in ran.stderr, ran.stderr
+                answers.write_text("\n".join([*found, "the program ends", ""]))
+                found = answers.read_text().splitlines()
+        return dict(zip(faults, found, strict=True))
+
+    promised = table()
+    assert set(promised) == set(faults_elsewhere.POOLS)
+    for pool, found in elsewhere.side_by_side(promised, tried).items():
+        assert found == promised[pool], pool
+    elsewhere.skip_if_some_are_missing(promised)
