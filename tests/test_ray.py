@@ -23,7 +23,7 @@ if importlib.util.find_spec("ray") is None and not os.environ.get("POOLAGG_CI"):
 pytestmark = [pytest.mark.orphans, pytest.mark.timeout(180)]
 
 PRELUDE = """
-import os, signal, random, itertools, sys, warnings
+import contextlib, os, signal, random, itertools, sys, warnings
 import psutil
 from poolagg import *
 from poolagg.pools import RayPool
@@ -37,8 +37,17 @@ def kills_its_worker(x):
         os.kill(os.getpid(), signal.SIGKILL)
     return x
 
-def processes(name):
-    return [child for child in psutil.Process().children(recursive=True) if child.name().startswith(name)]
+def processes(name, frozen=False):  # they come and go while one looks
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if child.name().startswith(name) and (not frozen or child.status() == psutil.STATUS_STOPPED):
+                found.append(child)
+    return found
+
+def kill_one(processes):
+    with contextlib.suppress(psutil.NoSuchProcess):
+        random.choice(processes).kill()
 
 """
 
@@ -62,22 +71,30 @@ def told(folder: Path, body: str) -> list[str]:
 
 
 def test_deaths_on_ray(tmp_path: Path) -> None:
-    """Workers and a node are killed in a run, and each chunk counts once; a killer is named or skipped; Ctrl-C."""
+    """Workers, one of them frozen, and a node are killed in a run, and each chunk counts once; a killer is named or
+    skipped; Ctrl-C."""
     body = """
     import ray, shutil
     from ray.cluster_utils import Cluster
 
+    mark = sys.argv[1] + ".frozen"
+
     def short(x):
         import time
         time.sleep(0.001)
+        if x > 100 and not os.path.exists(mark):
+            open(mark, "w").close()
+            os.kill(os.getpid(), signal.SIGSTOP)
         return os.getppid(), x
 
     def kill(event):
         global dead, done
         done += isinstance(event, events.ChunkDone)
         if done > 40 * (dead + 1) and (running := processes("ray::_run_lease")):
-            random.choice(running).kill()
+            kill_one(running)
             dead += 1
+        elif done > 150 and (frozen := processes("ray::_run_lease", frozen=True)):  # of which Ray takes no notice
+            kill_one(frozen)
 
     def take(partial):
         node, x = partial
@@ -96,15 +113,15 @@ def test_deaths_on_ray(tmp_path: Path) -> None:
     ray.init(cluster.address, log_to_driver=False)
     with RayPool() as pool:
         dead, done, counted, killed = 0, 0, [], []
-        aggregate(short, range(1200), Into(take), pool=pool, chunksize=4, watch=kill)
-        say("each once:", sorted(counted) == list(range(1200)), dead >= 3, killed)
+        aggregate(short, range(800), Into(take), pool=pool, chunksize=4, watch=kill)
+        say("each once:", sorted(counted) == list(range(800)), dead >= 3, killed)
         try:
-            aggregate(kills_its_worker, range(40), Sum(), pool=pool, retries=1)
+            aggregate(kills_its_worker, range(40), Sum(), pool=pool, retries=1, chunksize=1)
         except WorkerLost as lost:
             say("named:", lost.index, lost.item)
         for reproducible in (False, True):
             failed = []
-            options = dict(on_error=failed.append, retries=0, reproducible=reproducible)
+            options = dict(on_error=failed.append, retries=0, reproducible=reproducible, chunksize=2)
             result = aggregate(kills_its_worker, range(40), Collect(), pool=pool, **options)
             say("skipped:", result == [x for x in range(40) if x != 17], [event.index for event in failed])
         try:
