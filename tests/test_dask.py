@@ -21,6 +21,7 @@ import dask_cluster
 import pytest
 import tasks
 from dask_cluster import Cluster
+from test_examples import EXAMPLES, PRIMES
 
 from poolagg import Collect, Count, Into, SkippedItems, Sum, TaskError, WorkerLost, aggregate, events, pools
 
@@ -234,3 +235,10 @@ def test_the_command_line_sends_a_file_that_the_cluster_does_not_have(kept: Clus
     command = [sys.executable, "-m", "poolagg", "run", *words]
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=150)
     assert (ran.returncode, ran.stdout) == (0, "10\n"), ran.stderr
+
+
+def test_the_example_goes_to_the_address_that_it_is_given(kept: Cluster) -> None:
+    """And says there what it says on a cluster of its own."""
+    command = [sys.executable, EXAMPLES / "on_dask.py", kept.address]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=150)
+    assert (ran.returncode, ran.stdout) == (0, f"{PRIMES}\n"), ran.stderr

@@ -16,6 +16,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from test_examples import EXAMPLES, PRIMES
 
 if importlib.util.find_spec("ray") is None and not os.environ.get("POOLAGG_CI"):
     pytest.skip("pip install 'poolagg[ray]'", allow_module_level=True)
@@ -74,7 +75,7 @@ def test_deaths_on_ray(tmp_path: Path) -> None:
     """Workers, one of them frozen, and a node are killed in a run, and each chunk counts once; a killer is named or
     skipped; Ctrl-C."""
     body = """
-    import ray, shutil
+    import ray, shutil, subprocess
     from ray.cluster_utils import Cluster
 
     answers = sys.argv[1]
@@ -106,8 +107,21 @@ def test_deaths_on_ray(tmp_path: Path) -> None:
         if partial == 20:
             signal.raise_signal(signal.SIGINT)
 
+    def programs(address):
+        # The command line, with a file that the cluster does not have, and the example: both go to an address.
+        folder = os.path.dirname(answers)
+        for name, text in {"mine.py": "def twice(line): return 2 * len(line)", "lines.txt": "ab\\nabc\\n"}.items():
+            with open(os.path.join(folder, name), "w") as file:
+                file.write(text)
+        typed = ["-m", "poolagg", "run", "mine.py:twice", "lines.txt", "--lines", "--reduce", "Sum()"]
+        commands = [[*typed, "--pool", f"ray:{address}"], [EXAMPLE, address]]
+        pipe = subprocess.PIPE
+        return [subprocess.Popen([sys.executable, *words], cwd=folder, stdout=pipe, text=True) for words in commands]
+
     os.environ["RAY_health_check_period_ms"] = "1000"  # so often Ray asks a node whether it is still there
     cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=2, include_dashboard=False))
+    for program in programs(cluster.address):
+        say(program.communicate()[0].splitlines()[-1], program.returncode)
     second = cluster.add_node(num_cpus=1).all_processes["raylet"][0].process
     doomed = second.pid
     ray.init(cluster.address, log_to_driver=False)
@@ -132,7 +146,10 @@ def test_deaths_on_ray(tmp_path: Path) -> None:
     cluster.shutdown()
     shutil.rmtree(os.environ["RAY_TMPDIR"] + "/ray")  # of a cluster that no pool has started
     """
+    body = f"EXAMPLE = {str(EXAMPLES / 'on_ray.py')!r}\n" + textwrap.dedent(body)
     assert told(tmp_path, body) == [
+        "10 0",
+        f"{PRIMES} 0",
         f"each once: True True {-signal.SIGKILL}",
         "named: 17 17",
         "skipped: True [17]",
