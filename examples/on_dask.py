@@ -26,9 +26,8 @@ def cluster(stack):
         return Client(sys.argv[1])
     # On the loopback only: by default anybody in the network may connect, and run code.
     here = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
-    stack.enter_context(
-        dask.config.set(temporary_directory=stack.enter_context(TemporaryDirectory()))
-    )  # else one stays
+    folder = stack.enter_context(TemporaryDirectory())  # else dask leaves one behind
+    stack.enter_context(dask.config.set(temporary_directory=folder))
     return Client(n_workers=2, threads_per_worker=1, **here)
 
 

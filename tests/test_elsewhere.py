@@ -39,7 +39,7 @@ def table() -> dict[str, dict[str, str]]:
     """The README's table: what becomes of each fault, by pool."""
     readme = (elsewhere.HERE.parent / "README.md").read_text("utf-8")
     header, _, *lines = re.search(r"^\| a fault(?:.*\n)(?:\|.*\n)+", readme, re.M)[0].splitlines()
-    faults, *rows = [[cell.strip() for cell in line.strip("|").split("|")][0:] for line in (header, *lines)]
+    faults, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in (header, *lines)]
     return {name.strip("`"): dict(zip(faults[1:], cells, strict=True)) for name, *cells in rows}
 
 
