@@ -26,6 +26,7 @@ class Lane:
     refused: int = -1
     held: list[Interval] = field(default_factory=list)
     held_seconds: float = 0.0
+    held_chunks: int = 0
     shipping: bool = False
     worn: bool = False
 
@@ -41,7 +42,7 @@ class Lane:
 
     def forget(self) -> list[Interval]:
         """Give up what is held, and give its intervals."""
-        held, self.held, self.held_seconds = self.held, [], 0.0
+        held, self.held, self.held_seconds, self.held_chunks = self.held, [], 0.0, 0
         return held
 
 

@@ -151,7 +151,8 @@ class Revoked(NamedTuple):
 class Lost(NamedTuple):
     """The lane's worker is gone, with all it held; it was running the items of `suspect`, or none that is known.
 
-    `reason`: why its pool has killed it; empty if it has not.
+    `reason`: why its pool has killed it; empty if it has not. `certain`: it is this lane's own loss, and no other item
+    can be to blame, even where lanes share their fate.
     """
 
     lane: int
@@ -159,6 +160,7 @@ class Lost(NamedTuple):
     cause: Cause
     error: BaseException
     reason: str = ""
+    certain: bool = False
 
 
 class Worn(NamedTuple):

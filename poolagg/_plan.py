@@ -69,6 +69,8 @@ class Terms:
     """A death in one lane takes all lanes with it, so that a suspect must run with nothing else in flight."""
     chunk_seconds: float = 0.0
     """Seconds of work in a chunk at least, where a pool says that each one costs it so much."""
+    leaves: int = 0
+    """Chunks whose states a lane ships together at most, where each is kept apart until then; 0: they meet at once."""
     window_chunks: int = 8
     window_bytes: int = 32 << 20
     kept_bytes: int = 16 << 20
@@ -207,6 +209,7 @@ class Plan:
         failed = [failure.index for failure in event.failures]
         lane.held += without((run.start, event.stop), [*failed, *run.without])
         lane.held_seconds += event.seconds
+        lane.held_chunks += 1
         if event.pieces is not None:
             self._shipped(lane, event.pieces, event.pack_seconds, event.open_seconds)
 
@@ -292,7 +295,7 @@ class Plan:
         self._ledger.wait(*held)
         suspect = event.suspect
         # With shared fate one death is that of all lanes: whoever was in flight may be to blame, and runs alone.
-        explained = self.terms.shared_fate and not lane.alone
+        explained = self.terms.shared_fate and not (lane.alone or event.certain)
         if suspect is None and explained and runs:
             suspect = runs[0].start, runs[0].stop
         for run in runs:
@@ -311,7 +314,7 @@ class Plan:
         start, stop = suspect
         unnamed = Fail(None, event.error, 0, event.cause)
         # With shared fate, who was one of many in flight may be innocent, even if it is but one item.
-        named = stop - start == 1 and (run.alone or not self.terms.shared_fate)
+        named = stop - start == 1 and (run.alone or event.certain or not self.terms.shared_fate)
         again = named and self._charge(Failure(start, event.cause, event.error))
         if self._ledger.is_probe(run.start, run.stop):
             if not named:
@@ -372,7 +375,7 @@ class Plan:
 
     def _run_suspects(self) -> None:
         while self._blame.suspects:
-            if self.terms.shared_fate and self._lanes.busy:
+            if self.terms.shared_fate and (self._lanes.busy or any(lane.shipping for lane in self._lanes)):
                 return
             lanes = [lane for lane in self._lanes if not lane.worn and not lane.chunks]
             if not lanes:
@@ -396,6 +399,8 @@ class Plan:
     def _ship_is_due(self, lane: Lane, items: int) -> bool:
         """Shipping pays when it is cheap against the work since the last time, or much would have to run again."""
         work = lane.held_seconds
+        if 0 < self.terms.leaves <= lane.held_chunks + len(lane.chunks) + 1:
+            return True
         for run in lane.chunks:
             work = 0.0 if run.ship else work + self.pace.seconds(run.stop - run.start)
         kept_bytes = self.pace.item_bytes * self._ledger.uncovered

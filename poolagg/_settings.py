@@ -79,6 +79,7 @@ class Settings:
             shared_fate=pool.shared_fate,
             in_flight=pool.in_flight,
             chunk_seconds=pool.chunk_seconds,
+            leaves=pool.leaves,
         )
 
     def pages(self) -> Pages | None:

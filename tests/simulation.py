@@ -160,6 +160,7 @@ class World:
         faults: Faults | None = None,
         cost: Callable[[int], float] = lambda index: 0.001,
         naming: str = "item",
+        guarded: bool = False,
         nbytes: int = 8,
         seed: int = 0,
         covered=(),
@@ -174,7 +175,7 @@ class World:
         self.plan = Plan(self.terms, covered, failed)
         self.source = Source(items, None)
         self.faults = faults or Faults()
-        self.cost, self.naming, self.nbytes = cost, naming, nbytes
+        self.cost, self.naming, self.guarded, self.nbytes = cost, naming, guarded, nbytes
         self.parcels = Parcels()
         self.folding = strategy.folding(reducer) if result is None else result
         self.workers = [self.new_worker() for _ in range(self.terms.lanes)]
@@ -456,9 +457,10 @@ class World:
     # -- death -----------------------------------------------------------------------------------------------------
 
     def die(self, worker: Worker, run: Run | None, index: int | None, cause: str) -> None:
-        """The worker is gone; with shared fate all are."""
+        """The worker is gone; with shared fate all are, but for an item's own process, where lanes have such."""
         lane = self.workers.index(worker)
-        if self.terms.shared_fate:
+        own = self.guarded and run is not None and index is not None
+        if self.terms.shared_fate and not own:
             for other in self.workers:
                 if not other.dead:
                     self.lose(other, None, cause)
@@ -467,7 +469,7 @@ class World:
         if run is not None and index is not None:
             self.offences[index] += 1
             suspect = self.name(run, index)
-        self.lose(self.workers[lane], suspect, cause)
+        self.lose(self.workers[lane], suspect, cause, certain=own)
 
     def first_in_flight(self, worker: Worker) -> Run | None:
         """The oldest chunk that is not answered for: with shared fate nobody knows more."""
@@ -487,11 +489,11 @@ class World:
             return self.random.randint(run.start, index), self.random.randint(index + 1, run.stop)
         return run.start, run.stop
 
-    def lose(self, worker: Worker, suspect: tuple[int, int] | None, cause: str) -> None:
+    def lose(self, worker: Worker, suspect: tuple[int, int] | None, cause: str, certain: bool = False) -> None:
         for _ in range(self.random.randint(0, len(worker.outbox))):  # what it had not quite written is gone
             if not isinstance(worker.outbox[-1], Worn) or self.random.random() < 0.5:
                 worker.outbox.pop()
-        if self.terms.shared_fate:
+        if self.terms.shared_fate and not certain:
             run = self.first_in_flight(worker)
             if run is not None:
                 suspect = run.start, run.stop
@@ -501,7 +503,8 @@ class World:
         worker.revokes.clear()
         worker.running = None
         worker.dead = True
-        worker.outbox.append(Lost(self.workers.index(worker), suspect, cause, RuntimeError("died")))
+        lane = self.workers.index(worker)
+        worker.outbox.append(Lost(lane, suspect, cause, RuntimeError("died"), certain=certain))
 
 
 class Rough(World):

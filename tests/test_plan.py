@@ -17,6 +17,7 @@ from poolagg._orders import (
     Failure,
     Finished,
     Lost,
+    Merged,
     Piece,
     Pulled,
     Replace,
@@ -52,7 +53,7 @@ def worlds(draw, kinds=KINDS, faulty=True, **fixed):
     """A random world, with a random schedule of its own."""
     n = draw(st.sampled_from([0, 1, 3, 10, 40, 120]))
     strategy, reducer = draw(st.sampled_from(kinds))
-    shared = faulty and not strategy.carries and draw(st.booleans())
+    shared = faulty and draw(st.booleans())
     costs = draw(st.lists(st.sampled_from([1e-5, 1e-3, 0.04, 0.3]), min_size=1, max_size=7))
     terms = {
         "lanes": draw(st.integers(1, 4)),
@@ -62,6 +63,8 @@ def worlds(draw, kinds=KINDS, faulty=True, **fixed):
         "retries": draw(st.sampled_from([None, 0, 1, 3])),
         "skip": draw(st.booleans()) or draw(st.booleans()),
         "shared_fate": shared,
+        "guarded": draw(st.booleans()),
+        "leaves": draw(st.sampled_from([0, 1, 2, 16])),
         "window_chunks": draw(st.integers(1, 8)),
         "window_bytes": draw(st.sampled_from([0, 60, 1 << 20])),
         "kept_bytes": draw(st.sampled_from([20, 1 << 20])),
@@ -246,12 +249,10 @@ def test_an_item_runs_as_often_as_retries_allow(strategy, kind, retries, attempt
 @pytest.mark.parametrize("strategy", [Stream(), Ordered(), Combine(), Tree()], ids=repr)
 @pytest.mark.parametrize("kind", ["kills", "hangs"])
 @pytest.mark.parametrize("terms", [{"naming": "chunk"}, {"naming": "item"}], ids=str)
-@pytest.mark.parametrize("shared_fate", [False, True])
-def test_the_neighbours_of_a_killer_are_free_of_charge(strategy, kind, terms, shared_fate):
+@pytest.mark.parametrize("fate", [{}, {"shared_fate": True}, {"shared_fate": True, "guarded": True}], ids=str)
+def test_the_neighbours_of_a_killer_are_free_of_charge(strategy, kind, terms, fate):
     """With no retries at all, only the killer is skipped: also where nobody names it and it takes all lanes along."""
-    if shared_fate and strategy.carries:
-        return
-    world = one_bad_item(kind, ALWAYS, strategy, retries=0, skip=True, shared_fate=shared_fate, **terms)
+    world = one_bad_item(kind, ALWAYS, strategy, retries=0, skip=True, **fate, **terms)
     assert list(world.skipped) == [7]
     assert_exact(world, 20)
 
@@ -580,6 +581,27 @@ def test_an_item_that_was_a_chunk_of_its_own_may_be_innocent_where_fate_is_share
     (_, other) = plan.handle(finished(alone))
     assert (other.start, other.alone) == (1, True)
     assert any(isinstance(order, Fail) for order in plan.handle(Lost(other.lane, (1, 2), "died", RuntimeError())))
+
+
+def test_where_fate_is_shared_an_items_own_death_is_its_own():
+    """Its pool knows who it was, so it is charged at once, and nobody else runs alone."""
+    plan, _ = started((0, 1), (1, 2), lanes=2, shared_fate=True, retries=0)
+    (*_, fail) = plan.handle(Lost(0, (0, 1), "timeout", RuntimeError(), certain=True))
+    assert (fail.index, fail.cause) == (0, "timeout")
+
+
+def test_a_lane_that_keeps_its_states_apart_ships_them_before_there_are_many():
+    """However dear it is to ship: the third chunk ships what the first two have left."""
+    plan = Plan(Terms(lanes=1, chunksize=3, carries=True, leaves=3, in_flight=1))
+    shipped, since = [], 0
+    for start in range(0, 30, 3):
+        (run,) = plan.handle(Pulled(start, start + 3, 8))
+        shipped.append(run.ship)
+        pieces = (Piece(((since, run.stop),)),) if run.ship else None
+        since = run.stop if run.ship else since
+        plan.handle(Finished(run.lane, run.chunk, run.stop, 0.1, pieces=pieces))
+        plan.handle(Merged(10.0))
+    assert shipped == [True, *[False, False, True] * 3]
 
 
 def test_a_suspect_runs_where_nothing_is_held():

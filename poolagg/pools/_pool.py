@@ -39,6 +39,8 @@ class Pool(ABC):
     """Where a lane is a place in a queue, a worker has several."""
     chunk_seconds: float = 0.0
     """Seconds of work that a chunk should hold at least, where each costs more than a message."""
+    leaves: int = 0
+    """Chunks whose states a lane ships together at most, where each is kept apart until then; 0: they meet at once."""
     waited: float = 0.0
     """Seconds in which the caller's thread had nothing to do but to wait for lanes, in all runs."""
     engine: ClassVar[Callable[..., Iterator[Any]] | None] = None
