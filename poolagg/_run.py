@@ -186,7 +186,11 @@ class Run:
     def _begin_work(self) -> None:
         if not self._working:
             settings, terms = self._settings, self._plan.terms
-            self._pool.begin(Job(settings.func, settings.reducer.for_lanes(), self._strategy, terms.grid), terms.lanes)
+            job = Job(
+                settings.func, settings.reducer.for_lanes(), self._strategy, terms.grid,
+                item_timeout=settings.item_timeout,
+            )  # fmt: skip
+            self._pool.begin(job, terms.lanes)
             self._working = True
 
     def _end(self, error: BaseException | None) -> None:

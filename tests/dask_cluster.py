@@ -20,9 +20,14 @@ from typing import Any
 import psutil
 import pytest
 
-SETTINGS = {"distributed.comm.timeouts.connect": "10s", "distributed.scheduler.worker-ttl": "5s"}
-"""For so long dask may try to reach a dead worker that held a result, and not for its default of 30 s; and so long may
-a worker be silent before it is killed and renewed, and not for 5 minutes."""
+SETTINGS = {
+    "distributed.comm.timeouts.connect": "10s",
+    "distributed.scheduler.worker-ttl": "5s",
+    "distributed.admin.low-level-log-length": 10,
+}
+"""For so long dask may try to reach a dead worker that held a result, and not for its default of 30 s; so long may a
+worker be silent before it is killed and renewed, and not for 5 minutes; and so many of its last messages it may keep,
+to be looked at, and not 1,000: tests count what is kept."""
 
 
 @dataclass
@@ -98,7 +103,11 @@ def another_machine(cluster: Cluster) -> Iterator[psutil.Popen]:
 
 def client(address: str, **options: Any) -> Any:
     """A client of it, which is nobody's default."""
-    return imported().Client(address, set_as_default=False, **options)
+    distributed = imported()
+    import dask
+
+    with dask.config.set(SETTINGS):
+        return distributed.Client(address, set_as_default=False, **options)
 
 
 def main(folder: str, workers: int, allowed_failures: int, memory_limit: str) -> None:

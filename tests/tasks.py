@@ -184,4 +184,49 @@ class Failing(Reducer):
             raise self.error(f"in {where}")
 
 
+def row(x: int) -> Any:
+    """An array of 80 kB in which one number says who made it."""
+    import numpy as np
+
+    array = np.zeros(10_000, np.int64)
+    array[x] = 1
+    return array
+
+
+class SlowHere(Reducer):
+    """A sum of rows, which takes the process with this pid long to merge: it had better be given few."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def init(self) -> Any:
+        import numpy as np
+
+        return np.zeros(10_000, np.int64)
+
+    def step(self, acc: Any, prepared: Any) -> Any:
+        acc += prepared
+        return acc
+
+    def merge(self, acc: Any, other: Any) -> Any:
+        if os.getpid() == self.pid:
+            time.sleep(0.05)
+        acc += other
+        return acc
+
+    def finish(self, acc: Any) -> Any:
+        return acc.copy()
+
+
+class TellsWhereItIsOpened:
+    """Tells each process in which it is opened."""
+
+    def __init__(self, folder: Path) -> None:
+        self.attempts = Attempts(folder)
+
+    def __setstate__(self, state: Any) -> None:
+        self.__dict__ = state
+        self.attempts.another(os.getpid())
+
+
 LOCK = threading.Lock()

@@ -6,6 +6,7 @@ Each cluster is a process of its own, and so are its workers. A death is a SIGKI
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import random
@@ -184,26 +185,35 @@ def test_a_run_leaves_nothing_on_the_cluster(client: Any) -> None:
     wait_for(lambda: not client.run_on_scheduler(keys_on))
 
 
+def test_neither_driver_nor_scheduler_holds_more_the_more_chunks_there_were(client: Any) -> None:
+    """No future, no key and no lineage of a chunk outlives its root, though each chunk's state stays there at first."""
+    chunks = int(os.environ.get("POOLAGG_CHUNKS", "480"))
+    keys, objects, done = [], [], 0
+
+    def watch(event: Any) -> None:
+        nonlocal done
+        done += isinstance(event, events.ChunkDone)
+        if isinstance(event, events.ChunkDone) and done % (chunks // 8) == 0:
+            keys.append(max(len(client.run_on_scheduler(keys_on)), len(client.futures)))
+            gc.collect()
+            objects.append(len(gc.get_objects()))
+
+    rows = tasks.SlowHere(0)
+    result = aggregate(lambda x: tasks.row(x % 10_000), range(chunks), rows, pool=client, chunksize=1, watch=watch)
+    assert result.sum() == chunks
+    assert max(keys) <= 200, "of eight lanes, 16 leaves each"
+    assert objects[-1] - objects[1] < 4 * 6 * chunks // 8, "a future alone would be eight for each chunk"
+
+
 def wait_for(condition: Any) -> None:
     """Until it holds; for ever if it never does, which the test's time limit ends."""
     while not condition():
         threading.Event().wait(0.01)
 
 
-class Large:
-    """Tells each process in which it is opened."""
-
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-
-    def __setstate__(self, state: Any) -> None:
-        self.__dict__ = state
-        tasks.Attempts.another(tasks.Attempts(Path(self.folder)), os.getpid())
-
-
 def test_func_and_what_it_refers_to_are_opened_once_by_a_worker(client: Any, tmp_path: Path) -> None:
     """However many chunks it runs."""
-    large = Large(str(tmp_path))
+    large = tasks.TellsWhereItIsOpened(tmp_path)
     aggregate(lambda x: large and x, range(200), Sum(), pool=client, chunksize=5)
     opened = list(tmp_path.iterdir())
     assert 1 <= len(opened) <= 2
@@ -215,8 +225,6 @@ def test_func_and_what_it_refers_to_are_opened_once_by_a_worker(client: Any, tmp
 
 def test_what_a_cluster_cannot_do_is_refused_at_the_call(client: Any) -> None:
     """Before the input is touched."""
-    with pytest.raises(ValueError, match="item_timeout"):
-        aggregate(abs, [1], Sum(), pool=client, item_timeout=1)
     with pytest.raises(TypeError, match=r"dask\.distributed"):
         aggregate(abs, [1], Sum(), pool=type(client))
 

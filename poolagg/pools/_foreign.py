@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import queue
-from abc import abstractmethod
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError
 from time import monotonic
@@ -40,7 +39,7 @@ class ForeignPool(Pool):
         self._theirs = theirs
         self.workers = self.lanes_per_worker * workers
         self._threads = threads
-        self._results: queue.SimpleQueue[tuple[int, Run, Any]] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[tuple[int, Any, Any]] = queue.SimpleQueue()
         self._now: list[Answer] = []
         self._epoch = 0
         self._name = ""
@@ -76,7 +75,7 @@ class ForeignPool(Pool):
             began = monotonic()
             left = None if until is None else max(0.0, until - began)
             try:
-                epoch, run, result = self._results.get(timeout=self._shorter(left))
+                epoch, what, result = self._results.get(timeout=self._shorter(left))
                 self.waited += monotonic() - began
             except queue.Empty:
                 self.waited += monotonic() - began
@@ -85,15 +84,16 @@ class ForeignPool(Pool):
                     break
                 continue
             if epoch == self._epoch:
-                answers.append(self._answer(run, result))
+                answers.append(self._answer(what, result))
         return answers
 
-    def _put(self, run: Run, result: Any, epoch: int) -> None:
-        self._results.put((epoch, run, result))
+    def _put(self, what: Any, result: Any, epoch: int) -> None:
+        """The result of what was submitted has come; any thread may say so."""
+        self._results.put((epoch, what, result))
 
-    def _answer(self, run: Run, result: Any) -> Answer:
+    def _answer(self, run: Any, result: Any) -> Answer:
         if isinstance(result, Returned):
-            return unpack(run, result)
+            return unpack(run, *result)
         if isinstance(result, Failed):
             return Broken(run.lane, as_reducer_error(result.error))
         if isinstance(result, (Finished, Broken)):
@@ -106,7 +106,10 @@ class ForeignPool(Pool):
         self._epoch += 1
         self._now = []
         self._name = os.urandom(8).hex()  # drivers on other machines use the same workers, and have the same pids
-        self._job = job if self._threads else pickle_job(job)
+        self._job = job if self._threads else self._pickled(job)
+
+    def _pickled(self, job: Job) -> Any:
+        return pickle_job(job)
 
     def _end(self, clean: bool) -> None:
         self._epoch += 1
@@ -135,5 +138,5 @@ class ForeignPool(Pool):
         lost.__cause__ = cause
         return lost
 
-    @abstractmethod
-    def _submit(self, run: Run, func: Callable[..., Any], *arguments: Any) -> None: ...
+    def _submit(self, run: Run, func: Callable[..., Any], *arguments: Any) -> None:
+        raise NotImplementedError

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate, chain, islice, pairwise
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from poolagg._chunks import Interval
 from poolagg._orders import Failure, Piece
@@ -23,6 +23,9 @@ from poolagg.pools._channel import Bytes
 from poolagg.pools._travel import dumps, works
 from poolagg.reducers import Reducer
 from poolagg.strategies import Payload, Strategy
+
+if TYPE_CHECKING:
+    from poolagg.pools._beside import Beside
 
 __all__ = [
     "PackedFailure",
@@ -45,6 +48,10 @@ PackedFailure: TypeAlias = tuple[int, str, str, int]
 
 PackedPiece: TypeAlias = tuple[tuple[Interval, ...], int, PackedFailure | None, list[Span]]
 """The intervals covered, the length of the payload, why there is none, and where its large buffers are."""
+
+
+IN_THE_WORKER = "\nIn the worker:\n"
+"""What the note on an exception begins with that came from another process."""
 
 
 class PackedItems(NamedTuple):
@@ -110,13 +117,21 @@ def _copy(payload: memoryview, span: Span) -> bytearray:
 
 def pack_failure(index: int, error: BaseException) -> tuple[PackedFailure, bytes]:
     """An exception, and the bytes it pickles to. Here it is over: its frames, which hold items, are let go of."""
-    trace = "".join(traceback.format_exception(error))
+    trace = _told_before(error) or "".join(traceback.format_exception(error))
     try:
         blob = dumps(error)
     except Exception:
         blob = b""
     _forget_frames(error)
     return (index, type(error).__qualname__, trace, len(blob)), blob
+
+
+def _told_before(error: BaseException) -> str:
+    """The traceback that it came with, if it was not raised here but in yet another process: it is told once."""
+    notes: list[str] = getattr(error, "__notes__", [])
+    if error.__traceback__ is not None or not notes or not notes[-1].startswith(IN_THE_WORKER):
+        return ""
+    return notes.pop().removeprefix(IN_THE_WORKER)
 
 
 def _forget_frames(error: BaseException | None) -> None:
@@ -134,7 +149,7 @@ def pack_failures(failures: Sequence[Failure]) -> tuple[list[PackedFailure], lis
 
 
 def pack_pieces(
-    payloads: Sequence[Payload], reducer: Reducer, strategy: Strategy, arena: Arena | None = None
+    payloads: Sequence[Payload], reducer: Reducer, strategy: Strategy, arena: Arena | Beside | None = None
 ) -> tuple[list[PackedPiece], list[bytes], Place | None]:
     """The payloads of a lane, their bytes, and the slot of the arena that their large buffers are in, if any.
 
@@ -190,7 +205,7 @@ def unpack_failure(failure: PackedFailure, blob: Any) -> BaseException:
         if isinstance(unpickling, KeyboardInterrupt) or works(pickle.loads, blob):
             raise
     if isinstance(error, BaseException):
-        error.add_note(f"\nIn the worker:\n{trace}")
+        error.add_note(IN_THE_WORKER + trace)
         return error
     return RemoteError(kind, trace)
 
@@ -206,7 +221,7 @@ def unpack_failures(failures: Sequence[PackedFailure], payload: Any) -> tuple[An
 
 
 def unpack_pieces(
-    pieces: Sequence[PackedPiece], payload: Any, loan: Loan | None = None, keeps: bool = True
+    pieces: Sequence[PackedPiece], payload: Any, loan: Loan | Beside | None = None, keeps: bool = True
 ) -> tuple[Piece, ...]:
     """The pieces of a lane; one that does not unpickle carries the error.
 
@@ -224,7 +239,7 @@ def unpack_pieces(
     return tuple(unpacked)
 
 
-def _loads(blob: Any, loan: Loan | None, spans: Sequence[Span], keeps: bool) -> Any:
+def _loads(blob: Any, loan: Loan | Beside | None, spans: Sequence[Span], keeps: bool) -> Any:
     if loan is None:
         return pickle.loads(blob)
     return pickle.loads(blob, buffers=[loan.copy(span) if keeps else loan.view(span) for span in spans])

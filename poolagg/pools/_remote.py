@@ -1,17 +1,29 @@
 """A chunk as one stateless call, for pools that are not ours: what their workers run.
 
-A worker is told the whole job with every chunk, and opens it once: jobs are kept by the name of their run.
+A worker is told the whole job with every chunk, and opens it once: jobs are kept by the name of their run. On clusters
+a call is a *lease*. It returns what it gathered as a `State`, which may stay there as a *leaf*, to be merged by a later
+lease into what that has gathered itself. A leaf is packed, so every merge opens it anew, for an accumulator of its own:
+however often an engine runs a merge again, nothing is in it twice. And an engine that runs a lost lease again may come
+to another leaf than the one the driver was told of (an item fails that did not, a budget is over sooner): such a merge
+comes to nothing, and the driver runs those items again.
 """
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
+from time import perf_counter
 from typing import Any, NamedTuple
 
-from poolagg._orders import NONE_YET, Answer, Broken, Finished, Run, Slowest
+from poolagg._chunks import Interval
+from poolagg._orders import NONE_YET, Answer, Broken, Cause, Finished, Lost, Run, Slowest
 from poolagg._parcels import Parcel, open_parcel
 from poolagg.errors import ReducerError
+from poolagg.pools._arena import LEAST, Span
+from poolagg.pools._beside import Beside
 from poolagg.pools._packing import (
     PackedFailure,
+    PackedPiece,
     as_reducer_error,
     job_does_not_open,
     pack_failure,
@@ -21,33 +33,133 @@ from poolagg.pools._packing import (
     unpack_failures,
     unpack_pieces,
 )
-from poolagg.pools._share import open_job
-from poolagg.pools._work import Beat, Job, Work
+from poolagg.pools._share import open_job, pickle_far
+from poolagg.pools._work import Beat, Job, Outcome, Work, pickle_job
 from poolagg.pools.serial import NoBeat, carry_out
+from poolagg.strategies import Payload
 
-__all__ = ["Call", "Failed", "Returned", "is_open", "run_chunk", "run_here", "run_lease", "unpack"]
+__all__ = [
+    "Call",
+    "Changed",
+    "Ended",
+    "Failed",
+    "Kept",
+    "Returned",
+    "Sent",
+    "State",
+    "halves",
+    "is_open",
+    "run_here",
+    "run_lease",
+    "unpack",
+]
+
+LARGE = LEAST
+"""Bytes of a state that had better stay where it is; a smaller one comes along with what is told of its chunk."""
+
+
+# -- what travels there ------------------------------------------------------------------------------------------------
+
+
+class Sent(NamedTuple):
+    """A job on its way to a cluster: its pickle, and beside it the values it shares, which nobody has to copy."""
+
+    pickle: bytes
+    values: dict[bytes, tuple[Span, ...]]
+    """Where the buffers of each are, by what it is known as."""
+    beside: Beside
+
+    @classmethod
+    def packed(cls, job: Job) -> Sent:
+        """Pickle a job."""
+        pickled, values = pickle_far(lambda: pickle_job(job))
+        beside = Beside()
+        return cls(pickled, {ident: tuple(beside.put(segments)[1]) for ident, segments in values.items()}, beside)
+
+    @property
+    def nbytes(self) -> int:
+        """How large it is."""
+        return len(self.pickle) + self.beside.nbytes
+
+    def open(self) -> Any:
+        """The job, in a worker, where nobody may write to what is shared."""
+        views = {ident: [self.beside.view(span).toreadonly() for span in spans] for ident, spans in self.values.items()}
+        return open_job(self.pickle, views)
 
 
 class Call(NamedTuple):
-    """Everything that one chunk takes."""
+    """Everything that one chunk takes; with no `run`, only leaves are merged."""
 
     name: str
     job: Any
-    run: tuple[Any, ...]
-    items: tuple[str, Any, int]
+    run: tuple[Any, ...] | None
+    items: tuple[str, Any, int] | None
     """Kind and data of a parcel, and where in it the chunk begins."""
+    told: tuple[tuple[Interval, ...], ...] = ()
+    """What each leaf covers that comes with the call, as far as the driver knows."""
 
 
-class Returned(NamedTuple):
-    """Everything that comes of it: plain values, and bytes that are opened apart."""
+# -- what comes back ---------------------------------------------------------------------------------------------------
+
+
+class State(NamedTuple):
+    """What was gathered: pieces, and bytes that are opened apart."""
+
+    pieces: list[PackedPiece]
+    payload: bytes
+    beside: Beside | None
+
+    @property
+    def covers(self) -> tuple[Interval, ...]:
+        """The items it is made of."""
+        return tuple(interval for covers, *_ in self.pieces for interval in covers)
+
+    @property
+    def nbytes(self) -> int:
+        """How large it is."""
+        return len(self.payload) + (0 if self.beside is None else self.beside.nbytes)
+
+
+class Facts(NamedTuple):
+    """What is to be known of a chunk, as plain values; `blobs` are its exceptions."""
 
     stop: int
     seconds: float
     reduce_seconds: float
-    failures: list[Any]
-    pieces: list[Any]
-    payload: bytes
+    pack_seconds: float
+    failures: list[PackedFailure]
+    blobs: bytes
     slowest: Slowest = NONE_YET
+
+
+class Returned(NamedTuple):
+    """Everything that comes of a call."""
+
+    facts: Facts
+    state: State
+
+
+class Kept(NamedTuple):
+    """What comes of a call whose state stays there: what the state covers, and how large it is."""
+
+    facts: Facts
+    covers: tuple[Interval, ...]
+    nbytes: int
+
+
+class Ended(NamedTuple):
+    """The process of a lease ended, as it was told to or by itself; the driver runs the chunk again."""
+
+    suspect: Interval | None
+    cause: Cause
+    packed: PackedFailure
+    blob: bytes
+    reason: str
+
+    def lost(self, lane: int) -> Lost:
+        """The same as the lane's answer."""
+        error = unpack_failure(self.packed, self.blob)
+        return Lost(lane, self.suspect, self.cause, error, self.reason, certain=True)
 
 
 class Failed(NamedTuple):
@@ -62,31 +174,122 @@ class Failed(NamedTuple):
         return unpack_failure(self.packed, self.blob)
 
 
+class Changed(NamedTuple):
+    """A leaf is not what the driver was told: it was lost, and made again, and came out differently."""
+
+
+def unpack(run: Run, facts: Facts, state: State | None, keeps: bool = True) -> Finished:
+    """The answer that a chunk's return stands for; without a state, the lane holds on to it."""
+    _, failures = unpack_failures(facts.failures, memoryview(facts.blobs))
+    began = perf_counter()
+    pieces = None if state is None else open_state(state, keeps)
+    times = facts.reduce_seconds, facts.pack_seconds, perf_counter() - began, 0.0, facts.slowest
+    return Finished(run.lane, run.chunk, facts.stop, facts.seconds, failures, pieces, *times)
+
+
+def open_state(state: State, keeps: bool) -> Any:
+    """Its pieces. `keeps`: their large buffers are to be kept, or may be written to."""
+    return unpack_pieces(state.pieces, memoryview(state.payload), state.beside, keeps)
+
+
+# -- in a worker -------------------------------------------------------------------------------------------------------
+
 _jobs: dict[str, Job] = {}
+_opening = threading.RLock()
+"""A worker may have several threads, and a job is opened by one of them."""
 
 
-def run_lease(call: Call, beat: Beat | None = None) -> Returned | Failed:
-    """Run one chunk on a cluster; never raises."""
+def run_lease(
+    call: Call, beat: Beat | None = None, leaves: Sequence[State | None] = ()
+) -> Returned | Ended | Failed | Changed:
+    """Run one chunk on a cluster, and merge leaves into what it gathers; never raises."""
+    there = [leaf for leaf in leaves if leaf is not None]
+    if [leaf.covers for leaf in there] != list(call.told):
+        return Changed()
     try:
-        return run_chunk(call, beat)
+        return _run(call, beat or NoBeat(), there, Beside())
     except BaseException as error:
-        return Failed(*pack_failure(call.run[2], error))
+        return Failed(*pack_failure(call.run[2] if call.run else 0, error))
 
 
-def run_chunk(call: Call, beat: Beat | None = None) -> Returned:
-    """Run one chunk, and return its combined state."""
-    job, run = _job(call), Run(*call.run)
-    work = Work(job, beat or NoBeat())
+def halves(returned: Any) -> tuple[Any, State | None]:
+    """What the driver is to have at once, and the state that may stay where it is, if it is large."""
+    if not isinstance(returned, Returned) or returned.state.nbytes < LARGE or _is_spoiled(returned.state):
+        return returned, None
+    facts, state = returned
+    return Kept(facts, state.covers, state.nbytes), state
+
+
+def _is_spoiled(state: State) -> bool:
+    return any(failure is not None for _, _, failure, _ in state.pieces)
+
+
+def _run(call: Call, beat: Beat, leaves: Sequence[State], beside: Beside | None) -> Returned | Ended:
+    job = _job(call)
     try:
-        outcome = work.run(run, *open_parcel(*call.items, run.stop - run.start))
-        failures, blobs = pack_failures(outcome.failures)
-        pieces, payloads, _ = pack_pieces(work.payloads(), job.reducer, job.strategy)
+        if job.item_timeout is not None and call.run is not None:
+            return _guarded(call, job, beside)
+        work = Work(job, beat)
+        outcome = Outcome(0, 0.0, 0.0, [])
+        if call.run is not None:
+            assert call.items is not None
+            run = Run(*call.run)
+            outcome = work.run(run, *open_parcel(*call.items, run.stop - run.start))
+        spoiled = _adopted(work, job, leaves)
+        return _packed(job, outcome, work.payloads(), spoiled, beside)
     except ReducerError:
         raise
     except BaseException as error:  # SystemExit in a reducer must not end a worker of somebody else's
         raise as_reducer_error(error) from error
-    payload = b"".join([*blobs, *payloads])
-    return Returned(outcome.stop, outcome.seconds, outcome.reduce_seconds, failures, pieces, payload, outcome.slowest)
+
+
+def _adopted(work: Work, job: Job, leaves: Sequence[State]) -> list[tuple[tuple[Interval, ...], BaseException]]:
+    """Merge leaves into what a chunk has gathered; those that do not open are given back."""
+    spoiled = []
+    for leaf in leaves:
+        for piece in open_state(leaf, job.reducer.keeps):
+            if piece.error is None:
+                work.adopt(piece.covers, piece.data)
+            else:
+                spoiled.append((piece.covers, piece.error))
+    return spoiled
+
+
+def _packed(
+    job: Job,
+    outcome: Outcome,
+    payloads: Sequence[Payload],
+    spoiled: Sequence[tuple[tuple[Interval, ...], BaseException]],
+    beside: Beside | None,
+) -> Returned:
+    began = perf_counter()
+    failures, blobs = pack_failures(outcome.failures)
+    pieces, packed, _ = pack_pieces(payloads, job.reducer, job.strategy, beside)
+    for covers, error in spoiled:
+        failure, blob = pack_failure(covers[0][0], error)
+        pieces.append((covers, len(blob), failure, []))
+        packed.append(blob)
+    payload = packed[0] if len(packed) == 1 else b"".join(packed)
+    times = outcome.seconds, outcome.reduce_seconds, perf_counter() - began
+    facts = Facts(outcome.stop, *times, failures, b"".join(blobs), outcome.slowest)
+    return Returned(facts, State(pieces, payload, beside))
+
+
+def _guarded(call: Call, job: Job, beside: Beside | None) -> Returned | Ended:
+    """Run one chunk where its items can be ended."""
+    from poolagg.pools._guard import run_guarded
+
+    assert call.run is not None
+    assert call.items is not None
+    run, (kind, data, offset) = Run(*call.run), call.items
+    answer = run_guarded(call.name, job, run, Parcel(run.start - offset, run.stop, kind, data, 0))
+    if isinstance(answer, Lost):
+        return Ended(answer.suspect, answer.cause, *pack_failure(run.start, answer.error), answer.reason)
+    pieces = answer.pieces or ()
+    times = answer.seconds, answer.reduce_seconds
+    outcome = Outcome(answer.stop, *times, list(answer.failures), slowest=answer.slowest)
+    good = [(piece.covers, piece.data) for piece in pieces if piece.error is None]
+    return _packed(job, outcome, good, [(piece.covers, piece.error) for piece in pieces if piece.error], beside)
 
 
 def run_here(job: Job, run: Run, parcel: Parcel) -> Answer:
@@ -103,20 +306,13 @@ def is_open(name: str) -> bool:
 
 
 def _job(call: Call) -> Job:
-    job = _jobs.get(call.name)
-    if job is None:  # another thread of this worker may be opening the same, or another run's
-        try:
-            job = open_job(call.job)
-        except Exception as error:
-            raise job_does_not_open(error) from error
-        _jobs.clear()
-        _jobs[call.name] = job
-    return job
-
-
-def unpack(run: Run, returned: Returned) -> Finished:
-    """The answer that a chunk's return stands for."""
-    rest, failures = unpack_failures(returned.failures, memoryview(returned.payload))
-    pieces = unpack_pieces(returned.pieces, rest)
-    times = returned.reduce_seconds, 0.0, 0.0, 0.0, returned.slowest
-    return Finished(run.lane, run.chunk, returned.stop, returned.seconds, failures, pieces, *times)
+    with _opening:
+        job = _jobs.get(call.name)
+        if job is None:
+            try:
+                job = call.job.open() if isinstance(call.job, Sent) else open_job(call.job)
+            except Exception as error:
+                raise job_does_not_open(error) from error
+            _jobs.clear()
+            _jobs[call.name] = job
+        return job

@@ -22,14 +22,15 @@ import pickle
 import sys
 import weakref
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from types import FunctionType
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, cast
 
 from poolagg.pools._arena import Apart
 from poolagg.pools._travel import in_main, main_namespace, works
 
-__all__ = ["open_job", "share"]
+__all__ = ["open_job", "pickle_far", "share"]
 
 T = TypeVar("T")
 
@@ -105,6 +106,9 @@ class share(Generic[T]):  # noqa: N801 - reads as the function it is used as
     """Whether the memory is a descriptor of this process, made here or inherited by a fork."""
 
     def _reachable(self) -> _Memory | _Carried:
+        if (values := _apart.get()) is not None:
+            values[self._ident] = self._source.segments(self._ident)
+            return _Carried(())
         if self._holds and isinstance(self._source, _Memory):
             return self._source._replace(pid=os.getpid())
         return self._source
@@ -139,10 +143,18 @@ _of_job: dict[bytes, share[Any]] = {}
 _found: dict[bytes, share[Any]] | None = None
 """The same, of the job that is being unpickled."""
 
+_came: Mapping[bytes, Segments] = {}
+"""The values that came with it, by what they are known as."""
+
+_apart: ContextVar[dict[bytes, Segments] | None] = ContextVar("_apart", default=None)
+"""Where values go that what is being pickled refers to, if it is for another machine."""
+
 
 def _attached(ident: bytes, kind: str, size: int, source: _Memory | _Carried) -> share[Any]:
     """What a pickle refers to: the object itself if it is here, else one that opens the value at its first use."""
     shared = _here.get(ident)
+    if ident in _came:
+        source = _Carried(_came[ident])
     if shared is None:
         shared = object.__new__(share)
         shared._ident, shared._kind, shared._size, shared._source = ident, kind, size, source
@@ -153,14 +165,24 @@ def _attached(ident: bytes, kind: str, size: int, source: _Memory | _Carried) ->
     return shared
 
 
-def open_job(data: Any) -> Any:
-    """Unpickle a job. Values that the one before it referred to, and this one does not, are let go of."""
-    global _of_job, _found
-    before, _found = _of_job, {}
+def pickle_far(pickled: Callable[[], bytes]) -> tuple[bytes, dict[bytes, Segments]]:
+    """A pickle for other machines, and the values that it refers to: each is a few buffers, where they lie."""
+    values: dict[bytes, Segments] = {}
+    token = _apart.set(values)
+    try:
+        return pickled(), values
+    finally:
+        _apart.reset(token)
+
+
+def open_job(data: Any, values: Mapping[bytes, Segments] | None = None) -> Any:
+    """Unpickle a job; `values` came with it. What the job before it referred to, and it does not, is let go of."""
+    global _of_job, _found, _came
+    before, _found, _came = _of_job, {}, values or {}
     try:
         return pickle.loads(data)
     finally:
-        _of_job, _found = _found, None
+        _of_job, _found, _came = _found, None, {}
         for ident in before.keys() - _of_job.keys():
             before[ident]._forget()
 
@@ -176,6 +198,9 @@ class _Carried(NamedTuple):
     def segments(self, ident: bytes) -> Segments:
         """The pickle and its buffers."""
         return self.carried
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Carried, (tuple(map(bytes, self.carried)),)
 
 
 class _Memory(NamedTuple):

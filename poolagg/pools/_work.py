@@ -41,6 +41,8 @@ class Job(NamedTuple):
     strategy: Strategy
     grid: Grid | None = None
     epoch: int = 0
+    item_timeout: float | None = None
+    """Seconds that an item may take, for lanes that the parent cannot watch."""
 
 
 def pickle_job(job: Job, inherited: Mapping[str, Any] | None = None) -> bytes:
@@ -112,6 +114,13 @@ class Work:
         self._reduce(self._gather.close, stop)
         seconds = perf_counter() - began
         return Outcome(stop, seconds, self._reduce_seconds, self._failures, at, self._slowest)
+
+    def adopt(self, covers: tuple[Interval, ...], data: Any) -> None:
+        """Merge what another lane has gathered into what is gathered here; for strategies whose states meet."""
+        try:
+            self._gather.adopt(covers, data)  # type: ignore[attr-defined]
+        except Exception as error:
+            raise self._as_reducers(error, "where states met") from error
 
     def payloads(self) -> list[Payload]:
         """Give up the state gathered so far."""
@@ -204,11 +213,14 @@ class Work:
         try:
             method(*arguments)
         except Exception as error:
-            raise ReducerError(
-                f"{self._job.reducer!r} failed in a worker, near item {arguments[0]}: "
-                f"{type(error).__name__}: {error}. Try it with poolagg.testing.check_reducer, or with pool=SerialPool()"
-            ) from error
+            raise self._as_reducers(error, f"near item {arguments[0]}") from error
         self._reduce_seconds += perf_counter() - began
+
+    def _as_reducers(self, error: Exception, where: str) -> ReducerError:
+        return ReducerError(
+            f"{self._job.reducer!r} failed in a worker, {where}: {type(error).__name__}: {error}. "
+            f"Try it with poolagg.testing.check_reducer, or with pool=SerialPool()"
+        )
 
 
 def _drained(partial: Any) -> Any:

@@ -1,12 +1,15 @@
 """A cluster of dask's: the same run with a `dask.distributed.Client` in the pool's place.
 
     caller's thread                client's loop             scheduler                 a worker
-    perform(Run) ── submit ──────▶                 ────────▶  queue  ───── task ─────▶ run_chunk, alone in its thread
+    perform(Run) ── submit ──────▶                 ────────▶  queue  ───── task ─────▶ run_lease, alone in its thread
     wait() ◀── results ◀── _arrive, one a task     ◀──────── "finished" ◀───────────── its combined state
 
 A task is a *lease*: a chunk that is worth `LEASE` seconds of work or more, mapped in batches and combined where it
 runs, for a task costs client and scheduler some 3 ms. The job travels once, as the result of a task of its own: workers
 have it from each other, and what is lost with a worker dask makes again, as it would not with what is scattered.
+
+The result of a task stays with its worker until somebody fetches it. So a state that is to stay there is not fetched,
+but the result of a second task is, which tells of it, on the same worker, in next to no time.
 
 Dask runs a task again whose worker died, and gives up after `allowed-failures` deaths (3, unless its configuration
 says otherwise). A task may just have waited behind the killer each time, so none is blamed for that: it becomes a
@@ -17,6 +20,7 @@ begin. So when it finds itself run a second time, it knows who killed its worker
 from __future__ import annotations
 
 import contextlib
+import itertools
 import pickle
 from collections.abc import Callable
 from concurrent.futures import CancelledError
@@ -25,11 +29,13 @@ from typing import Any
 
 import dask
 from distributed import Client, Future, KilledWorker, Variable
+from distributed.protocol import dask_deserialize, dask_serialize
 
 from poolagg._orders import Answer, Broken, Lost, Run
 from poolagg.errors import WorkerLost
-from poolagg.pools._foreign import CONTINUE, ForeignPool
-from poolagg.pools._remote import Call, Failed, Returned, run_lease
+from poolagg.pools._cluster import ClusterPool, Task
+from poolagg.pools._foreign import CONTINUE
+from poolagg.pools._remote import Call, Changed, Ended, Failed, Kept, Returned, Sent, State, halves, run_lease
 from poolagg.pools._work import Job
 from poolagg.pools.process import checked_count
 
@@ -50,14 +56,17 @@ DESERTED = 60.0
 NONE = -1
 """No item has begun."""
 
+ANSWERS = (Returned, Kept, Ended, Failed, Changed)
+"""What a lease returns, however it went."""
 
-class DaskPool(ForeignPool):
+
+class DaskPool(ClusterPool):
     """The workers of a dask cluster: what `pool=client` stands for.
 
     `workers` says how many threads of workers there will be, if the cluster is still growing; by default those there
     are now. The client stays the user's: nothing of it is closed, and what a run leaves unfinished is cancelled.
     Workers need poolagg, and what `func` imports. One thread a worker is best: of two items that run in a process
-    when it dies nobody can say which it was. There is no `item_timeout`: dask can't end a task that has begun.
+    when it dies nobody can say which it was. With `item_timeout` items run in processes that the workers start.
 
     >>> from tempfile import TemporaryDirectory
     >>> from distributed import Client
@@ -80,7 +89,9 @@ class DaskPool(ForeignPool):
         threads = sum(client.nthreads().values()) if workers is None else checked_count("workers", workers)
         super().__init__(client, max(1, threads), threads=False)
         self.chunk_seconds = max(LEASE, 2 * self.workers / self.lanes_per_worker / TASKS)
-        self._futures: dict[int, Future[Any]] = {}
+        self._futures: dict[int, tuple[Future[Any], ...]] = {}
+        """By lane: the task that is under way, and the one that tells of it, if its state is to stay."""
+        self._tasks = itertools.count()
         self._sent: Future[Any] | None = None
         self._marks: dict[int, Variable] = {}
         self._looked = 0.0
@@ -93,13 +104,16 @@ class DaskPool(ForeignPool):
         self._sent, self._job = self._task("job", _itself, self._job), b""
         self._populated = monotonic()
 
-    def _submit(self, run: Run, func: Callable[..., Any], *arguments: Any) -> None:
+    def _send(self, task: Task) -> None:
+        mark = self._mark(task.order) if isinstance(task.order, Run) and task.order.alone else None
+        number = next(self._tasks)
         # In one piece: dask would look for its futures in every item of a list.
-        call = pickle.dumps(arguments[0], 5)
-        mark = self._mark(run) if run.alone else None
-        future = self._task(run.chunk, _run_lease, self._sent, call, mark)
-        self._futures[run.chunk] = future
-        self._theirs.loop.add_callback(self._arrive, future, run, self._epoch)
+        call = pickle.dumps(task.call, 5)
+        futures = [self._task(number, _run_lease, self._sent, call, mark, *task.leaves)]
+        if task.keep:
+            futures.append(self._task(f"{number}-facts", _facts, *futures))
+        self._futures[task.order.lane] = tuple(futures)
+        self._theirs.loop.add_callback(self._arrive, futures[-1], task, self._epoch)
 
     def _task(self, name: str | int, func: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Submit a task under a key that nobody else uses: dask gives yesterday's value for yesterday's key."""
@@ -125,23 +139,37 @@ class DaskPool(ForeignPool):
 
     # -- what comes back ---------------------------------------------------------------------------------------
 
-    async def _arrive(self, future: Future[Any], run: Run, epoch: int) -> None:
+    async def _arrive(self, future: Future[Any], task: Task, epoch: int) -> None:
         """On the client's loop: wait for a task, and fetch its result."""
+        seconds = 0.0
         try:
-            result = await future
+            result = await future.exception()
+            if result is None:
+                began = monotonic()
+                result = (await future).value
+                seconds = monotonic() - began
         except Exception as error:
             result = error
-        self._put(run, result, epoch)
+        self._put(task, (result, seconds), epoch)
 
-    def _answer(self, run: Run, result: Any) -> Answer:
-        self._futures.pop(run.chunk).release()  # at once, though an exception's traceback may hold on to it
-        began = self._marked(run)
-        if isinstance(result, (Returned, Failed)):
-            return super()._answer(run, result)
+    def _answer(self, task: Task, result: Any) -> Answer:
+        result, seconds = result
+        where, *told = self._futures.pop(task.order.lane)
+        for future in told or [where]:
+            future.release()  # at once, though an exception's traceback may hold on to it
+        return self._told(task, result, where, seconds)
+
+    def _answer_of(self, task: Task, result: Any, where: Any, seconds: float) -> Answer:
+        began = self._marked(task.order) if isinstance(task.order, Run) else NONE
+        if isinstance(result, ANSWERS):
+            return super()._answer_of(task, result, where, seconds)
         if not isinstance(result, (_Again, KilledWorker)):
-            return Broken(run.lane, self._end_of(result))
+            return Broken(task.order.lane, self._end_of(result))
         lost = self._lost("lost a worker", None if isinstance(result, _Again) else result)
-        return Lost(run.lane, (run.start, run.stop) if began == NONE else (began, began + 1), "died", lost)
+        if not isinstance(task.order, Run):
+            return self._unknown_loss(task.order.lane, lost)
+        items = task.order.start, task.order.stop
+        return Lost(task.order.lane, items if began == NONE else (began, began + 1), "died", lost)
 
     def _end_of(self, error: BaseException) -> WorkerLost:
         if isinstance(error, (CancelledError, OSError)):
@@ -170,7 +198,7 @@ class DaskPool(ForeignPool):
 
     def _end(self, clean: bool) -> None:
         super()._end(clean)
-        futures, self._futures = list(self._futures.values()), {}
+        futures, self._futures = list(itertools.chain(*self._futures.values())), {}
         marks, self._marks = list(self._marks.values()), {}
         if self._sent is not None:
             self._sent.release()
@@ -216,14 +244,45 @@ class _Marked:
         return False
 
 
-def _itself(job: bytes) -> bytes:
-    return job
+class _Result:
+    """What a task comes to. Dask speaks an old protocol of pickle with its scheduler; here its buffers stay apart."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __sizeof__(self) -> int:
+        """By which dask knows where most of what a task needs is, and when a worker has too much."""
+        value = self.value.state if isinstance(self.value, Returned) else self.value
+        return object.__sizeof__(self) + (value.nbytes if isinstance(value, (Sent, State)) else 0)
 
 
-def _run_lease(job: bytes, pickled: bytes, mark: str | None) -> Returned | Failed | _Again:
+@dask_serialize.register(_Result)  # type: ignore[untyped-decorator]
+def _serialized(result: _Result) -> tuple[dict[str, Any], list[Any]]:
+    buffers: list[pickle.PickleBuffer] = []
+    pickled = pickle.dumps(result.value, 5, buffer_callback=buffers.append)
+    return {}, [pickled, *(buffer.raw() for buffer in buffers)]
+
+
+@dask_deserialize.register(_Result)  # type: ignore[untyped-decorator]
+def _deserialized(_: dict[str, Any], frames: list[Any]) -> _Result:
+    pickled, *buffers = frames
+    return _Result(pickle.loads(pickled, buffers=buffers))
+
+
+def _itself(job: Sent) -> _Result:
+    return _Result(job)
+
+
+def _facts(result: _Result) -> _Result:
+    """What the driver is to know of a lease whose state stays."""
+    return _Result(halves(result.value)[0])
+
+
+def _run_lease(job: _Result, pickled: bytes, mark: str | None, *leaves: _Result) -> _Result:
     """One chunk; `mark` is where to say what it does, if it is a suspect."""
-    call: Call = pickle.loads(pickled)._replace(job=job)
+    call: Call = pickle.loads(pickled)._replace(job=job.value)
     marked = None if mark is None else _Marked(Variable(mark))
     if marked is not None and marked.began != NONE:
-        return _Again()
-    return run_lease(call, marked)
+        return _Result(_Again())
+    states = [leaf.value.state if isinstance(leaf.value, Returned) else None for leaf in leaves]
+    return _Result(run_lease(call, marked, states))

@@ -2,7 +2,8 @@
 
 A task is a *lease*, as on dask: a chunk that is worth `LEASE` seconds of work or more. The job is put into Ray's store
 once, and each worker opens it once. Tasks carry no retries of Ray's own, so that a death is told at once, and is that
-of one task: it runs again by the plan, and if it dies again, halving finds the item.
+of one task: it runs again by the plan, and if it dies again, halving finds the item. A task whose state is to stay in
+the store has two results, of which only the first, which tells of it, is fetched.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ import os
 import pickle
 import tempfile
 import time
-from collections.abc import Callable
 from typing import Any
 
 import ray
 from ray import exceptions
 
 from poolagg._orders import Answer, Broken, Lost, Run
-from poolagg.pools._foreign import CONTINUE, ForeignPool
-from poolagg.pools._remote import Call, Failed, Returned, is_open, run_lease
+from poolagg.pools._cluster import ClusterPool, Task
+from poolagg.pools._foreign import CONTINUE
+from poolagg.pools._remote import Call, Changed, Ended, Failed, Kept, Returned, State, halves, is_open, run_lease
 from poolagg.pools._work import Job
 from poolagg.pools.process import checked_count, usable_cpus
 
@@ -38,16 +39,20 @@ DIED = {
 }
 """What is told of a task whose worker died."""
 
+ANSWERS = (Returned, Kept, Ended, Failed, Changed)
+"""What a lease returns, however it went."""
+
 GONE = (exceptions.NodeDiedError, exceptions.ObjectLostError)
 """What is told of a task whose machine died, or whose result was on one: no item's fault."""
 
 
-class RayPool(ForeignPool):
+class RayPool(ClusterPool):
     """The CPUs of a Ray cluster; without an address, and with none that this program is connected to, Ray right here.
 
     `address` is what `ray.init` takes: "auto", "ray-head:6379", or None. `workers` says how many CPUs to use, by
     default all. What this pool started or connected to, it ends when it is closed; a Ray that this program had before
-    stays as it is. Workers need poolagg, and what `func` imports. There is no `item_timeout`.
+    stays as it is. Workers need poolagg, and what `func` imports. With `item_timeout` items run in processes that the
+    workers start.
 
     >>> with RayPool(workers=1) as pool:      # doctest: +SKIP
     ...     aggregate(abs, range(-4, 1), Sum(), pool=pool)
@@ -69,9 +74,11 @@ class RayPool(ForeignPool):
         super().__init__(address or "here", max(1, workers or usable_cpus()), threads=False)
         self._entered = False  # it is ours to close
         self.chunk_seconds = max(LEASE, 2 * self.workers / self.lanes_per_worker / TASKS)
-        self._refs: dict[Any, Run] = {}
+        self._refs: dict[Any, tuple[Task, Any]] = {}
+        """Results to wait for, each with what it is of, and the state that stays."""
         self._sent: Any = None
-        self._task = ray.remote(max_retries=0)(_run_lease)
+        self._whole = ray.remote(max_retries=0)(_run_lease)
+        self._in_halves = ray.remote(max_retries=0, num_returns=2)(_run_lease_in_halves)
 
     def __repr__(self) -> str:
         return f"RayPool({self._address!r}, workers={self.workers // self.lanes_per_worker})"
@@ -99,9 +106,14 @@ class RayPool(ForeignPool):
         super()._begin(job, lanes)
         self._sent, self._job = ray.put(self._job), b""
 
-    def _submit(self, run: Run, func: Callable[..., Any], *arguments: Any) -> None:
-        # The reference in a list is not opened for each task, but by whoever needs it.
-        self._refs[self._task.remote([self._sent], pickle.dumps(arguments[0], 5))] = run
+    def _send(self, task: Task) -> None:
+        # The reference in a list is not opened for each task, but by whoever needs it; leaves are.
+        arguments = [self._sent], pickle.dumps(task.call, 5), *task.leaves
+        if task.keep:
+            facts, state = self._in_halves.remote(*arguments)
+        else:
+            facts, state = self._whole.remote(*arguments), None
+        self._refs[facts] = task, state
 
     def wait(self, timeout: float | None) -> list[Answer]:
         """Wait for answers of this run."""
@@ -114,21 +126,29 @@ class RayPool(ForeignPool):
         elif ray.wait(list(self._refs), num_returns=1, timeout=timeout)[0]:
             self.waited += time.monotonic() - began
             ready, _ = ray.wait(list(self._refs), num_returns=len(self._refs), timeout=0)
-            return [self._answer(self._refs.pop(ref), _result(ref)) for ref in ready]
+            return [self._fetched(ref) for ref in ready]
         self.waited += time.monotonic() - began
         return []
 
-    def _answer(self, run: Run, result: Any) -> Answer:
-        if isinstance(result, (Returned, Failed)):
-            return super()._answer(run, result)
-        if (died := DIED.get(type(result))) is not None:
-            return Lost(run.lane, (run.start, run.stop), "died", self._lost(died, result))
-        if isinstance(result, GONE):
-            return Lost(run.lane, None, "died", self._lost("lost a node", result))
+    def _fetched(self, ref: Any) -> Answer:
+        task, state = self._refs.pop(ref)
+        began = time.monotonic()
+        result = _result(ref)
+        return self._told(task, result, state, time.monotonic() - began)
+
+    def _answer_of(self, task: Task, result: Any, where: Any, seconds: float) -> Answer:
+        order = task.order
+        if isinstance(result, ANSWERS):
+            return super()._answer_of(task, result, where, seconds)
+        if (died := DIED.get(type(result))) is not None and isinstance(order, Run):
+            return Lost(order.lane, (order.start, order.stop), "died", self._lost(died, result))
+        if isinstance(result, (*DIED, *GONE)) or isinstance(getattr(result, "cause", None), GONE):
+            return self._unknown_loss(order.lane, self._lost("lost a node", result))
         if isinstance(result, exceptions.LocalRayletDiedError):
-            return Broken(run.lane, self._lost(f"lost the raylet of this machine, and Ray with it. {CONTINUE}", result))
+            text = f"lost the raylet of this machine, and Ray with it. {CONTINUE}"
+            return Broken(order.lane, self._lost(text, result))
         hint = "Do all nodes have poolagg, as it is here?" if isinstance(result, exceptions.RayTaskError) else CONTINUE
-        return Broken(run.lane, self._lost(f"can't run a chunk: {type(result).__name__}: {result}. {hint}", result))
+        return Broken(order.lane, self._lost(f"can't run a chunk: {type(result).__name__}: {result}. {hint}", result))
 
     # -- the end -----------------------------------------------------------------------------------------------
 
@@ -155,7 +175,12 @@ def _result(ref: Any) -> Any:
         return error
 
 
-def _run_lease(job: list[Any], pickled: bytes) -> Returned | Failed:
+def _run_lease(job: list[Any], pickled: bytes, *leaves: State) -> Any:
     """One chunk, on a worker."""
     call: Call = pickle.loads(pickled)
-    return run_lease(call if is_open(call.name) else call._replace(job=ray.get(job[0])))
+    return run_lease(call if is_open(call.name) else call._replace(job=ray.get(job[0])), leaves=leaves)
+
+
+def _run_lease_in_halves(job: list[Any], pickled: bytes) -> tuple[Any, State | None]:
+    """One chunk, whose state is to stay there."""
+    return halves(_run_lease(job, pickled))

@@ -48,6 +48,7 @@ class Combine(Strategy):
     """
 
     carries = True
+    meets = True
 
     def refusal(self, reducer: Reducer) -> str | None:
         """It takes a merge, and one that commutes."""
@@ -69,7 +70,7 @@ class Combine(Strategy):
         return _Merging(reducer, PARTS, MANY)
 
     def packed(self, reducer: Reducer, data: Any) -> Any:
-        """A large dict in parts, a small one in compact form."""
+        """A large dict in parts, a small one in compact form; what has travelled already, as it is."""
         if not reducer.keyed:
             return data
         if isinstance(data, Divided):
@@ -134,6 +135,12 @@ class _Carried:
             start, _ = self._covers.pop()
         self._covers.append((start, stop))
 
+    def adopt(self, covers: tuple[Interval, ...], data: Any) -> None:
+        if not self._covers:
+            self._acc = self._reducer.init()
+        self._acc = _merged(self._reducer, self._acc, data)
+        self._covers.extend(covers)
+
     def close(self, stop: int) -> None:
         pass
 
@@ -155,6 +162,15 @@ class _Carried:
             self._runs = Runs(self._reducer, self._count)
         self._runs.add(self._acc)
         self._acc = self._reducer.init()
+
+
+def _merged(reducer: Reducer, acc: Any, data: Any) -> Any:
+    """An accumulator, with what another lane gathered."""
+    if not isinstance(data, Divided):
+        return join(reducer, acc, data)
+    for part in (part for parts in data for part in parts.packed):
+        acc = update(reducer, acc, opened(part))
+    return acc
 
 
 class _Merging:

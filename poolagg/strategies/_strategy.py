@@ -68,6 +68,9 @@ class Strategy:
     """Lanes keep state across chunks and ship it when that is cheap."""
     in_order: bool = False
     """Payloads are committed in input order."""
+    meets: bool = False
+    """What several lanes gathered can be merged outside the parent: `gather` has `adopt(covers, data)`, which is given
+    a payload as it travels."""
 
     def refusal(self, reducer: Reducer) -> str | None:
         """Why this strategy can't serve this reducer, or None."""
@@ -88,7 +91,10 @@ class Strategy:
         raise NotImplementedError
 
     def packed(self, reducer: Reducer, data: Any) -> Any:
-        """What a payload's data travels as where it has to leave its process; `folding` is given that."""
+        """What a payload's data travels as where it has to leave its process; `folding` is given that.
+
+        On a cluster it may have travelled before, and is what this has made of it.
+        """
         del reducer
         return data
 

@@ -1,0 +1,114 @@
+"""A lease whose items may take so long and no longer: it runs in a process of its worker's own, which can be ended.
+
+No cluster can end an item. Dask cannot end a task that has begun, and Ray only with its worker; and a worker may hold
+what others have left there. So a worker does as a parent does on one machine: it has a `ProcessPool` of one process,
+sees in its cell what it is running and since when, and kills it when that is too long, even where the item holds the
+interpreter's lock. Nobody else on the cluster notices, and the lease returns who it was.
+
+A process is kept from lease to lease of one run, and ends when there have been none for a while.
+"""
+
+from __future__ import annotations
+
+import threading
+from time import monotonic, sleep
+from typing import NamedTuple
+
+from poolagg._orders import Broken, Finished, Lost, Replace, Run
+from poolagg._parcels import Parcel
+from poolagg.pools._work import Job
+from poolagg.pools.process import ProcessPool
+
+__all__ = ["run_guarded"]
+
+IDLE = 1.0
+"""Seconds that a process waits for another lease: long against the time between two, and to start one takes less."""
+
+
+def run_guarded(name: str, job: Job, run: Run, parcel: Parcel) -> Finished | Lost:
+    """Run a chunk of the run of that name; `Lost` if its process ended, as it is told to when an item is overdue."""
+    pool = _take(name) or _started(job)
+    try:
+        answer = _answer(pool, run, parcel, job.item_timeout or 0.0)
+        if isinstance(answer, Broken):
+            raise answer.error
+        if isinstance(answer, Lost):
+            pool.perform(Replace(0), None)
+    except BaseException:  # what is broken answers nobody any more
+        pool.close(at_once=True)
+        raise
+    _put_back(name, pool)
+    return answer._replace(lane=run.lane)
+
+
+def _answer(pool: ProcessPool, run: Run, parcel: Parcel, timeout: float) -> Finished | Lost | Broken:
+    pool.perform(run._replace(lane=0, ship=True), parcel)
+    killed = False
+    while True:
+        batch = pool.batch(0)
+        since = monotonic() if batch is None else batch.since
+        for answer in pool.wait(max(0.0, since + timeout - monotonic())):
+            if isinstance(answer, (Finished, Lost, Broken)):
+                return answer
+        batch = pool.batch(0)
+        if batch is not None and monotonic() - batch.since > timeout and not killed:
+            killed = True
+            pool.kill(0, f"ran longer than item_timeout={timeout} s")
+
+
+# -- processes ---------------------------------------------------------------------------------------------------------
+
+
+class _Idle(NamedTuple):
+    """A process that has the job of a run, and nothing to do."""
+
+    name: str
+    pool: ProcessPool
+    since: float
+
+
+_idle: list[_Idle] = []
+_lock = threading.Lock()
+_caretaker: threading.Thread | None = None
+
+
+def _started(job: Job) -> ProcessPool:
+    pool = ProcessPool(1)
+    try:
+        pool.__enter__().begin(job, 1)
+    except BaseException:
+        pool.close(at_once=True)
+        raise
+    return pool
+
+
+def _take(name: str) -> ProcessPool | None:
+    with _lock:
+        for idle in _idle:
+            if idle.name == name:
+                _idle.remove(idle)
+                return idle.pool
+    return None
+
+
+def _put_back(name: str, pool: ProcessPool) -> None:
+    global _caretaker
+    with _lock:
+        _idle.append(_Idle(name, pool, monotonic()))
+        if _caretaker is None:
+            _caretaker = threading.Thread(target=_take_care, name="poolagg-caretaker", daemon=True)
+            _caretaker.start()
+
+
+def _take_care() -> None:
+    """End those that have been idle for long, until there are none; nobody tells a worker that a run is over."""
+    global _caretaker
+    while _caretaker is not None:
+        sleep(IDLE / 4)
+        with _lock:
+            old = [idle for idle in _idle if monotonic() - idle.since > IDLE]
+            _idle[:] = [idle for idle in _idle if idle not in old]
+            if not _idle:
+                _caretaker = None
+        for idle in old:
+            idle.pool.close(at_once=True)
