@@ -249,15 +249,15 @@ def test_a_parcel_is_kept_until_all_of_it_is_covered(sizes, random):
 
 
 def test_a_quick_source_of_numbers_is_timed_now_and_then_and_a_slow_one_always():
-    """An item in hand waits for 31 others at most, and that only once."""
+    """An item in hand waits for 63 others at most, and that only once."""
     looks = itertools.count()
     source = Source(itertools.count(), encode)
     source.pull(5000, 1 << 20, lambda: next(looks) - 2000, 0.5)
     assert source.in_hand == 2002
     source.pull(5000, 1 << 20, lambda: 1.0, 0.5)
-    assert source.in_hand == 2002 + 32
+    assert source.in_hand == 2002 + 64
     source.pull(5000, 1 << 20, lambda: 1.0, 0.5)
-    assert source.in_hand == 2002 + 32 + 1
+    assert source.in_hand == 2002 + 64 + 1
 
 
 def test_what_was_pulled_before_the_source_raised_is_in_hand():
