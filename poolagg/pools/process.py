@@ -122,6 +122,7 @@ class ProcessPool(Pool):
         self._memory_limit = checked_limit(memory_limit)
         self._wear = Wear(max_items_per_worker, self._memory_limit)
         self._env = dict(env or {})
+        self._told: dict[str, str] | None = None
         self._crew = Crew(os.getpid())
         self._handles, self._leaving = self._crew.handles, self._crew.leaving
         self._answers: list[Answer] = []
@@ -226,6 +227,7 @@ class ProcessPool(Pool):
     # -- workers -----------------------------------------------------------------------------------------------
 
     def _open_crew(self, by_value: bool = False) -> None:
+        self._told = None
         if self._crew.launcher is None:
             with interrupts_held_back():
                 self._crew.open(_LAUNCHERS[self.start_method](self._environ(), by_value))
@@ -255,11 +257,15 @@ class ProcessPool(Pool):
             handle.channel.send(_channel.JOB, self._epoch, (), [self._job])
 
     def _environ(self) -> dict[str, str]:
+        """What is told to all workers that start in a run; to look at it for each would take longer than it seems."""
+        if self._told is not None:
+            return self._told
         environ = dict(os.environ)
         threads = str(max(1, usable_cpus() // self.workers))
         for name in THREAD_VARIABLES:
             environ.setdefault(name, threads)
-        return environ | self._env
+        self._told = environ | self._env
+        return self._told
 
     def _dismiss(self, handle: Handle, at_once: bool) -> None:
         """Have a worker end, in its own time (a little of it) or now."""
