@@ -65,9 +65,13 @@ def kills_its_worker(x: int) -> int:
 
 
 def test_hundreds_of_chunks_are_counted_once_whatever_dies_or_freezes(tmp_path: Path) -> None:
-    """Workers are killed at random, one with its nanny, and one is stopped: each result is in the whole once."""
+    """Workers are killed at random, one with its nanny, and one is stopped: each result is in the whole once.
+
+    Also where large states are lost.
+    """
     chance = random.Random(6)
     doomed = {chance.randrange(1000): chance.uniform(0.1, 0.2) for _ in range(4)}
+    doomed |= {chance.randrange(1000, 1400): chance.uniform(0.1, 0.2) for _ in range(2)}
     attempts = tasks.Attempts(tmp_path)
 
     with (
@@ -93,6 +97,9 @@ def test_hundreds_of_chunks_are_counted_once_whatever_dies_or_freezes(tmp_path: 
         assert attempts.at("nanny") >= 1
         assert nanny.wait() == -signal.SIGKILL
         wait_for(lambda: not before <= {worker.pid for worker in cluster.workers()})
+        reducer = tasks.SlowHere(os.getpid())
+        rows = aggregate(lambda x: tasks.row(item(x)), range(1000, 1400), reducer, pool=client, chunksize=4)
+        assert (rows.sum(), rows[1000:1400].sum(), rows.max()) == (400, 400, 1)
 
 
 def test_an_item_that_kills_every_worker_is_named(mortal: Cluster) -> None:

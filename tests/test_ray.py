@@ -26,6 +26,7 @@ pytestmark = [pytest.mark.orphans, pytest.mark.timeout(180)]
 PRELUDE = """
 import contextlib, os, signal, random, itertools, sys, warnings
 import psutil
+import tasks
 from poolagg import *
 from poolagg.pools import RayPool
 
@@ -63,7 +64,8 @@ def told(folder: Path, body: str) -> list[str]:
     script, answers = folder / "program.py", folder / "answers.txt"
     script.write_text(PRELUDE + textwrap.dedent(body) + LEFT)
     with tempfile.TemporaryDirectory(dir="/tmp") as temporary:  # a short name, for Ray has sockets in there
-        environment = {**os.environ, "TMPDIR": temporary, "RAY_TMPDIR": temporary}
+        here = str(Path(__file__).parent)
+        environment = {**os.environ, "TMPDIR": temporary, "RAY_TMPDIR": temporary, "PYTHONPATH": here}
         command = [sys.executable, script, answers]
         ran = subprocess.run(command, capture_output=True, text=True, timeout=150, env=environment)
         assert ran.returncode == 0, ran.stderr
@@ -72,10 +74,11 @@ def told(folder: Path, body: str) -> list[str]:
 
 
 def test_deaths_on_ray(tmp_path: Path) -> None:
-    """Workers, one of them frozen, and a node are killed in a run, and each chunk counts once; a killer is named or
-    skipped; Ctrl-C."""
+    """Workers, one of them frozen, and a node are killed in a run, and each chunk counts once, also where large states
+    are lost; a killer is named or skipped; Ctrl-C. The driver holds no more the more chunks there were."""
     body = """
     import ray, shutil, subprocess
+    from ray._private.worker import global_worker
     from ray.cluster_utils import Cluster
 
     answers = sys.argv[1]
@@ -103,6 +106,9 @@ def test_deaths_on_ray(tmp_path: Path) -> None:
         elif done > 150 and (frozen := processes("ray::_run_lease", frozen=True)):  # of which Ray takes no notice
             kill_one(frozen)
 
+    def count(event):
+        held.append(len(global_worker.core_worker.get_all_reference_counts()))
+
     def interrupt(partial):
         if partial == 20:
             signal.raise_signal(signal.SIGINT)
@@ -129,6 +135,13 @@ def test_deaths_on_ray(tmp_path: Path) -> None:
         dead = done = 0
         result = aggregate(short, range(800), Collect(), pool=pool, chunksize=4, watch=kill)
         say("each once:", result == list(range(800)), dead >= 3, second.wait())
+        dead, done, rows = 0, 0, tasks.SlowHere(os.getpid())
+        result = aggregate(lambda x: tasks.row(short(x)), range(600), rows, pool=pool, chunksize=4, watch=kill)
+        say("large states, each once:", (result.sum(), result.max()) == (600, 1), dead >= 2)
+        chunks, held = int(os.environ.get("POOLAGG_CHUNKS", "320")), []
+        rows = tasks.SlowHere(0)
+        result = aggregate(lambda x: tasks.row(x % 10_000), range(chunks), rows, pool=pool, chunksize=1, watch=count)
+        say("references:", result.sum() == chunks, 16 <= max(held) <= 200 or max(held))
         try:
             aggregate(kills_its_worker, range(40), Sum(), pool=pool, retries=1, chunksize=1)
         except WorkerLost as lost:
@@ -151,6 +164,8 @@ def test_deaths_on_ray(tmp_path: Path) -> None:
         "10 0",
         f"{PRIMES} 0",
         f"each once: True True {-signal.SIGKILL}",
+        "large states, each once: True True",
+        "references: True True",
         "named: 17 17",
         "skipped: True [17]",
         "skipped: True [17]",
