@@ -188,7 +188,7 @@ def test_an_unknown_suite_is_an_error_that_lists_the_known(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["benchmarks", "nonsense"])
     with pytest.raises(SystemExit):
         command_line.main()
-    assert "there are: billion, checkpoints, faults, " in capsys.readouterr().err
+    assert "there are: billion, checkpoints, clusters, faults, " in capsys.readouterr().err
     monkeypatch.setattr(sys, "argv", ["benchmarks", "proxies", "--repeat", "2"])
     with pytest.raises(SystemExit):
         command_line.main()

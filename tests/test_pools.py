@@ -92,6 +92,8 @@ class Kind:
     """Workers."""
     far: bool = False
     """A chunk costs some milliseconds: a test of many runs sends few."""
+    cluster: bool = False
+    """Workers may be on other machines, and can end items all the same."""
     ours: bool = True
     """A pool of ours: it runs one job at a time and has `imap_unordered`."""
 
@@ -179,21 +181,21 @@ KINDS = [
 
 
 ELSEWHERE = {
-    "dask": Kind(
-        "dask", lambda: theirs(lambda: dask_cluster.client(ADDRESSES["dask"])), processes=False, ours=False, far=True
-    ),
-    "ray": Kind("ray", on_ray, processes=False, ours=False, far=True),
+    "dask": functools.partial(Kind, make=lambda: theirs(lambda: dask_cluster.client(ADDRESSES["dask"])), cluster=True),
+    "ray": functools.partial(Kind, make=on_ray, cluster=True),
 }
 
 for name in ("loky", "executorlib", "mpi4py.futures", "ray.util.multiprocessing.Pool"):
-    ELSEWHERE[name] = Kind(name, functools.partial(KEPT.get, name), processes=False, ours=False, far=True)
+    ELSEWHERE[name] = functools.partial(Kind, make=functools.partial(KEPT.get, name))
 if ONLY is not None:
-    KINDS = [ELSEWHERE[ONLY]]
+    KINDS = [ELSEWHERE[ONLY](ONLY, processes=False, ours=False, far=True)]
 
 
-def kinds(**traits: bool) -> pytest.MarkDecorator:
-    """Run the test for the kinds with these traits only."""
+def kinds(**traits: bool) -> Callable[[Any], Any]:
+    """Run the test for the kinds with these traits only; where there is none of them it is no test."""
     fit = [kind for kind in KINDS if all(getattr(kind, name) == value for name, value in traits.items())]
+    if not fit:
+        return lambda test: None
     return pytest.mark.parametrize("kind", fit, ids=[kind.name for kind in fit])
 
 
@@ -988,7 +990,7 @@ def test_progress_moves_within_a_long_chunk(pool: Any) -> None:
 # -- clusters ----------------------------------------------------------------------------------------------------------
 
 
-@kinds(far=True)
+@kinds(cluster=True)
 def test_an_item_over_its_time_is_ended_and_its_neighbours_are_kept(pool: Any, tmp_path: Any) -> None:
     """Also one that never lets go of the interpreter's lock; and what it shares with others comes along."""
     attempts = Attempts(tmp_path)
@@ -1016,7 +1018,7 @@ def test_an_item_over_its_time_is_ended_and_its_neighbours_are_kept(pool: Any, t
     assert attempts.at(7) <= 3, "once more at most, alone, if a batch was stopped and not an item"
 
 
-@kinds(far=True)
+@kinds(cluster=True)
 def test_large_states_stay_on_the_cluster_and_only_roots_travel(pool: Any) -> None:
     """Where the parent takes long to merge: it gets few, and each item is in them once."""
     states: list[int] = []
@@ -1037,7 +1039,7 @@ def test_large_states_stay_on_the_cluster_and_only_roots_travel(pool: Any) -> No
     assert sum(shipped) <= len(states)
 
 
-@kinds(far=True)
+@kinds(cluster=True)
 def test_what_is_shared_is_sent_to_each_worker_once_wherever_it_is(pool: Any, tmp_path: Any) -> None:
     """And not looked for in the memory of the machine that shares it."""
     told = share(tasks.TellsWhereItIsOpened(tmp_path))
