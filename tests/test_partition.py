@@ -25,6 +25,7 @@ from poolagg import (
     GroupBy,
     MergeCounts,
     ProcessPool,
+    SerialPool,
     Sum,
     ThreadPool,
     Unique,
@@ -32,6 +33,7 @@ from poolagg import (
     events,
     snapshots,
 )
+from poolagg.errors import ReducerError
 from poolagg.reducers import reduced
 from poolagg.strategies import Combine, Partition, Stream
 from poolagg.strategies._keyed import Divided, compact, divided, opened
@@ -108,6 +110,23 @@ def test_a_lane_that_keeps_runs_ships_what_one_dict_would_hold(batches, sizes, s
                 assert covers[-1][1] == at
                 folding.commit(packed(strategy, reducer, data) if travels else data)
     assert folding.value() == expected
+
+
+class Unmergeable(MergeCounts):
+    """It has a merge, which fails."""
+
+    def merge(self, acc: Any, other: Any) -> Any:
+        raise ArithmeticError("no merge")
+
+
+def test_a_merge_that_fails_as_a_lane_ships_is_the_reducers_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is anywhere else: runs are merged when the last of them comes, which is larger than the first."""
+    for module, name, size in ((combine, "ADDED_TO", 1), (combine, "RUN", 50), (keyed, "WAITING", 0)):
+        monkeypatch.setattr(module, name, size)
+    with pytest.raises(ReducerError, match="as its state was to be shipped: ArithmeticError: no merge"):
+        aggregate(
+            lambda i: {(i, k): 1 for k in range(2 + 40 * i)}, range(2), Unmergeable(), pool=SerialPool(), chunksize=2
+        )
 
 
 class Local:

@@ -123,8 +123,11 @@ class Work:
             raise self._as_reducers(error, "where states met") from error
 
     def payloads(self) -> list[Payload]:
-        """Give up the state gathered so far."""
-        return self._gather.payloads()
+        """Give up the state gathered so far; some of it may be merged for that."""
+        try:
+            return self._gather.payloads()
+        except Exception as error:
+            raise self._as_reducers(error, "as its state was to be shipped") from error
 
     def _run_interval(
         self,
