@@ -7,14 +7,13 @@ they are in `DaskPool` and `RayPool`. The scheduler does one thing after another
 """
 
 import heapq
-import time
 from collections import deque
 from dataclasses import dataclass
 from functools import cache, partial
 
-from benchmarks._simulated import NOTHING, Costs, Job, Simulation
+from benchmarks._simulated import NOTHING, Costs, Job, Simulation, cost_of_telling
 from poolagg import Collect, aggregate
-from poolagg._plan import Plan, Terms
+from poolagg._plan import Terms
 
 EVENTS = 3
 """That the plan is told for each lease: it is pulled, it is finished, and what it shipped is merged."""
@@ -173,13 +172,7 @@ def by_costs(job, costs):
 
 
 def event_cost(lanes, events):
-    """CPU seconds that an event takes the real plan: it is told again what a simulated run has told it."""
+    """CPU seconds that an event takes the plan, with so many lanes of a cluster."""
     job = ClusterJob(lanes, 0.1, lease=1.0, workers=lanes // 2)
     log = ClusterSimulation(job, ClusterCosts(1e-6, 1e-6, 0.0, 0.0)).run(most_events=events).log
-    plan = Plan(job.terms())
-    began = time.thread_time()
-    for event in log:
-        plan.handle(event)
-        assert not plan.finished
-        assert plan.appetite >= 0
-    return (time.thread_time() - began) / len(log)
+    return cost_of_telling(job.terms(), log)

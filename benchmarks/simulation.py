@@ -17,13 +17,12 @@ import time
 from dataclasses import dataclass
 from statistics import median
 
-from benchmarks._simulated import CONSTANTS, FEW, KEYS, MANY, NAP, NOTHING, TITLES, Job, Simulation
+from benchmarks._simulated import CONSTANTS, FEW, KEYS, MANY, NAP, NOTHING, TITLES, Job, Simulation, cost_of_telling
 from benchmarks._simulation_shown import REAL, REAL_LANES, all_charts, all_tables, nap_case
 from benchmarks.harness import Case, Suite, Timed, Verdict
 from poolagg import Collect, Count, MergeCounts, ProcessPool, SerialPool, Sum, aggregate
 from poolagg._pace import PARCEL, TARGET
 from poolagg._parcels import Source
-from poolagg._plan import Plan
 from poolagg.events import ChunkDone, StateMerged
 from poolagg.strategies import Stream, Tree
 
@@ -159,16 +158,10 @@ def plan_many(count):
 
 
 def plan_cost(lanes, events):
-    """Seconds per event; the engine asks the plan two things in between, and so is it here."""
+    """Seconds per event."""
     job = Job(lanes, TARGET)
     log = Simulation(job, NOTHING).run(most_events=events).log
-    plan = Plan(job.terms())
-    began = time.thread_time()
-    for event in log:
-        plan.handle(event)
-        assert not plan.finished
-        assert plan.appetite >= 0
-    return (time.thread_time() - began) / len(log)
+    return cost_of_telling(job.terms(), log)
 
 
 @constant("whole")
