@@ -30,7 +30,7 @@ from poolagg.errors import CheckpointError
 __all__ = ["NOTHING", "Checkpoint", "FailedItem", "Held", "Store", "check_owner", "look", "packed", "unpacked"]
 
 MAGIC = int.from_bytes(b"pagg", "big")
-FORMAT = 2
+FORMAT = 3
 """Counted up when the tables, or how states are kept, change."""
 
 PAGE = 1 << 16

@@ -26,7 +26,7 @@ END = struct.Struct("<4sBQQQ16s")
 """What it is, its format, the lengths of the three parts, and the checksum of all before it and of these."""
 
 MAGIC = b"pagl"
-FORMAT = 2
+FORMAT = 3
 
 
 class Entrusted:

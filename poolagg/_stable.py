@@ -11,6 +11,7 @@ import enum
 import marshal
 import sys
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import PurePath
 from typing import Any
 
@@ -18,6 +19,9 @@ __all__ = ["ATOMS", "dump", "plain", "stable", "type_name"]
 
 ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None)})
 """Types whose values are what they are."""
+
+LARGE = 1 << 16
+"""Bytes from which on an array is its digest."""
 
 _SAID = {
     *(("datetime", name) for name in ("date", "datetime", "time", "timedelta", "timezone")),
@@ -86,7 +90,8 @@ def _of_library(kind: type, value: Any) -> Any:
     numpy = sys.modules.get("numpy")
     array = numpy is not None and (kind is numpy.ndarray or isinstance(value, numpy.generic))
     if array and not value.dtype.hasobject:
-        return "numpy", str(value.dtype), tuple(value.shape), value.tobytes()
+        data = value.tobytes()  # which may be kept for a while
+        return "numpy", str(value.dtype), tuple(value.shape), data if len(data) <= LARGE else sha256(data).digest()
     return None
 
 

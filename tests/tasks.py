@@ -32,6 +32,12 @@ def short(x: Any) -> Any:
     return x
 
 
+def wait_for(path: Path) -> None:
+    """Until another process has made it; for ever if none does, which the test's time limit ends."""
+    while not path.exists():
+        time.sleep(0.001)
+
+
 def pid_of(x: Any) -> int:
     del x
     return os.getpid()

@@ -23,12 +23,12 @@ def test_all_of_them_keep_the_contract_of_all_pools() -> None:
 
     def suite(pool: str) -> str:
         """What pytest says if it fails."""
-        options = ["-q", "-x", "-p", "no:cacheprovider", "-k", pool]
+        options = ["-q", "-x", "--capture=sys", "-p", "no:cacheprovider", "-k", pool]
         # Of Ray's own processes, which it collects.
         options += ["-W", "ignore::pytest.PytestUnraisableExceptionWarning"] if "ray" in pool else []
         words = ["-m", "pytest", *options, elsewhere.HERE / "test_pools.py"]
         ran = elsewhere.run(pool, *words, cwd=elsewhere.HERE.parent, env={"POOLAGG_ONLY": pool})
-        return "" if ran.returncode == 0 else ran.stdout[-3000:] + ran.stderr[-1000:]
+        return "" if ran.returncode == 0 else f"exit {ran.returncode}\n{ran.stdout[-3000:]}\n{ran.stderr[-1000:]}"
 
     failed = {pool: said for pool, said in elsewhere.side_by_side(CONTRACT, suite).items() if said}
     assert not failed, "\n".join(f"{pool}: {said}" for pool, said in failed.items())
