@@ -8,12 +8,13 @@ checkpoint) sees each item before it is handed on: as it is pulled, or many at a
 from __future__ import annotations
 
 import bisect
-import marshal
 import pickle
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any, NamedTuple, Protocol, TypeAlias
+
+from poolagg._numbers import PIECE, Numbers, cut, join, read, write
 
 __all__ = [
     "PACKED",
@@ -43,9 +44,6 @@ MANY = 1000
 
 NUMBERS, PLAIN, PACKED, LOOSE = "numbers", "plain", "packed", "loose"
 
-VALUES = 2
-"""The version of marshal's format that writes values, and no references."""
-
 
 class Packed(NamedTuple):
     """A pickle, and the large buffers that belong to it."""
@@ -61,7 +59,7 @@ class Parcel(NamedTuple):
     """Consecutive items in the form they travel in.
 
     `data` is one pickle of them all (kind "plain"), a list of pickles ("packed"), or the items themselves ("loose").
-    Numbers are written by marshal ("numbers"), which is quicker, and whose bytes digests are made of.
+    Numbers are written in pieces ("numbers"), which is quicker, and whose bytes digests are made of.
     """
 
     start: int
@@ -79,7 +77,9 @@ class Parcel(NamedTuple):
 
 def open_parcel(kind: str, data: Any, offset: int, count: int) -> tuple[Sequence[Any], Callable[[Any], Any] | None]:
     """`count` items of a parcel from `offset` on, and what opens each of them if it is still pickled on its own."""
-    items = marshal.loads(data) if kind == NUMBERS else open_item(data) if kind == PLAIN else data
+    if kind == NUMBERS:
+        return Numbers(data, offset, count), None
+    items = open_item(data) if kind == PLAIN else data
     if offset or count != len(items):
         items = items[offset : offset + count]
     if kind != PACKED:
@@ -131,6 +131,8 @@ class Source:
         self._iterator = iter(()) if self._sliced is not None else iter(iterable)
         self._start = 0
         self._items: list[Any] = []
+        self._pieces: list[bytes] = []  # of numbers, which come before those
+        self._written = 0  # how many there are in pieces
         self._kind = self._first_kind = LOOSE if encode is None else NUMBERS
         self._seen = 0  # items in hand that the witness has seen; of those that are packed it has seen all
         self._together = 1
@@ -141,7 +143,7 @@ class Source:
     @property
     def in_hand(self) -> int:
         """How many items are pulled and not yet sealed into a parcel."""
-        return self._slice_count if self._sliced is not None else len(self._items)
+        return self._slice_count if self._sliced is not None else self._written + len(self._items)
 
     @property
     def position(self) -> int:
@@ -183,7 +185,7 @@ class Source:
                 self._take(item, clock)
             if self._nbytes > most_bytes or clock() > until:
                 return
-        if len(items) < count:
+        if self.in_hand < count:
             self.ended = True
             self._see_rest(items)
             if self._witness is not None:
@@ -197,25 +199,45 @@ class Source:
 
         Gives what is left to be pulled, None if the time is up.
         """
-        items, before = self._items, len(self._items)
+        items, before = self._items, self.in_hand
         integer, numbers = int, _NUMBERS  # local names, and a method called as one: 5 ns less for each
         try:
-            while left := count - len(items):
+            while left := count - self.in_hand:
                 end = len(items) + min(left, self._together)
                 for item in self._coming(end - len(items)):
                     if type(item) is integer or type(item) in numbers:
                         items.append(item)
                     else:  # and nothing is pulled before this one is kept
+                        self._read_pieces()
                         self._kind = PLAIN
                         return chain((item,), self._coming(count - len(items) - 1))
                 if len(items) < end:
                     break
+                if end >= PIECE:
+                    self._write_piece()
                 if clock() > until:
-                    self._together = TOGETHER if len(items) - before > MANY else 1
+                    self._together = TOGETHER if self.in_hand - before > MANY else 1
                     return None
             return iter(())
         finally:
-            self._nbytes += 8 * (len(items) - before)
+            self._nbytes += 8 * (self.in_hand - before)
+
+    def _write_piece(self) -> None:
+        """Of all numbers in hand that are in none."""
+        items = self._items
+        if items:
+            self._pieces.append(write(items))
+            self._see_rest(items, self._pieces[-1])
+            self._written += len(items)
+            self._seen = 0
+            items.clear()
+
+    def _read_pieces(self) -> None:
+        """Have all in hand as they were pulled."""
+        seen = [number for piece in self._pieces for number in read(piece)]
+        self._items[:0] = seen
+        self._seen += len(seen)
+        self._pieces, self._written = [], 0
 
     def _take(self, item: Any, clock: Callable[[], float]) -> None:
         """The first item that may change after it was pulled: from here on each is pickled as it is pulled."""
@@ -257,24 +279,32 @@ class Source:
             assert self._encode is not None
             piece = self._encode(self._sliced[start:stop])  # type: ignore[index]
             return Parcel(start, stop, PLAIN, piece, size_of(piece))
-        items, self._items = self._items, self._items[count:]
-        del items[count:]
-        kind, data, nbytes = self._sealed(items)
-        self._see_rest(items, data if kind == NUMBERS else None)
-        self._seen = max(0, self._seen - count)
-        self._nbytes = sum(map(size_of if kind == PACKED else sys.getsizeof, self._items))
-        if not self._items:
+        kind, data, nbytes = self._seal_numbers(count) if self._kind == NUMBERS else self._seal_items(count)
+        if not self.in_hand:
             self._kind = self._first_kind
         return Parcel(start, stop, kind, data, nbytes)
 
-    def _sealed(self, items: list[Any]) -> tuple[str, Any, int]:
+    def _seal_numbers(self, count: int) -> tuple[str, Any, int]:
+        self._write_piece()
+        pieces, self._pieces = cut(self._pieces, count)
+        self._written -= count
+        self._nbytes = 8 * self._written
+        data = join(pieces)
+        return NUMBERS, data, len(data)
+
+    def _seal_items(self, count: int) -> tuple[str, Any, int]:
         """Items in the form they travel in: what it is, the form, its size."""
+        items, self._items = self._items, self._items[count:]
+        del items[count:]
+        self._see_rest(items)
+        self._seen = max(0, self._seen - count)
+        nbytes, self._nbytes = self._nbytes, sum(map(size_of if self._kind == PACKED else sys.getsizeof, self._items))
         if self._kind == LOOSE:
-            return LOOSE, items, self._nbytes
+            return LOOSE, items, nbytes
         if self._kind == PACKED:
             return PACKED, items, sum(map(size_of, items))
-        data = marshal.dumps(items, VALUES) if self._kind == NUMBERS else pickle.dumps(items, 5)
-        return self._kind, data, len(data)
+        data = pickle.dumps(items, 5)
+        return PLAIN, data, len(data)
 
     def _pack(self, item: Any) -> Encoded:
         assert self._encode is not None

@@ -47,9 +47,9 @@ def run(pool: str, *words: Any, **options: Any) -> subprocess.CompletedProcess[s
 
 
 def side_by_side(pools: Iterable[str], func: Callable[[str], Any]) -> dict[str, Any]:
-    """`func` of each pool that is installed, at once, for most of it is waiting."""
+    """`func` of each pool that is installed, three at once, for most of it is waiting."""
     there = [pool for pool in pools if is_there(pool)]
-    with ThreadPoolExecutor(len(there)) as threads:
+    with ThreadPoolExecutor(3) as threads:
         return dict(zip(there, threads.map(func, there), strict=True))
 
 

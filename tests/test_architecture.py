@@ -36,7 +36,8 @@ MAY_IMPORT = {
     "sources": {"_sizes"},
     "reducers": {"_kinds", "_lazily"},
     "_chunks": set(),
-    "_parcels": set(),
+    "_numbers": set(),
+    "_parcels": {"_numbers"},
     "_stable": set(),
     "_pages": {"_chunks", "_parcels", "_stable"},
     "_fingerprint": {"_stable", "functions"},
@@ -86,8 +87,8 @@ MAY_IMPORT = {
 }
 
 PURE = {
-    *("errors", "events", "functions", "reducers", "_chunks", "_parcels", "_orders", "_stable", "_pages"),
-    *("_fingerprint", "_kinds", "_sizes", "_pace", "_lanes", "_ledger", "_blame", "_plan", "strategies"),
+    *("errors", "events", "functions", "reducers", "_chunks", "_numbers", "_parcels", "_orders", "_stable"),
+    *("_pages", "_fingerprint", "_kinds", "_sizes", "_pace", "_lanes", "_ledger", "_blame", "_plan", "strategies"),
     *("_limit", "_timeline", "_tally", "_report_page", "_report"),
 }
 """Rooms without clock, process or file. (`sources` makes files into items, `_rendering` results into text; a report

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from poolagg import _parcels
 from poolagg._chunks import Grid, Intervals, overlap, overlaps, without
+from poolagg._numbers import PIECE
 from poolagg._parcels import Packed, Parcel, Parcels, Source, open_item, open_parcel, size_of
 
 INTERVALS = st.tuples(st.integers(0, 60), st.integers(0, 8)).map(lambda pair: (pair[0], pair[0] + pair[1]))
@@ -264,23 +266,23 @@ def test_what_was_pulled_before_the_source_raised_is_in_hand():
     """So the error's note names the item after it."""
 
     def numbers():
-        yield from range(3005)
+        yield from range(PIECE + 3005)
         raise OSError
 
     source = Source(numbers(), encode)
     looks = itertools.count()
     source.pull(2000, 1 << 20, lambda: next(looks) - 1500, 0.5)
     with pytest.raises(OSError):
-        source.pull(4000, 1 << 20, lambda: 0.0, 0.5)
-    assert source.position == 3005
-    assert opened([source.seal(3005)]) == list(range(3005))
+        source.pull(2 * PIECE, 1 << 20, lambda: 0.0, 0.5)
+    assert source.position == PIECE + 3005
+    assert opened([source.seal(PIECE + 3005)]) == list(range(PIECE + 3005))
 
 
 def test_numbers_may_turn_into_a_buffer_that_is_used_again_and_again():
     """Each item is what it was when it was pulled, however quick the numbers came before."""
 
     def numbers():
-        yield from range(3000)
+        yield from range(PIECE + 3000)
         buffer = []
         for i in range(50):
             buffer[:] = [i]
@@ -288,16 +290,39 @@ def test_numbers_may_turn_into_a_buffer_that_is_used_again_and_again():
 
     source = Source(numbers(), encode)
     looks = itertools.count()
-    source.pull(5000, 1 << 20, lambda: next(looks) - 1500, 0.5)
-    source.pull(5000, 1 << 20, lambda: 0.0, 0.5)
-    assert opened([source.seal(3050)]) == [*range(3000), *([i] for i in range(50))]
+    source.pull(2 * PIECE, 1 << 20, lambda: next(looks) - 1500, 0.5)
+    source.pull(2 * PIECE, 1 << 20, lambda: 0.0, 0.5)
+    assert opened([source.seal(PIECE + 3050)]) == [*range(PIECE + 3000), *([i] for i in range(50))]
 
 
 def test_numbers_may_turn_into_anything_in_the_middle():
-    items = [*range(3005), "a", [1], *range(50)]
+    items = [*range(PIECE + 3005), "a", [1], *range(50)]
     source = Source(iter(items), encode)
     looks = itertools.count()
     source.pull(2000, 1 << 20, lambda: next(looks) - 1500, 0.5)
-    source.pull(4000, 1 << 20, lambda: 0.0, 0.5)
+    source.pull(2 * PIECE, 1 << 20, lambda: 0.0, 0.5)
     assert source.ended
-    assert opened([source.seal(3010), source.seal(47)]) == items
+    assert opened([source.seal(PIECE + 3010), source.seal(47)]) == items
+
+
+@given(st.data())
+def test_numbers_arrive_however_they_are_pulled_and_sealed_and_cut(data):
+    """In pieces that are cut where a chunk ends, and read again for a part of a chunk."""
+    some = [0, -1, 2**40, 2**70, True, None, 1.5, 2j]
+    items = [some[i % data.draw(st.integers(1, len(some)))] for i in range(data.draw(st.integers(0, 300)))]
+    source, parcels, looks = Source(iter(items), encode), [], itertools.count()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_parcels, "PIECE", data.draw(st.integers(1, 90)))
+        while not source.ended or source.in_hand:
+            if not source.ended:
+                many = source.in_hand + data.draw(st.integers(1, 200))
+                source.pull(many, 1 << 20, lambda: next(looks), data.draw(st.integers(0, 1000)))
+            if source.in_hand:
+                parcels.append(source.seal(data.draw(st.integers(1, source.in_hand))))
+    assert [*map(repr, opened(parcels))] == [*map(repr, items)]
+    for parcel in parcels:
+        start = data.draw(st.integers(parcel.start, parcel.stop - 1))
+        stop = data.draw(st.integers(start + 1, parcel.stop))
+        part, _ = open_parcel(*parcel.cut(start, stop), stop - start)
+        at = data.draw(st.integers(0, len(part)))
+        assert [*map(repr, [*part[:at], *part[at:]])] == [*map(repr, part)] == [*map(repr, items[start:stop])]
