@@ -10,7 +10,7 @@ import functools
 import gc
 import itertools
 import math
-import multiprocessing
+import multiprocessing.pool
 import operator
 import os
 import pickle
@@ -159,8 +159,8 @@ def shut_down_theirs(request: pytest.FixtureRequest) -> Iterator[None]:
         pool = _theirs.pop()
         if isinstance(pool, Executor):
             pool.shutdown(wait=True, cancel_futures=True)
-        elif hasattr(pool, "terminate"):
-            pool.terminate()
+        elif isinstance(pool, multiprocessing.pool.Pool):
+            pool.close()
             pool.join()
         else:
             pool.close()
@@ -209,7 +209,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def entered(kind: Kind, make: Callable[[], Any]) -> contextlib.AbstractContextManager[Any]:
     """A pool of that kind, closed in the end, unless it is kept for other tests."""
-    return contextlib.nullcontext(KEPT[kind.name]) if kind.name in KEPT else make()
+    if kind.name in KEPT:
+        return contextlib.nullcontext(KEPT[kind.name])
+    pool = make()
+    # Leaving its context would kill its workers, and it waits for ever if one was writing a result just then.
+    return contextlib.closing(pool) if isinstance(pool, multiprocessing.pool.Pool) else pool
 
 
 @pytest.fixture

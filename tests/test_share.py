@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any
 
 import numpy as np
@@ -50,8 +50,9 @@ def enter(request: Any) -> Iterator[Callable[[Callable[[], Any]], Any]]:
 
         def entered(make: Callable[[], Any]) -> Any:
             pool = make()
-            if isinstance(pool, multiprocessing.pool.Pool):
+            if isinstance(pool, multiprocessing.pool.Pool):  # killed as it writes a result it would hang for ever
                 stack.callback(pool.join)
+                return stack.enter_context(closing(pool))
             return stack.enter_context(pool)
 
         yield entered
