@@ -11,7 +11,7 @@ from statistics import median
 from benchmarks.harness import Case, charts, tables
 from benchmarks.harness.tables import Cell, Table, significant
 
-OURS, SERIAL, POOL = "poolagg", "serial", "multiprocessing.Pool"
+OURS, SERIAL, POOL, APART = "poolagg", "serial", "multiprocessing.Pool", "loops side by side"
 """The contestants."""
 
 BY_IDEAL, BY_POOL, MEBIBYTES, MILLISECONDS = "x ideal", "x Pool", "MiB", "ms"
@@ -49,12 +49,22 @@ def measured(results, goal):
     if goal.measure == MEBIBYTES:
         notes = (mebibytes(run.note) for run in results.of(goal.name, OURS) if run.correct)
         return sorted(found for found in notes if found is not None)
-    ours = times(results, goal, OURS)
     if goal.measure == MILLISECONDS:
-        return sorted(1e3 * seconds for seconds in ours.values())
-    other, share = (SERIAL, cores_of(results)) if goal.measure == BY_IDEAL else (POOL, 1)
+        return sorted(1e3 * seconds for seconds in times(results, goal, OURS).values())
+    return by_ideal(results, goal, OURS) if goal.measure == BY_IDEAL else ratios(results, goal, OURS, POOL)
+
+
+def by_ideal(results, goal, contestant):
+    """A contestant's times by the loop's over the cores, least first."""
+    return [cores_of(results) * ratio for ratio in ratios(results, goal, contestant, SERIAL)]
+
+
+def ratios(results, goal, contestant, other):
+    """Turn by turn, least first."""
     others = times(results, goal, other)
-    return sorted(seconds / others[turn] * share for turn, seconds in ours.items() if turn in others)
+    return sorted(
+        seconds / others[turn] for turn, seconds in times(results, goal, contestant).items() if turn in others
+    )
 
 
 def times(results, goal, contestant):
@@ -87,7 +97,8 @@ def _number(goal, value):
 
 # -- the tables ------------------------------------------------------------------------------------------------------
 
-HEAD = ["work", "measured", "least - most", "target", "holds"]
+HEAD = ["work", "measured", "least - most", "target", "holds", "side by side"]
+"""The last is what loops on all cores take that share nothing but the machine's memory, and merge nothing."""
 
 
 def reached(results, goals):
@@ -99,13 +110,14 @@ def reached(results, goals):
 
 
 def _row(results, goal):
-    found = measured(results, goal)
+    found, apart = measured(results, goal), by_ideal(results, goal, APART)
     return [
         Cell(goal.name),
         Cell(f"{_number(goal, median(found))} {goal.measure}" if found else "-", "number"),
         Cell(f"{_number(goal, found[0])} - {_number(goal, found[-1])}" if found else "-", "number"),
         Cell(f"at most {goal.most:g} {goal.measure}", "number"),
         _verdict(results, goal),
+        Cell(f"{_number(goal, median(apart))} {goal.measure}" if apart else "", "number"),
     ]
 
 

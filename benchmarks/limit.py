@@ -5,7 +5,9 @@ is warm: `with ProcessPool() as pool:`, and each worker has run something and ha
 `multiprocessing.Pool` that it is compared with, whose chunks are tuned by hand.
 
 "Ideal" is the time of the fastest loop on one core, in the same turn, divided by the number of cores. Ratios are taken
-turn by turn. Memory is the parent's peak above what it had when the clock started.
+turn by turn. Memory is the parent's peak above what it had when the clock started. Where caches and memory are what is
+short, cores that share them do not do twice what one does: what loops take that run side by side, each on its share of
+the items, and whose results nobody merges, stands beside it.
 
 What has to be measured in an interpreter that is new (importing, the first result of a new pool) is run in several,
 one after another, and the median of these is the time of the turn. All is compiled before, as it is once installed.
@@ -31,7 +33,7 @@ import numpy as np
 
 from benchmarks import _limit_shown as shown
 from benchmarks import _peers_jobs as jobs
-from benchmarks._limit_shown import BY_IDEAL, BY_POOL, MEBIBYTES, MILLISECONDS, OURS, POOL, SERIAL, Goal
+from benchmarks._limit_shown import APART, BY_IDEAL, BY_POOL, MEBIBYTES, MILLISECONDS, OURS, POOL, SERIAL, Goal
 from benchmarks.harness import Suite, Timed, Verdict
 from benchmarks.harness.processes import peak_memory
 from poolagg import ArraySum, Into, MergeCounts, ProcessPool, Sum, Unique, aggregate
@@ -64,6 +66,8 @@ class Work(Goal):
     """What each worker does before the clock starts."""
     rated: bool = False
     """Whether the bytes per second are told."""
+    apart: bool = False
+    """Whether loops side by side are of interest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,7 +278,8 @@ def word_count(title, most, vocabulary, length=54_688):
         share = min(1, files / 64)
         sizes = int(vocabulary * share), int(length * share)
         source, right = partial(jobs.corpus, *sizes), partial(jobs.is_count_of_words, *sizes)
-        return work(title, most, BY_IDEAL, jobs.count_words, updated, right, source, reducer=MergeCounts)(files, limit)
+        return work(title, most, BY_IDEAL, jobs.count_words, updated, right, source, reducer=MergeCounts,
+                    apart=True)(files, limit)  # fmt: skip
 
     return build
 
@@ -301,7 +306,7 @@ GOALS = [
     (skewed("ascending", sorted), (2000, 300, 30)),
     (skewed("descending", jobs.descending), (2000, 300, 30)),
     (arrays("8 MB arrays, each applied in the parent", 1 / 8, BY_POOL, add=add, rated=True), (400, 60, 4)),
-    (arrays("8 MB arrays, ArraySum", 1.3, BY_IDEAL, reducer=ArraySum), (2000, 200, 4)),
+    (arrays("8 MB arrays, ArraySum", 1.3, BY_IDEAL, reducer=ArraySum, apart=True), (2000, 200, 4)),
     (word_count("word count, 50 k distinct", 1.15, 50_000), (64, 16, 8)),
     (word_count("word count, 1.6 M distinct", 1.6, 1_900_000), (64, 16, 8)),
     (work("memory: 8 MB arrays, slow reducer", 64, MEBIBYTES, jobs.full_array, partial(applied, jobs.add_slowly),
@@ -377,6 +382,28 @@ def serial(goal):
     items = goal.source(goal.units)
     goal.ready()
     return timed(items, lambda items: goal.fold(map(goal.func, items)))
+
+
+@suite.contestant(APART, cases=named(lambda goal: isinstance(goal, Work) and goal.apart))
+def side_by_side(goal):
+    """A loop on each core, over its share of the items. The clock runs until the last is done; nothing is merged."""
+    from multiprocessing import Pool
+
+    items = goal.source(goal.units)
+    with Pool(CORES) as pool:
+        while len(set(pool.map(partial(warm, goal.ready), range(4 * CORES), 1))) < CORES:
+            pass
+        told = pool.map(partial(looped, goal), [items[core::CORES] for core in range(CORES)], 1)
+    began, ended, results = zip(*told, strict=True)
+    seconds = max(ended) - min(began)
+    return Timed(Outcome(goal.fold(results), seconds), seconds)
+
+
+def looped(goal, items):
+    """A result, with when it was begun and ended."""
+    began = time.monotonic()
+    result = goal.fold(map(goal.func, items))
+    return began, time.monotonic(), result
 
 
 @suite.contestant(POOL, cases=named(lambda goal: goal.measure == BY_POOL))
