@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Any, overload
 
-__all__ = ["PIECE", "Numbers", "cut", "join", "length", "read", "write"]
+__all__ = ["PIECE", "Numbers", "cut_pieces", "join_pieces", "read_piece", "write_piece"]
 
 PIECE = 8192
 """Numbers of a piece: about 300 kB as objects."""
@@ -22,43 +22,44 @@ VALUES = 2
 for what they begin with, are those of one."""
 
 
-def write(numbers: list[Any]) -> bytes:
+def write_piece(numbers: list[Any]) -> bytes:
     """A piece."""
     return marshal.dumps(numbers, VALUES)
 
 
-def read(piece: bytes) -> list[Any]:
+def read_piece(piece: bytes) -> list[Any]:
     """What it was written from.
 
-    >>> read(write([1, True, 2.5, None]))
+    >>> read_piece(write_piece([1, True, 2.5, None]))
     [1, True, 2.5, None]
     """
     numbers: list[Any] = marshal.loads(piece)
     return numbers
 
 
-def length(piece: bytes) -> int:
+def _length(piece: bytes) -> int:
     """How many numbers are in a piece: it begins with a letter, and that."""
     return int.from_bytes(piece[1:5], "little")
 
 
-def cut(pieces: list[bytes], count: int) -> tuple[list[bytes], list[bytes]]:
+def cut_pieces(pieces: list[bytes], count: int) -> tuple[list[bytes], list[bytes]]:
     """The first `count` numbers of some pieces, and the rest.
 
-    >>> [list(map(read, part)) for part in cut([write([1, 2]), write([3, 4])], 3)]
+    >>> [list(map(read_piece, part)) for part in cut_pieces([write_piece([1, 2]), write_piece([3, 4])], 3)]
     [[[1, 2], [3]], [[4]]]
     """
     for number, piece in enumerate(pieces):
-        if count < length(piece):
-            if not count:
-                return pieces[:number], pieces[number:]
-            numbers = read(piece)
-            return [*pieces[:number], write(numbers[:count])], [write(numbers[count:]), *pieces[number + 1 :]]
-        count -= length(piece)
+        before, after = pieces[:number], pieces[number + 1 :]
+        if not count:
+            return before, [piece, *after]
+        if count < _length(piece):
+            numbers = read_piece(piece)
+            return [*before, write_piece(numbers[:count])], [write_piece(numbers[count:]), *after]
+        count -= _length(piece)
     return pieces, []
 
 
-def join(pieces: list[bytes]) -> bytes:
+def join_pieces(pieces: list[bytes]) -> bytes:
     """Pieces as one; `Numbers` reads it."""
     return marshal.dumps(pieces, VALUES)
 
@@ -66,14 +67,14 @@ def join(pieces: list[bytes]) -> bytes:
 class Numbers(Sequence[Any]):
     """`count` numbers from `start` on, read a piece at a time.
 
-    >>> numbers = Numbers(join([write([1, 2]), write([3, 4])]), 1, 3)
+    >>> numbers = Numbers(join_pieces([write_piece([1, 2]), write_piece([3, 4])]), 1, 3)
     >>> numbers[:2], list(numbers), numbers[-1], len(numbers)
     ([2, 3], [2, 3, 4], 4, 3)
     """
 
     def __init__(self, data: Any, start: int, count: int) -> None:
         self._pieces: list[bytes] = marshal.loads(data)
-        self._ends = list(accumulate(map(length, self._pieces), initial=0))
+        self._ends = list(accumulate(map(_length, self._pieces), initial=0))
         self._places = range(start, start + count)
         self._last: tuple[int, list[Any]] = -1, []
 
@@ -104,5 +105,5 @@ class Numbers(Sequence[Any]):
 
     def _read(self, number: int) -> list[Any]:
         if self._last[0] != number:
-            self._last = number, read(self._pieces[number])
+            self._last = number, read_piece(self._pieces[number])
         return self._last[1]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from poolagg._numbers import PIECE, Numbers, cut, join, read, write
+from poolagg._numbers import PIECE, Numbers, cut_pieces, join_pieces, read_piece, write_piece
 
 __all__ = [
     "PACKED",
@@ -226,7 +226,7 @@ class Source:
         """Of all numbers in hand that are in none."""
         items = self._items
         if items:
-            self._pieces.append(write(items))
+            self._pieces.append(write_piece(items))
             self._see_rest(items, self._pieces[-1])
             self._written += len(items)
             self._seen = 0
@@ -234,7 +234,7 @@ class Source:
 
     def _read_pieces(self) -> None:
         """Have all in hand as they were pulled."""
-        seen = [number for piece in self._pieces for number in read(piece)]
+        seen = [number for piece in self._pieces for number in read_piece(piece)]
         self._items[:0] = seen
         self._seen += len(seen)
         self._pieces, self._written = [], 0
@@ -286,10 +286,10 @@ class Source:
 
     def _seal_numbers(self, count: int) -> tuple[str, Any, int]:
         self._write_piece()
-        pieces, self._pieces = cut(self._pieces, count)
+        pieces, self._pieces = cut_pieces(self._pieces, count)
         self._written -= count
         self._nbytes = 8 * self._written
-        data = join(pieces)
+        data = join_pieces(pieces)
         return NUMBERS, data, len(data)
 
     def _seal_items(self, count: int) -> tuple[str, Any, int]:

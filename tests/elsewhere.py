@@ -43,7 +43,18 @@ def run(pool: str, *words: Any, **options: Any) -> subprocess.CompletedProcess[s
     """Run a program of that pool to its end."""
     command = [*python(pool), *map(str, words)]
     environment = {**ENVIRON, **options.pop("env", {})}
-    return subprocess.run(command, capture_output=True, text=True, timeout=280, env=environment, **options)
+    before = memory_of_mpi()
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=280, env=environment, **options)
+    finally:
+        if pool == "mpi4py.futures":  # MPI leaves it there when its job is ended by a fault
+            for name in memory_of_mpi() - before:
+                name.unlink()
+
+
+def memory_of_mpi() -> set[Path]:
+    """What MPI's processes share."""
+    return set(Path("/dev/shm").glob("mpich_shm_*"))
 
 
 def side_by_side(pools: Iterable[str], func: Callable[[str], Any]) -> dict[str, Any]:
