@@ -174,6 +174,19 @@ def test_deaths_on_ray(tmp_path: Path) -> None:
     ]
 
 
+def test_ray_keeps_nothing_of_chunks_that_are_done(tmp_path: Path) -> None:
+    """Its servers hold no more the more chunks there were: else it would be some 4 kB for each."""
+    body = """
+    with RayPool(workers=2) as pool:
+        aggregate(abs, range(2000), Sum(), pool=pool, chunksize=1)
+        servers = [*processes("gcs_server"), *processes("raylet")]
+        before = [server.memory_info().rss for server in servers]
+        aggregate(abs, range(4000), Sum(), pool=pool, chunksize=1)
+        say([(server.memory_info().rss - held) // 4000 < 1000 for server, held in zip(servers, before)])
+    """
+    assert told(tmp_path, body) == ["[True, True]", "left: []"]
+
+
 def test_want_of_memory_is_told_and_a_lost_raylet_is_an_error(tmp_path: Path) -> None:
     """Ray kills the task that runs when its machine's memory is nearly full, which here it always is by its settings.
 

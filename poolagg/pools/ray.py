@@ -77,8 +77,10 @@ class RayPool(ClusterPool):
         self._refs: dict[Any, tuple[Task, Any]] = {}
         """Results to wait for, each with what it is of, and the state that stays."""
         self._sent: Any = None
-        self._whole = ray.remote(max_retries=0)(_run_lease)
-        self._in_halves = ray.remote(max_retries=0, num_returns=2)(_run_lease_in_halves)
+        # Ray keeps some kilobytes about each of the last 100,000 tasks for its dashboard, where there is one.
+        watched = not self._ours or address not in (None, "local")
+        self._whole = ray.remote(max_retries=0, enable_task_events=watched)(_run_lease)
+        self._in_halves = ray.remote(max_retries=0, num_returns=2, enable_task_events=watched)(_run_lease_in_halves)
 
     def __repr__(self) -> str:
         return f"RayPool({self._address!r}, workers={self.workers // self.lanes_per_worker})"

@@ -34,8 +34,8 @@ KEPT = 256 << 20
 KEY = 100
 """Bytes of memory that a key of the result takes, or more."""
 
-ADDED_TO = 1 << 16
-"""Counts that a lane adds to: more do not fit into its core's caches, and are kept as runs."""
+ADDED_TO = 1 << 18
+"""Counts that a lane adds to: what adds to more waits for memory so long that runs are as quick."""
 
 RUN = 1 << 13
 """Counts of a run at least, for each of its parts is packed on its own."""
@@ -204,14 +204,11 @@ class _Merging:
 
     def state(self) -> Any:
         self._take_joined()
-        return self._acc, [parts.packed for parts in self._unopened]
+        self._open_all()  # else each commit would write them once more, with keys that are in most of them
+        return self._acc
 
     def restore(self, state: Any) -> None:
-        self._acc, unopened = state
-        self._fresh = False
-        # Opened at once: which part a key is in depends on hashes, which were others in the process before.
-        for part in (part for packed in unopened for part in packed):
-            self._acc = update(self._reducer, self._acc, opened(part))
+        self._acc, self._fresh = state, False
 
     def errand(self) -> Errand | None:
         keys = sum(parts.keys for parts in self._unopened)
