@@ -236,16 +236,16 @@ def test_states_that_travel_in_parts_are_kept_unopened(path):
     assert again.value()["k60"] == 2
 
 
-def test_a_finished_run_keeps_parts_as_they_were_merged(path):
-    """Which is less than what came from the workers, and not opened by anybody again."""
-    with ProcessPool(2) as pool:
-        call = functools.partial(aggregate, str, strategy=Partition(4), pool=pool, checkpoint=path)
-        result = call(iterable=range(2000), reducer=Frequencies(), chunksize=10)
-        assert (
-            call(iterable=range(2000), reducer=Frequencies(), chunksize=10) == result == Counter(map(str, range(2000)))
-        )
-    _, unopened = pickle.loads(look(path).state)
-    assert len(unopened) < 2  # one, if a worker was so late that the other did it all
+@pytest.mark.parametrize("strategy", [Combine(), Partition(4)], ids=repr)
+def test_a_state_holds_each_key_once_however_often_it_was_shipped(strategy):
+    """What came in parts is merged for a commit: else each would write all that workers ever shipped."""
+    counts, folding = Counter(map(str, range(30_000))), strategy.folding(Frequencies())
+    sizes = []
+    for _ in range(5):
+        folding.commit(strategy.packed(Frequencies(), counts))
+        sizes.append(len(pickle.dumps(folding.state())))
+    assert max(sizes) < 1.1 * sizes[0]
+    assert folding.value() == dict.fromkeys(counts, 5)
 
 
 def test_gaps_are_run_and_nothing_else(tmp_path, path):
