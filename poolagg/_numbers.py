@@ -9,10 +9,13 @@ from __future__ import annotations
 import marshal
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, groupby, islice
 from typing import Any, overload
 
-__all__ = ["PIECE", "Numbers", "cut_pieces", "join_pieces", "read_piece", "write_piece"]
+__all__ = ["NUMBERS", "PIECE", "Numbers", "Puller", "cut_pieces", "join_pieces", "read_piece", "write_piece"]
+
+NUMBERS = frozenset({int, float, bool, complex, type(None)})
+"""Types whose values cannot change, and that marshal writes as they are."""
 
 PIECE = 8192
 """Numbers of a piece: about 300 kB as objects."""
@@ -20,6 +23,49 @@ PIECE = 8192
 VALUES = 2
 """The version of marshal's format that writes values, and no references: the bytes of two lists one after another, but
 for what they begin with, are those of one."""
+
+
+class Puller:
+    """Pulls the numbers that an iterator begins with, and nothing after the first item that is none.
+
+    As long as they have one type no code of ours runs for each: `groupby` finds where another begins, and keeps that
+    item until it is asked for. That takes two thirds of the time of a loop; where types change a loop is quicker.
+
+    >>> numbers, puller = [], Puller(iter([1, 2, 2.5, True, 3, [4], 5]))
+    >>> puller.pull(numbers, 2), puller.pull(numbers, 2), puller.pull(numbers, 9), numbers
+    ((), (), ([4],), [1, 2, 2.5, True, 3])
+    """
+
+    def __init__(self, iterator: Iterator[Any]) -> None:
+        self._iterator = iterator
+        self.begin()
+
+    def begin(self) -> None:
+        """Numbers of one type are expected, whichever it is."""
+        self._runs, self._run = groupby(self._iterator, type), iter(())
+        self._types = 0
+
+    def pull(self, numbers: list[Any], count: int) -> tuple[Any, ...]:
+        """Append `count` of them; fewer if there are no more, or if an item is none: that one is what it returns."""
+        end = len(numbers) + count
+        while self._types < 2:
+            numbers.extend(islice(self._run, end - len(numbers)))
+            if len(numbers) == end:
+                return ()
+            kind, self._run = next(self._runs, (None, self._run))
+            if kind is None:
+                return ()
+            self._types += 1
+            if kind not in NUMBERS:
+                return (next(self._run),)
+            numbers.append(next(self._run))
+        integer, types = int, NUMBERS  # local names, and a method called as one: 5 ns less for each
+        for item in islice(self._iterator, end - len(numbers)):
+            if type(item) is integer or type(item) in types:
+                numbers.append(item)
+            else:
+                return (item,)
+        return ()
 
 
 def write_piece(numbers: list[Any]) -> bytes:

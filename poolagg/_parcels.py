@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from poolagg._numbers import PIECE, Numbers, cut_pieces, join_pieces, read_piece, write_piece
+from poolagg._numbers import NUMBERS as NUMBER_TYPES
+from poolagg._numbers import PIECE, Numbers, Puller, cut_pieces, join_pieces, read_piece, write_piece
 
 __all__ = [
     "PACKED",
@@ -32,8 +33,7 @@ __all__ = [
 
 # Items of these exact types cannot change after they were pulled, so a whole chunk of them is pickled at once; all
 # others are pickled one by one as they are pulled, for a generator may reuse its buffer.
-_NUMBERS = frozenset({int, float, bool, complex, type(None)})
-_ATOMS = _NUMBERS | {str, bytes}
+_ATOMS = NUMBER_TYPES | {str, bytes}
 
 TOGETHER = 64
 """Numbers that are pulled between two looks at the clock, from a source that is quick. So many, less one, may have to
@@ -129,6 +129,7 @@ class Source:
         self._witness = witness
         self._sliced = iterable if encode is not None and is_sliced(iterable) else None
         self._iterator = iter(()) if self._sliced is not None else iter(iterable)
+        self._puller = Puller(self._iterator)
         self._start = 0
         self._items: list[Any] = []
         self._pieces: list[bytes] = []  # of numbers, which come before those
@@ -200,17 +201,13 @@ class Source:
         Gives what is left to be pulled, None if the time is up.
         """
         items, before = self._items, self.in_hand
-        integer, numbers = int, _NUMBERS  # local names, and a method called as one: 5 ns less for each
         try:
             while left := count - self.in_hand:
                 end = len(items) + min(left, self._together)
-                for item in self._coming(end - len(items)):
-                    if type(item) is integer or type(item) in numbers:
-                        items.append(item)
-                    else:  # and nothing is pulled before this one is kept
-                        self._read_pieces()
-                        self._kind = PLAIN
-                        return chain((item,), self._coming(count - len(items) - 1))
+                if other := self._puller.pull(items, end - len(items)):
+                    self._read_pieces()
+                    self._kind = PLAIN
+                    return chain(other, self._coming(count - len(items) - 1))
                 if len(items) < end:
                     break
                 if end >= PIECE:
@@ -282,6 +279,7 @@ class Source:
         kind, data, nbytes = self._seal_numbers(count) if self._kind == NUMBERS else self._seal_items(count)
         if not self.in_hand:
             self._kind = self._first_kind
+            self._puller.begin()
         return Parcel(start, stop, kind, data, nbytes)
 
     def _seal_numbers(self, count: int) -> tuple[str, Any, int]:
