@@ -466,6 +466,11 @@ def test_retries_is_the_number_of_reruns(pool: Any, tmp_path: Any) -> None:
     assert caught.value.attempts == always.attempts.at(3) == 3
 
 
+def ours(warned: Any) -> list[Any]:
+    """Of some warnings: from 3.12 on Python warns of its executors' forks where there are threads."""
+    return [warning for warning in warned if warning.category is not DeprecationWarning]
+
+
 def test_skip_leaves_out_what_failed_and_warns_once(pool: Any, tmp_path: Any) -> None:
     func = Flaky(tmp_path, {3: "raise", 4: "raise", 90: "raise", 99: "raise"})
     for number, strategy in enumerate([None, Stream(), Ordered(), Tree()], 1):
@@ -979,7 +984,7 @@ def test_a_watcher_that_raises_is_dropped_with_one_warning(pool: Any) -> None:
 
     with pytest.warns(RuntimeWarning, match="no terminal") as warned:
         assert aggregate(square, range(10), Sum(), pool=pool, watch=[broken, seen.append]) == 285
-    assert len(warned) == len(calls) == 1
+    assert len(ours(warned)) == len(calls) == 1
     assert isinstance(seen[-1], events.RunEnded)
 
 
