@@ -8,7 +8,9 @@ import gc
 import itertools
 import os
 import pickle
+import platform
 import random
+import resource
 import subprocess
 import sys
 import textwrap
@@ -284,6 +286,21 @@ def test_arrays_of_all_kinds_arrive_as_pickle_delivers_them(
         aggregate(lambda name: arrays[name], names, Into(apply, ordered=True), pool=pool, chunksize=2)
         assert seen == expected
     assert bool(opened) == arena
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no mallopt")
+def test_arrays_are_made_in_memory_that_is_not_fresh(method: str) -> None:
+    """A few pages for each of those that are made on the way to an array of 8 MB, and not all of their 4,000."""
+
+    def make(x: int) -> Any:
+        made = np.arange(1_000_000).astype(float)
+        made[0] = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        return made
+
+    faults: list[float] = []
+    with ProcessPool(1, start_method=method) as pool:
+        aggregate(make, range(200), Into(lambda array: faults.append(array[0])), pool=pool, chunksize=5)
+    assert faults[-1] - faults[100] < 100 * 400
 
 
 def test_an_array_larger_than_an_arena_arrives(opened: list[Place]) -> None:

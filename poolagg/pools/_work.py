@@ -98,6 +98,8 @@ class Work:
         self._failures: list[Failure] = []
         self._reduce_seconds = 0.0
         self._slowest = NONE_YET
+        self.heavy = False
+        """Whether there was a partial that is a batch of its own, so large is it."""
 
     def run(self, run: Run, items: Sequence[Any], unpack: Callable[[Any], Any] | None) -> Outcome:
         """Map and gather the items of one chunk; `unpack` opens each of them."""
@@ -158,6 +160,7 @@ class Work:
     def _adapt(self, items: int, seconds: float, size: int) -> None:
         by_time = items * BATCH / max(seconds, 1e-9)
         by_size = HEAVY / max(size, 1)
+        self.heavy = self.heavy or size > HEAVY
         self._batch = max(1, int(min(by_time, by_size, self._batch * 4)))
 
     def _map(self, index: int, items: Sequence[Any], unpack: Callable[[Any], Any] | None, apart: bool) -> int:

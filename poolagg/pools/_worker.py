@@ -27,6 +27,7 @@ from poolagg.pools._arena import Arena, Loan, Loans, Place
 from poolagg.pools._cell import Cell, Over
 from poolagg.pools._channel import Message, Pipe, identity
 from poolagg.pools._death import die_with_parent, ignore_interrupts
+from poolagg.pools._malloc import give_back_freed, keep_freed
 from poolagg.pools._memory import fresh_memory
 from poolagg.pools._packing import PackedItems, PackedPiece, job_does_not_open, pack_failures, pack_pieces, unpack_items
 from poolagg.pools._share import open_job
@@ -71,6 +72,8 @@ class _Worker:
         self._assigned: set[str] = set()
         self._not_started: BaseException | None = None
         self._memory_limit: int | None = None
+        self._may_keep = True
+        self._keeps = False
 
     def serve(self) -> None:
         handlers = {
@@ -109,6 +112,7 @@ class _Worker:
 
     def _start(self, message: Message) -> None:
         environ, cwd, path, least, self._memory_limit = message.values
+        self._may_keep = self._memory_limit is None
         _set_environ(environ)
         sys.path[:] = path
         if self._arena_fd >= 0:
@@ -153,6 +157,9 @@ class _Worker:
                 self._loans.give_back(items.place[0])
             return
         outcome = self._map(run, items, message.payload)
+        if self._work.heavy and self._may_keep and not self._keeps:
+            keep_freed()
+            self._keeps = True
         failures, blobs = pack_failures(outcome.failures)
         shipped = self._work.payloads() if run.ship else None  # and let go of after it was sent, for that may take long
         pieces, payloads, *packing = (None, [], None, 0.0) if shipped is None else self._pack(shipped)
@@ -192,6 +199,8 @@ class _Worker:
         self._work = self._job = None
         if self._arena is not None:
             self._arena.shrink()
+        if self._keeps:
+            give_back_freed()
         self._pipe.send(_channel.ENDED, message.epoch)
 
     def _claims(self, claim: int) -> bool:
