@@ -61,10 +61,8 @@ def by_ideal(results, goal, contestant):
 
 def ratios(results, goal, contestant, other):
     """Turn by turn, least first."""
-    others = times(results, goal, other)
-    return sorted(
-        seconds / others[turn] for turn, seconds in times(results, goal, contestant).items() if turn in others
-    )
+    found, others = times(results, goal, contestant), times(results, goal, other)
+    return sorted(seconds / others[turn] for turn, seconds in found.items() if turn in others)
 
 
 def times(results, goal, contestant):

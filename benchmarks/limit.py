@@ -358,6 +358,12 @@ def warm(ready, _):
     return os.getpid()
 
 
+def warm_all(pool, goal):
+    """All workers of a `multiprocessing.Pool`."""
+    while len(set(pool.map(partial(warm, goal.ready), range(4 * CORES), 1))) < CORES:
+        pass
+
+
 @suite.contestant(OURS)
 def poolagg(goal):
     """README: `aggregate` with a reducer, in a pool that is kept, and no setting."""
@@ -394,8 +400,7 @@ def side_by_side(goal):
 
     items = goal.source(goal.units)
     with Pool(CORES) as pool:
-        while len(set(pool.map(partial(warm, goal.ready), range(4 * CORES), 1))) < CORES:
-            pass
+        warm_all(pool, goal)
         told = pool.map(partial(looped, goal), [items[core::CORES] for core in range(CORES)], 1)
     began, ended, results = zip(*told, strict=True)
     seconds = max(ended) - min(began)
@@ -418,6 +423,5 @@ def multiprocessing_pool(goal):
         return in_fresh_interpreters(goal, goal.theirs)
     items = goal.source(goal.units)
     with Pool(CORES) as pool:
-        while len(set(pool.map(partial(warm, goal.ready), range(4 * CORES), 1))) < CORES:
-            pass
+        warm_all(pool, goal)
         return timed(items, lambda items: goal.fold(pool.imap_unordered(goal.func, items, goal.chunksize)))

@@ -12,9 +12,20 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate, groupby, islice
 from typing import Any, overload
 
-__all__ = ["NUMBERS", "PIECE", "Numbers", "Puller", "cut_pieces", "join_pieces", "read_piece", "write_piece"]
+__all__ = [
+    "HEAD",
+    "PIECE",
+    "TYPES",
+    "VALUES",
+    "Numbers",
+    "Puller",
+    "cut_pieces",
+    "join_pieces",
+    "read_piece",
+    "write_piece",
+]
 
-NUMBERS = frozenset({int, float, bool, complex, type(None)})
+TYPES = frozenset({int, float, bool, complex, type(None)})
 """Types whose values cannot change, and that marshal writes as they are."""
 
 PIECE = 8192
@@ -22,7 +33,10 @@ PIECE = 8192
 
 VALUES = 2
 """The version of marshal's format that writes values, and no references: the bytes of two lists one after another, but
-for what they begin with, are those of one."""
+for their heads, are those of one."""
+
+HEAD = 5
+"""Bytes that a list begins with: a letter, and how long it is."""
 
 
 class Puller:
@@ -56,10 +70,10 @@ class Puller:
             if kind is None:
                 return ()
             self._types += 1
-            if kind not in NUMBERS:
+            if kind not in TYPES:
                 return (next(self._run),)
             numbers.append(next(self._run))
-        integer, types = int, NUMBERS  # local names, and a method called as one: 5 ns less for each
+        integer, types = int, TYPES  # local names, and a method called as one: 5 ns less for each
         for item in islice(self._iterator, end - len(numbers)):
             if type(item) is integer or type(item) in types:
                 numbers.append(item)
@@ -84,8 +98,8 @@ def read_piece(piece: bytes) -> list[Any]:
 
 
 def _length(piece: bytes) -> int:
-    """How many numbers are in a piece: it begins with a letter, and that."""
-    return int.from_bytes(piece[1:5], "little")
+    """How many numbers are in a piece."""
+    return int.from_bytes(piece[1:HEAD], "little")
 
 
 def cut_pieces(pieces: list[bytes], count: int) -> tuple[list[bytes], list[bytes]]:
@@ -136,9 +150,6 @@ class Numbers(Sequence[Any]):
         if isinstance(places, int):
             return self._between(places, places + 1)[0]
         return self._between(places.start, places.stop)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self[:])
 
     def _between(self, start: int, stop: int) -> list[Any]:
         found: list[Any] = []

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 from zlib import crc32
 
 from poolagg._chunks import Interval
+from poolagg._numbers import HEAD
 from poolagg._parcels import is_sliced
 from poolagg._stable import ATOMS, dump, stable
 
@@ -32,10 +33,6 @@ BUFFER = 64
 
 PIECE = 1 << 20
 """Bytes of an array, about, that are looked at together."""
-
-HEAD = 5
-"""Bytes with which a list begins that is dumped. They are no part of a digest, so that it does not show how items were
-cut."""
 
 _WIDTHS = ((b"i", 5), (b"g", 9))
 
@@ -147,7 +144,10 @@ class Pages:
             self._flush()
 
     def see_all(self, items: Sequence[Any], dumped: bytes | None = None) -> None:
-        """Items that can't change. Of numbers that are equally long a page's bytes are cut out of `dumped`."""
+        """Items that can't change. Of numbers that are equally long a page's bytes are cut out of `dumped`.
+
+        A list's head is no part of a digest, so that it does not show how items were cut.
+        """
         self._flush()
         if dumped is not None and (width := _width(dumped, len(items))):
             self._look(len(items), lambda start, stop: dumped[HEAD + start * width : HEAD + stop * width])

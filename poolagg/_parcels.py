@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from poolagg._numbers import NUMBERS as NUMBER_TYPES
-from poolagg._numbers import PIECE, Numbers, Puller, cut_pieces, join_pieces, read_piece, write_piece
+from poolagg._numbers import PIECE, TYPES, Numbers, Puller, cut_pieces, join_pieces, read_piece, write_piece
 
 __all__ = [
     "PACKED",
@@ -33,7 +32,7 @@ __all__ = [
 
 # Items of these exact types cannot change after they were pulled, so a whole chunk of them is pickled at once; all
 # others are pickled one by one as they are pulled, for a generator may reuse its buffer.
-_ATOMS = NUMBER_TYPES | {str, bytes}
+_ATOMS = TYPES | {str, bytes}
 
 TOGETHER = 64
 """Numbers that are pulled between two looks at the clock, from a source that is quick. So many, less one, may have to
@@ -204,7 +203,7 @@ class Source:
         try:
             while left := count - self.in_hand:
                 end = len(items) + min(left, self._together)
-                if other := self._puller.pull(items, end - len(items)):
+                if other := self._puller.pull(items, end - len(items)):  # and nothing is pulled before it is kept
                     self._read_pieces()
                     self._kind = PLAIN
                     return chain(other, self._coming(count - len(items) - 1))
@@ -283,6 +282,7 @@ class Source:
         return Parcel(start, stop, kind, data, nbytes)
 
     def _seal_numbers(self, count: int) -> tuple[str, Any, int]:
+        """As `_seal_items`; what of a piece is left over is a piece."""
         self._write_piece()
         pieces, self._pieces = cut_pieces(self._pieces, count)
         self._written -= count

@@ -15,6 +15,8 @@ from hashlib import sha256
 from pathlib import PurePath
 from typing import Any
 
+from poolagg._numbers import VALUES
+
 __all__ = ["ATOMS", "dump", "plain", "stable", "type_name"]
 
 ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None)})
@@ -33,8 +35,8 @@ _BUILTIN: tuple[Any, ...] = (int, float, complex, str, bytes)
 
 
 def dump(value: Any) -> bytes:
-    """Nested tuples and lists of atoms as bytes. (Marshal's version 2 writes values; later ones write references.)"""
-    return marshal.dumps(value, 2)
+    """Nested tuples and lists of atoms as bytes."""
+    return marshal.dumps(value, VALUES)
 
 
 def stable(item: Any) -> Any:
@@ -90,7 +92,7 @@ def _of_library(kind: type, value: Any) -> Any:
     numpy = sys.modules.get("numpy")
     array = numpy is not None and (kind is numpy.ndarray or isinstance(value, numpy.generic))
     if array and not value.dtype.hasobject:
-        data = value.tobytes()  # which may be kept for a while
+        data = value.tobytes()  # of which many may be kept for a while
         return "numpy", str(value.dtype), tuple(value.shape), data if len(data) <= LARGE else sha256(data).digest()
     return None
 

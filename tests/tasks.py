@@ -9,6 +9,7 @@ import random
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,10 @@ def short(x: Any) -> Any:
     return x
 
 
-def wait_for(path: Path) -> None:
-    """Until another process has made it; for ever if none does, which the test's time limit ends."""
-    while not path.exists():
-        time.sleep(0.001)
+def wait_for(condition: Callable[[], Any]) -> None:
+    """Until it holds; for ever if it never does, which the test's time limit ends."""
+    while not condition():
+        time.sleep(0.01)
 
 
 def pid_of(x: Any) -> int:

@@ -821,6 +821,19 @@ def test_numbers_are_told_apart_that_are_equal(at):
     assert known_of([math.nan] * 5000) == known_of([float("nan")] * 5000) != known_of([math.inf] * 5000)
 
 
+@pytest.mark.parametrize("count", [10, 100_000])
+def test_arrays_are_told_apart_by_one_cell(count):
+    """Large ones too, which are not kept until they are looked at, but a digest of theirs."""
+
+    def known(at, value):
+        array = np.zeros(count)
+        array[at] = value
+        return known_of([(0, array)])
+
+    assert known(3, 1) == known(3, 1)
+    assert len({known(3, 1), known(4, 1), known(3, 2), known_of([(0, np.zeros(count, "i8"))])}) == 4
+
+
 def test_digests_are_those_of_every_machine_and_python():
     """A checkpoint of today is one of tomorrow: if these change, its format must be counted up."""
     known = known_of([*range(ALONE), *range(3000)])

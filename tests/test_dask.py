@@ -96,7 +96,7 @@ def test_hundreds_of_chunks_are_counted_once_whatever_dies_or_freezes(tmp_path: 
         assert result == list(range(1000))
         assert attempts.at("nanny") >= 1
         assert nanny.wait() == -signal.SIGKILL
-        wait_for(lambda: not before <= {worker.pid for worker in cluster.workers()})
+        tasks.wait_for(lambda: not before <= {worker.pid for worker in cluster.workers()})
         reducer = tasks.SlowHere(os.getpid())
         rows = aggregate(lambda x: tasks.row(item(x)), range(1000, 1400), reducer, pool=client, chunksize=4)
         assert (rows.sum(), rows[1000:1400].sum(), rows.max()) == (400, 400, 1)
@@ -115,7 +115,7 @@ def test_an_item_that_kills_every_worker_is_named(mortal: Cluster) -> None:
             aggregate(kills_its_worker, range(40), Sum(), pool=client, retries=0, watch=watch)
         assert (caught.value.index, caught.value.item) == (17, 17)
         assert failed == [17]
-        wait_for(lambda: not client.run_on_scheduler(keys_on))
+        tasks.wait_for(lambda: not client.run_on_scheduler(keys_on))
 
 
 def fills_its_memory(x: int) -> int:
@@ -181,7 +181,7 @@ def test_ctrl_c_cancels_what_is_on_the_cluster_and_leaves_the_client_usable(clie
         aggregate(tasks.short, itertools.count(), Into(interrupt), pool=client)
     assert own.result() == 7
     assert aggregate(abs, range(-10, 0), Sum(), pool=client) == 55
-    wait_for(lambda: not client.run_on_scheduler(keys_on))
+    tasks.wait_for(lambda: not client.run_on_scheduler(keys_on))
 
 
 def test_a_run_leaves_nothing_on_the_cluster(client: Any) -> None:
@@ -189,7 +189,7 @@ def test_a_run_leaves_nothing_on_the_cluster(client: Any) -> None:
     assert aggregate(abs, range(-300, 0), Count(), pool=client) == 300
     with pytest.raises(TaskError):
         aggregate(tasks.inverse, range(-30, 30), Sum(), pool=client)
-    wait_for(lambda: not client.run_on_scheduler(keys_on))
+    tasks.wait_for(lambda: not client.run_on_scheduler(keys_on))
 
 
 def test_neither_driver_nor_scheduler_holds_more_the_more_chunks_there_were(client: Any) -> None:
@@ -210,12 +210,6 @@ def test_neither_driver_nor_scheduler_holds_more_the_more_chunks_there_were(clie
     assert result.sum() == chunks
     assert max(keys) <= 200, "of eight lanes, 16 leaves each"
     assert objects[-1] - objects[1] < 4 * 6 * chunks // 8, "a future alone would be eight for each chunk"
-
-
-def wait_for(condition: Any) -> None:
-    """Until it holds; for ever if it never does, which the test's time limit ends."""
-    while not condition():
-        threading.Event().wait(0.01)
 
 
 def test_func_and_what_it_refers_to_are_opened_once_by_a_worker(client: Any, tmp_path: Path) -> None:

@@ -1003,7 +1003,7 @@ def test_progress_moves_within_a_long_chunk(pool: Any, tmp_path: Path) -> None:
 
     def item(x: int) -> None:
         if x in (20, 70):
-            tasks.wait_for(moved)
+            tasks.wait_for(moved.exists)
 
     aggregate(item, range(100), Count(), pool=pool, chunksize=50, watch=watch)
     assert seen == sorted(seen)

@@ -199,9 +199,9 @@ class _Worker:
         self._work = self._job = None
         if self._arena is not None:
             self._arena.shrink()
-        if self._keeps:
-            give_back_freed()
         self._pipe.send(_channel.ENDED, message.epoch)
+        if self._keeps:
+            give_back_freed()  # while nobody waits for it
 
     def _claims(self, claim: int) -> bool:
         """Whether the chunk is ours. A claim for a later one means that the parent took this one back."""

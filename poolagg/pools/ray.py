@@ -63,12 +63,14 @@ class RayPool(ClusterPool):
 
     def __init__(self, address: str | None = None, *, workers: int | None = None) -> None:
         self._address = address
+        self._here = address in (None, "local")
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._ours = not ray.is_initialized()
         if workers is not None:
             checked_count("workers", workers)
         self._cpus = workers
-        if not self._ours or address not in (None, "local"):
+        found = not self._ours or not self._here
+        if found:
             self._connect()
             workers = workers or int(ray.cluster_resources().get("CPU", 1))
         super().__init__(address or "here", max(1, workers or usable_cpus()), threads=False)
@@ -78,9 +80,8 @@ class RayPool(ClusterPool):
         """Results to wait for, each with what it is of, and the state that stays."""
         self._sent: Any = None
         # Ray keeps some kilobytes about each of the last 100,000 tasks for its dashboard, where there is one.
-        watched = not self._ours or address not in (None, "local")
-        self._whole = ray.remote(max_retries=0, enable_task_events=watched)(_run_lease)
-        self._in_halves = ray.remote(max_retries=0, num_returns=2, enable_task_events=watched)(_run_lease_in_halves)
+        self._whole = ray.remote(max_retries=0, enable_task_events=found)(_run_lease)
+        self._in_halves = ray.remote(max_retries=0, num_returns=2, enable_task_events=found)(_run_lease_in_halves)
 
     def __repr__(self) -> str:
         return f"RayPool({self._address!r}, workers={self.workers // self.lanes_per_worker})"
@@ -92,7 +93,7 @@ class RayPool(ClusterPool):
     def _connect(self) -> None:
         if ray.is_initialized():
             return
-        if self._address not in (None, "local"):
+        if not self._here:
             ray.init(address=self._address, log_to_driver=False)
             return
         # Ray would leave the folder of its session behind. Not in TMPDIR: paths of sockets have to be short.

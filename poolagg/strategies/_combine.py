@@ -195,9 +195,8 @@ class _Merging:
             self._acc = join(self._reducer, self._acc, data)
 
     def value(self, last: bool = False) -> Any:
-        self._take_joined()
-        self._open_all()
-        return self._reducer.finish_last(self._acc) if last else self._reducer.finish(self._acc)
+        acc = self.state()
+        return self._reducer.finish_last(acc) if last else self._reducer.finish(acc)
 
     def done(self) -> bool:
         return self._reducer.done(self._acc)
