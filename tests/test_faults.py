@@ -17,6 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psutil
@@ -41,6 +42,8 @@ from poolagg import (
 )
 from poolagg.pools import _arena
 from poolagg.pools._arena import Loans, Place
+from poolagg.pools._handle import Handle
+from poolagg.pools._launch import Child, TemplateLauncher
 from poolagg.strategies import Combine, Ordered, Stream, Tree
 
 METHODS = ["forkserver", "spawn", "fork"]
@@ -583,6 +586,77 @@ def test_template_and_workers_killed_in_the_middle_of_a_run() -> None:
 
         assert aggregate(short, range(100), Sum(), pool=pool, watch=watch, chunksize=3) == sum(range(100))
         assert killed
+
+
+@pytest.mark.orphans
+def test_threads_that_start_workers_by_one_template_get_each_its_own() -> None:
+    """And each the end of its own, also where it was interrupted while it asked: a pid and a wait status look alike."""
+    launcher = TemplateLauncher(os.environ, by_value=False)
+    seen: list[int] = []
+
+    def start_and_end_some() -> None:
+        for lane in range(20):
+            handle = Handle(lane, launcher)
+            seen.append(handle.child.pid)
+            handle.child.kill()
+            assert handle.child.ends_within(10)
+            assert handle.child.reap() == -signal.SIGKILL
+            handle.close()
+
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            for future in [threads.submit(start_and_end_some) for _ in range(8)]:
+                future.result()
+    finally:
+        launcher.close()
+    assert len(set(seen)) == 160
+
+
+@pytest.mark.orphans
+def test_an_interrupted_wait_for_a_template_leaves_no_answer_to_the_next() -> None:
+    launcher = TemplateLauncher(os.environ, by_value=False)
+    choose, interrupted = random.Random(1), 0
+    usual = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        while interrupted < 20:
+            handle = Handle(0, launcher)
+            handle.child.kill()
+            assert handle.child.ends_within(10), "it was a worker"
+            try:
+                signal.setitimer(signal.ITIMER_REAL, choose.uniform(1e-6, 2e-4))
+                assert handle.child.reap() == -signal.SIGKILL
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                interrupted += 1
+                assert handle.child.reap() in (-signal.SIGKILL, None), "None: the first call has reaped it"
+            handle.close()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, usual)
+        launcher.close()
+
+
+@pytest.mark.parametrize("pid", [0, -1, -7])
+def test_what_is_no_process_is_not_killed(pid: int) -> None:
+    """`kill(-1)` would end every process of the user's, and `kill(0)` all of the terminal's job."""
+    with pytest.raises(ValueError, match="no process"):
+        Child(pid, os.abort)
+
+
+def test_a_busy_pool_closed_by_another_thread_ends_at_once(method: str) -> None:
+    """Whatever its items are at: the run is a ValueError in its own thread."""
+    pool, under_way = ProcessPool(2, start_method=method).__enter__(), threading.Event()
+
+    def hang(x: int) -> int:
+        return x if x < 10 else time.sleep(100) or x
+
+    with ThreadPoolExecutor(1) as threads:
+        watch = lambda event: isinstance(event, events.ChunkDone) and under_way.set()
+        future = threads.submit(aggregate, hang, range(20), Sum(), pool=pool, chunksize=5, watch=watch)
+        under_way.wait()
+        pool.close()
+        with pytest.raises(ValueError, match="is closed"):
+            future.result(20)
 
 
 # -- the limits of the machine -----------------------------------------------------------------------------------------

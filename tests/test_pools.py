@@ -14,6 +14,7 @@ import multiprocessing.pool
 import operator
 import os
 import pickle
+import queue
 import re
 import threading
 import time
@@ -680,6 +681,28 @@ def test_closing_a_pool_ends_the_run_that_is_left_hanging(kind: Kind) -> None:
     with pytest.raises(ValueError, match="is closed"):
         for _ in results:
             pass
+
+
+@kinds(ours=True)
+def test_a_pool_closed_by_another_thread_ends_its_run_there(kind: Kind) -> None:
+    pool, under_way, told = kind.make().__enter__(), threading.Event(), queue.SimpleQueue[str]()
+
+    def watch(event: Any) -> None:
+        if isinstance(event, events.ChunkDone):
+            under_way.set()
+
+    def run() -> None:
+        try:
+            aggregate(short, itertools.count(), Sum(), pool=pool, watch=watch)
+        except ValueError as error:
+            told.put(str(error))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    under_way.wait()
+    pool.close()
+    assert "is closed" in told.get(timeout=20)
+    thread.join()
 
 
 def test_pools_within_pools(pool: Any) -> None:

@@ -1,7 +1,7 @@
 """What must happen whatever becomes of a pool: what it holds of the operating system is kept apart from it.
 
-A pool may be forgotten without being closed, be alive when the interpreter ends, or be inherited by a forked child, who
-must neither kill the workers nor hold the parent's ends of their pipes. A crew can be cleared away without its pool.
+A pool may be forgotten without being closed, or be inherited by a forked child, who must neither kill the workers nor
+hold the parent's ends of their pipes. A crew can be cleared away without its pool.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Crew:
         _crews.discard(self)
 
     def abandon(self) -> None:
-        """The pool was forgotten without being closed, or the interpreter ends: kill its workers."""
+        """The pool was forgotten without being closed: kill its workers."""
         if os.getpid() != self._owner:
             return
         for handle in [*self.handles.values(), *self.leaving]:

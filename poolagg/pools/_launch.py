@@ -13,16 +13,18 @@ The parent-death pipe has one writer, the parent. A template or a worker holds i
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import select
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn, Protocol
 
-from poolagg.pools._template import PID
+from poolagg.pools._template import ANSWER, REQUEST
 
 __all__ = [
     "Child",
@@ -46,8 +48,12 @@ class Child:
     """A started process. `reap` may be called once it has ended, and gives its exit status as `os.waitpid` codes it."""
 
     def __init__(self, pid: int, reap: Callable[[int], int | None]) -> None:
+        if pid <= 0:
+            raise ValueError(f"{pid} is no process: to kill it would be to kill many")
         self.pid = pid
         self._reap = reap
+        self._lock = threading.Lock()
+        """For another thread may kill it, while this one reaps it and the kernel gives its pid away."""
         self._ended = False
         self._exitcode: int | None = None
         self.pidfd = -1
@@ -61,9 +67,9 @@ class Child:
 
     def kill(self) -> None:
         """Kill it, at whatever instruction it is."""
-        if self._ended:
-            return
-        with contextlib.suppress(ProcessLookupError):
+        with self._lock, contextlib.suppress(ProcessLookupError):
+            if self._ended:
+                return
             if self.pidfd >= 0:  # never another process that was given the same pid
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
             else:
@@ -71,10 +77,11 @@ class Child:
 
     def reap(self) -> int | None:
         """Wait for its end; its exit code, negative for a signal, None if nobody knows any more."""
-        if not self._ended:
-            self._exitcode = self._reap(self.pid)
-            self._ended = True
-        return self._exitcode
+        with self._lock:
+            if not self._ended:
+                self._exitcode = self._reap(self.pid)
+                self._ended = True
+            return self._exitcode
 
     def ends_within(self, seconds: float) -> bool:
         """Whether it ends within so many seconds; for a child with a pidfd."""
@@ -230,6 +237,8 @@ class TemplateLauncher:
         self._process: Child | None = None
         self._socket: socket.socket | None = None
         self._death: int = -1
+        self._asking = threading.Lock()
+        self._numbers = itertools.count()
         self._start()  # it takes its time to be ready, and the first launch waits for it
 
     def launch(self, fds: Sequence[int], private: Sequence[int]) -> Child:
@@ -237,9 +246,8 @@ class TemplateLauncher:
         del private
         template = self._socket or self._start()
         try:
-            socket.send_fds(template, [b"F"], list(fds))
-            pid = self._answer(template)
-        except (OSError, EOFError) as error:
+            pid = self._ask(template, b"F", 0, fds)
+        except EOFError as error:
             self.close()
             raise TemplateLost("the template process was killed") from error
         try:
@@ -249,7 +257,7 @@ class TemplateLauncher:
 
     def _start(self) -> socket.socket:
         with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
-            here, there = socket.socketpair()
+            here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             ours.enter_context(here)
             theirs.enter_context(there)
             reader, death = os.pipe()
@@ -262,18 +270,23 @@ class TemplateLauncher:
             ours.pop_all()
         return here
 
-    def _answer(self, template: socket.socket) -> int:
-        data = template.recv(PID.size, socket.MSG_WAITALL)
-        if len(data) < PID.size:
-            raise EOFError("the template process is gone")
-        number: int = PID.unpack(data)[0]
-        return number
+    def _ask(self, template: socket.socket, what: bytes, pid: int, fds: Sequence[int] = ()) -> int:
+        with self._asking:
+            number = next(self._numbers)
+            try:
+                socket.send_fds(template, [REQUEST.pack(what, number, pid)], fds)
+                while answer := template.recv(ANSWER.size):
+                    told, value = ANSWER.unpack(answer)
+                    if told == number:  # else of a question that was interrupted
+                        return int(value)
+            except ConnectionError:
+                pass
+        raise EOFError("the template process is gone")
 
     def _reap(self, template: socket.socket, pid: int) -> int | None:
         try:
-            template.sendall(b"R" + PID.pack(pid))
-            status = self._answer(template)
-        except (OSError, EOFError):
+            status = self._ask(template, b"R", pid)
+        except (OSError, EOFError):  # the template was killed, or closed, and its children are init's
             return None
         return os.waitstatus_to_exitcode(status) if status >= 0 else None
 

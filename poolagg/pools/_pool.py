@@ -7,6 +7,7 @@ A pool that was never entered (`with pool:`) is closed after the run.
 from __future__ import annotations
 
 import importlib
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
@@ -48,7 +49,10 @@ class Pool(ABC):
 
     _entered = False
     _closed = False
+    _cleared = False
     _busy = False
+    _thread: int | None = None
+    """The one that began the last run."""
 
     # -- for people --------------------------------------------------------------------------------------------
 
@@ -77,10 +81,17 @@ class Pool(ABC):
         self.close(at_once=kind is not None)
 
     def close(self, at_once: bool = False) -> None:
-        """End all workers. Never waits for pending work; `at_once`: not even for idle workers to say goodbye."""
-        if not self._closed:
-            self._closed = True
-            self._close(at_once)
+        """End all workers. Never waits for pending work; `at_once`: not even for idle workers to say goodbye.
+
+        A run that is under way in another thread ends with a ValueError, and its own thread clears up after it.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        if self._busy and self._thread != threading.get_ident():
+            self._stop()
+        else:
+            self._clear(at_once)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"{self!r} does not travel: func must not refer to it, but may make a pool of its own")
@@ -101,7 +112,7 @@ class Pool(ABC):
     def begin(self, job: Job, lanes: int) -> None:
         """Start a run on the first `lanes` lanes."""
         self.check_free()
-        self._busy = True
+        self._busy, self._thread = True, threading.get_ident()
         try:
             self._begin(job, lanes)
         except BaseException as error:
@@ -116,7 +127,9 @@ class Pool(ABC):
         if not self._busy:
             return
         self._busy = False
-        if not self._entered and not again:
+        if self._closed:
+            self._clear(at_once=True)
+        elif not self._entered and not again:
             self.close(at_once=not clean)
         elif interrupted:
             self._interrupt()
@@ -160,6 +173,14 @@ class Pool(ABC):
     def _interrupt(self) -> None:
         """End the run and all work, and be ready for another run."""
         self._end(clean=False)
+
+    def _stop(self) -> None:  # noqa: B027 - what `wait` waits for ends some time
+        """The pool was closed by another thread than the one that runs: it should soon be back from `wait`."""
+
+    def _clear(self, at_once: bool) -> None:
+        if not self._cleared:
+            self._cleared = True
+            self._close(at_once)
 
     @abstractmethod
     def _close(self, at_once: bool) -> None: ...

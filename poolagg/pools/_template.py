@@ -1,7 +1,10 @@
 """The template process of a pool: it has one thread, runs none of the user's code, and forks workers on request.
 
-    F, with descriptors as ancillary data   fork a worker that holds them; answer its pid
-    R pid                                   reap that worker, which has ended; answer its wait status
+    F      with descriptors as ancillary data: fork a worker that holds them; answer its pid
+    R pid  reap that worker, which has ended; answer its wait status
+
+Requests and answers are numbered, so that none is ever taken for another's, wherever whoever asked was interrupted: a
+wait status of -1, taken for a pid and killed, would be the end of every process that the user has.
 
 It ends when the parent closes the socket, and when the parent dies.
 """
@@ -19,8 +22,11 @@ from poolagg.pools._death import die_with_parent, ignore_interrupts
 
 FDS = 8
 
-PID = struct.Struct("!q")
-"""A process, or its wait status, on the pipe."""
+REQUEST = struct.Struct("!cqq")
+"""What is asked, its number, and of which process, if of any."""
+
+ANSWER = struct.Struct("!qq")
+"""The number, and a process or its wait status."""
 
 
 def main(socket_fd: int, death_fd: int, cloudpickle: bool) -> None:
@@ -32,10 +38,11 @@ def main(socket_fd: int, death_fd: int, cloudpickle: bool) -> None:
     die_with_parent(death_fd)
     with socket.socket(fileno=socket_fd) as parent:
         while True:
-            request, fds, _, _ = socket.recv_fds(parent, 1, FDS)
+            request, fds, _, _ = socket.recv_fds(parent, REQUEST.size, FDS)
             if not request:
                 return
-            if request == b"F":
+            what, number, pid = REQUEST.unpack(request)
+            if what == b"F":
                 pid = os.fork()
                 if pid == 0:
                     parent.close()
@@ -45,10 +52,7 @@ def main(socket_fd: int, death_fd: int, cloudpickle: bool) -> None:
                     return
                 for fd in fds:
                     os.close(fd)
-                parent.sendall(PID.pack(pid))
-            else:
-                (pid,) = PID.unpack(parent.recv(PID.size, socket.MSG_WAITALL))
-                parent.sendall(PID.pack(_status(pid)))
+            parent.sendall(ANSWER.pack(number, pid if what == b"F" else _status(pid)))
 
 
 def _status(pid: int) -> int:

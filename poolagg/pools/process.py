@@ -135,6 +135,7 @@ class ProcessPool(Pool):
         self._definitions = 0
         self._inherited: dict[str, Any] | None = None
         self._finalizer = weakref.finalize(self, self._crew.abandon)
+        self._finalizer.atexit = False  # a thread may be in a run still; workers end with this process anyway
 
     def __repr__(self) -> str:
         return f"ProcessPool(workers={self.workers}, start_method={self.start_method!r})"
@@ -206,6 +207,10 @@ class ProcessPool(Pool):
                 self._dismiss(self._handles.pop(handle.lane), at_once=True)
         self._answers = []
 
+    def _stop(self) -> None:
+        for handle in list(self._handles.values()):
+            handle.child.kill()
+
     def _close(self, at_once: bool) -> None:
         self._dismiss_all(at_once)
         self._crew.close()
@@ -239,6 +244,8 @@ class ProcessPool(Pool):
             self._crew.selector.register(handle.channel.sock, selectors.EVENT_READ, handle)
             if handle.child.pidfd >= 0:
                 self._crew.selector.register(handle.child.pidfd, selectors.EVENT_READ, handle)
+        if self._closed:  # by another thread, which may not have seen this worker
+            handle.child.kill()
         settings = (self._environ(), folder(), sys_path(), _arena.LEAST, self._memory_limit)
         handle.channel.send(_channel.START, 0, settings, [start])
         self._brief(handle, self._encoder.definitions)

@@ -36,7 +36,7 @@ class ThreadPool(Pool):
         self.workers = checked_count("workers", usable_cpus() if workers is None else workers)
         self._initializer = initializer
         self._lanes: dict[int, _Thread] = {}
-        self._answers: queue.SimpleQueue[tuple[_Thread, int, Answer]] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[_Thread, int, Answer] | None] = queue.SimpleQueue()
         self._now: list[Answer] = []
         self._epoch = 0
 
@@ -58,11 +58,14 @@ class ThreadPool(Pool):
         while not answers:
             began = monotonic()
             try:
-                _, epoch, answer = self._answers.get(timeout=None if until is None else max(0.0, until - began))
+                got = self._answers.get(timeout=None if until is None else max(0.0, until - began))
             except queue.Empty:
                 break
             finally:
                 self.waited += monotonic() - began
+            if got is None:  # closed by another thread
+                break
+            _, epoch, answer = got
             if epoch == self._epoch:
                 answers.append(answer)
         return answers
@@ -86,6 +89,9 @@ class ThreadPool(Pool):
                 del self._lanes[lane]
             else:
                 thread.drop()
+
+    def _stop(self) -> None:
+        self._answers.put(None)
 
     def _close(self, at_once: bool) -> None:
         for thread in self._lanes.values():
