@@ -42,8 +42,9 @@ from poolagg import (
 )
 from poolagg.pools import _arena
 from poolagg.pools._arena import Loans, Place
+from poolagg.pools._forkserver import TemplateLauncher
 from poolagg.pools._handle import Handle
-from poolagg.pools._launch import Child, TemplateLauncher
+from poolagg.pools._launch import Child
 from poolagg.strategies import Combine, Ordered, Stream, Tree
 
 METHODS = ["forkserver", "spawn", "fork"]

@@ -1,6 +1,7 @@
 """Three ways to start a worker process, and one way to know that it has ended.
 
     forkserver   a template process, started once per pool, forks the workers: quick, and no lock can be inherited
+                 (`_forkserver.py`)
     spawn        every worker is a fresh interpreter
     fork         the parent forks: memory is shared copy-on-write, and so is whatever lock a thread was holding
 
@@ -13,27 +14,23 @@ The parent-death pipe has one writer, the parent. A template or a worker holds i
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn, Protocol
 
-from poolagg.pools._template import ANSWER, REQUEST
-
 __all__ = [
     "Child",
     "ForkLauncher",
     "Launcher",
     "SpawnLauncher",
-    "TemplateLauncher",
-    "TemplateLost",
     "folder",
+    "interpreter",
+    "seeded",
     "start_methods",
 ]
 
@@ -132,7 +129,7 @@ def folder() -> str:
         return os.sep
 
 
-def _seeded(environ: Mapping[str, str]) -> dict[str, str]:
+def seeded(environ: Mapping[str, str]) -> dict[str, str]:
     """With one hash seed for all workers of a pool, so that they agree about which part of the keys a key is in.
 
     The interpreter reads it as it starts; a worker's `os.environ` is set later, and is that of the parent.
@@ -144,8 +141,8 @@ def _seeded(environ: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _interpreter(module: str, fds: Sequence[int], environ: Mapping[str, str], *more: object) -> Child:
-    """Start one. It is reaped by its pid, for `subprocess` would poll."""
+def interpreter(module: str, fds: Sequence[int], environ: Mapping[str, str], *more: object) -> Child:
+    """Start one for `main(*fds, *more)` of a module of ours. It is reaped by its pid, for `subprocess` would poll."""
     command = _command(module, [*fds, *more])
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environ, pass_fds=fds, cwd=folder())
     process.returncode = 0  # it is ours to reap: Popen must neither wait for it nor warn about it
@@ -157,12 +154,12 @@ class SpawnLauncher:
 
     def __init__(self, environ: Mapping[str, str], by_value: bool) -> None:
         del by_value
-        self._environ = _seeded(environ)
+        self._environ = seeded(environ)
 
     def launch(self, fds: Sequence[int], private: Sequence[int]) -> Child:
-        """Start an interpreter; the child is reaped by its pid, for `subprocess` would poll."""
+        """Start an interpreter."""
         del private
-        return _interpreter("poolagg.pools._worker", fds, self._environ)
+        return interpreter("poolagg.pools._worker", fds, self._environ)
 
     def close(self) -> None:
         """Nothing is kept."""
@@ -217,96 +214,3 @@ def _run_forked(fds: Sequence[int], private: Sequence[int]) -> NoReturn:
             sys.stderr.flush()
         finally:
             os._exit(status)
-
-
-class TemplateLost(OSError):
-    """The template was killed. It may have forked a worker first, so the descriptors must not be given to another."""
-
-
-class TemplateLauncher:
-    """A template process forks the workers; it has one thread and has run none of the user's code.
-
-    `by_value`: jobs are sent by cloudpickle, which the template imports for all.
-
-    The template reaps a child only when it is asked to, so that a pid the parent knows never means another process.
-    """
-
-    def __init__(self, environ: Mapping[str, str], by_value: bool) -> None:
-        self._environ = _seeded(environ)
-        self._by_value = by_value
-        self._process: Child | None = None
-        self._socket: socket.socket | None = None
-        self._death: int = -1
-        self._asking = threading.Lock()
-        self._numbers = itertools.count()
-        self._start()  # it takes its time to be ready, and the first launch waits for it
-
-    def launch(self, fds: Sequence[int], private: Sequence[int]) -> Child:
-        """Have a worker forked; TemplateLost if the template was killed: the next call starts another."""
-        del private
-        template = self._socket or self._start()
-        try:
-            pid = self._ask(template, b"F", 0, fds)
-        except EOFError as error:
-            self.close()
-            raise TemplateLost("the template process was killed") from error
-        try:
-            return Child(pid, lambda pid: self._reap(template, pid))
-        except ProcessLookupError as error:  # somebody else has reaped it
-            raise TemplateLost("the template process was killed") from error
-
-    def _start(self) -> socket.socket:
-        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
-            here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            ours.enter_context(here)
-            theirs.enter_context(there)
-            reader, death = os.pipe()
-            theirs.callback(os.close, reader)
-            ours.callback(os.close, death)
-            by_value = self._by_value or "cloudpickle" in sys.modules
-            fds = there.fileno(), reader
-            self._process = _interpreter("poolagg.pools._template", fds, self._environ, by_value)
-            self._socket, self._death = here, death
-            ours.pop_all()
-        return here
-
-    def _ask(self, template: socket.socket, what: bytes, pid: int, fds: Sequence[int] = ()) -> int:
-        with self._asking:
-            number = next(self._numbers)
-            try:
-                socket.send_fds(template, [REQUEST.pack(what, number, pid)], fds)
-                while answer := template.recv(ANSWER.size):
-                    told, value = ANSWER.unpack(answer)
-                    if told == number:  # else of a question that was interrupted
-                        return int(value)
-            except ConnectionError:
-                pass
-        raise EOFError("the template process is gone")
-
-    def _reap(self, template: socket.socket, pid: int) -> int | None:
-        try:
-            status = self._ask(template, b"R", pid)
-        except (OSError, EOFError):  # the template was killed, or closed, and its children are init's
-            return None
-        return os.waitstatus_to_exitcode(status) if status >= 0 else None
-
-    def close(self) -> None:
-        """End the template."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-        if self._death >= 0:
-            os.close(self._death)
-            self._death = -1
-        if self._process is not None:
-            self._process.kill()
-            self._process.reap()
-            self._process.close()
-            self._process = None
-
-    def forget_in_child(self) -> None:
-        """Neither the template's socket nor the end that keeps it alive."""
-        if self._socket is not None:
-            os.close(self._socket.detach())
-            os.close(self._death)
-            self._socket, self._death, self._process = None, -1, None

@@ -23,12 +23,11 @@ from poolagg.pools import _arena, _channel
 from poolagg.pools._cell import Batch
 from poolagg.pools._crew import Crew
 from poolagg.pools._death import interrupts_held_back
+from poolagg.pools._forkserver import TemplateLauncher, TemplateLost
 from poolagg.pools._handle import Handle
 from poolagg.pools._launch import (
     ForkLauncher,
     SpawnLauncher,
-    TemplateLauncher,
-    TemplateLost,
     folder,
     start_methods,
 )
