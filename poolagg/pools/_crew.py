@@ -1,13 +1,15 @@
 """What must happen whatever becomes of a pool: what it holds of the operating system is kept apart from it.
 
-A pool may be forgotten without being closed, or be inherited by a forked child, who must neither kill the workers nor
-hold the parent's ends of their pipes. A crew can be cleared away without its pool.
+A pool may be forgotten without being closed, be alive when the interpreter ends, or be inherited by a forked child, who
+must neither kill the workers nor hold the parent's ends of their pipes. A crew can be cleared away without its pool.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 import selectors
+import threading
 import weakref
 
 from poolagg.pools._handle import Handle
@@ -25,6 +27,8 @@ class Crew:
         self._owner = owner
         self.handles: dict[int, Handle] = {}
         self.leaving: list[Handle] = []
+        self.runner: int | None = None
+        """The thread that is in a run."""
         self.launcher: Launcher | None = None
         self.selector: selectors.BaseSelector
 
@@ -46,7 +50,7 @@ class Crew:
         _crews.discard(self)
 
     def abandon(self) -> None:
-        """The pool was forgotten without being closed: kill its workers."""
+        """The pool was forgotten without being closed, or the interpreter ends: kill its workers."""
         if os.getpid() != self._owner:
             return
         for handle in [*self.handles.values(), *self.leaving]:
@@ -70,6 +74,14 @@ class Crew:
         self._owner = os.getpid()
 
 
+def _at_exit() -> None:
+    """A crew that another thread is using is left alone, for they would stumble over each other: its workers end with
+    this process anyway."""
+    for crew in list(_crews):
+        if crew.runner in (None, threading.get_ident()):
+            crew.abandon()
+
+
 def _before_fork() -> None:
     if ForkLauncher.forking:  # a worker: it does not look at what is lent
         return
@@ -83,5 +95,6 @@ def _forget_in_child() -> None:
         crew.forget_in_child()
 
 
+atexit.register(_at_exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_child=_forget_in_child)

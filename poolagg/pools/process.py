@@ -11,6 +11,7 @@ import contextlib
 import os
 import selectors
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -134,7 +135,7 @@ class ProcessPool(Pool):
         self._definitions = 0
         self._inherited: dict[str, Any] | None = None
         self._finalizer = weakref.finalize(self, self._crew.abandon)
-        self._finalizer.atexit = False  # a thread may be in a run still; workers end with this process anyway
+        self._finalizer.atexit = False  # then the crew knows what to do
 
     def __repr__(self) -> str:
         return f"ProcessPool(workers={self.workers}, start_method={self.start_method!r})"
@@ -156,6 +157,7 @@ class ProcessPool(Pool):
     def _begin(self, job: Job, lanes: int) -> None:
         self._epoch += 1
         self._torn = False
+        self._crew.runner = threading.get_ident()
         self._note_inherited()
         plain = plainly(job)
         self._open_crew(by_value=plain is None)  # and while it starts, this process may import cloudpickle
@@ -178,7 +180,7 @@ class ProcessPool(Pool):
     def _end(self, clean: bool) -> None:
         if self._torn:
             self._interrupt()
-        self._job = b""
+        self._job, self._crew.runner = b"", None
         for handle in list(self._handles.values()):
             handle.end(self._epoch)
             if handle.worn:  # there was nothing left to replace it for; the next run starts another
@@ -187,7 +189,7 @@ class ProcessPool(Pool):
 
     def _interrupt(self) -> None:
         """No worker survives: what it was about to be told, or to tell, may have been cut off anywhere."""
-        self._job = b""
+        self._job, self._crew.runner = b"", None
         self._dismiss_all(at_once=True)
 
     def _release_busy(self) -> None:
