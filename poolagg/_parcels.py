@@ -200,10 +200,12 @@ class Source:
         Gives what is left to be pulled, None if the time is up.
         """
         items, before = self._items, self.in_hand
+        pull, left = self._puller.pull, count - before
         try:
-            while left := count - self.in_hand:
+            while left > 0:
                 end = len(items) + min(left, self._together)
-                if other := self._puller.pull(items, end - len(items)):  # and nothing is pulled before it is kept
+                left -= self._together
+                if other := pull(items, end - len(items)):  # and nothing is pulled before it is kept
                     self._read_pieces()
                     self._kind = PLAIN
                     return chain(other, self._coming(count - len(items) - 1))
