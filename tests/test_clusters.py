@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import tasks
 
-from poolagg import ArraySum, Collect, Reducer, aggregate, snapshots
-from poolagg._orders import Answer, Lost, Run
+from poolagg import ArraySum, Collect, Reducer, Sum, aggregate, snapshots
+from poolagg._orders import Answer, Finished, Lost, Run
 from poolagg._parcels import Parcel
 from poolagg.errors import ReducerError
-from poolagg.pools import Job, _cluster, _remote
+from poolagg.pools import Job, _cluster, _guard, _remote
 from poolagg.pools._cluster import ClusterPool, Task
 from poolagg.pools._guard import run_guarded
 from poolagg.pools._remote import Call, Changed, Kept, Returned, Sent, State, halves, run_lease
@@ -226,6 +226,14 @@ def test_a_reducer_that_breaks_in_a_process_of_the_workers_own_breaks_the_next_l
     for _ in range(2):
         with pytest.raises(ReducerError, match="in step"):
             run_guarded("broken", job, Run(0, 0, 0, 3, ship=True), Parcel(0, 3, "plain", pickle.dumps([1, 2, 3]), 0))
+
+
+@pytest.mark.timeout(60)
+def test_a_process_of_the_workers_own_ends_when_no_lease_has_come_to_it_for_a_while() -> None:
+    """It is ended by another thread than the lease's, and nothing of it is left: as of every test."""
+    job, parcel = Job(abs, Sum(), Combine(), item_timeout=60), Parcel(0, 3, "plain", pickle.dumps([1, 2, 3]), 0)
+    assert isinstance(run_guarded("idle", job, Run(0, 0, 0, 3, ship=True), parcel), Finished)
+    tasks.wait_for(lambda: not _guard._idle)
 
 
 def test_a_small_state_comes_along() -> None:

@@ -35,7 +35,7 @@ def run_guarded(name: str, job: Job, run: Run, parcel: Parcel) -> Finished | Los
         if isinstance(answer, Lost):
             pool.perform(Replace(0), None)
     except BaseException:  # what is broken answers nobody any more
-        pool.close(at_once=True)
+        pool.end(clean=False)
         raise
     _put_back(name, pool)
     return answer._replace(lane=run.lane)
@@ -73,12 +73,8 @@ _caretaker: threading.Thread | None = None
 
 
 def _started(job: Job) -> ProcessPool:
-    pool = ProcessPool(1)
-    try:
-        pool.__enter__().begin(job, 1)
-    except BaseException:
-        pool.close(at_once=True)
-        raise
+    pool = ProcessPool(1)  # which closes when its one run ends, as it was never entered
+    pool.begin(job, 1)
     return pool
 
 
@@ -111,4 +107,4 @@ def _take_care() -> None:
             if not _idle:
                 _caretaker = None
         for idle in old:
-            idle.pool.close(at_once=True)
+            idle.pool.end(clean=False)
