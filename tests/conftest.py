@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import leaks
 import pytest
+import tasks
 from hypothesis import settings
 
 # No example is too slow on a machine that does other things too. What decides whether a change lands is run on the
@@ -25,7 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(params=["forkserver", "spawn", "fork"])
+@pytest.fixture(params=tasks.METHODS)
 def method(request: pytest.FixtureRequest) -> str:
     """Every start method."""
     return str(request.param)

@@ -15,6 +15,9 @@ from typing import Any
 
 from poolagg import Fold, Reducer
 
+METHODS = ["forkserver", "spawn", "fork"]
+"""Every start method, the default first."""
+
 
 def square(x: int) -> int:
     return x * x

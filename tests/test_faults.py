@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 import pytest
 import tasks
-from tasks import Attempts, Failing, Flaky, Rough, identity, inverse, rough, short, square
+from tasks import METHODS, Attempts, Failing, Flaky, Rough, identity, inverse, rough, short, square
 
 from poolagg import (
     Collect,
@@ -47,7 +47,6 @@ from poolagg.pools._handle import Handle
 from poolagg.pools._launch import Child
 from poolagg.strategies import Combine, Ordered, Stream, Tree
 
-METHODS = ["forkserver", "spawn", "fork"]
 SAFE = ["forkserver", "spawn"]
 STRATEGIES = [Combine(), Stream(), Ordered(), Tree()]
 

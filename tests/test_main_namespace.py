@@ -13,8 +13,6 @@ import textwrap
 import pytest
 from notebook import shown
 
-METHODS = ["forkserver", "spawn", "fork"]
-
 PROGRAM = '''
 import collections, dataclasses, enum, sys, functools
 from poolagg import *
@@ -105,7 +103,6 @@ def _assert_ran_once(ran: subprocess.CompletedProcess[str]) -> None:
     assert ran.stdout == "the script runs\ndone\n"
 
 
-@pytest.mark.parametrize("method", METHODS)
 def test_a_script_without_a_main_guard(method, tmp_path):
     "Functions and classes of a script work as items, partials, states and errors; the script runs just once."
     script = tmp_path / "script.py"

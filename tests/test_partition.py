@@ -38,8 +38,6 @@ from poolagg.reducers import reduced
 from poolagg.strategies import Combine, Partition, Stream
 from poolagg.strategies._keyed import Divided, compact, divided, opened
 
-METHODS = ["forkserver", "spawn", "fork"]
-
 keys = st.one_of(
     st.text(max_size=3), st.integers(), st.booleans(), st.floats(allow_nan=False), st.none(), st.binary(max_size=2),
     st.tuples(st.integers(0, 3), st.text(max_size=1)),
@@ -198,9 +196,9 @@ def letters(i: int) -> list[str]:
     return [f"{i}-{k}" for k in range(1000)] + ["all", str(i % 7)]
 
 
-@pytest.fixture(params=METHODS)
-def pool(request: pytest.FixtureRequest) -> Any:
-    with ProcessPool(2, start_method=request.param) as pool:
+@pytest.fixture
+def pool(method: str) -> Any:
+    with ProcessPool(2, start_method=method) as pool:
         yield pool
 
 

@@ -14,7 +14,6 @@ import pytest
 from poolagg import Collect, ProcessPool, aggregate, share
 
 ROOT = Path(__file__).parent.parent
-METHODS = ["forkserver", "spawn", "fork"]
 
 
 def opens_pickles(path: Path) -> bool:
@@ -35,7 +34,6 @@ def test_every_place_that_opens_pickles_is_listed() -> None:
     assert listed == {path.relative_to(package).as_posix() for path in package.rglob("*.py") if opens_pickles(path)}
 
 
-@pytest.mark.parametrize("method", METHODS)
 def test_while_a_run_goes_on_there_is_nothing_to_reach_it_by(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

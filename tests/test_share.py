@@ -21,14 +21,12 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from tasks import Attempts
+from tasks import METHODS, Attempts
 
 from poolagg import Collect, Count, ProcessPool, SerialPool, Sum, TaskError, ThreadPool, Unique, aggregate, share
 from poolagg.pools import Job, _share
 from poolagg.pools._work import pickle_job
 from poolagg.strategies import Combine
-
-METHODS = ["forkserver", "spawn", "fork"]
 
 PROCESSES: dict[str, Callable[[], Any]] = {
     **{method: lambda method=method: ProcessPool(2, start_method=method) for method in METHODS},  # type: ignore[misc]
@@ -272,7 +270,6 @@ def store(value: Any) -> None:
     stored = value
 
 
-@pytest.mark.parametrize("method", METHODS)
 def test_what_an_initializer_was_given_stays_open(method: str, tmp_path: Any) -> None:
     X = share(Counted(tmp_path, np.ones(10)))
     with ProcessPool(1, initializer=store, initargs=(X,), start_method=method) as pool:
@@ -349,7 +346,6 @@ def test_a_reference_that_comes_back_is_the_object_itself(pool: Any) -> None:
     assert pickle.loads(pickle.dumps(X)) is X
 
 
-@pytest.mark.parametrize("method", METHODS)
 def test_pools_within_workers_see_it_too(method: str) -> None:
     X = share(np.ones(1_000))
 
@@ -427,7 +423,6 @@ def test_the_error_is_the_items() -> None:
 
 
 @pytest.mark.parametrize("lacking", ["memfd_create", "/proc"])
-@pytest.mark.parametrize("method", METHODS)
 def test_without_such_memory_the_pickle_travels(lacking: str, method: str, monkeypatch: Any, tmp_path: Any) -> None:
     """With each job, and is opened once all the same, to read only."""
     before = held()
@@ -556,7 +551,6 @@ with ProcessPool(1, start_method={method!r}) as pool:
 """
 
 
-@pytest.mark.parametrize("method", METHODS)
 def test_functions_and_classes_of_a_script(method: str) -> None:
     """They are the script's own, with its globals as they are in this run.
 

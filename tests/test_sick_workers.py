@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tasks import Attempts
+from tasks import METHODS, Attempts
 
 from poolagg import (
     Collect,
@@ -42,7 +42,6 @@ from poolagg.pools._memory import own_memory
 from poolagg.pools._wear import Wear
 from poolagg.strategies import Combine, Ordered, Partition, Stream, Tree
 
-METHODS = ["forkserver", "spawn", "fork"]
 STRATEGIES = [Combine(), Stream(), Ordered(), Tree()]
 MB = 1 << 20
 ROOM = 48 * MB
@@ -205,7 +204,6 @@ def test_arrays_stay_as_they_were_when_the_worker_that_lent_them_is_replaced() -
 # -- outgrown within an item -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", METHODS)
 def test_an_item_that_always_grows_is_named_with_the_figures(method: str, tmp_path: Path) -> None:
     report = Report()
     with ProcessPool(2, start_method=method, memory_limit=limit_for(method)) as pool:
