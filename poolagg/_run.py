@@ -11,7 +11,7 @@ import contextlib
 import math
 import warnings
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from time import monotonic
 from types import TracebackType
@@ -99,7 +99,8 @@ class Run:
 
     def __enter__(self) -> Self:
         try:
-            self._begin()
+            with self._pool_in_use():
+                self._begin()
         except BaseException as error:
             self._end(error)
             raise
@@ -107,7 +108,20 @@ class Run:
 
     def step(self) -> bool:
         """One round: pull, wait for answers, carry out what follows. False when the run is over."""
-        self._pool.check_open()
+        with self._pool_in_use():
+            return self._step()
+
+    @contextlib.contextmanager
+    def _pool_in_use(self) -> Iterator[None]:
+        """It is not cleared away in the middle of what is done here, whoever closes it, from whichever thread."""
+        before, self._pool.in_use = self._pool.in_use, True
+        try:
+            self._pool.check_open()  # after the flag: whoever closes it sees that, or is seen here
+            yield
+        finally:
+            self._pool.in_use = before
+
+    def _step(self) -> bool:
         self._pull()
         if self._plan.finished:
             self._run_errand()  # before: what it makes of the state may be much smaller
@@ -152,7 +166,8 @@ class Run:
         if self._every is None or monotonic() < self._next_snapshot:
             return False
         self._next_snapshot = monotonic() + self._every
-        self._do(self._plan.handle(orders.Tick()))
+        with self._pool_in_use():
+            self._do(self._plan.handle(orders.Tick()))
         # Before anything has arrived there is nothing to show, and of nothing some reducers have no result.
         return len(self._plan.covered) > len(self._plan.failed)
 

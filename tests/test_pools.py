@@ -705,6 +705,12 @@ def test_a_pool_closed_by_another_thread_ends_its_run_there(kind: Kind) -> None:
     thread.join()
 
 
+@kinds(ours=True)
+def test_a_pool_closed_in_the_middle_of_its_own_run_ends_it(kind: Kind) -> None:
+    with kind.make() as pool, pytest.raises(ValueError, match="is closed"):
+        aggregate(short, itertools.count(), Into(lambda partial: pool.close()), pool=pool)
+
+
 def test_pools_within_pools(pool: Any) -> None:
     def inner(x: int) -> int:
         with ThreadPool(2) as threads:

@@ -7,7 +7,6 @@ A pool that was never entered (`with pool:`) is closed after the run.
 from __future__ import annotations
 
 import importlib
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
@@ -51,8 +50,8 @@ class Pool(ABC):
     _closed = False
     _cleared = False
     _busy = False
-    _thread: int | None = None
-    """The one that began the last run."""
+    in_use = False
+    """A step of a run is being taken."""
 
     # -- for people --------------------------------------------------------------------------------------------
 
@@ -83,12 +82,12 @@ class Pool(ABC):
     def close(self, at_once: bool = False) -> None:
         """End all workers. Never waits for pending work; `at_once`: not even for idle workers to say goodbye.
 
-        A run that is under way in another thread ends with a ValueError, and its own thread clears up after it.
+        A run that is under way, in another thread or in whose middle this was called, ends with a ValueError.
         """
         if self._closed:
             return
         self._closed = True
-        if self._busy and self._thread != threading.get_ident():
+        if self.in_use:  # whoever is in the middle of something clears up after it
             self._stop()
         else:
             self._clear(at_once)
@@ -112,7 +111,7 @@ class Pool(ABC):
     def begin(self, job: Job, lanes: int) -> None:
         """Start a run on the first `lanes` lanes."""
         self.check_free()
-        self._busy, self._thread = True, threading.get_ident()
+        self._busy = True
         try:
             self._begin(job, lanes)
         except BaseException as error:
@@ -175,7 +174,7 @@ class Pool(ABC):
         self._end(clean=False)
 
     def _stop(self) -> None:  # noqa: B027 - what `wait` waits for ends some time
-        """The pool was closed by another thread than the one that runs: it should soon be back from `wait`."""
+        """The pool was closed while it is in use: whoever waits for it should soon be back."""
 
     def _clear(self, at_once: bool) -> None:
         if not self._cleared:

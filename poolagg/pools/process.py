@@ -245,7 +245,7 @@ class ProcessPool(Pool):
             self._crew.selector.register(handle.channel.sock, selectors.EVENT_READ, handle)
             if handle.child.pidfd >= 0:
                 self._crew.selector.register(handle.child.pidfd, selectors.EVENT_READ, handle)
-        if self._closed:  # by another thread, which may not have seen this worker
+        if self._closed:  # meanwhile, by another thread, who has not seen this worker
             handle.child.kill()
         settings = (self._environ(), folder(), sys_path(), _arena.LEAST, self._memory_limit)
         handle.channel.send(_channel.START, 0, settings, [start])
@@ -348,7 +348,7 @@ class ProcessPool(Pool):
 
     def peak_memory(self) -> int:
         """Of the workers that are there."""
-        return max((peak_memory(handle.child.pid) for handle in self._handles.values()), default=0)
+        return max((peak_memory(handle.child.pid) for handle in list(self._handles.values())), default=0)
 
     def kill(self, lane: int, how: str) -> None:
         """Kill the lane's worker."""
