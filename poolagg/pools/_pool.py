@@ -87,7 +87,7 @@ class Pool(ABC):
         if self._closed:
             return
         self._closed = True
-        if self.in_use:  # whoever is in the middle of something clears up after it
+        if self._busy and self.in_use:  # whoever is in the middle of something clears up when its run ends
             self._stop()
         else:
             self._clear(at_once)
@@ -129,7 +129,8 @@ class Pool(ABC):
         if self._closed:
             self._clear(at_once=True)
         elif not self._entered and not again:
-            self.close(at_once=not clean)
+            self._closed = True
+            self._clear(at_once=not clean)
         elif interrupted:
             self._interrupt()
         else:
