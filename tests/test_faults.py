@@ -590,7 +590,7 @@ def test_template_and_workers_killed_in_the_middle_of_a_run() -> None:
 
 @pytest.mark.orphans
 def test_threads_that_start_workers_by_one_template_get_each_its_own() -> None:
-    """And each the end of its own, also where it was interrupted while it asked: a pid and a wait status look alike."""
+    """And each the end of its own: a pid and a wait status look alike."""
     launcher = TemplateLauncher(os.environ, by_value=False)
     seen: list[int] = []
 

@@ -71,7 +71,7 @@ class Crew:
             self.launcher.forget_in_child()
             self.launcher = None  # another use of the pool, in the child, starts workers of the child's own
             self.selector.close()
-        self._owner = os.getpid()
+        self._owner, self.runner = os.getpid(), None
 
 
 def _at_exit() -> None:
