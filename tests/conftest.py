@@ -35,7 +35,8 @@ def method(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(autouse=True)
 def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """No process, descriptor, thread or shared memory outlives the test that made it."""
-    before = leaks.held()
+    before, servers = leaks.held(), leaks.standard_servers()
     yield
+    leaks.stop_standard_servers(servers)
     extra = leaks.left_behind(before, orphans=request.node.get_closest_marker("orphans") is not None)
     assert not extra, f"left behind: {extra}"

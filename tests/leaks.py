@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 
@@ -42,6 +43,26 @@ def held() -> Holdings:
     """What this process holds now."""
     threads = (f"{thread.name} {thread.ident}" for thread in threading.enumerate())
     return Holdings(frozenset(_processes()), frozenset(_descriptors()), frozenset(threads), _shared_memory())
+
+
+STANDARD = {
+    "multiprocessing.forkserver": ("_forkserver", "_forkserver_pid"),
+    "multiprocessing.resource_tracker": ("_resource_tracker", "_pid"),
+}
+"""What the standard library starts once and keeps for as long as a program lives: where it is, and where its pid is."""
+
+
+def standard_servers() -> dict[str, Any]:
+    """Those of the standard library's own servers that run, by name."""
+    there = {name: getattr(sys.modules[name], STANDARD[name][0]) for name in STANDARD if name in sys.modules}
+    return {name: server for name, server in there.items() if getattr(server, STANDARD[name][1]) is not None}
+
+
+def stop_standard_servers(before: dict[str, Any]) -> None:
+    """End those that were not there before: they are not what a test asks after."""
+    for name, server in standard_servers().items():
+        if name not in before:
+            server._stop()
 
 
 def left_behind(before: Holdings, patience: float = 10.0, orphans: bool = False) -> dict[str, list]:

@@ -494,11 +494,11 @@ def test_memory_that_could_not_be_mapped_is_given_back() -> None:
     def make(x: int) -> Any:
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         array = np.ones(100 * MB if x == 0 else 10, "u1")
         if x == 0:
             pages = int(Path("/proc/self/statm").read_text().split()[0])
-            resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 50 * MB, -1))
+            resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 50 * MB, resource.RLIM_INFINITY))
         return array
 
     with ProcessPool(1) as pool:
@@ -524,11 +524,11 @@ def test_a_partial_that_does_not_fit_into_memory_a_second_time_is_an_error_of_it
     def make(x: int) -> Any:
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         array = np.ones(200 * MB if x == 3 else 10, "u1")
         if x == 3:
             pages = int(Path("/proc/self/statm").read_text().split()[0])
-            resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 50 * MB, -1))
+            resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 50 * MB, resource.RLIM_INFINITY))
         return array
 
     with ProcessPool(2, start_method=method) as pool:

@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import extras
 import numpy as np
 import pytest
 
@@ -156,5 +157,5 @@ def test_on_dask():
 def test_on_ray():
     """Ray is started, and gone afterwards."""
     if importlib.util.find_spec("ray") is None:
-        pytest.skip("pip install 'poolagg[ray]'")
+        extras.missing("ray")
     assert run_example("on_ray.py") == [PRIMES]

@@ -15,11 +15,12 @@ import tempfile
 import textwrap
 from pathlib import Path
 
+import extras
 import pytest
 from test_examples import EXAMPLES, PRIMES
 
-if importlib.util.find_spec("ray") is None and not os.environ.get("POOLAGG_CI"):
-    pytest.skip("pip install 'poolagg[ray]'", allow_module_level=True)
+if importlib.util.find_spec("ray") is None:
+    extras.missing("ray", whole_module=True)
 
 pytestmark = [pytest.mark.orphans, pytest.mark.timeout(180)]
 

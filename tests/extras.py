@@ -1,0 +1,27 @@
+"""What a test needs beside the library: missing on a desk it is a reason to skip, in CI a failure."""
+
+from __future__ import annotations
+
+import os
+from importlib import metadata
+
+import pytest
+from packaging.requirements import Requirement
+
+
+def demanded(distribution: str) -> bool:
+    """Whether some extra asks for it on this Python; of some packages there is no release for the newest yet."""
+    asked = [Requirement(text) for text in metadata.requires("poolagg") or ()]
+    extras = metadata.metadata("poolagg").get_all("Provides-Extra") or ()
+    return any(
+        one.name == distribution and (one.marker is None or any(one.marker.evaluate({"extra": e}) for e in extras))
+        for one in asked
+    )
+
+
+def missing(distribution: str, whole_module: bool = False) -> None:
+    """Skip, and say what to install; fail in CI, if an extra has it for this Python."""
+    why = f"{distribution} is not installed: pip install 'poolagg[test]'"
+    if os.environ.get("POOLAGG_CI") and demanded(distribution):
+        pytest.fail(why)
+    pytest.skip(why, allow_module_level=whole_module)
