@@ -61,9 +61,10 @@ MAY_IMPORT = {
         *("errors", "functions", "reducers", "strategies"),
     },
     "_progress": {"events"},
-    "_checkpoint": {"errors"},
-    "resources": {"_checkpoint", "errors", "reducers"},
-    "_entrusted": {"_checkpoint", "errors", "resources"},
+    "_ownership": set(),
+    "_checkpoint": {"_ownership", "errors", "pools"},
+    "resources": {"_ownership", "errors", "pools", "reducers"},
+    "_entrusted": {"_checkpoint", "errors", "pools", "resources"},
     # floor 3: the one place that holds a plan and a pool
     "_watching": {"errors", "events"},
     "_settings": {"_checkpoint", "_pages", "_plan", "_progress", "events", "pools", "reducers", "strategies"},
