@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, NoReturn
 from weakref import WeakValueDictionary
 from zlib import crc32
 
-from poolagg._ownership import exposure_of_database, opened_alone
+from poolagg._ownership import content_of, exposure_of_database
 from poolagg.errors import CheckpointError
 from poolagg.pools import interrupts_held_back
 
@@ -320,16 +320,11 @@ def _check_ownership(path: str) -> None:
 
 def _check_content(path: str) -> tuple[int, int]:
     """Look at what can be seen before SQLite opens it; which file it is."""
-    with interrupts_held_back():
-        descriptor, told = opened_alone(path)
-        try:
-            if told is not None:
-                _refuse(told)
-            identity, head = _identity(os.fstat(descriptor)), os.read(descriptor, 100)
-        finally:
-            os.close(descriptor)
+    head, status, told = content_of(path, 100)
+    if told is not None:
+        _refuse(told)
     _check_head(path, head)
-    return identity
+    return _identity(status)
 
 
 def _check_opened(path: str, identity: tuple[int, int]) -> None:

@@ -11,7 +11,9 @@ from __future__ import annotations
 import os
 import stat
 
-__all__ = ["exposure", "exposure_of_database", "opened_alone"]
+from poolagg.pools import interrupts_held_back
+
+__all__ = ["content_of", "exposure", "exposure_of_database"]
 
 BESIDE = ("", "-journal", "-wal", "-shm")
 """What SQLite reads: the database, and what it plays back into it."""
@@ -41,10 +43,28 @@ def exposure(path: str, status: os.stat_result) -> str | None:
     return None
 
 
-def opened_alone(path: str) -> tuple[int, str | None]:
-    """Open a file to read: its descriptor, and its exposure, taken from what is open and not from the name."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)  # a FIFO would wait
-    return descriptor, exposure(path, os.fstat(descriptor))
+def content_of(path: str, most: int | None = None) -> tuple[bytes, os.stat_result, str | None]:
+    """Read a file: its content, and its status and exposure, taken from what is open and not from the name.
+
+    Nothing is read of a file that another user can have written.
+    """
+    with interrupts_held_back():
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)  # a FIFO would wait
+        try:
+            status = os.fstat(descriptor)
+            if (told := exposure(path, status)) is not None:
+                return b"", status, told
+            return _read(descriptor, status.st_size if most is None else most), status, None
+        finally:
+            os.close(descriptor)
+
+
+def _read(descriptor: int, most: int) -> bytes:
+    pieces = []
+    while most and (piece := os.read(descriptor, most)):
+        pieces.append(piece)
+        most -= len(piece)
+    return b"".join(pieces)
 
 
 def _exposure_of_entry(path: str) -> str | None:

@@ -61,7 +61,7 @@ MAY_IMPORT = {
         *("errors", "functions", "reducers", "strategies"),
     },
     "_progress": {"events"},
-    "_ownership": set(),
+    "_ownership": {"pools"},
     "_checkpoint": {"_ownership", "errors", "pools"},
     "resources": {"_ownership", "errors", "pools", "reducers"},
     "_entrusted": {"_checkpoint", "errors", "pools", "resources"},

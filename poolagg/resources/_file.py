@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from poolagg._ownership import opened_alone
+from poolagg._ownership import content_of
 from poolagg.errors import ResourceError, short_repr
 from poolagg.pools import interrupts_held_back
 from poolagg.reducers import Into
@@ -189,14 +189,12 @@ class File:
     def _read_side(self) -> Side | None:
         name = f"{self._real}.ledger"
         try:
-            with interrupts_held_back():
-                descriptor, exposed = opened_alone(name)
-                with open(descriptor, "rb") as file:
-                    head, _, ledger = file.read().partition(b"\n")
+            content, _, exposed = content_of(name)
         except FileNotFoundError:
             return None
         if exposed is not None:
             raise ResourceError(f"{self!r}: its ledger {exposed}")
+        head, _, ledger = content.partition(b"\n")
         try:
             told = json.loads(head)
             side = Side(told["length"], told["tail"], ledger if told["begun"] else None)
