@@ -26,9 +26,9 @@ from typing import Any, NamedTuple, NoReturn
 from weakref import WeakValueDictionary
 from zlib import crc32
 
+from poolagg._interrupts import interrupts_held_back
 from poolagg._ownership import content_of, exposure_of_database
 from poolagg.errors import CheckpointError
-from poolagg.pools import interrupts_held_back
 
 __all__ = ["NOTHING", "Checkpoint", "FailedItem", "Held", "Store", "look", "packed", "unpacked"]
 

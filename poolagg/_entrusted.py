@@ -20,8 +20,8 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from poolagg._checkpoint import NOTHING, FailedItem, Held
+from poolagg._interrupts import interrupts_held_back
 from poolagg.errors import CheckpointError, ResourceError
-from poolagg.pools import interrupts_held_back
 from poolagg.resources import Resource
 
 __all__ = ["Entrusted", "is_private"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import stat
 
-from poolagg.pools import interrupts_held_back
+from poolagg._interrupts import interrupts_held_back
 
 __all__ = ["content_of", "exposure", "exposure_of_database"]
 

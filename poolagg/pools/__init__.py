@@ -6,7 +6,6 @@ from poolagg._lazily import lazily
 
 if TYPE_CHECKING:
     from poolagg.pools._adopt import as_pool
-    from poolagg.pools._death import interrupts_held_back
     from poolagg.pools._pool import Pool
     from poolagg.pools._share import share
     from poolagg.pools._work import Job
@@ -25,7 +24,6 @@ __all__ = [
     "SerialPool",
     "ThreadPool",
     "as_pool",
-    "interrupts_held_back",
     "share",
     "usable_cpus",
 ]
@@ -34,7 +32,6 @@ __getattr__, __dir__ = lazily(
     __name__,
     {
         "_adopt": ("as_pool",),
-        "_death": ("interrupts_held_back",),
         "_pool": ("Pool",),
         "_share": ("share",),
         "_work": ("Job",),

@@ -20,9 +20,9 @@ from hashlib import blake2b
 from time import monotonic
 from typing import Any, NoReturn, TypeVar
 
+from poolagg._interrupts import interrupts_allowed, interrupts_held_back
 from poolagg._ownership import exposure_of_database
 from poolagg.errors import ResourceError, short_repr
-from poolagg.pools import interrupts_held_back
 from poolagg.reducers import Into
 from poolagg.resources._lock import FIRST_PAUSE, pause, within
 from poolagg.resources._session import Session, connector, is_locked, opened, passes
@@ -346,13 +346,14 @@ class Database:
         )
 
     def _disconnect(self) -> None:
-        session = self._session
-        if session is None:
-            return
-        try:
-            session.leave()
-        finally:
-            with interrupts_held_back():
+        with interrupts_held_back():
+            session = self._session
+            if session is None:
+                return
+            try:
+                with interrupts_allowed():
+                    session.leave()
+            finally:
                 self._session = None
                 session.close()
 

@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
+from poolagg._interrupts import interrupts_held_back
 from poolagg._ownership import content_of
 from poolagg.errors import ResourceError, short_repr
-from poolagg.pools import interrupts_held_back
 from poolagg.reducers import Into
 from poolagg.resources._lock import locked, unlock, within
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from time import monotonic
 
-from poolagg.pools import interrupts_held_back
+from poolagg._interrupts import interrupts_held_back
 
 __all__ = ["FIRST_PAUSE", "LockFile", "locked", "pause", "unlock", "within"]
 
