@@ -180,16 +180,24 @@ class Database:
 
     def _first_look(self) -> list[str]:
         try:
-            connection = self._connect()
+            session = self._connected()
         except Exception as error:  # a wrong address will not be right in a minute, while a lock may be gone by then
             if _is_of_database(error) and not is_locked(error):
                 raise ResourceError(f"{self!r}: no connection to the database: {error}") from error
             raise
-        return self._read(self._enter(connection, min(self._patience, OTHERS)))
+        self._lock(session, min(self._patience, OTHERS))
+        return self._read(session)
 
-    def _enter(self, connection: Any, patience: float) -> Session:
-        """Begin a session, and have the lock."""
-        self._session = session = opened(connection)
+    def _connected(self) -> Session:
+        """Begin a session. An interrupt ends the wait for a server, and leaves no connection without an owner."""
+        with interrupts_held_back():
+            with interrupts_allowed():
+                connection = self._connect()
+            self._session = session = opened(connection)
+        return session
+
+    def _lock(self, session: Session, patience: float) -> None:
+        """Have the lock."""
         try:
             held = within(patience, lambda: session.acquire(self._run))
         except OSError as error:
@@ -201,7 +209,6 @@ class Database:
             )
         if callable(self._write):
             session.prepare_guard()
-        return session
 
     def _read(self, session: Session) -> list[str]:
         """The ledger as it is in the database now, in pieces; none if there was no commit yet."""
@@ -245,7 +252,8 @@ class Database:
     def _commit_once(self, pieces: list[str]) -> None:
         session = self._session
         if session is None:
-            session = self._enter(self._connect(), self._patience)
+            session = self._connected()
+            self._lock(session, self._patience)
             if (found := self._read(session)) == pieces:  # the last try got through, and only its answer was lost
                 return
             if found != self._pieces:

@@ -280,7 +280,7 @@ def _sqlite(path: str) -> Any:
     connection = sqlite3.connect(path, timeout=0.1, check_same_thread=False)
     try:
         connection.execute("PRAGMA synchronous=EXTRA")
+        return connection
     except BaseException:
         connection.close()
         raise
-    return connection
