@@ -234,7 +234,10 @@ class _PostgreSQL(Session):
     def prepare_guard(self) -> None:
         """Make the table; a user who may not make temporary ones goes without."""
         try:
-            self.execute("CREATE TEMP TABLE poolagg_guard (number INTEGER UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+            self.execute(
+                "CREATE TEMP TABLE poolagg_guard (number INTEGER, "
+                "CONSTRAINT a_function_must_not_commit UNIQUE (number) DEFERRABLE INITIALLY DEFERRED)"
+            )
         except Exception as error:
             if state_of(error) != "42501":
                 raise
@@ -254,7 +257,8 @@ class _PostgreSQL(Session):
 
     @property
     def in_transaction(self) -> bool:
-        return bool(self.connection.info.transaction_status)  # 0: idle
+        closed = self.connection.closed == 1 and not getattr(self.connection, "broken", False)
+        return not closed and self.connection.info.transaction_status != 0  # 0: idle
 
 
 # -- what opens one ---------------------------------------------------------------------------------------------------
