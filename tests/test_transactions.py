@@ -274,7 +274,7 @@ def test_a_user_who_may_make_no_temporary_tables(postgresql: Table, server: str)
 def unguarded(sqlite: Table, monkeypatch: pytest.MonkeyPatch) -> Table:
     """As any other driver is used."""
     monkeypatch.setattr(sessions._SQLite, "guarded", sessions.Session.guarded)
-    monkeypatch.setattr(sessions._SQLite, "in_transaction", True)
+    monkeypatch.setattr(sessions._SQLite, "ended", sessions.Session.ended)
     return sqlite
 
 

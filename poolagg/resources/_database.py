@@ -292,10 +292,7 @@ class Database:
         if not self._applied:
             return
         if not isinstance(self._write, str):
-            with session.guarded():
-                for partial in self._applied:
-                    self._write_one(session, partial)
-            self._check_transaction(session)
+            self._call(self._write, session)
             return
         try:
             session.cursor.executemany(self._write, self._applied)
@@ -304,26 +301,30 @@ class Database:
                 self._blame(session)
             raise
 
-    def _write_one(self, session: Session, partial: Any) -> None:
-        try:
-            if isinstance(self._write, str):
-                session.cursor.execute(self._write, partial)
-            else:
-                self._write(session.cursor, partial)
-        except Exception as error:
-            self._check_transaction(session, error)
-            error.add_note(
-                f"poolagg: raised by {self!r}, of the partial {short_repr(partial)}. Nothing of its batch is in the "
-                "database; the same call again goes on from there"
-            )
-            raise
-        self._check_transaction(session)
+    def _call(self, write: Callable[[Any, Any], object], session: Session) -> None:
+        """Call the function with each partial; it must leave the transaction as it is."""
+        cursor, ended, error = session.cursor, session.ended, None
+        with session.guarded():
+            for partial in self._applied:
+                try:
+                    write(cursor, partial)
+                except Exception as raised:
+                    error = raised
+                if ended():
+                    self._meddled(error)
+                if error is not None:
+                    self._note(error, partial)
+                    raise error
+        if ended():
+            self._meddled()
 
-    def _check_transaction(self, session: Session, error: BaseException | None = None) -> None:
-        if session.meddled or not session.in_transaction:
-            self._meddled(error)
+    def _note(self, error: Exception, partial: Any) -> None:
+        error.add_note(
+            f"poolagg: raised by {self!r}, of the partial {short_repr(partial)}. Nothing of its batch is in the "
+            "database; the same call again goes on from there"
+        )
 
-    def _meddled(self, error: BaseException | None = None) -> NoReturn:
+    def _meddled(self, error: Exception | None = None) -> NoReturn:
         raise ResourceError(
             f"{self!r}: {_shown(self._write)} has ended the transaction of its batch, or tried to: by commit(), "
             "rollback(), executescript(), a switch to autocommit, or a statement that does so. The ledger of the batch "
@@ -345,7 +346,11 @@ class Database:
         session.rollback()
         session.start()
         for partial in self._applied:
-            self._write_one(session, partial)
+            try:
+                session.cursor.execute(self._write, partial)
+            except Exception as error:
+                self._note(error, partial)
+                raise
 
     def _overtaken(self) -> NoReturn:
         raise ResourceError(

@@ -86,7 +86,7 @@ class Session:
     """The file of the database, if it is one."""
 
     meddled = False
-    """Whether a function tried to end the transaction that it was called in."""
+    """Whether a function was refused an end of the transaction that it was called in."""
 
     def __init__(self, connection: Any, driver: ModuleType) -> None:
         self.connection, self._style = connection, driver.paramstyle
@@ -116,10 +116,9 @@ class Session:
         """Within this, a commit by a function of the user's fails, where the database can be told to refuse it."""
         yield
 
-    @property
-    def in_transaction(self) -> bool:
-        """Whether the transaction goes on, as far as can be told."""
-        return True
+    def ended(self) -> bool:
+        """Whether a function has ended the transaction, or tried to, as far as can be told."""
+        return self.meddled
 
     def execute(self, sql: str, *values: Any) -> Any:
         """Execute a statement whose parameters are question marks; the cursor."""
@@ -197,12 +196,11 @@ class _SQLite(Session):
         self.meddled = True
         return sqlite3.SQLITE_DENY
 
-    @property
-    def in_transaction(self) -> bool:
+    def ended(self) -> bool:
         try:
-            return bool(self.connection.in_transaction)
+            return self.meddled or not self.connection.in_transaction
         except Exception:  # the function has closed the connection
-            return False
+            return True
 
     def close(self) -> None:
         super().close()
@@ -255,10 +253,9 @@ class _PostgreSQL(Session):
         yield
         self.meddled |= self.execute("DELETE FROM pg_temp.poolagg_guard").rowcount != 2
 
-    @property
-    def in_transaction(self) -> bool:
+    def ended(self) -> bool:
         closed = self.connection.closed == 1 and not getattr(self.connection, "broken", False)
-        return not closed and self.connection.info.transaction_status != 0  # 0: idle
+        return self.meddled or closed or self.connection.info.transaction_status == 0  # 0: idle
 
 
 # -- what opens one ---------------------------------------------------------------------------------------------------
