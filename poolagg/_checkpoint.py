@@ -4,10 +4,10 @@ A commit is one transaction: SQLite's rollback journal with `synchronous=EXTRA`.
 last commit whole. After a power cut too, if the disk has written what it said it had. The file is locked while a run
 uses it, by a lock that the kernel gives back when the process ends, however it ends.
 
-Rule of the room: a file is believed only as far as it is proved. Its owner and mode are looked at before it is opened,
-its head before SQLite sees it, and a checksum over everything before anything in it is unpickled. Until a commit
-nothing is written. The checksums find damage; they are no seal: who may write the file may run code in whoever
-continues it.
+Rule of the room: a file is believed only as far as it is proved. The owner and mode of the file and of its folder are
+looked at before it is opened and again when it is open and locked, its head before SQLite sees it, and a checksum over
+everything before anything in it is unpickled. Until a commit nothing is written. The checksums find damage; they are
+not a seal: who may write the file may run code in whoever continues it.
 """
 
 from __future__ import annotations
@@ -18,16 +18,19 @@ import json
 import os
 import pickle
 import sqlite3
-import stat
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, NamedTuple, NoReturn
+from weakref import WeakValueDictionary
 from zlib import crc32
 
+from poolagg._interrupts import interrupts_held_back
+from poolagg._ownership import content_of, exposure_of_database
 from poolagg.errors import CheckpointError
 
-__all__ = ["NOTHING", "Checkpoint", "FailedItem", "Held", "Store", "check_owner", "look", "packed", "unpacked"]
+__all__ = ["NOTHING", "Checkpoint", "FailedItem", "Held", "Store", "look", "packed", "unpacked"]
 
 MAGIC = int.from_bytes(b"pagg", "big")
 FORMAT = 3
@@ -136,7 +139,10 @@ def unpacked(name: str, data: bytes) -> Any:
 
 
 class Store:
-    """An open checkpoint, locked for one run: `held` is what was in it, `commit` replaces that."""
+    """A checkpoint: `open` locks it for one run, `held` is what was in it then, `commit` replaces that.
+
+    Making one opens nothing, so that its owner has it, and closes it, whatever interrupts `open`.
+    """
 
     full = False
     anew = "delete it or name another path"
@@ -144,23 +150,33 @@ class Store:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         self.name = f"the checkpoint {self.path!r}"
+        self._identity: tuple[int, int] | None = None
+        self._connection: sqlite3.Connection | None = None
+
+    def open(self) -> Held:
+        """Lock the file, and read what it holds."""
         real = os.path.realpath(self.path)
         with _named(self.path):
+            _check_ownership(real)
             if not os.path.lexists(real):
                 _create(real)
-            self._identity = _checked(real)
+            self._claim(real)
+            identity = _check_content(real)
             _check_writable(real)
-        _in_use.add(self._identity)
-        self._connection: sqlite3.Connection | None = None
-        try:
-            with _named(self.path):
+            with interrupts_held_back():
                 self._connection = _connected(real)
-                self.held = _read(self._connection)
-        except BaseException:
-            self.close()
-            raise
+            _check_ownership(real)
+            _check_opened(real, identity)
+            self.held = _read(self._connection)
         self._pages = blake2b(self.held.pages, digest_size=16)
         self._failed = {index: _row(item)[1] for index, item in self.held.failed.items()}
+        return self.held
+
+    def _claim(self, real: str) -> None:
+        """Keep other runs of this process away from the file."""
+        with interrupts_held_back(), _claiming:
+            identity = _free(real)
+            self._identity, _in_use[identity] = identity, self
 
     def commit(self, facts: dict[str, Any], state: bytes, pages: bytes, failed: Iterable[FailedItem]) -> None:
         """One transaction: new facts and state, more pages, and these failed items and no others."""
@@ -182,9 +198,15 @@ class Store:
 
     def close(self) -> None:
         """Give the file free."""
-        if self._connection is not None:
-            self._connection.close()
-        _in_use.discard(self._identity)
+        with interrupts_held_back():
+            connection, self._connection = self._connection, None
+            identity, self._identity = self._identity, None
+            try:
+                if connection is not None:
+                    connection.close()
+            finally:
+                if identity is not None:
+                    _in_use.pop(identity, None)
 
     def _write(self, facts: dict[str, Any], state: bytes, pages: bytes, failed: dict[int, FailedItem]) -> None:
         execute = self._open.execute
@@ -211,7 +233,9 @@ def look(path: str | os.PathLike[str]) -> Held:
     """What a checkpoint holds, of a run that goes on too. Checksums are compared, and nothing is unpickled."""
     real = os.path.realpath(path)
     with _named(os.fspath(path)):
-        _checked(real)
+        _check_ownership(real)
+        _free(real)
+        _check_content(real)
         try:
             connection = _connected(real)
         except sqlite3.OperationalError as error:
@@ -232,9 +256,19 @@ def _glimpse(path: str) -> Held:
         _refuse(f"{path!r} is being written just now, by a run that is using it: look again")
 
 
-_in_use: set[tuple[int, int]] = set()
+_in_use: WeakValueDictionary[tuple[int, int], Store] = WeakValueDictionary()
 """The files that runs of this process have open. The kernel's lock is the process's, and given back as soon as any
-descriptor of the file is closed: so such a file must not even be looked into."""
+descriptor of the file is closed: so such a file must not even be looked into. A store that is gone uses none."""
+
+_claiming = threading.Lock()
+
+
+def _free(path: str) -> tuple[int, int]:
+    """Which file it is, if no run of this process uses it."""
+    identity = _identity(os.lstat(path))
+    if identity in _in_use:
+        _refuse(f"{path!r} is in use by another run of this process: wait for it, or take another path")
+    return identity
 
 
 # -- before it is opened ----------------------------------------------------------------------------------------------
@@ -246,18 +280,19 @@ def _create(path: str) -> None:
     `kill -9` just then leaves a file `*.new` behind, which nobody reads.
     """
     made = f"{path}.{os.urandom(4).hex()}.new"
-    os.close(os.open(made, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-    try:
-        with contextlib.closing(sqlite3.connect(made, isolation_level=None)) as connection:
-            connection.executescript(
-                f"PRAGMA page_size={PAGE}; PRAGMA application_id={MAGIC}; PRAGMA user_version={FORMAT}; "
-                f"PRAGMA synchronous=EXTRA; BEGIN; {SCHEMA} COMMIT"
-            )
-        _give_name(made, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(made)
-    _sync_folder(os.path.dirname(path))
+    with interrupts_held_back():
+        os.close(os.open(made, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        try:
+            with contextlib.closing(sqlite3.connect(made, isolation_level=None)) as connection:
+                connection.executescript(
+                    f"PRAGMA page_size={PAGE}; PRAGMA application_id={MAGIC}; PRAGMA user_version={FORMAT}; "
+                    f"PRAGMA synchronous=EXTRA; BEGIN; {SCHEMA} COMMIT"
+                )
+            _give_name(made, path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(made)
+        _sync_folder(os.path.dirname(path))
 
 
 def _give_name(made: str, path: str) -> None:
@@ -277,19 +312,43 @@ def _sync_folder(path: str) -> None:
         os.close(folder)
 
 
-def _checked(path: str) -> tuple[int, int]:
-    """Look at what can be seen from outside; which file it is."""
-    status = os.lstat(path)
-    identity = status.st_dev, status.st_ino
-    if identity in _in_use:
-        _refuse(f"{path!r} is in use by another run of this process: wait for it, or take another path")
-    if not stat.S_ISREG(status.st_mode):
-        _refuse(f"{path!r} is no file")
-    for name in (path, f"{path}-journal", f"{path}-wal"):
-        check_owner(name)
-    with open(path, "rb") as file:
-        _check_head(path, file.read(100))
-    return identity
+def _check_ownership(path: str) -> None:
+    """Refuse what another user can have written, or can write while it is open."""
+    if (told := exposure_of_database(path)) is not None:
+        _refuse(told)
+
+
+def _check_content(path: str) -> tuple[int, int]:
+    """Look at what can be seen before SQLite opens it; which file it is."""
+    head, status, told = content_of(path, 100)
+    if told is not None:
+        _refuse(told)
+    _check_head(path, head)
+    return _identity(status)
+
+
+def _check_opened(path: str, identity: tuple[int, int]) -> None:
+    """Refuse a file that was replaced after the look at it: what SQLite has open is not what was looked at."""
+    if _identity(os.lstat(path)) != identity or not _is_open(identity):
+        _refuse(f"{path!r} was replaced while it was opened: {_ANEW}")
+
+
+_ANEW = "see who can rename files and folders there, and take a folder of your own"
+
+
+def _is_open(identity: tuple[int, int]) -> bool:
+    """Whether this process has a file open, where it can tell."""
+    if not os.path.isdir("/dev/fd"):
+        return True
+    for number in os.listdir("/dev/fd"):
+        with contextlib.suppress(OSError, ValueError):  # the one that listed them
+            if _identity(os.fstat(int(number))) == identity:
+                return True
+    return False
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def _check_writable(path: str) -> None:
@@ -297,23 +356,6 @@ def _check_writable(path: str) -> None:
     for name in (path, os.path.dirname(path)):
         if not os.access(name, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
-
-
-def check_owner(path: str) -> None:
-    try:
-        status = os.lstat(path)
-    except FileNotFoundError:
-        return
-    if status.st_uid != os.geteuid():
-        _refuse(
-            f"{path!r} belongs to another user (uid {status.st_uid}), and opening it can run code: if you trust what "
-            "is in it, make a copy of your own"
-        )
-    if status.st_mode & 0o022 or not stat.S_ISREG(status.st_mode):
-        _refuse(
-            f"others may write {path!r} (mode {stat.S_IMODE(status.st_mode):o}), and opening it can run code: if you "
-            "trust what is in it, chmod 600"
-        )
 
 
 def _check_head(path: str, head: bytes) -> None:

@@ -86,7 +86,10 @@ class Cadence:
 
 
 class Continuation:
-    """A run's checkpoint, open: what stood in it is restored, and from then on committed anew."""
+    """A run's checkpoint: `begin` restores what stood in it, and from then on it is committed anew.
+
+    Making one opens nothing, so that its run has it, and closes it, whatever interrupts `begin`.
+    """
 
     def __init__(self, settings: Settings, folding: Folding, pages: Pages, terms: Terms) -> None:
         self._checkpoint: Checkpoint = settings.checkpoint
@@ -95,19 +98,21 @@ class Continuation:
         self.covered, self.failed = Intervals(), dict[int, FailedItem]()
         self._asks = self._checkpoint.every is not None and terms.carries
         self._asked = False
-        self._torn = self.changed = self._finished = False
+        self.changed = self._finished = False
+        self._torn = True  # until it has begun
         if not hasattr(folding, "state"):
             raise ValueError(
                 f"{settings.strategy!r} goes without a checkpoint: its folding has no state() and restore()"
             )
-        state = self._state()  # what can't be kept is an error now, and not after a minute's work
-        self._store = _store(settings, has_state=state != NOTHING)
+        self._has_state = self._state() != NOTHING  # what can't be kept is an error now, not after a minute's work
+        self._store = _store(settings, self._has_state)
+
+    def begin(self, terms: Terms) -> None:
+        """Open the file or the resource, and take up what it holds."""
+        held = self._store.open()
         self._cadence = Cadence(self._checkpoint.every, monotonic())
-        try:
-            self._take_up(self._store.held, terms)
-        except BaseException:
-            self._store.close()
-            raise
+        self._take_up(held, terms)
+        self._torn = False
 
     def plan(self, terms: Terms) -> Plan:
         """The plan that goes on from here."""
@@ -140,9 +145,15 @@ class Continuation:
         self.failed = dict(failed)
         if held.state is not None:
             self._cadence.expect(len(held.state))
-            self._folding.restore(unpacked(self._store.name, held.state))
+            self._folding.restore(unpacked(self._store.name, self._expected(held.state)))
         self._facts["begun"], self._finished = held.facts["begun"], held.facts["finished"]
         self.changed = bool(again)
+
+    def _expected(self, state: bytes) -> bytes:
+        """Refuse a state beside partials that stand alone: no run like this one wrote it, and it is a pickle."""
+        if state != NOTHING and not self._has_state and self._settings.resource is not None:
+            self.mismatch("it holds a state, and this run keeps none")
+        return state
 
     def _compare(self, before: dict[str, Any]) -> None:
         if names := differences(before["parts"], self._facts["parts"]):
@@ -258,7 +269,7 @@ class Continuation:
         self.changed, self._finished = self.changed or not self._finished, True
 
     def close(self) -> None:
-        """Give the file free."""
+        """Give the file free. A call that was interrupted may be made again."""
         self._store.close()
 
 
@@ -267,10 +278,11 @@ def _store(settings: Settings, has_state: bool) -> Store | Entrusted:
     if settings.resource is None:
         return Store(settings.checkpoint.path)
     if has_state and not is_private(settings.resource):
+        exposed = getattr(settings.resource, "exposure", None)
         raise ValueError(
             f"{settings.reducer!r} has a state beside {settings.resource!r}, which would be a pickle in its ledger: "
-            "whoever can write that could run code here. Make a run for each; or say that nobody but you can write "
-            "it, with private=True"
+            f"whoever can write that could run code here{': ' * bool(exposed)}{exposed or ''}. Make a run for each; or "
+            "say that nobody but you can write it, with private=True"
         )
     return Entrusted(settings.resource)
 

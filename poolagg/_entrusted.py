@@ -5,19 +5,23 @@ What a checkpoint holds in tables is here one string of bytes, which the resourc
     digests of the input's pages | the state | facts and failed items, as JSON | the lengths of these, a checksum
 
 Rule of the room: what only grows comes first and never changes, so that a resource which keeps a ledger in pieces
-writes only its end anew. And a state is a pickle: a resource that others may write must not hold one.
+writes only its end anew. A state is a pickle: a resource that others may write must not hold one, and a run that
+keeps no state opens none.
 """
 
 from __future__ import annotations
 
 import json
 import struct
+import threading
 from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Any
+from weakref import WeakValueDictionary
 
 from poolagg._checkpoint import NOTHING, FailedItem, Held
-from poolagg.errors import CheckpointError
+from poolagg._interrupts import interrupts_held_back
+from poolagg.errors import CheckpointError, ResourceError
 from poolagg.resources import Resource
 
 __all__ = ["Entrusted", "is_private"]
@@ -30,21 +34,37 @@ FORMAT = 3
 
 
 class Entrusted:
-    """A resource, begun for one run, in a checkpoint's place: `held` is what it held, `commit` replaces that."""
+    """A resource in a checkpoint's place: `open` begins it for one run, `held` is what it held then.
+
+    Making one begins nothing, so that its owner has it, and closes it, whatever interrupts `open`.
+    """
 
     anew = "take another resource: another path, another `run`"
 
     def __init__(self, resource: Resource) -> None:
         self._resource = resource
         self.name = f"the ledger in {resource!r}"
-        ledger = resource.begin()
+        self._begun = False
+
+    def open(self) -> Held:
+        """Begin the resource, and read its ledger."""
+        self._claim()
         try:
-            self.held = Held() if ledger is None else self._opened(bytes(ledger))
-        except BaseException:
-            resource.rollback()
+            ledger = self._resource.begin()
+        except Exception:  # it has refused, and holds nothing; an interruption may have come when it had begun
+            self._begun = False
             raise
+        self.held = Held() if ledger is None else self._opened(bytes(ledger))
         self._pages = bytearray(self.held.pages)
         self._sum = blake2b(self._pages, digest_size=16)
+        return self.held
+
+    def _claim(self) -> None:
+        """Keep other runs of this process away from the resource."""
+        with interrupts_held_back(), _claiming:
+            if id(self._resource) in _in_use:
+                raise ResourceError(f"{self._resource!r} is in use by another run of this process: wait for its end")
+            self._begun, _in_use[id(self._resource)] = True, self
 
     @property
     def full(self) -> bool:
@@ -61,8 +81,20 @@ class Entrusted:
         self._resource.commit(b"".join([self._pages, state, text, end]))
 
     def close(self) -> None:
-        """Let go of the resource."""
-        self._resource.rollback()
+        """Let go of the resource. A call that was interrupted may be made again."""
+        try:
+            if self._begun:
+                self._resource.rollback()
+        except Exception:
+            self._let_go()
+            raise
+        self._let_go()
+
+    def _let_go(self) -> None:
+        with interrupts_held_back():
+            self._begun = False
+            if _in_use.get(id(self._resource)) is self:
+                del _in_use[id(self._resource)]
 
     def _checksum(self, state: bytes, text: bytes, lengths: tuple[int, ...]) -> bytes:
         rest = self._sum.copy()
@@ -91,6 +123,12 @@ class Entrusted:
 
     def _refuse(self, why: str) -> None:
         raise CheckpointError(f"{self.name} {why}. It was left as it is; to begin anew, {self.anew}")
+
+
+_in_use: WeakValueDictionary[int, Entrusted] = WeakValueDictionary()
+"""The resources that runs of this process have begun, by their ids. A run that is gone uses none."""
+
+_claiming = threading.Lock()
 
 
 def is_private(resource: Resource) -> bool:

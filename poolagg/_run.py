@@ -264,6 +264,7 @@ class Run:
 
         terms = self._plan.terms
         self._kept = Continuation(self._settings, self._folding, pages, terms)
+        self._kept.begin(terms)
         self._plan = self._kept.plan(terms)
         self._skipped = self._kept.skipped()
         if self._plan.covered and self._folding.done():
@@ -297,7 +298,19 @@ class Run:
                 raise
             error.add_note(f"poolagg: and the checkpoint was not written: {another}")
         finally:
-            self._kept.close()
+            self._close(self._kept, error)
+
+    def _close(self, kept: Continuation, error: BaseException | None) -> None:
+        """Let go of the file or the resource, also past an interruption."""
+        try:
+            kept.close()
+        except Exception as another:
+            if error is None:
+                raise
+            error.add_note(f"poolagg: and {another!r} was raised when the checkpoint was closed")
+        except BaseException:
+            kept.close()
+            raise
 
     # -- the input ---------------------------------------------------------------------------------------------
 

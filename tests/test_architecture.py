@@ -43,6 +43,8 @@ MAY_IMPORT = {
     "_fingerprint": {"_stable", "functions"},
     "_orders": {"_chunks"},
     "_rendering": set(),
+    # what holds signals back from whoever acquires or releases
+    "_interrupts": set(),
     # floor 1, pure: decisions
     "_pace": set(),
     "_ledger": {"_chunks", "_orders"},
@@ -61,9 +63,10 @@ MAY_IMPORT = {
         *("errors", "functions", "reducers", "strategies"),
     },
     "_progress": {"events"},
-    "_checkpoint": {"errors"},
-    "resources": {"_checkpoint", "errors", "reducers"},
-    "_entrusted": {"_checkpoint", "errors", "resources"},
+    "_ownership": {"_interrupts"},
+    "_checkpoint": {"_interrupts", "_ownership", "errors"},
+    "resources": {"_interrupts", "_ownership", "errors", "reducers"},
+    "_entrusted": {"_checkpoint", "_interrupts", "errors", "resources"},
     # floor 3: the one place that holds a plan and a pool
     "_watching": {"errors", "events"},
     "_settings": {"_checkpoint", "_pages", "_plan", "_progress", "events", "pools", "reducers", "strategies"},

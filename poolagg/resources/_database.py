@@ -1,11 +1,14 @@
 """A database: partials are written in batches, each in one transaction with the ledger of the items it came from.
 
     apply     keeps the partial in memory
-    commit    BEGIN; the ledger, if it is still the one this run knows; all partials; COMMIT
+    commit    BEGIN; open the ledger, if it is still the one this run knows; all partials; the new ledger, if the old
+              one is still open; COMMIT
 
 So a transaction is short, and others can use the database meanwhile. Whatever happens in it, it is begun anew as a
-whole: the partials are kept until it has ended. Rule of the room: nobody knows what became of a commit that was not
-answered. A new session looks into the ledger: it is the new one, and all is there; or the old one, and nothing is.
+whole: the partials are kept until it has ended. A function that ends the transaction in its middle is found out: after
+a rollback the ledger is not open any more, and after a commit it is open for others to see. Rule of the room: nobody
+knows what became of a commit that was not answered. A new session looks into the ledger: it is the new one, and all is
+there; or the old one, and nothing is.
 """
 
 from __future__ import annotations
@@ -17,10 +20,12 @@ from hashlib import blake2b
 from time import monotonic
 from typing import Any, NoReturn, TypeVar
 
+from poolagg._interrupts import interrupts_allowed, interrupts_held_back
+from poolagg._ownership import exposure_of_database
 from poolagg.errors import ResourceError, short_repr
 from poolagg.reducers import Into
 from poolagg.resources._lock import FIRST_PAUSE, pause, within
-from poolagg.resources._session import Session, connector, is_private, opened, passes
+from poolagg.resources._session import Session, connector, is_locked, opened, passes
 
 __all__ = ["IntoDatabase"]
 
@@ -31,6 +36,9 @@ TABLE = "poolagg_ledger"
 SCHEMA = f"""CREATE TABLE {TABLE} (
     run VARCHAR(200) NOT NULL, number INTEGER NOT NULL, piece TEXT NOT NULL, PRIMARY KEY (run, number))"""
 """Text, since every database calls bytes by another name. Number 0 is the checksum of the others, put together."""
+
+OPEN = "open"
+"""Stands in the place of the checksum from the start of a batch to its end."""
 
 PIECE = 6144
 """Bytes of the ledger in a row. Only pieces that have changed are written, and of a long one these are the last two."""
@@ -105,7 +113,6 @@ class Database:
             raise ValueError(f"patience is in seconds and must be 0 or more, not {patience!r}")
         self._run, self._batch, self._patience, self._private = run, batch, patience, private
         self._session: Session | None = None
-        self._begun = False
         self._applied: list[Any] = []
         self._ledger, self._pieces = b"", list[str]()  # as they are in the database
 
@@ -117,7 +124,15 @@ class Database:
     @property
     def private(self) -> bool:
         """Whether nobody but this user can write the ledger."""
-        return self._private or (isinstance(self._place, str) and is_private(self._place))
+        return self._private or (isinstance(self._place, str) and self.exposure is None)
+
+    @property
+    def exposure(self) -> str | None:
+        """How another user can write the ledger, where that can be told: of a database that was given by its path."""
+        if not isinstance(self._place, str):
+            return None
+        opened_file = None if self._session is None else self._session.file
+        return exposure_of_database(opened_file or os.path.realpath(self._place))
 
     @property
     def full(self) -> bool:
@@ -131,13 +146,14 @@ class Database:
 
     def begin(self) -> bytes | None:
         """Connect, lock, and read the ledger of the run."""
-        if self._begun:
-            raise ResourceError(f"{self!r} is in use by another run of this process: wait for its end")
-        self._applied.clear()
-        self._pieces = self._persistently(self._first_look)
-        self._ledger = _joined(self._pieces)
-        self._begun = True
-        return self._ledger if self._pieces else None
+        self.rollback()
+        try:
+            self._pieces = self._persistently(self._first_look)
+            self._ledger = _joined(self._pieces)
+            return self._ledger if self._pieces else None
+        except BaseException:
+            self.rollback()
+            raise
 
     def apply(self, partial: Any) -> None:
         """Keep it for the next batch."""
@@ -156,8 +172,7 @@ class Database:
         self._applied.clear()
 
     def rollback(self) -> None:
-        """Forget what was applied, and disconnect."""
-        self._begun = False
+        """Forget what was applied, and disconnect. A call that was interrupted may be made again."""
         self._applied.clear()
         self._disconnect()
 
@@ -165,16 +180,24 @@ class Database:
 
     def _first_look(self) -> list[str]:
         try:
-            connection = self._connect()
-        except Exception as error:  # a wrong address will not be right in a minute
-            if _is_of_database(error):
+            session = self._connected()
+        except Exception as error:  # a wrong address will not be right in a minute, while a lock may be gone by then
+            if _is_of_database(error) and not is_locked(error):
                 raise ResourceError(f"{self!r}: no connection to the database: {error}") from error
             raise
-        return self._read(self._enter(connection, min(self._patience, OTHERS)))
+        self._lock(session, min(self._patience, OTHERS))
+        return self._read(session)
 
-    def _enter(self, connection: Any, patience: float) -> Session:
-        """Begin a session, and have the lock."""
-        self._session = session = opened(connection)
+    def _connected(self) -> Session:
+        """Begin a session. An interrupt ends the wait for a server, and leaves no connection without an owner."""
+        with interrupts_held_back():
+            with interrupts_allowed():
+                connection = self._connect()
+            self._session = session = opened(connection)
+        return session
+
+    def _lock(self, session: Session, patience: float) -> None:
+        """Have the lock."""
         try:
             held = within(patience, lambda: session.acquire(self._run))
         except OSError as error:
@@ -184,7 +207,8 @@ class Database:
                 f"{self!r}: another run of this name is writing into the database: wait for its end, or give this one "
                 "a name of its own"
             )
-        return session
+        if callable(self._write):
+            session.prepare_guard()
 
     def _read(self, session: Session) -> list[str]:
         """The ledger as it is in the database now, in pieces; none if there was no commit yet."""
@@ -198,6 +222,8 @@ class Database:
             rows = session.rows(query, self._run)
         session.rollback()
         pieces = [str(piece) for _, piece in rows]
+        if pieces and pieces[0] == OPEN:
+            self._half_written(pieces)
         if [number for number, _ in rows] != [*range(len(rows))] or not _are_whole(pieces):
             raise ResourceError(f"{self!r}: its ledger, in the table {TABLE}, is damaged: it was left as it is")
         return pieces
@@ -226,38 +252,47 @@ class Database:
     def _commit_once(self, pieces: list[str]) -> None:
         session = self._session
         if session is None:
-            session = self._enter(self._connect(), self._patience)
+            session = self._connected()
+            self._lock(session, self._patience)
             if (found := self._read(session)) == pieces:  # the last try got through, and only its answer was lost
                 return
             if found != self._pieces:
                 self._overtaken()
         session.start()
-        self._write_ledger(session, pieces)
+        self._open_ledger(session)
         self._write_partials(session)
-        if not session.in_transaction:
-            raise ResourceError(f"{self!r}: {_shown(self._write)} has committed, which is not for it to do")
+        self._write_ledger(session, pieces)
         session.commit()
 
-    def _write_ledger(self, session: Session, pieces: list[str]) -> None:
+    def _open_ledger(self, session: Session) -> None:
         """Only if it is the one that this run knows, which whoever wrote it last has seen to."""
-        if self._pieces:
-            known = (self._run, self._pieces[0])
-            update = f"UPDATE {TABLE} SET piece = ? WHERE run = ? AND number = 0 AND piece = ?"
-            if session.execute(update, pieces[0], *known).rowcount != 1:
-                self._overtaken()
-        for number in range(1 if self._pieces else 0, max(len(pieces), len(self._pieces))):
+        if not self._pieces:
+            self._insert(session, 0, OPEN)
+            return
+        update = f"UPDATE {TABLE} SET piece = ? WHERE run = ? AND number = 0 AND piece = ?"
+        if session.execute(update, OPEN, self._run, self._pieces[0]).rowcount != 1:
+            self._overtaken()
+
+    def _write_ledger(self, session: Session, pieces: list[str]) -> None:
+        """Last, and only if it is open: else the transaction is not the one that opened it."""
+        for number in range(1, max(len(pieces), len(self._pieces))):
             old, new = self._pieces[number : number + 1], pieces[number : number + 1]
             if old != new and old:
                 session.execute(f"DELETE FROM {TABLE} WHERE run = ? AND number = ?", self._run, number)
             if old != new and new:
-                session.execute(f"INSERT INTO {TABLE} (run, number, piece) VALUES (?, ?, ?)", self._run, number, *new)
+                self._insert(session, number, *new)
+        update = f"UPDATE {TABLE} SET piece = ? WHERE run = ? AND number = 0 AND piece = ?"
+        if session.execute(update, pieces[0], self._run, OPEN).rowcount != 1:
+            self._meddled()
+
+    def _insert(self, session: Session, number: int, piece: str) -> None:
+        session.execute(f"INSERT INTO {TABLE} (run, number, piece) VALUES (?, ?, ?)", self._run, number, piece)
 
     def _write_partials(self, session: Session) -> None:
         if not self._applied:
             return
         if not isinstance(self._write, str):
-            for partial in self._applied:
-                self._write_one(session, partial)
+            self._call(self._write, session)
             return
         try:
             session.cursor.executemany(self._write, self._applied)
@@ -266,25 +301,56 @@ class Database:
                 self._blame(session)
             raise
 
-    def _write_one(self, session: Session, partial: Any) -> None:
-        try:
-            if isinstance(self._write, str):
-                session.cursor.execute(self._write, partial)
-            else:
-                self._write(session.cursor, partial)
-        except Exception as error:
-            error.add_note(
-                f"poolagg: raised by {self!r}, of the partial {short_repr(partial)}. Nothing of its batch is in the "
-                "database; the same call again goes on from there"
-            )
-            raise
+    def _call(self, write: Callable[[Any, Any], object], session: Session) -> None:
+        """Call the function with each partial; it must leave the transaction as it is."""
+        cursor, ended, error = session.cursor, session.ended, None
+        with session.guarded():
+            for partial in self._applied:
+                try:
+                    write(cursor, partial)
+                except Exception as raised:
+                    error = raised
+                if ended():
+                    self._meddled(error)
+                if error is not None:
+                    self._note(error, partial)
+                    raise error
+        if ended():
+            self._meddled()
+
+    def _note(self, error: Exception, partial: Any) -> None:
+        error.add_note(
+            f"poolagg: raised by {self!r}, of the partial {short_repr(partial)}. Nothing of its batch is in the "
+            "database; the same call again goes on from there"
+        )
+
+    def _meddled(self, error: Exception | None = None) -> NoReturn:
+        raise ResourceError(
+            f"{self!r}: {_shown(self._write)} has ended the transaction of its batch, or tried to: by commit(), "
+            "rollback(), executescript(), a switch to autocommit, or a statement that does so. The ledger of the batch "
+            "was not written. Leave that to poolagg, and make the same call again"
+        ) from error
+
+    def _half_written(self, pieces: list[str]) -> NoReturn:
+        """A commit in the middle of a batch was not refused, and no later one has made it whole."""
+        mend = f"UPDATE {TABLE} SET piece = '{_checksum(_joined(pieces))}' WHERE run = '{self._run}' AND number = 0"
+        raise ResourceError(
+            f"{self!r}: a part of a batch is in the database without its ledger, for {_shown(self._write)} has "
+            "committed, which is not for it to do. Nothing was added to it, lest rows be there twice. Go back to a "
+            "copy; or delete the rows that came after the last whole batch, and say so by "
+            + (f"{mend!r}" if pieces[1:] else repr(f"DELETE FROM {TABLE} WHERE run = '{self._run}'"))
+        )
 
     def _blame(self, session: Session) -> None:
         """A batch was refused: write its partials one by one, to raise the same with the one that is to blame."""
         session.rollback()
         session.start()
         for partial in self._applied:
-            self._write_one(session, partial)
+            try:
+                session.cursor.execute(self._write, partial)
+            except Exception as error:
+                self._note(error, partial)
+                raise
 
     def _overtaken(self) -> NoReturn:
         raise ResourceError(
@@ -293,9 +359,16 @@ class Database:
         )
 
     def _disconnect(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            session.close()
+        with interrupts_held_back():
+            session = self._session
+            if session is None:
+                return
+            try:
+                with interrupts_allowed():
+                    session.leave()
+            finally:
+                self._session = None
+                session.close()
 
     # -- again and again ---------------------------------------------------------------------------------------
 

@@ -17,8 +17,9 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from poolagg._checkpoint import check_owner
-from poolagg.errors import CheckpointError, ResourceError, short_repr
+from poolagg._interrupts import interrupts_held_back
+from poolagg._ownership import content_of
+from poolagg.errors import ResourceError, short_repr
 from poolagg.reducers import Into
 from poolagg.resources._lock import locked, unlock, within
 
@@ -39,9 +40,10 @@ FORMAT = 1
 class IntoFile(Into):
     """Append each partial to a file as a line, once, whatever dies; the result is None.
 
-    A partial is a text without a line end, written as UTF-8: `IntoFile("rows.jsonl").of(json.dumps)` for others. The
-    ledger is in `PATH.ledger` beside it. `ordered=True` keeps to the input order. What is in the file before the first
-    run stays; while the ledger is there the file is the run's alone, and what others append is cut off when it goes on.
+    A partial is a text without a line end (LF or CR), written as UTF-8: `IntoFile("rows.jsonl").of(json.dumps)` for
+    others. The ledger is in `PATH.ledger` beside it. `ordered=True` keeps to the input order. What is in the file
+    before the first run stays; while the ledger is there the file is the run's alone, and what others append is cut off
+    when it goes on.
 
     The same call again continues the run; another run takes another path. Raises `ResourceError` if the file or its
     ledger cannot be written or read, is in use by another run, or is not what was committed.
@@ -96,19 +98,19 @@ class File:
 
     def begin(self) -> bytes | None:
         """Open and lock the file, and cut off what does not count."""
-        if self._descriptor is not None:
-            raise ResourceError(f"{self!r} is in use by another run: wait for its end, or take another path")
-        with self._named():
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            self._descriptor = os.open(self._path, flags, 0o666)
-            try:
+        self.rollback()
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        try:
+            with self._named():
+                with interrupts_held_back():
+                    self._descriptor = os.open(self._path, flags, 0o666)
                 if not within(PATIENCE, lambda: locked(self._open)):
                     raise ResourceError(f"{self!r} is in use by another run: wait for its end, or take another path")
                 self._real = os.path.realpath(self._path)
                 return self._cut().ledger
-            except BaseException:
-                self._close()
-                raise
+        except BaseException:
+            self._close()
+            raise
 
     def apply(self, partial: Any) -> None:
         """Append a line."""
@@ -117,10 +119,10 @@ class File:
                 f"{self!r} takes texts, one for each line, not {short_repr(partial)}: write one with .of(str), or "
                 ".of(json.dumps)"
             )
-        if "\n" in partial:
+        if "\n" in partial or "\r" in partial:
             raise ValueError(
                 f"{self!r} takes texts of one line each, without its end, not {short_repr(partial)}: strip it, or make "
-                "several with .of(str.splitlines) and .flat()"
+                "several with .of(str.splitlines) and .flat(), or keep line ends escaped with .of(json.dumps)"
             )
         self._lines += partial.encode()
         self._lines += b"\n"
@@ -137,14 +139,16 @@ class File:
 
     def rollback(self) -> None:
         """Cut off what does not count, and close the file."""
-        self._lines = bytearray()
-        if self._descriptor is None:
-            return
-        try:
-            with contextlib.suppress(OSError, ResourceError):  # else the next `begin` does it, or says what is wrong
-                self._cut()
-        finally:
-            self._close()
+        with interrupts_held_back():
+            self._lines = bytearray()
+            if self._descriptor is None:
+                return
+            try:
+                # Else the next `begin` does it, or says what is wrong.
+                with contextlib.suppress(OSError, ResourceError):
+                    self._cut()
+            finally:
+                self._close()
 
     # -- what counts -------------------------------------------------------------------------------------------
 
@@ -185,13 +189,12 @@ class File:
     def _read_side(self) -> Side | None:
         name = f"{self._real}.ledger"
         try:
-            check_owner(name)
-            with open(name, "rb") as file:
-                head, _, ledger = file.read().partition(b"\n")
+            content, _, exposed = content_of(name)
         except FileNotFoundError:
             return None
-        except CheckpointError as error:
-            raise ResourceError(f"{self!r}: {error}") from error
+        if exposed is not None:
+            raise ResourceError(f"{self!r}: its ledger {exposed}")
+        head, _, ledger = content.partition(b"\n")
         try:
             told = json.loads(head)
             side = Side(told["length"], told["tail"], ledger if told["begun"] else None)
@@ -212,20 +215,21 @@ class File:
             "format": FORMAT, "length": side.length, "tail": side.tail, "begun": side.ledger is not None,
             "sum": _sum(side),
         }  # fmt: skip
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(made)  # of a run that was killed
-        descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            _write_all(descriptor, json.dumps(head).encode() + b"\n" + (side.ledger or b""))
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.replace(made, name)
-        folder = os.open(os.path.dirname(self._real), os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with interrupts_held_back():
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(made)  # of a run that was killed
+            descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                _write_all(descriptor, json.dumps(head).encode() + b"\n" + (side.ledger or b""))
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            os.replace(made, name)
+            folder = os.open(os.path.dirname(self._real), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
     # -- the file itself ---------------------------------------------------------------------------------------
 
@@ -235,8 +239,10 @@ class File:
         return self._descriptor
 
     def _close(self) -> None:
-        descriptor, self._descriptor = self._open, None
-        unlock(descriptor)
+        with interrupts_held_back():
+            descriptor, self._descriptor = self._descriptor, None
+            if descriptor is not None:
+                unlock(descriptor)
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:

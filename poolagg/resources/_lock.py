@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from time import monotonic
 
+from poolagg._interrupts import interrupts_held_back
+
 __all__ = ["FIRST_PAUSE", "LockFile", "locked", "pause", "unlock", "within"]
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 1.0
@@ -46,8 +48,10 @@ def locked(descriptor: int) -> bool:
 
 def unlock(descriptor: int) -> None:
     """Give the lock back, and close the file. Forked workers may have it open, so closing alone would not do."""
-    fcntl.flock(descriptor, fcntl.LOCK_UN)
-    os.close(descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    finally:
+        os.close(descriptor)
 
 
 class LockFile:
@@ -59,25 +63,27 @@ class LockFile:
 
     def acquire(self) -> bool:
         """Take the lock, if it is free."""
-        while True:
-            descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            try:
-                if not locked(descriptor):
-                    return False
-                if self._names(descriptor):  # else whoever had it has just taken the file away
-                    self._descriptor, descriptor = descriptor, -1
-                    return True
-            finally:
-                if descriptor >= 0:
-                    os.close(descriptor)
+        with interrupts_held_back():
+            while True:
+                descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+                try:
+                    if not locked(descriptor):
+                        return False
+                    if self._names(descriptor):  # else whoever had it has just taken the file away
+                        self._descriptor, descriptor = descriptor, -1
+                        return True
+                finally:
+                    if descriptor >= 0:
+                        os.close(descriptor)
 
     def release(self) -> None:
         """Give it free."""
-        if self._descriptor is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(self._path)
-            unlock(self._descriptor)
-            self._descriptor = None
+        with interrupts_held_back():
+            descriptor, self._descriptor = self._descriptor, None
+            if descriptor is not None:
+                with contextlib.suppress(OSError):
+                    os.unlink(self._path)
+                unlock(descriptor)
 
     def _names(self, descriptor: int) -> bool:
         try:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from types import ModuleType
 from typing import Any
 
 from poolagg.resources._lock import LockFile
 
-__all__ = ["Session", "bound", "connector", "is_private", "opened", "passes"]
+__all__ = ["Session", "bound", "connector", "is_locked", "opened", "passes"]
 
 MARKS = {"qmark": "?", "numeric": ":{n}", "named": ":p{n}", "format": "%s", "pyformat": "%(p{n})s"}
 
@@ -27,11 +27,23 @@ PASSING = ("08", "40", "53300", "55P03", "57P")
 def passes(error: BaseException) -> bool:
     """Whether it may be gone at the next try: somebody's lock, or a connection that was lost."""
     if type(error).__module__ == "sqlite3":
-        return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+        return is_locked(error)
     if not {kind.__name__ for kind in type(error).__mro__} & {"OperationalError", "InterfaceError"}:
         return False
-    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    state = state_of(error)
     return state is None or state.startswith(PASSING)
+
+
+def state_of(error: BaseException) -> str | None:
+    """The SQLSTATE that a driver tells, if it does."""
+    return getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+
+
+def is_locked(error: BaseException) -> bool:
+    """Whether a SQLite database is locked by somebody, or its folder's memory of locks is."""
+    return (getattr(error, "sqlite_errorname", "") or "").startswith(
+        ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")
+    )
 
 
 def bound(sql: str, values: Sequence[Any], style: str) -> tuple[str, Any]:
@@ -70,6 +82,12 @@ def _driver(connection: Any) -> ModuleType:
 class Session:
     """A connection of any DB-API driver. A transaction begins by itself, and ends with `commit` or with the session."""
 
+    file: str | None = None
+    """The file of the database, if it is one."""
+
+    meddled = False
+    """Whether a function was refused an end of the transaction that it was called in."""
+
     def __init__(self, connection: Any, driver: ModuleType) -> None:
         self.connection, self._style = connection, driver.paramstyle
         self._set_up()
@@ -90,10 +108,17 @@ class Session:
     def start(self) -> None:
         """Begin a transaction."""
 
-    @property
-    def in_transaction(self) -> bool:
-        """Whether the transaction goes on, as far as can be told."""
-        return True
+    def prepare_guard(self) -> None:
+        """Make ready for `guarded`, outside of any transaction."""
+
+    @contextlib.contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Within this, a commit by a function of the user's fails, where the database can be told to refuse it."""
+        yield
+
+    def ended(self) -> bool:
+        """Whether a function has ended the transaction, or tried to, as far as can be told."""
+        return self.meddled
 
     def execute(self, sql: str, *values: Any) -> Any:
         """Execute a statement whose parameters are question marks; the cursor."""
@@ -113,15 +138,26 @@ class Session:
         """End the transaction: nothing of it counts."""
         self.connection.rollback()
 
+    def leave(self) -> None:
+        """Roll back, and give the lock back. This may wait for a server, and may be left out."""
+        for end in (self.connection.rollback, self._release):
+            with contextlib.suppress(Exception):  # a connection that was lost may complain
+                end()
+
     def close(self) -> None:
         """End the session. What was not committed does not count."""
-        for end in (self.connection.rollback, self._release, self.cursor.close, self.connection.close):
-            with contextlib.suppress(Exception):  # a connection that was lost may complain
+        for end in (self.cursor.close, self.connection.close):
+            with contextlib.suppress(Exception):
                 end()
 
 
 class _SQLite(Session):
-    """Transactions are for writing from their start, so that none has to wait in its middle for another to end."""
+    """Transactions are for writing from their start, so that none has to wait in its middle for another to end.
+
+    SQLite asks an authorizer about each statement when it is prepared, and so about each way to end a transaction:
+    `commit()`, `executescript`, a switch to autocommit, a COMMIT in words. The isolation level makes the driver begin a
+    transaction before a statement that writes, should there be none, and that is refused as well.
+    """
 
     _lock: LockFile | None = None
 
@@ -130,21 +166,41 @@ class _SQLite(Session):
             import sqlite3
 
             self.connection.autocommit = sqlite3.LEGACY_TRANSACTION_CONTROL  # type: ignore[attr-defined,unused-ignore]
-        self.connection.isolation_level = None
+        self.connection.commit()
+        self.connection.isolation_level = "IMMEDIATE"
 
     def acquire(self, run: str) -> bool:
         """A database in memory is nobody else's."""
-        file = next((str(row[2]) for row in self.rows("PRAGMA database_list") if row[1] == "main"), "")
-        if file:
-            self._lock = LockFile(f"{file}-{blake2b(run.encode(), digest_size=6).hexdigest()}.lock")
+        self.file = next((str(row[2]) for row in self.rows("PRAGMA database_list") if row[1] == "main"), "") or None
+        if self.file is not None:
+            self._lock = LockFile(f"{self.file}-{blake2b(run.encode(), digest_size=6).hexdigest()}.lock")
         return self._lock is None or self._lock.acquire()
 
     def start(self) -> None:
         self.cursor.execute("BEGIN IMMEDIATE")
 
-    @property
-    def in_transaction(self) -> bool:
-        return bool(self.connection.in_transaction)
+    @contextlib.contextmanager
+    def guarded(self) -> Iterator[None]:
+        self.connection.set_authorizer(self._authorize)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(Exception):  # the function may have closed the connection
+                self.connection.set_authorizer(None)
+
+    def _authorize(self, action: int, *_: Any) -> int:
+        import sqlite3
+
+        if action != sqlite3.SQLITE_TRANSACTION:
+            return sqlite3.SQLITE_OK
+        self.meddled = True
+        return sqlite3.SQLITE_DENY
+
+    def ended(self) -> bool:
+        try:
+            return self.meddled or not self.connection.in_transaction
+        except Exception:  # the function has closed the connection
+            return True
 
     def close(self) -> None:
         super().close()
@@ -154,7 +210,13 @@ class _SQLite(Session):
 
 class _PostgreSQL(Session):
     """The lock is an advisory one. The server gives it back when it has done with the session: so a commit whose answer
-    was lost has come about, or never will, when the next session has the lock."""
+    was lost has come about, or never will, when the next session has the lock.
+
+    To have the server refuse a commit, a table of this session's own breaks a deferred constraint while a function is
+    at work. A rollback cannot be refused, but takes the rows out of that table.
+    """
+
+    _has_guard = False
 
     def acquire(self, run: str) -> bool:
         key = int.from_bytes(blake2b(run.encode(), digest_size=8, person=b"poolagg").digest(), "big", signed=True)
@@ -167,9 +229,33 @@ class _PostgreSQL(Session):
         self.execute("SELECT pg_advisory_unlock_all()")
         self.commit()
 
-    @property
-    def in_transaction(self) -> bool:
-        return bool(self.connection.info.transaction_status)  # 0: idle
+    def prepare_guard(self) -> None:
+        """Make the table; a user who may not make temporary ones goes without."""
+        try:
+            self.execute(
+                "CREATE TEMP TABLE poolagg_guard (number INTEGER, "
+                "CONSTRAINT a_function_must_not_commit UNIQUE (number) DEFERRABLE INITIALLY DEFERRED)"
+            )
+        except Exception as error:
+            if state_of(error) != "42501":
+                raise
+            self.rollback()
+            return
+        self.commit()
+        self._has_guard = True
+
+    @contextlib.contextmanager
+    def guarded(self) -> Iterator[None]:
+        if not self._has_guard:
+            yield
+            return
+        self.execute("INSERT INTO pg_temp.poolagg_guard VALUES (1), (1)")
+        yield
+        self.meddled |= self.execute("DELETE FROM pg_temp.poolagg_guard").rowcount != 2
+
+    def ended(self) -> bool:
+        closed = self.connection.closed == 1 and not getattr(self.connection, "broken", False)
+        return self.meddled or closed or self.connection.info.transaction_status == 0  # 0: idle
 
 
 # -- what opens one ---------------------------------------------------------------------------------------------------
@@ -189,22 +275,13 @@ def connector(connect: Any) -> tuple[Callable[[], Any], Any]:
     return lambda: _sqlite(path), path
 
 
-def is_private(path: str) -> bool:
-    """Whether nobody but this user can write a file."""
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        return True
-    return status.st_uid == os.geteuid() and not status.st_mode & 0o022
-
-
 def _sqlite(path: str) -> Any:
     import sqlite3
 
     connection = sqlite3.connect(path, timeout=0.1, check_same_thread=False)
     try:
         connection.execute("PRAGMA synchronous=EXTRA")
+        return connection
     except BaseException:
         connection.close()
         raise
-    return connection
