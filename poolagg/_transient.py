@@ -1,0 +1,38 @@
+"""Which values count by their type alone: those that are another in each process and hold nothing of a function.
+
+That is the whole list: what threads and processes are made of and talk by (locks, threads, executors, whatever belongs
+to `multiprocessing`), loggers and their handlers, open files, sockets, weak references and what holds values by them,
+context variables, event loops, and progress bars of tqdm. Rule of the room: whatever is added here is seen no more.
+"""
+
+from __future__ import annotations
+
+__all__ = ["is_transient"]
+
+_TRANSIENT = {
+    *(("_thread", name) for name in ("lock", "LockType", "RLock", "_local")),
+    *(("threading", name) for name in ("_RLock", "Condition", "Semaphore", "Event", "Barrier", "Thread")),
+    *(("concurrent.futures._base", name) for name in ("Executor", "Future")),
+    *(("logging", name) for name in ("Logger", "LoggerAdapter", "Handler")),
+    *(("weakref", name) for name in ("ReferenceType", "ProxyType", "CallableProxyType", "finalize")),
+    *(("weakref", name) for name in ("WeakKeyDictionary", "WeakValueDictionary")),
+    *(("_weakrefset", "WeakSet"), ("_contextvars", "ContextVar"), ("asyncio.events", "AbstractEventLoop")),
+    *(("_socket", "socket"), ("_ssl", "_SSLContext"), ("subprocess", "Popen"), ("mmap", "mmap")),
+    *(("tempfile", "_TemporaryFileWrapper"), ("tqdm.std", "tqdm")),
+}
+_IN_MEMORY = {("_io", "BytesIO"), ("_io", "StringIO")}
+
+
+def is_transient(kind: type) -> bool:
+    """Whether values of this type count by their type alone.
+
+    >>> import io, logging
+    >>> [is_transient(kind) for kind in (logging.RootLogger, io.FileIO, io.BytesIO, list)]
+    [True, True, False, False]
+    """
+    names = {(base.__module__, base.__qualname__) for base in kind.__mro__}
+    if ("_io", "_IOBase") in names:
+        return names.isdisjoint(_IN_MEMORY)
+    return not names.isdisjoint(_TRANSIENT) or any(
+        isinstance(module, str) and module.partition(".")[0] == "multiprocessing" for module, _ in names
+    )
