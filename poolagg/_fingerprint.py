@@ -1,8 +1,8 @@
 """What a function or reducer is, as digests of its parts: whether a checkpoint was made by the same code.
 
 A function is its instructions with the constants they load, its defaults, its attributes, the values in its closure,
-and the globals of its own module that it refers to, functions among them likewise. So a comment, a docstring, a type
-hint, a moved line or another file name is no difference, and a changed constant is one. How a value counts stands in
+and the globals of its own module that it refers to, functions among them likewise. So a comment, a docstring, a moved
+line or another file name is no difference, and a changed constant is one. How a value counts stands in
 `_state.py`. Rule of the room: what is imported counts by its name alone. Of another version of Python the instructions
 differ.
 """

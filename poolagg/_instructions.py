@@ -18,6 +18,8 @@ __all__ = ["global_names", "instructions"]
 
 _HAS_DOCSTRING = 0x4000000  # from Python 3.13 on
 _SILENT = {"NOP", "NOT_TAKEN", "EXTENDED_ARG", "CACHE"}
+_NOTES = {"__doc__", "__firstlineno__", "__static_attributes__"}
+_LITERAL = {"LOAD_CONST", "LOAD_SMALL_INT"}
 _GLOBAL = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
 _JUMPS = {*dis.hasjrel, *dis.hasjabs}
 _CONSTANTS = {*dis.hasconst, *([dis.opmap["KW_NAMES"]] if "KW_NAMES" in dis.opmap else [])}
@@ -25,8 +27,8 @@ _CONSTANTS = {*dis.hasconst, *([dis.opmap["KW_NAMES"]] if "KW_NAMES" in dis.opma
 
 def instructions(code: CodeType) -> Any:
     """The code as nested tuples of atoms."""
-    read = dis.Bytecode(code)
-    steps = [step for step in read if step.opname not in _SILENT]
+    read: Any = dis.Bytecode(code)
+    steps = _without_notes([step for step in read if step.opname not in _SILENT])
     offsets = [step.offset for step in steps]
     flags = code.co_flags & ~_HAS_DOCSTRING
     arguments = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, flags)
@@ -42,6 +44,13 @@ def global_names(code: CodeType) -> set[str]:
     """The names of globals and builtins that the code refers to, functions and classes inside of it included."""
     names = {step.argval for step in dis.get_instructions(code) if step.opname in _GLOBAL}
     return names.union(*(global_names(part) for part in code.co_consts if isinstance(part, CodeType)))
+
+
+def _without_notes(steps: list[dis.Instruction]) -> list[dis.Instruction]:
+    """The steps of a class's body without those that note its docstring, line or attributes."""
+    stores = [at for at, step in enumerate(steps) if step.opname == "STORE_NAME" and step.argval in _NOTES]
+    noted = {part for at in stores if steps[at - 1].opname in _LITERAL for part in (at - 1, at)}
+    return [step for at, step in enumerate(steps) if at not in noted]
 
 
 def _step(step: dis.Instruction, code: CodeType, offsets: list[int]) -> Any:

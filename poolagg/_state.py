@@ -22,11 +22,9 @@ what has none (members of a set, keys) is looked at one by one, each as if there
 
 from __future__ import annotations
 
-import contextlib
 import copyreg
 import enum
 import functools
-import os
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -50,6 +48,7 @@ from types import (
 )
 from typing import Any, NoReturn
 
+from poolagg._attributes import HEAP, attributes, has_hooks, reduced, variables, what_hides
 from poolagg._instructions import global_names, instructions
 from poolagg._origin import is_imported, is_own, is_reached, is_reached_anywhere, name_of_type
 from poolagg._stable import ATOMS, dump
@@ -62,11 +61,8 @@ __all__ = ["Walk"]
 TRIES = 100_000
 """How many objects that refer to each other are visited, all in all, from members of sets: each member begins anew."""
 
-_HOOKS = ("__reduce_ex__", "__reduce__", "__getstate__", "__getnewargs_ex__", "__getnewargs__")
-_HEAP = 1 << 9  # a type that was made at run time
-
-_SAID = {*functools.WRAPPER_ASSIGNMENTS, "__annotations__", "__annotate__", "__type_params__"}
-"""What `functools.wraps` copies: names, a docstring, annotations."""
+SMALL = 16
+"""Members up to which a tuple or list of atoms is told in full: a digest of it would take longer."""
 
 _NOTED = {
     *("__dict__", "__weakref__", "__module__", "__qualname__", "__doc__", "__slots__", "__slotnames__", "_abc_impl"),
@@ -81,7 +77,7 @@ _SINGLEDISPATCH = next(
 )
 
 Form = Any
-"""What a value consists of, as nested tuples of atoms. That of an object is its digest, or where it was met before."""
+"""What a value consists of, as nested tuples of atoms. An object in it is its digest, or where it was met before."""
 
 
 class Walk:
@@ -144,8 +140,11 @@ class Walk:
 
     def form(self, value: Any, step: Any) -> Form:
         """An atom as it is, an object as its digest; `step` leads to it from what is being described."""
-        if type(value) in ATOMS:
+        kind = type(value)
+        if kind in ATOMS:
             return value
+        if (kind is tuple or kind is list) and len(value) <= SMALL and ATOMS.issuperset(map(type, value)):
+            return kind.__name__, *value
         key = id(value)
         if (known := self._known.get(key)) is not None:
             return known
@@ -230,16 +229,23 @@ class Walk:
         return name, *[self.form(part, number) for number, part in enumerate(value)]
 
     def _unordered(self, parts: Iterable[Any]) -> list[bytes]:
+        parts = list(parts)
+        if ATOMS.issuperset(map(type, parts)):
+            return sorted(map(dump, parts))
         return sorted(self._by_itself(part, " (one of)") for part in parts)
 
     def _mapping(self, mapping: Any) -> Form:
         return "dict", *self._pairs(dict.items(mapping))
 
-    def _pairs(self, pairs: Iterable[tuple[Any, Any]]) -> Iterator[Any]:
-        found = [(self._by_itself(key, " (a key)"), key, part) for key, part in pairs]
+    def _pairs(self, pairs: Iterable[tuple[Any, Any]]) -> list[Any]:
+        """What a dict holds, key after value, in the order of the keys' bytes."""
+        pairs = list(pairs)
+        if ATOMS.issuperset(map(type, chain.from_iterable(pairs))):
+            atoms = sorted([(dump(key), part) for key, part in pairs], key=lambda pair: pair[0])
+            return list(chain.from_iterable(atoms))
+        found = [(self._by_itself(_without_id(key, part), " (a key)"), key, part) for key, part in pairs]
         found.sort(key=lambda pair: pair[0])
-        for said, key, part in found:
-            yield from (said, self.form(part, ("[]", key)))
+        return [form for said, key, part in found for form in (said, self.form(part, ("[]", key)))]
 
     def _names(self, names: Mapping[str, Any]) -> list[Any]:
         """A namespace: the order of names does not count."""
@@ -294,7 +300,7 @@ class Walk:
 
     def _property(self, value: property) -> Form:
         parts = {"fget": value.fget, "fset": value.fset, "fdel": value.fdel}
-        return "property", self._class_of(value), self._names({**self._attributes(value), **parts})
+        return "property", self._class_of(value), self._names({**attributes(value), **parts})
 
     def _module(self, module: ModuleType) -> Form:
         if type(module) is ModuleType and sys.modules.get(module.__name__) is not module:
@@ -310,7 +316,7 @@ class Walk:
     def _class(self, kind: type) -> Form:
         """Classes of the user's own by what they define; others by name."""
         module, name = name_of_type(kind)
-        if not is_own(module) and (is_reached(kind, module, name) or not kind.__flags__ & _HEAP):
+        if not is_own(module) and (is_reached(kind, module, name) or not kind.__flags__ & HEAP):
             return "named", module, name
         bases = [self.form(base, ".__bases__") for base in kind.__bases__]
         defined = {name: part for name, part in vars(kind).items() if name not in _NOTED}
@@ -332,11 +338,13 @@ class Walk:
 
     # -- what libraries make, where pickling it does not tell its state ------------------------------------------
 
-    def _known_by(self, value: Any, attribute: str) -> Form:
-        return "object", self._class_of(value), self.form(getattr(value, attribute), f".{attribute}")
+    def _known_by(self, value: Any, names: tuple[str, ...]) -> Form:
+        return "object", self._class_of(value), self._names({name: getattr(value, name) for name in names})
 
     def _transient(self, value: Any) -> Form:
-        return "transient", self._class_of(value)
+        """By its type; what a class of the user's own adds to it counts, as far as its name is public."""
+        more = attributes(value) if is_own(type(value).__module__) else {}
+        return "transient", self._class_of(value), self._names({n: more[n] for n in more if not n.startswith("_")})
 
     def _singleton(self, value: Any) -> str | None:
         """The name of an instance that the library which defines its class has made: `random._inst`, `numpy.s_`."""
@@ -356,7 +364,7 @@ class Walk:
         )
         if not plain:
             return self._instance(value)
-        more = {} if issubclass(kind, (numpy.generic, numpy.memmap)) else self._attributes(value)
+        more = {} if issubclass(kind, (numpy.generic, numpy.memmap)) else attributes(value)
         return "numpy", self._class_of(value), self._content(numpy.asarray(value), numpy), self._names(more)
 
     def _content(self, array: Any, numpy: Any) -> Form:
@@ -386,41 +394,42 @@ class Walk:
         head = "object", self._class_of(value)
         if issubclass(kind, (set, frozenset)):  # what it pickles is in the order of this process
             parts = set.__iter__(value) if issubclass(kind, set) else frozenset.__iter__(value)
-            return *head, self._unordered(parts), self._names(self._attributes(value))
-        reduced = error = None
-        if reduces := kind in copyreg.dispatch_table or _has_hooks(kind):
+            return *head, self._unordered(parts), self._names(attributes(value))
+        error = None
+        if reduces := kind in copyreg.dispatch_table or has_hooks(kind):
             try:
-                reduced = _reduced(value)
+                pickled = reduced(value)
             except Exception as raised:
                 error = f"{type(raised).__name__}: {raised}"
-        if isinstance(reduced, str):
-            return *head, *self._named(value, reduced)
-        if reduced is not None:
-            return *head, *self._parts_reduced(kind, reduced)
-        if (hidden := _what_hides(value, reduces, self._plain)) is not None:
+            else:
+                return *head, *(self._named(value, pickled) if isinstance(pickled, str) else self._parts(kind, pickled))
+        if (hidden := what_hides(value, reduces, self._plain)) is not None:
             self.refuse(value, error or hidden)
-        return *head, *self._held(value), self._names(self._attributes(value))
+        return *head, *self._held(value), self._names(attributes(value))
 
     def _held(self, value: Any) -> Iterator[Form]:
         """What a subclass of list or dict holds, read past its hooks."""
         if issubclass(type(value), list):
             yield [self.form(part, number) for number, part in enumerate(list.__iter__(value))]
         elif issubclass(type(value), dict):
-            yield list(self._pairs(dict.items(value)))
+            yield self._pairs(dict.items(value))
 
     def _named(self, value: Any, name: str) -> Iterator[Form]:
         """What says that it pickles by name: if a library has it there, or it is made of something that counts."""
-        places = [place for place in (getattr(value, "__module__", None), type(value).__module__) if place]
-        reached = [place for place in places if is_reached(value, place, name)]
+        try:
+            module = getattr(value, "__module__", None)
+        except Exception:  # of a hook of the user's
+            module = None
+        reached = [place for place in (module, type(value).__module__) if is_reached(value, place, name)]
         yield from ("named", name)
         if not reached or any(map(is_own, reached)):
-            more = self._attributes(value)
+            more = attributes(value)
             if not (reached or more or is_reached_anywhere(value, name)):
                 self.refuse(value, f"it pickles as {name!r}, and no module has it under that name")
             yield self._names(more)
 
-    def _parts_reduced(self, kind: type, reduced: tuple[Any, ...]) -> Iterator[Form]:
-        make, arguments, state, parts, pairs, *rest = (*reduced, *[None] * (6 - len(reduced)))
+    def _parts(self, kind: type, pickled: tuple[Any, ...]) -> Iterator[Form]:
+        make, arguments, state, parts, pairs, setter = (pickled + (None,) * 4)[:6]
         yield self.form(make, " (what makes it)")
         yield self.form(arguments, " (its arguments)")
         yield self.form(state, " (its state)")
@@ -428,18 +437,8 @@ class Walk:
         if pairs is None or issubclass(kind, OrderedDict):
             yield None if pairs is None else [self.form(list(pair), ("[]", pair[0])) for pair in pairs]
         else:
-            yield list(self._pairs(pairs))
-        yield [self.form(part, " (its state)") for part in rest]
-
-    def _attributes(self, value: Any) -> dict[str, Any]:
-        """What is in slots and `vars()`, read past the hooks of the class."""
-        found: dict[str, Any] = {}
-        for base in [base for base in type(value).__mro__ if "__slots__" in vars(base)]:
-            for name, slot in list(vars(base).items()):
-                if type(slot) is MemberDescriptorType:
-                    with contextlib.suppress(AttributeError):  # nothing was set
-                        found[f"{base.__qualname__}.{name}" if name in found else name] = slot.__get__(value)
-        return {name: part for name, part in (found | _variables(value)).items() if not _is_passing(value, name, part)}
+            yield self._pairs(pairs)
+        yield self.form(setter, " (what sets its state)")
 
 
 def _step(step: Any) -> str:
@@ -453,27 +452,13 @@ def _step(step: Any) -> str:
     return f"[{step}]" if isinstance(step, int) else str(step)
 
 
+def _without_id(key: Any, value: Any) -> Any:
+    """A key, unless it is where its value lies in memory."""
+    return None if type(key) is int and key == id(value) else key
+
+
 def _is_sunder(name: str) -> bool:
     return name.startswith("_") and name.endswith("_") and not name.startswith("__")
-
-
-def _variables(value: Any) -> dict[str, Any]:
-    """`vars(value)`, read past its hooks, without what only documents it."""
-    try:
-        names = dict(object.__getattribute__(value, "__dict__"))
-    except AttributeError:
-        return {}
-    hidden = _SAID if "__wrapped__" in names else {"__doc__"}
-    return {name: part for name, part in names.items() if name not in hidden}
-
-
-def _is_passing(value: Any, name: Any, part: Any) -> bool:
-    """Whether an attribute is the id of this process, which clients keep, or the value's own hash, kept in it."""
-    if type(part) is not int or not isinstance(name, str):
-        return False
-    if name in ("pid", "_pid"):
-        return part == os.getpid()
-    return name.startswith("_") and name.endswith("hash") and part == hash(value)
 
 
 def _is_resource(kind: type) -> bool:
@@ -483,48 +468,14 @@ def _is_resource(kind: type) -> bool:
     )
 
 
-# -- pickling's protocol, without pickling -----------------------------------------------------------------------------
-
-
-def _has_hooks(kind: type) -> bool:
-    """Whether a class defines how its instances pickle."""
-    return any(getattr(kind, name, None) is not getattr(object, name, None) for name in _HOOKS)
-
-
-def _reduced(value: Any) -> Any:
-    """What pickle would be given; a TypeError if that is neither a name nor the parts of a value."""
-    kind = type(value)
-    reduce = copyreg.dispatch_table.get(kind)
-    reduced: Any = kind.__reduce_ex__(value, 4) if reduce is None else reduce(value)
-    if not isinstance(reduced, str) and not (isinstance(reduced, tuple) and 2 <= len(reduced) <= 6):
-        raise TypeError(f"__reduce_ex__ returned {short_repr(reduced)}")
-    return reduced
-
-
-def _what_hides(value: Any, reduces: bool, plain: set[type]) -> str | None:
-    """Why `vars()` and slots are not all of the state of an object; None if they are."""
-    kind = type(value)
-    if reduces or kind.__getattribute__ is not object.__getattribute__:  # asking it would run what the user wrote
-        made = next(base for base in kind.__mro__ if not base.__flags__ & _HEAP or _makes_itself(base))
-        return None if made in (object, list, dict) else f"{kind.__qualname__} does not pickle"
-    if kind not in plain:
-        try:
-            object.__reduce_ex__(value, 2)  # looks for memory that belongs to neither
-        except Exception as error:
-            return str(error)
-        plain.add(kind)
-    return None
-
-
-def _makes_itself(kind: type) -> bool:
-    """Whether a class is made by C code of its own."""
-    new = kind.__new__
-    return isinstance(new, BuiltinFunctionType) and new.__self__ is kind
-
-
 _Describe = Callable[[Walk, Any], Form]
 
-_EXACTLY: dict[type, _Describe] = {
+_DESCRIPTORS: tuple[Any, ...] = (
+    *(MethodDescriptorType, WrapperDescriptorType, ClassMethodDescriptorType),
+    *(MemberDescriptorType, GetSetDescriptorType),
+)
+
+_EXACTLY: dict[Any, _Describe] = {
     list: Walk._sequence,
     tuple: Walk._sequence,
     dict: Walk._mapping,
@@ -542,35 +493,27 @@ _EXACTLY: dict[type, _Describe] = {
     MethodType: Walk._method,
     BuiltinFunctionType: Walk._builtin,
     MethodWrapperType: lambda walk, value: ("bound", value.__name__, walk.form(value.__self__, ".__self__")),
-    **dict.fromkeys(
-        (
-            MethodDescriptorType,
-            WrapperDescriptorType,
-            ClassMethodDescriptorType,
-            MemberDescriptorType,
-            GetSetDescriptorType,
-        ),
-        Walk._descriptor,
-    ),
+    **dict.fromkeys(_DESCRIPTORS, Walk._descriptor),
 }
 
 _DERIVED: list[tuple[type | tuple[type, ...], _Describe]] = [
     (type, Walk._class),
     (ModuleType, Walk._module),
     (enum.Enum, Walk._member),
-    (PurePath, lambda walk, value: ("path", walk._class_of(value), str(value), walk._names(_variables(value)))),
+    (PurePath, lambda walk, value: ("path", walk._class_of(value), str(value), walk._names(variables(value)))),
     (property, Walk._property),
     ((staticmethod, classmethod), Walk._wrapped),
     (per_worker, Walk._per_worker),
 ]
 
-_BY_ATTRIBUTE = {
-    ("_struct", "Struct"): "format",
-    ("ctypes", "CDLL"): "_name",
-    ("poolagg.pools._share", "share"): "value",
-    **{("typing", name): "__name__" for name in ("TypeVar", "ParamSpec", "TypeVarTuple")},
+_BY_ATTRIBUTES = {
+    ("_struct", "Struct"): ("format",),
+    ("_json", "Scanner"): ("strict", "object_hook", "object_pairs_hook", "parse_float", "parse_int", "parse_constant"),
+    ("ctypes", "CDLL"): ("_name",),
+    ("poolagg.pools._share", "share"): ("value",),
+    **{("typing", name): ("__name__",) for name in ("TypeVar", "ParamSpec", "TypeVarTuple")},
 }
-"""Types whose state is one attribute, which is not what pickling them gives, if they pickle."""
+"""Types whose state is in these attributes, and which do not pickle, or as something else."""
 
 
 def _way(kind: type) -> _Describe:
@@ -586,5 +529,5 @@ def _way(kind: type) -> _Describe:
     if numpy is not None and issubclass(kind, (numpy.ndarray, numpy.generic)):
         return Walk._numbers
     # A resource holds connections and files, which are others in each process.
-    attribute = "known_by" if _is_resource(kind) else _BY_ATTRIBUTE.get(name_of_type(kind))
-    return Walk._instance if attribute is None else lambda walk, value: walk._known_by(value, attribute)
+    names = ("known_by",) if _is_resource(kind) else _BY_ATTRIBUTES.get(name_of_type(kind))
+    return Walk._instance if names is None else lambda walk, value: walk._known_by(value, names)

@@ -1,8 +1,9 @@
 """Which values count by their type alone: those that are another in each process and hold nothing of a function.
 
-That is the whole list: what threads and processes are made of and talk by (locks, threads, executors, whatever belongs
-to `multiprocessing`), loggers and their handlers, open files, sockets, weak references and what holds values by them,
-context variables, event loops, and progress bars of tqdm. Rule of the room: whatever is added here is seen no more.
+The whole list: what threads and processes are made of and talk by (locks, threads, executors, all that belongs to
+`multiprocessing`), loggers and their handlers, open files, sockets, weak references and collections of these, context
+variables, event loops, and progress bars of tqdm. Of a subclass of the user's own the public attributes count too. Rule
+of the room: the fingerprint sees nothing of what is added here.
 """
 
 from __future__ import annotations

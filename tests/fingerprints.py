@@ -10,10 +10,11 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 PREAMBLE = """
 import abc, argparse, array, collections, configparser, contextlib, ctypes, dataclasses, datetime, decimal, enum
-import fractions, functools, itertools, logging, operator, pathlib, random, re, socket, string, struct, threading
+import fractions, functools, itertools, logging, operator, os, pathlib, random, re, socket, string, struct, threading
 import types, typing, uuid, weakref, zoneinfo
 from types import SimpleNamespace
 import numpy as np
@@ -67,6 +68,16 @@ class Zone(datetime.tzinfo):
     def utcoffset(self, when): return datetime.timedelta(hours=self.hours)
     def dst(self, when): return datetime.timedelta(0)
     def tzname(self, when): return "zone"
+
+def closed(file):
+    file.close()
+    return file
+
+class Client:
+    def __init__(self, pid): self.pid = pid
+
+class Thread(threading.Thread):
+    def __init__(self, k): super().__init__(); self.k = k
 
 class Node:
     def __init__(self, k): self.k, self.parent, self.children = k, None, []
@@ -131,6 +142,11 @@ def made(name, **defined): return type(name, (), defined)
 def module(k):
     made = types.ModuleType("settings"); made.k = k
     return made
+
+def objects(k):
+    found = np.empty(2, dtype=object)
+    found[1] = k
+    return found
 
 def masked(k): return np.ma.masked_array([1, 2], mask=[k, False])
 """
@@ -228,7 +244,7 @@ VALUES = {
     "random numbers": ("random.Random(1)", "random.Random(2)"),
     "a generator of numpy": ("np.random.default_rng(1)", "np.random.default_rng(2)"),
     "a partial": ("functools.partial(pow, 2)", "functools.partial(pow, 3)"),
-    "a partial's keywords": ("functools.partial(f1, a=1)", "functools.partial(f1, a=2)"),
+    "a partial's keywords": ("functools.partial(dict, a=1)", "functools.partial(dict, a=2)"),
     "a partialmethod": ("functools.partialmethod(pow, 2)", "functools.partialmethod(pow, 3)"),
     "a cached property": (
         "functools.cached_property(lambda self: 1)",
@@ -257,6 +273,7 @@ VALUES = {
     "an object that refuses to pickle": ("Raising(1)", "Raising(2)"),
     "an object that pickles by name": ("Single(1)", "Single(2)"),
     "an object that is not to be asked": ("Asked(1)", "Asked(2)"),
+    "a thread of one's own": ("Thread(1)", "Thread(2)"),
     "a dataclass": ("Data(1)", "Data(2)"),
     "a dataclass with slots": ("Fast(1)", "Fast(2)"),
     "a polynomial": ("np.poly1d([1, 2])", "np.poly1d([1, 3])"),
@@ -272,7 +289,7 @@ VALUES = {
         "np.array([(1, 2.0)], np.dtype('i1,f8', align=True))",
         "np.array([(2, 2.0)], np.dtype('i1,f8', align=True))",
     ),
-    "numbers of a subclass": ("np.matrix([[1, 2]])", "np.matrix([[1, 3]])"),
+    "numbers of a subclass": ("np.rec.array([(1, 2.0)])", "np.rec.array([(1, 3.0)])"),
     "masked numbers": ("masked(True)", "masked(False)"),
     "objects": ("np.array([Own(1), None])", "np.array([Own(2), None])"),
     "a vectorized function": ("np.vectorize(lambda x: 1)", "np.vectorize(lambda x: 2)"),
@@ -294,7 +311,6 @@ VALUES = {
     "a derived reducer": ("Sum().of(abs)", "Sum().of(len)"),
     "bins": ("Histogram([1, 2])", "Histogram([1, 3])"),
 }
-VALUES["a partial's keywords"] = ("functools.partial(dict, a=1)", "functools.partial(dict, a=2)")
 
 HOLDERS = {
     "in a list": "[0, {}]",
@@ -336,18 +352,11 @@ HOLDERS = {
     "in a node": "Node(1).add(Node({}))",
     "in a ring": "ring(1, {}, 2)",
     "in a loop": "loop({})",
-    "in an object array": "np.array([None, (0, {})], dtype=object)[:1:-1]",
+    "in an object array": "objects({})",
     "in a module made by hand": "module({})",
     "in a reducer": "Fold(max, init=lambda v={}: v)",
     "in a value of each worker": "per_worker(print, {})",
 }
-HOLDERS["in an object array"] = "objects({})"
-PREAMBLE += """
-def objects(k):
-    found = np.empty(2, dtype=object)
-    found[1] = k
-    return found
-"""
 IN_A_SET = {"in a set": "{{{}, 'p', 'q'}}", "in a frozenset": "frozenset([{}, 'p'])", "as a key": "{{{}: 1, 'p': 2}}"}
 
 PLACES = {
@@ -385,6 +394,83 @@ PLACES = {
     ),
 }
 
+SAME = {
+    "a comment": ("def f(x):\n    # one\n    return x\n", "def f(x):\n    return x  # two\n"),
+    "a docstring": ("def f(x):\n    'one'\n    return x\n", "def f(x):\n    return x\n"),
+    "a docstring of a class": ("class A:\n    'one'\ndef f(x): return A\n", "class A:\n    pass\ndef f(x): return A\n"),
+    "a docstring of a class in it": (
+        "def f(x):\n    class A:\n        'one'\n    return A\n",
+        "def f(x):\n\n    class A:\n        'two'\n    return A\n",
+    ),
+    "a docstring under a decorator": (
+        "def g(x):\n    'one'\nf = Deco(g, 1)\n",
+        "def g(x):\n    'two'\nf = Deco(g, 1)\n",
+    ),
+    "lines in a try": (
+        "def f(x):\n    try:\n        return g(\n            x)\n    except E:\n        pass\n",
+        "def f(x):\n    try: return g(x)\n    except E: pass\n",
+    ),
+    "lines that pass": (
+        "def f(x):\n    try:\n        pass\n        g(x)\n    except E: pass\n",
+        "def f(x):\n    try: g(x)\n    except E: pass\n",
+    ),
+    "the order of names in an object": (
+        "K = SimpleNamespace(a=1, b=2)\ndef f(x): return K\n",
+        "K = SimpleNamespace(b=2, a=1)\ndef f(x): return K\n",
+    ),
+    "the order of keywords": (
+        "f = functools.partial(print, end=1, sep=2)\n",
+        "f = functools.partial(print, sep=2, end=1)\n",
+    ),
+    "the order of keys": ("K = {'a': 1, 'b': 2}\ndef f(x): return K\n", "K = {'b': 2, 'a': 1}\ndef f(x): return K\n"),
+    "the order of definitions": (
+        "class A:\n    a = 1\n    def m(self): pass\ndef f(x): return A\n",
+        "class A:\n    def m(self): pass\n    a = 1\ndef f(x): return A\n",
+    ),
+    "what f does not refer to": ("K = 1\ndef f(x): return x\n", "K = 2\ndef g(): pass\ndef f(x): return x\n"),
+    "one object or two": (
+        "K = [1, [2]]\nL = [K, K]\ndef f(x): return L\n",
+        "L = [[1, [2]], [1, [2]]]\ndef f(x): return L\n",
+    ),
+    "what was called before": (
+        "g = dispatched(1)\ndef f(x): return g\n",
+        "g = dispatched(1)\ng('a'), g(1.0)\ndef f(x): return g\n",
+    ),
+    "what a cache holds": (
+        "@functools.cache\ndef g(x): return x\ndef f(x): return g(x)\n",
+        "@functools.cache\ndef g(x): return x\ng(1)\ndef f(x): return g(x)\n",
+    ),
+    "flags that were combined before": (
+        "class E(enum.Flag):\n    A = 1\n    B = 2\ndef f(x): return E.A\n",
+        "class E(enum.Flag):\n    A = 1\n    B = 2\nE.A | E.B, ~E.A\ndef f(x): return E.A\n",
+    ),
+    "what was pickled before": (
+        "class A:\n    __slots__ = ('a',)\nK = A()\ndef f(x): return K\n",
+        "import copy\nclass A:\n    __slots__ = ('a',)\nK = A()\ncopy.copy(K)\ndef f(x): return K\n",
+    ),
+    "a hash that was asked for": (
+        "K = pathlib.Path('a')\ndef f(x): return K\n",
+        "K = pathlib.Path('a')\nhash(K), K.parts, K.suffix\ndef f(x): return K\n",
+    ),
+    "where its bytes lie": (
+        "K = np.asfortranarray(np.arange(6.0).reshape(2, 3))\ndef f(x): return K\n",
+        "K = np.arange(12.0).reshape(2, 6)[:, :3] % 3 + [[0] * 3, [3] * 3]\nK = K[:]\ndef f(x): return K\n",
+    ),
+    **{
+        f"another {name}": (f"K = {value}\ndef f(x): return K\n", f"K = [0, {value}][1]\ndef f(x): return K\n")
+        for name, value in {
+            "lock": "[threading.Lock(), threading.RLock(), threading.Condition(), threading.Event()]",
+            "local": "threading.local()",
+            "logger": "logging.getLogger('a')",
+            "file": "[closed(open('/dev/null')), closed(open('/dev/null', 'rb'))]",
+            "socket": "closed(socket.socket())",
+            "reference": "[weakref.ref(Own), weakref.WeakSet([Own]), weakref.WeakKeyDictionary()]",
+            "map keyed by where things lie": "(lambda k: {id(k): k})(Own(1))",
+            "id of this process": "Client(os.getpid())",
+        }.items()
+    },
+}
+
 PROGRAM = """
 import json, sys
 sys.path[:0] = {path!r}
@@ -418,12 +504,19 @@ def _preamble():
     return names
 
 
-def told_elsewhere(sources, seed, early):
-    """The fingerprints that another process finds, under another hash seed and with other imports before."""
+def told_elsewhere(sources):
+    """The fingerprints that two other processes find, under other hash seeds and with other imports before."""
     path = [os.path.dirname(__file__), os.path.dirname(os.path.dirname(__file__))]
-    ran = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(path=path, early=early)], input=json.dumps(sources),
-        env={**os.environ, "PYTHONHASHSEED": str(seed)}, capture_output=True, text=True, timeout=50,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
-    return json.loads(ran.stdout)
+    programs = [PROGRAM.format(path=path, early=early) for early in (False, True)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program], env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for seed, program in enumerate(programs, 1)
+    ]  # fmt: skip
+    with ThreadPoolExecutor(2) as threads:
+        ends = list(threads.map(lambda process: process.communicate(json.dumps(sources), timeout=50), processes))
+    for process, (_, errors) in zip(processes, ends, strict=True):
+        assert process.returncode == 0, errors
+    return [json.loads(out) for out, _ in ends]
