@@ -33,8 +33,8 @@ from poolagg.errors import CheckpointError
 __all__ = ["NOTHING", "Checkpoint", "FailedItem", "Held", "Store", "look", "packed", "unpacked"]
 
 MAGIC = int.from_bytes(b"pagg", "big")
-FORMAT = 3
-"""Counted up when the tables, or how states are kept, change."""
+FORMAT = 4
+"""Counted up when the tables, how states are kept, or how func and input are known again, change."""
 
 PAGE = 1 << 16
 """Bytes of a page of the file, as many as SQLite allows: with its usual 4 kB a large state takes it four times as long.
@@ -365,6 +365,11 @@ def _check_head(path: str, head: bytes) -> None:
     if (version := int.from_bytes(head[60:64], "big")) > FORMAT:
         _refuse(
             f"{path!r} was written by a newer poolagg (format {version}, and this one reads {FORMAT}): update poolagg"
+        )
+    if 0 < version < FORMAT:
+        _refuse(
+            f"{path!r} was written by an older poolagg (format {version}, and this one writes {FORMAT}), which knew "
+            "functions by other marks: finish it with that version, or begin anew with another path"
         )
     if version != FORMAT or head[18:20] != b"\1\1":  # 2: it would be read along with a file beside it
         _refuse(f"{path!r} is damaged: its head is not that of a checkpoint. It was left as it is. Name another path")

@@ -30,7 +30,7 @@ END = struct.Struct("<4sBQQQ16s")
 """What it is, its format, the lengths of the three parts, and the checksum of all before it and of these."""
 
 MAGIC = b"pagl"
-FORMAT = 3
+FORMAT = 4
 
 
 class Entrusted:
@@ -108,7 +108,8 @@ class Entrusted:
             self._refuse("is not one of poolagg, or a damaged one")
         _, version, *lengths, checksum = END.unpack(ledger[-END.size :])
         if version != FORMAT:
-            self._refuse(f"has format {version}, and this poolagg reads {FORMAT}: update poolagg")
+            mend = "update poolagg" if version > FORMAT else "finish it with the older poolagg that wrote it"
+            self._refuse(f"has format {version}, and this poolagg reads {FORMAT}: {mend}")
         if sum(lengths) + END.size != len(ledger):
             self._refuse("is damaged: its lengths are wrong")
         first, second = lengths[0], lengths[0] + lengths[1]

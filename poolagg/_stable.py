@@ -86,6 +86,8 @@ def _of_library(kind: type, value: Any) -> Any:
     if isinstance(value, PurePath):
         return "path", str(value)
     if _name(kind) in _SAID:
+        if getattr(value, "tzinfo", None) is not None:  # whose repr may be an address
+            return (*_name(kind), repr(value.replace(tzinfo=None)), repr(value.utcoffset()), value.tzname())
         return (*_name(kind), repr(value))
     if kind is bytearray or kind is memoryview:
         return kind.__name__, bytes(value)

@@ -40,7 +40,13 @@ MAY_IMPORT = {
     "_parcels": {"_numbers"},
     "_stable": {"_numbers"},
     "_pages": {"_chunks", "_numbers", "_parcels", "_stable"},
-    "_fingerprint": {"_stable", "functions"},
+    # A value's digest is made of its own attributes, of code, and of names where it is a library's or passes.
+    "_origin": set(),
+    "_transient": set(),
+    "_attributes": {"errors"},
+    "_instructions": {"_stable"},
+    "_state": {"_attributes", "_instructions", "_origin", "_stable", "_transient", "errors", "functions"},
+    "_fingerprint": {"_state"},
     "_orders": {"_chunks"},
     "_rendering": set(),
     # what holds signals back from whoever acquires or releases
@@ -91,6 +97,7 @@ MAY_IMPORT = {
 
 PURE = {
     *("errors", "events", "functions", "reducers", "_chunks", "_numbers", "_parcels", "_orders", "_stable"),
+    *("_origin", "_transient", "_attributes", "_instructions", "_state"),
     *("_pages", "_fingerprint", "_kinds", "_sizes", "_pace", "_lanes", "_ledger", "_blame", "_plan", "strategies"),
     *("_limit", "_timeline", "_tally", "_report_page", "_report"),
 }

@@ -677,13 +677,18 @@ def test_a_key_stands_for_func_and_reducer(path):
         run(path, abs, key="two", **given)
 
 
-def test_what_contains_itself_takes_a_key(path):
-    """It cannot be known again."""
-    loop: list = []
-    loop.append(loop)
-    with pytest.raises(ValueError, match=r"Checkpoint\(path, key=...\)"):
-        aggregate(closing_over(loop), range(3), Count(), pool=SERIAL, checkpoint=path)
-    assert aggregate(closing_over(loop), range(3), Count(), pool=SERIAL, checkpoint=Checkpoint(path, key="k")) == 3
+def test_what_contains_itself_is_known_again(path):
+    """As anything else is."""
+
+    def looped(*values):
+        loop: list = [*values]
+        loop.append(loop)
+        return closing_over(loop)
+
+    assert aggregate(looped(1), range(3), Count(), pool=SERIAL, checkpoint=path) == 3
+    assert aggregate(looped(1), range(3), Count(), pool=SERIAL, checkpoint=path) == 3
+    with pytest.raises(CheckpointMismatch, match="func's variable 'value' differs"):
+        aggregate(looped(2), range(3), Count(), pool=SERIAL, checkpoint=path)
 
 
 def test_nothing_of_another_input_is_committed(tmp_path, path):
