@@ -1,21 +1,22 @@
-"""Two marks that stand where a value would: each is one object in every process, also after pickling."""
+"""Marks that stand where a value would: each is one object in every process, also after pickling."""
 
 from __future__ import annotations
 
 import enum
 
-__all__ = ["DROPPED", "EMPTY"]
+__all__ = ["DROPPED", "EMPTY", "NAN"]
 
 
 class Mark(enum.Enum):
     """An enum because its members pickle and deep-copy to themselves, so `is` works everywhere.
 
-    >>> DROPPED, EMPTY
-    (DROPPED, EMPTY)
+    >>> DROPPED, EMPTY, NAN
+    (DROPPED, EMPTY, NAN)
     """
 
     EMPTY = "an accumulator that has seen nothing yet; None would not do, since a partial may be None"
     DROPPED = "a partial that `where` left out: it keeps its position, so the places of the others stay right"
+    NAN = "a key that is not a number: floats that are nan differ from one another, and from themselves in a worker"
 
     def __repr__(self) -> str:
         return self.name
@@ -23,3 +24,4 @@ class Mark(enum.Enum):
 
 EMPTY = Mark.EMPTY
 DROPPED = Mark.DROPPED
+NAN = Mark.NAN
