@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ["DROPPED", "EMPTY", "NAN"]
+__all__ = ["DROPPED", "EMPTY", "NAN", "NO_DATE", "NO_SPAN", "Mark"]
 
 
 class Mark(enum.Enum):
@@ -18,6 +18,9 @@ class Mark(enum.Enum):
     DROPPED = "a partial that `where` left out: it keeps its position, so the places of the others stay right"
     NAN = "a key that is not a number: floats that are nan differ from one another, and from themselves in a worker"
 
+    NO_DATE = "a key that is the NaT of numpy's datetime64"
+    NO_SPAN = "a key that is the NaT of numpy's timedelta64"
+
     def __repr__(self) -> str:
         return self.name
 
@@ -25,3 +28,5 @@ class Mark(enum.Enum):
 EMPTY = Mark.EMPTY
 DROPPED = Mark.DROPPED
 NAN = Mark.NAN
+NO_DATE = Mark.NO_DATE
+NO_SPAN = Mark.NO_SPAN
