@@ -156,19 +156,19 @@ def listed(elements: Callable[[], Iterable[Any]]) -> list[Any]:
     again = list(map(copied, elements()))
     if len(again) != len(found):
         raise TypeError(
-            f"the partial yields one {type(found[0]).__name__} again and again, and can be iterated only once: return a "
-            f"list of copies"
+            f"the partial yields one {type(found[0]).__name__} again and again, and can be iterated only once: return "
+            f"a list of copies"
         )
     return again
 
 
 def copied(value: Any) -> Any:
     """A deep copy; what cannot be copied is itself."""
-    kind = type(value)
+    kind: Any = type(value)
     if kind in PLAIN:
         return value
-    if kind in (list, set) and kinds(value := kind(value)) <= PLAIN:
-        return value
+    if kind in (list, set) and PLAIN.issuperset(map(type, value)):
+        return kind(value)
     if kind is memoryview:
         return memoryview(bytearray(value)).cast("B").cast(value.format, value.shape)
     try:
@@ -178,7 +178,7 @@ def copied(value: Any) -> Any:
 
 
 @lru_cache(256)
-def mutable(kind: type) -> bool:
+def mutable(kind: Any) -> bool:
     """Whether objects of a type can change: by their lack of a hash, or by state that their hash does not look at.
 
     >>> mutable(list), mutable(tuple), mutable(type(None)), mutable(bytearray)
@@ -209,7 +209,7 @@ def _shared(values: Iterable[Any], depth: int = DEPTH, outer: bool = False) -> I
         return
     counts = list(map(getrefcount, islice(values, WIDTH)))
     for value, count in zip(values, counts, strict=False):
-        kind = type(value)
+        kind: Any = type(value)
         if kind in PLAIN:
             continue
         shared = outer or count > LONE
@@ -243,17 +243,19 @@ def _owners(value: Any) -> Iterator[Any]:
 def _base(value: Any) -> Any:
     if type(value) is memoryview:
         return None if value.readonly else value.obj  # the one of `share`, say, which no one writes to
-    return value.base if _is_array(type(value)) else None
+    kind: Any = type(value)
+    return value.base if _is_array(kind) else None
 
 
-def _is_array(kind: type) -> bool:
+def _is_array(kind: Any) -> bool:
     return mutable(kind) and hasattr(kind, "__array_interface__") and hasattr(kind, "base")
 
 
 def _writable(owner: Any) -> bool:
-    if type(owner) is memoryview:
+    kind: Any = type(owner)
+    if kind is memoryview:
         return not owner.readonly
-    return bool(owner.flags.writeable) if _is_array(type(owner)) else mutable(type(owner))
+    return bool(owner.flags.writeable) if _is_array(kind) else mutable(kind)
 
 
 def _inside(value: Any) -> Iterable[Any]:

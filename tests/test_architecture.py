@@ -89,8 +89,8 @@ MAY_IMPORT = {
 
 PURE = {
     *("errors", "events", "functions", "reducers", "_chunks", "_numbers", "_parcels", "_orders", "_stable"),
-    *("_pages", "_fingerprint", "_aliasing", "_kinds", "_sizes", "_pace", "_lanes", "_ledger", "_blame", "_plan", "strategies"),
-    *("_limit", "_timeline", "_tally", "_report_page", "_report"),
+    *("_pages", "_fingerprint", "_kinds", "_sizes", "_pace", "_lanes", "_ledger", "_blame", "_plan", "strategies"),
+    *("_aliasing", "_limit", "_timeline", "_tally", "_report_page", "_report"),
 }
 """Rooms without clock, process or file. (`sources` makes files into items, `_rendering` results into text; a report
 writes its page and its trace when it is told to, and nothing else.)"""

@@ -87,5 +87,6 @@ def _rebuilt(key: Any, convert: Callable[[Any], Any]) -> Any:
     elements = list(map(convert, key))
     if all(old is new for old, new in zip(key, elements, strict=True)):
         return key
-    kind = type(key)
-    return kind._make(elements) if hasattr(kind, "_make") else (tuple if isinstance(key, tuple) else frozenset)(elements)
+    if hasattr(key, "_make"):
+        return key._make(elements)
+    return tuple(elements) if isinstance(key, tuple) else frozenset(elements)
