@@ -173,8 +173,10 @@ def copied(value: Any) -> Any:
         return memoryview(bytearray(value)).cast("B").cast(value.format, value.shape)
     try:
         return copy.deepcopy(value)
-    except Exception:  # whatever a class raises that does not copy
-        return value
+    except Exception:  # whatever a class raises that does not copy; what it stands beside may
+        if kind in (list, tuple):
+            return kind(map(copied, value))
+        return {key: copied(inner) for key, inner in value.items()} if kind is dict else value
 
 
 @lru_cache(256)

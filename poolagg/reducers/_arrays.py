@@ -218,7 +218,7 @@ def _more_than_numbers(kind: Any) -> str | None:
     packages = {base.__module__.partition(".")[0] for base in kind.__mro__}
     if packages & LABELLED:
         return (
-            f"would combine a {kind.__name__} by position, whatever its labels are: "
+            f"would combine {kind.__name__} objects by position, whatever their labels are: "
             f"Reduce(lambda a, b: a.add(b, fill_value=0)) adds those of pandas by label, .of(lambda a: a.to_numpy()) "
             f"takes the numbers alone"
         )

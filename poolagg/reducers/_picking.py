@@ -18,6 +18,9 @@ from poolagg.reducers._reducer import Place, Reducer
 __all__ = ["Bottom", "First", "Last", "Max", "Min", "Sample", "Top"]
 
 Entry: TypeAlias = tuple[Any, Place, Any]
+MISSING = {"MaskedConstant", "NaTType"}
+"""Types of what stands for a missing value in numpy's masked arrays, and among the dates of pandas."""
+
 _key, _place, _value = itemgetter(0), itemgetter(1), itemgetter(2)
 
 
@@ -230,9 +233,9 @@ def _is_nan(key: Any) -> bool:
     kind = type(key)
     if kind is float or isinstance(key, (Real, Decimal)):
         return bool(key != key)
-    if getattr(key, "shape", None) != ():
-        return False
-    return kind.__name__ == "MaskedConstant" or bool(key != key)  # NaT, the one of numpy
+    if kind.__name__ in MISSING:
+        return True
+    return getattr(key, "shape", None) == () and bool(key != key)  # numpy's NaT
 
 
 def _hash(seed: int, place: Place) -> bytes:

@@ -115,6 +115,8 @@ def _number(x: Any) -> Any:
                     f"{type(x).__name__}, which has a + of its own: Reduce(operator.add), or .of({base.__name__})"
                 )
         return x
+    if type(x).__name__ in ("NAType", "NaTType"):  # of pandas, which need not be installed
+        raise TypeError(f"expected a number, got {x!r}, a missing value: .where(pandas.notna)")
     if x is None:
         raise TypeError("expected a number, got None: does the function lack a return statement?")
     if getattr(x, "shape", ()) != ():
