@@ -126,7 +126,9 @@ def _parser() -> argparse.ArgumentParser:
     check = _command(commands, "check", _check, CHECK)
     check.add_argument("reducer", metavar="FILE:REDUCER")
     check.add_argument("samples", metavar="FILE:SAMPLES")
-    check.add_argument("--equal", default="operator.eq", help="how results compare, such as math.isclose")
+    check.add_argument(
+        "--equal", help="how results compare, such as math.isclose; by default, as == does, and nan is itself"
+    )
     _command(commands, "show", _show, SHOW).add_argument("checkpoint", metavar="CHECKPOINT")
     return parser
 
@@ -288,9 +290,9 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def _check(options: argparse.Namespace) -> str:
-    reducer, samples, equal = (_value(typed, {}) for typed in (options.reducer, options.samples, options.equal))
+    reducer, samples = (_value(typed, {}) for typed in (options.reducer, options.samples))
     try:
-        check_reducer(reducer, samples, equal)
+        check_reducer(reducer, samples, **({} if options.equal is None else {"equal": _value(options.equal, {})}))
     except (TypeError, ValueError) as error:
         raise CommandError(error) from error
     return f"{short_repr(reducer)} keeps all laws\n"

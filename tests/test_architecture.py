@@ -33,8 +33,9 @@ MAY_IMPORT = {
     "functions": set(),
     "_sizes": set(),
     "_kinds": set(),
+    "_aliasing": {"_kinds", "functions"},  # who looks at partials before they are folded, and where `rng` starts anew
     "sources": {"_sizes"},
-    "reducers": {"_kinds", "_lazily"},
+    "reducers": {"_aliasing", "_kinds", "_lazily"},
     "_chunks": set(),
     "_numbers": set(),
     "_parcels": {"_numbers"},
@@ -65,7 +66,7 @@ MAY_IMPORT = {
     "_report": {"_limit", "_report_page", "_sizes", "_tally", "events"},
     # floor 2: effects
     "pools": {
-        *("_chunks", "_kinds", "_lazily", "_orders", "_parcels", "_sizes"),
+        *("_aliasing", "_chunks", "_lazily", "_orders", "_parcels", "_sizes"),
         *("errors", "functions", "reducers", "strategies"),
     },
     "_progress": {"events"},
@@ -99,7 +100,7 @@ PURE = {
     *("errors", "events", "functions", "reducers", "_chunks", "_numbers", "_parcels", "_orders", "_stable"),
     *("_origin", "_transient", "_attributes", "_instructions", "_state"),
     *("_pages", "_fingerprint", "_kinds", "_sizes", "_pace", "_lanes", "_ledger", "_blame", "_plan", "strategies"),
-    *("_limit", "_timeline", "_tally", "_report_page", "_report"),
+    *("_aliasing", "_limit", "_timeline", "_tally", "_report_page", "_report"),
 }
 """Rooms without clock, process or file. (`sources` makes files into items, `_rendering` results into text; a report
 writes its page and its trace when it is told to, and nothing else.)"""

@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import monotonic, perf_counter
 from typing import Any, NamedTuple, Protocol
 
+from poolagg import _aliasing
+from poolagg._aliasing import Aliasing
 from poolagg._chunks import Grid, Interval, without
-from poolagg._kinds import kinds
 from poolagg._orders import NONE_YET, Failure, Run, Slowest
 from poolagg.errors import ReducerError
 from poolagg.functions import here
@@ -31,6 +32,9 @@ BATCH = 0.001
 
 HEAVY = 1 << 20
 """Bytes of partials in a batch at most, so that a lane never holds a hundred arrays."""
+
+OUR_FILES = {__file__, _aliasing.__file__}
+"""Whose frames a traceback of `func` does not begin with."""
 
 
 class Job(NamedTuple):
@@ -94,7 +98,11 @@ class Work:
         self._beat = beat
         self._fatal = fatal
         self._gather = job.strategy.gather(job.reducer, job.grid)
+        reducer = job.reducer
+        prepare = reducer.prepare if reducer.prepares else None
+        self._aliasing = Aliasing(job.func, prepare, reducer.drains or reducer.prepares)
         self._batch = 1
+        self._now = 0, 0, 0
         self._failures: list[Failure] = []
         self._reduce_seconds = 0.0
         self._slowest = NONE_YET
@@ -148,7 +156,8 @@ class Work:
                 if boundary == index:
                     return index
                 end = min(end, boundary)
-            self._beat.batch(run.chunk, index, end)
+            self._now = run.chunk, index, end
+            self._beat.batch(*self._now)
             size = self._map(index, items[index - run.start : end - run.start], unpack, run.alone)
             began, now = now, perf_counter()
             if now - began > self._slowest[2]:
@@ -169,18 +178,38 @@ class Work:
         runs: Sequence[tuple[int, Sequence[Any]]] = [(index, items)]
         if unpack is not None:
             runs = self._each(unpack, runs)
-        mapped = self._each(self._job.func, runs)
-        reducer = self._job.reducer
-        looked_at = reducer.drains or reducer.prepares
-        if looked_at and any(hasattr(kind, "__next__") for _, run in mapped for kind in kinds(run)):
-            mapped = self._each(_drained, mapped)
-        if reducer.prepares:
-            mapped = self._each(reducer.prepare, mapped)
+        mapped = self._mapped(runs)
         size = 0
         for start, prepareds in mapped:
             size = sys.getsizeof(prepareds[-1], 0)
             self._reduce(self._gather.add, start, prepareds)
         return size
+
+    def _mapped(self, runs: Sequence[tuple[int, Sequence[Any]]]) -> list[tuple[int, list[Any]]]:
+        """Map in bulk where that is safe; else one item after the other, if need be once more."""
+        if not self._aliasing.careful:
+            failed = len(self._failures)
+            mapped = self._mapped_in_bulk(runs)
+            if mapped is not None:
+                return mapped
+            del self._failures[failed:]
+            here.generators.clear()
+            self._beat.batch(*self._now)  # the time limit of an item begins anew
+        mapped = self._each(self._aliasing, runs)
+        self._aliasing.settle()
+        return mapped
+
+    def _mapped_in_bulk(self, runs: Sequence[tuple[int, Sequence[Any]]]) -> list[tuple[int, list[Any]]] | None:
+        """Map a batch at C speed; None if `func` may have overwritten some of its results."""
+        mapped = self._each(self._aliasing.bulk, runs)
+        if any(self._aliasing.suspects(run) for _, run in mapped):
+            return None
+        if self._job.reducer.prepares:
+            here.generators.clear()
+            mapped = self._each(self._job.reducer.prepare, mapped)
+            if any(self._aliasing.suspects(run) for _, run in mapped):
+                return None
+        return mapped
 
     def _each(
         self, func: Callable[[Any], Any], runs: Sequence[tuple[int, Sequence[Any]]]
@@ -210,8 +239,8 @@ class Work:
                 start += 1
 
     def _fail(self, index: int, error: BaseException) -> None:
-        if error.__traceback__ is not None:
-            error.__traceback__ = error.__traceback__.tb_next  # without our own frame
+        while error.__traceback__ is not None and error.__traceback__.tb_frame.f_code.co_filename in OUR_FILES:
+            error.__traceback__ = error.__traceback__.tb_next
         self._failures.append(Failure(index, "raised", error))
 
     def _reduce(self, method: Callable[..., None], *arguments: Any) -> None:
@@ -227,8 +256,3 @@ class Work:
             f"{self._job.reducer!r} failed in a worker, {where}: {type(error).__name__}: {error}. "
             f"Try it with poolagg.testing.check_reducer, or with pool=SerialPool()"
         )
-
-
-def _drained(partial: Any) -> Any:
-    """An iterator that `func` returned is drained here, in the map phase; anything else is itself."""
-    return list(partial) if hasattr(type(partial), "__next__") else partial

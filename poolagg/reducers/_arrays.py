@@ -6,7 +6,11 @@ fit are errors: nothing is broadcast, nothing cast without being asked. numpy is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from functools import lru_cache
+from numbers import Real
 from typing import Any
 
 from poolagg.reducers._arguments import call, shown
@@ -20,7 +24,8 @@ class ArrayReduce(Reducer):
 
     The ufunc takes two arrays, is associative and commutative: `np.maximum`, `np.logical_or`, `np.bitwise_xor`.
     The result has the dtype that `ufunc.reduce` gives. Raises TypeError for what is not such a ufunc, for a partial
-    that is no array of numbers, and for dtypes that differ; ValueError for shapes that differ.
+    that is not an array of numbers or that is more than one (labelled as in pandas, masked, with a unit), and for
+    dtypes that differ; ValueError for shapes that differ.
 
     >>> import numpy as np
     >>> from poolagg.reducers import reduced
@@ -45,10 +50,9 @@ class ArrayReduce(Reducer):
     def prepare(self, partial: Any) -> Any:
         import numpy as np
 
-        if isinstance(partial, np.ma.MaskedArray):
-            raise TypeError(
-                f"{self!r} would ignore the mask of a masked array: fill it first, .of(lambda a: a.filled(0))"
-            )
+        kind: Any = type(partial)
+        if kind is not np.ndarray and (reason := _more_than_numbers(kind)):
+            raise TypeError(f"{self!r} {reason}")
         array = np.asarray(partial)
         if array.dtype.kind not in "biufc":
             raise TypeError(f"{self!r} takes arrays of numbers, got dtype {array.dtype} from {shown(partial)}")
@@ -98,8 +102,8 @@ class ArraySum(ArrayReduce):
 
     Without `dtype`, small ints widen as `np.sum` widens them, and all partials must widen to the same; with it,
     each partial is cast to it first, if of the same kind. Floats are added as they arrive: `reproducible=True`
-    fixes the bits. Raises ValueError for shapes that differ, TypeError for dtypes that do and for what is no array
-    of numbers.
+    fixes the bits. Raises ValueError for shapes that differ, TypeError for dtypes that do and for what is not an array
+    of numbers or more than one: `Reduce(lambda a, b: a.add(b, fill_value=0))` adds Series and DataFrames by label.
 
     >>> import numpy as np
     >>> from poolagg.reducers import reduced
@@ -121,8 +125,8 @@ class Histogram(Reducer):
     """How many values fall between each two edges, as an array of int64: the counts of `np.histogram`.
 
     A partial is a number or an array of any shape. The last bin includes its right edge; values outside, and nan,
-    are left out. Values are compared as float64. Raises ValueError for fewer than two edges or edges that do not
-    increase, TypeError for partials that are not real numbers.
+    are left out. Values are compared as float64, and those beyond its range as infinities. Raises ValueError for fewer
+    than two edges or edges that do not increase, TypeError for partials that are not real numbers, None say.
 
     >>> from poolagg.reducers import reduced
     >>> reduced(Histogram([0, 1, 2]), [0.5, [1, 2], 7])
@@ -141,12 +145,26 @@ class Histogram(Reducer):
     def prepare(self, partial: Any) -> Any:
         import numpy as np
 
-        if type(partial) in (int, float):
+        if type(partial) is float:
             return partial
+        if type(partial) is int:
+            return _as_float(partial)
+        if isinstance(partial, np.ma.MaskedArray):
+            raise TypeError(f"{self!r} would ignore the mask of a masked array: .of(lambda a: a.compressed())")
         values = np.asarray(partial)
-        if values.dtype.kind not in "biufO":
+        if values.dtype.kind == "O":
+            values = np.array([self._real(x, partial) for x in values.flat], np.float64)
+        if values.dtype.kind not in "biuf":
             raise TypeError(f"{self!r} takes real numbers or arrays of them, got {shown(partial)}")
         return values.astype(np.float64, copy=False).ravel()
+
+    def _real(self, x: Any, partial: Any) -> float:
+        if not isinstance(x, (Real, Decimal)):
+            raise TypeError(
+                f"{self!r} takes real numbers or arrays of them, got {shown(x)}{_within(x, partial)}: .where(f) leaves "
+                f"partials out, float('nan') is not counted"
+            )
+        return _as_float(x)
 
     def init(self) -> Any:
         import numpy as np
@@ -159,8 +177,8 @@ class Histogram(Reducer):
     def steps(self, acc: Any, prepareds: Sequence[Any]) -> Any:
         import numpy as np
 
-        numbers = [x for x in prepareds if type(x) in (int, float)]
-        arrays = [x for x in prepareds if type(x) not in (int, float)]
+        numbers = [x for x in prepareds if type(x) is float]
+        arrays = [x for x in prepareds if type(x) is not float]
         acc += np.histogram(np.concatenate([np.array(numbers, np.float64), *arrays]), self.edges)[0]
         return acc
 
@@ -173,3 +191,37 @@ class Histogram(Reducer):
 
     def __repr__(self) -> str:
         return call("Histogram", self.edges.tolist())
+
+
+def _within(x: Any, partial: Any) -> str:
+    return "" if x is partial else f" in {shown(partial)}"
+
+
+def _as_float(x: Any) -> float:
+    try:
+        return float(x)
+    except OverflowError:
+        return math.inf if x > 0 else -math.inf
+
+
+LABELLED = {"pandas", "polars", "xarray", "modin", "cudf", "geopandas"}
+"""Packages whose data has labels, by which it is to be added. Known by name, for none of them need be installed."""
+
+
+@lru_cache(256)
+def _more_than_numbers(kind: Any) -> str | None:
+    """Why what is of this type is more than an array of numbers, and what to write instead."""
+    import numpy as np
+
+    if issubclass(kind, np.ma.MaskedArray):
+        return "would ignore the mask of a masked array: fill it first, .of(lambda a: a.filled(0))"
+    packages = {base.__module__.partition(".")[0] for base in kind.__mro__}
+    if packages & LABELLED:
+        return (
+            f"would combine {kind.__name__} objects by position, whatever their labels are: "
+            f"Reduce(lambda a, b: a.add(b, fill_value=0)) adds those of pandas by label, .of(lambda a: a.to_numpy()) "
+            f"takes the numbers alone"
+        )
+    if issubclass(kind, np.ndarray) and kind.__module__.partition(".")[0] != "numpy":
+        return f"would take the numbers of a {kind.__name__} alone, without its units, say: .of(numpy.asarray) does so"
+    return None

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from numbers import Number
 from typing import Any
 
+from poolagg.reducers._keys import as_result, mark_new, may_hold_marks
 from poolagg.reducers._reducer import Reducer
 
 __all__ = ["Frequencies", "MergeCounts"]
 
 
+COUNTS = {int, float}
+"""Types of most counts: the others are looked at one by one."""
+
+
 class MergeCounts(Reducer):
     """The sum of partials that are mappings of counts, as a Counter; zero and negative counts are kept.
 
-    Linear in the counts. Raises TypeError for a partial that is no mapping: it would be counted, not added.
+    Linear in the counts. Every nan is the same key. Raises TypeError for a partial that is not a mapping of numbers.
 
     >>> from poolagg.reducers import reduced
     >>> reduced(MergeCounts(), [{"a": 2, "b": 1}, {"a": -2}])
@@ -28,13 +35,23 @@ class MergeCounts(Reducer):
             raise TypeError(
                 f"MergeCounts() adds mappings of counts, got {partial!r}: Frequencies().flat() counts elements"
             )
+        if not COUNTS.issuperset(map(type, partial.values())):
+            for key, count in partial.items():
+                if not isinstance(count, (Number, Decimal)) and not hasattr(count, "__array__"):
+                    raise TypeError(
+                        f"MergeCounts() adds mappings of counts, got {count!r} for {key!r}: GroupBy(reducer).flat() of "
+                        f"items() reduces other values"
+                    )
         return partial
 
     def init(self) -> Counter[Any]:
         return Counter()
 
     def step(self, acc: Counter[Any], prepared: Any) -> Counter[Any]:
+        before = len(acc)
         acc.update(prepared)
+        if len(acc) > before:
+            mark_new(acc, before)
         return acc
 
     def merge(self, acc: Counter[Any], other: Mapping[Any, Any]) -> Counter[Any]:
@@ -44,13 +61,18 @@ class MergeCounts(Reducer):
         return acc
 
     def finish(self, acc: Counter[Any]) -> Counter[Any]:
-        return Counter(acc)
+        result = Counter(acc)
+        if may_hold_marks(acc):
+            result.clear()
+            dict.update(result, zip(map(as_result, acc), acc.values(), strict=True))
+        return result
 
 
 class Frequencies(MergeCounts):
     """How often each partial occurs, as a Counter; with `.flat()`, each element of the partials, at C speed.
 
-    Partials must be hashable. A Counter is counted as it is iterated, by its keys: see MergeCounts for adding them.
+    Partials must be hashable, and every nan is the same one: `math.nan`. A Counter is counted as it is iterated, by
+    its keys: see MergeCounts for adding them.
 
     >>> from poolagg.reducers import reduced
     >>> reduced(Frequencies().flat(), ["abba", "cab"]).most_common(1)
@@ -63,9 +85,12 @@ class Frequencies(MergeCounts):
         return self.steps(acc, (prepared,))
 
     def steps(self, acc: Counter[Any], prepareds: Sequence[Any]) -> Counter[Any]:
+        before = len(acc)
         try:
             acc.update(iter(prepareds))  # an iterator: a mapping would be added, not counted
         except TypeError as error:
             error.add_note("Frequencies() counts hashable partials; .flat() counts the elements of each")
             raise
+        if len(acc) > before:
+            mark_new(acc, before)
         return acc

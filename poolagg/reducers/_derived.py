@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, groupby
 from typing import Any
 
+from poolagg._aliasing import listed
 from poolagg.reducers._arguments import need_callable, shown
 from poolagg.reducers._combinator import Combinator
 from poolagg.reducers._marks import DROPPED
@@ -110,7 +111,7 @@ class Flat(Derived):
 
     def prepare(self, partial: Any) -> Any:
         elements = _sequence(partial)
-        return [self.inner.prepare(element) for element in elements] if self.inner.prepares else elements
+        return listed(lambda: map(self.inner.prepare, elements)) if self.inner.prepares else elements
 
     def steps_at(self, acc: Any, place: Place, prepareds: Sequence[Any]) -> Any:
         if not self.placed:
@@ -164,7 +165,7 @@ def _sequence(partial: Any) -> Sequence[Any]:
         raise TypeError(
             f"flat() takes partials that are iterables, got {partial!r}: return a list, or leave flat() out"
         )
-    return list(partial)
+    return listed(lambda: partial)
 
 
 def _stretches(prepareds: Sequence[Sequence[Any]]) -> Iterator[Sequence[Any]]:

@@ -18,8 +18,9 @@ class Fold(Reducer):
     """A reducer from functions: `functools.reduce(step, partials, init())`, in the parent and in input order.
 
     `init` is a factory. Without it the first partial becomes the accumulator, and there is no result of nothing: the
-    TypeError is that of `functools.reduce`. With `merge`, which must be associative and commutative and leave its
-    right argument alone, states are combined in the workers instead, in any order. None is a legal accumulator.
+    TypeError is that of `functools.reduce`. With `merge`, which must be associative and leave its right argument alone,
+    states are combined in the workers instead: in any order, so `merge` must commute as well, or in input order with
+    `ordered=True`, as where it concatenates. None is a legal accumulator.
 
     The result is the accumulator itself. A snapshot's value is a deep copy of it, for the accumulator goes on changing;
     of one that cannot be copied, an open file say, it is itself the value.
@@ -28,7 +29,7 @@ class Fold(Reducer):
     >>> from poolagg.reducers import reduced
     >>> reduced(Fold(operator.add, init=str), "abc")
     'abc'
-    >>> Fold(operator.iadd, init=list, merge=operator.iadd).mergeable
+    >>> Fold(operator.iadd, init=list, merge=operator.iadd, ordered=True).mergeable
     True
     """
 
@@ -37,6 +38,7 @@ class Fold(Reducer):
         step: Callable[[Any, Any], Any],
         init: Callable[[], Any] | None = None,
         merge: Callable[[Any, Any], Any] | None = None,
+        ordered: bool = False,
     ) -> None:
         need_callable("Fold(step)", step)
         if init is not None and not callable(init):
@@ -46,7 +48,7 @@ class Fold(Reducer):
         if merge is not None:
             need_callable("Fold(merge=...)", merge)
         self._step, self._init, self._merge = step, init, merge
-        self.ordered = merge is None
+        self.ordered = bool(ordered) or merge is None
 
     @property
     def mergeable(self) -> bool:
@@ -89,7 +91,8 @@ class Fold(Reducer):
         return after
 
     def __repr__(self) -> str:
-        return call("Fold", self._step, init=self._init, merge=self._merge)
+        ordered = (self._merge is not None and self.ordered) or None
+        return call("Fold", self._step, init=self._init, merge=self._merge, ordered=ordered)
 
 
 class Reduce(Fold):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
+from poolagg.reducers._keys import all_equal_themselves, as_key, as_result, may_hold_marks
 from poolagg.reducers._reducer import Place, Reducer
 
 __all__ = ["Collect", "Unique"]
@@ -43,7 +44,7 @@ class Collect(Reducer):
 
 
 class Unique(Reducer):
-    """The set of the partials, which must be hashable.
+    """The set of the partials, which must be hashable; every nan is the same element, `math.nan`.
 
     >>> from poolagg.reducers import reduced
     >>> sorted(reduced(Unique().flat(), ["abba", "cab"]))
@@ -54,11 +55,12 @@ class Unique(Reducer):
         return set()
 
     def step(self, acc: set[Any], prepared: Any) -> set[Any]:
-        acc.add(prepared)
+        acc.add(as_key(prepared))
         return acc
 
     def steps(self, acc: set[Any], prepareds: Sequence[Any]) -> set[Any]:
-        acc.update(prepareds)
+        elements = prepareds if isinstance(prepareds, (list, str)) else list(prepareds)
+        acc.update(elements if all_equal_themselves(elements) else map(as_key, elements))
         return acc
 
     def merge(self, acc: set[Any], other: set[Any]) -> set[Any]:
@@ -66,4 +68,4 @@ class Unique(Reducer):
         return acc
 
     def finish(self, acc: set[Any]) -> set[Any]:
-        return set(acc)
+        return set(map(as_result, acc)) if may_hold_marks(acc) else set(acc)

@@ -7,6 +7,7 @@ from typing import Any
 
 from poolagg.reducers._arguments import need_callable, shown
 from poolagg.reducers._combinator import Combinator
+from poolagg.reducers._keys import as_key, as_result, may_hold_marks
 from poolagg.reducers._reducer import Place, Reducer, join
 from poolagg.reducers._tee import as_reducer
 
@@ -16,7 +17,8 @@ __all__ = ["By", "GroupBy"]
 class GroupBy(Combinator):
     """Reduce the values of each key on their own: partials are (key, value) pairs, the result is a dict.
 
-    Linear; a batch is grouped first, so that each key's values are folded in bulk. Keys must be hashable.
+    Linear; a batch is grouped first, so that each key's values are folded in bulk. Keys must be hashable, and every
+    nan is the same key, `math.nan`, in whatever type or tuple it comes.
 
     >>> from poolagg.reducers import Sum, reduced
     >>> reduced(GroupBy(Sum()), [("a", 1), ("b", 2), ("a", 3)])
@@ -48,13 +50,15 @@ class GroupBy(Combinator):
         if self.placed:
             *front, start = place
             for k, (key, prepared) in enumerate(prepareds, start):
-                acc[key] = self.inner.steps_at(self._of(acc, key), (*front, k), (prepared,))
+                known = key if key in acc else as_key(key)
+                acc[known] = self.inner.steps_at(self._of(acc, known), (*front, k), (prepared,))
             return acc
         groups: dict[Any, list[Any]] = {}
         for key, prepared in prepareds:
             groups.setdefault(key, []).append(prepared)
         for key, group in groups.items():
-            acc[key] = self.inner.steps_at(self._of(acc, key), place, group)
+            known = key if key in acc else as_key(key)
+            acc[known] = self.inner.steps_at(self._of(acc, known), place, group)
         return acc
 
     def merge(self, acc: dict[Any, Any], other: dict[Any, Any]) -> dict[Any, Any]:
@@ -63,6 +67,8 @@ class GroupBy(Combinator):
         return acc
 
     def finish(self, acc: dict[Any, Any]) -> dict[Any, Any]:
+        if may_hold_marks(acc):
+            return {as_result(key): self.inner.finish(inner) for key, inner in acc.items()}
         return {key: self.inner.finish(inner) for key, inner in acc.items()}
 
     def _of(self, acc: dict[Any, Any], key: Any) -> Any:

@@ -1,21 +1,25 @@
-"""Two marks that stand where a value would: each is one object in every process, also after pickling."""
+"""Marks that stand where a value would: each is one object in every process, also after pickling."""
 
 from __future__ import annotations
 
 import enum
 
-__all__ = ["DROPPED", "EMPTY"]
+__all__ = ["DROPPED", "EMPTY", "NAN", "NO_DATE", "NO_SPAN", "Mark"]
 
 
 class Mark(enum.Enum):
     """An enum because its members pickle and deep-copy to themselves, so `is` works everywhere.
 
-    >>> DROPPED, EMPTY
-    (DROPPED, EMPTY)
+    >>> DROPPED, EMPTY, NAN
+    (DROPPED, EMPTY, NAN)
     """
 
     EMPTY = "an accumulator that has seen nothing yet; None would not do, since a partial may be None"
     DROPPED = "a partial that `where` left out: it keeps its position, so the places of the others stay right"
+    NAN = "a key that is not a number: floats that are nan differ from one another, and from themselves in a worker"
+
+    NO_DATE = "a key that is the NaT of numpy's datetime64"
+    NO_SPAN = "a key that is the NaT of numpy's timedelta64"
 
     def __repr__(self) -> str:
         return self.name
@@ -23,3 +27,6 @@ class Mark(enum.Enum):
 
 EMPTY = Mark.EMPTY
 DROPPED = Mark.DROPPED
+NAN = Mark.NAN
+NO_DATE = Mark.NO_DATE
+NO_SPAN = Mark.NO_SPAN

@@ -11,6 +11,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+from poolagg._kinds import kinds
 from poolagg.reducers._arguments import need_count
 from poolagg.reducers._exact import quotient, square_root
 from poolagg.reducers._reducer import Reducer
@@ -51,7 +52,7 @@ class Sum(Reducer):
     added as IEEE 754 says; a sum beyond the largest float is infinite; a zero is never negative, as with `sum`.
 
     The accumulator is a few numbers; a float costs about three passes of `math.fsum`. Raises TypeError for an array
-    (see ArraySum), for what is no number, and for Decimals together with floats.
+    (see ArraySum), for what is not a number, a date or a None say, and for Decimals together with floats.
 
     >>> from poolagg.reducers import reduced
     >>> reduced(Sum(), [1e308, 1e308, 0.1, -1e308, -1e308])
@@ -140,12 +141,16 @@ class Variance(Mean):
         batch = numbers(prepareds)
         if batch.imags:
             raise TypeError(f"{self!r} takes real numbers, got complex ones: .of(abs), or a Tee of the parts")
+        if others := kinds(batch.plain) - {int, bool}:
+            for kind in others:
+                if not issubclass(kind, (int, Fraction, Decimal)):
+                    raise TypeError(f"{self!r} takes real numbers, got a {kind.__name__}: .of(float), or .of(f)")
         return Moments(acc.n + len(prepareds), acc.total.plus(batch), acc.squares.plus_squares(batch))
 
     def finish(self, acc: Moments) -> Any:
         ratio = self._ratio(acc)
         if ratio is None:
-            return math.nan
+            return Decimal("NaN") if _is_special(acc.total.plain) else math.nan
         if acc.total.real is None and isinstance(acc.total.plain, Fraction):
             return Fraction(*ratio)
         if isinstance(acc.total.plain, Decimal):
@@ -155,12 +160,17 @@ class Variance(Mean):
     def _ratio(self, acc: Moments) -> tuple[int, int] | None:
         """(Sxx - Sx**2 / n) / (n - ddof) as a numerator and a denominator."""
         n, total, squares = acc
-        if n <= self.ddof or (total.real is not None and total.real.special):
+        if n <= self.ddof or (total.real is not None and total.real.special) or _is_special(total.plain):
             return None
         sx, unit = total.ratio()
         sxx, square_unit = squares.ratio()
         numerator = n * sxx * unit * unit - sx * sx * square_unit
         return numerator, square_unit * unit * unit * n * (n - self.ddof)
+
+
+def _is_special(x: Any) -> bool:
+    """Whether it is a Decimal that is infinite or nan."""
+    return isinstance(x, Decimal) and not x.is_finite()
 
 
 class Std(Variance):

@@ -7,6 +7,7 @@ commute. An accumulator is a list of at most k entries (key, place, value), best
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from decimal import Decimal, InvalidOperation
 from numbers import Real
 from operator import itemgetter
 from typing import Any, TypeAlias
@@ -17,11 +18,14 @@ from poolagg.reducers._reducer import Place, Reducer
 __all__ = ["Bottom", "First", "Last", "Max", "Min", "Sample", "Top"]
 
 Entry: TypeAlias = tuple[Any, Place, Any]
+MISSING = {"MaskedConstant", "NaTType"}
+"""Types of what stands for a missing value in numpy's masked arrays, and among the dates of pandas."""
+
 _key, _place, _value = itemgetter(0), itemgetter(1), itemgetter(2)
 
 
 class Picking(Reducer):
-    """The `k` best partials by `key`, ties by input order; a key that is nan is worse than every other.
+    """The `k` best partials by `key`, ties by input order; a key that is nan (NaT, masked) is worse than every other.
 
     Linear in the partials, and k log k when some of a batch get in.
     """
@@ -68,9 +72,12 @@ class Picking(Reducer):
         """The positions of the keys that are not worse than the worst entry, where all seats are taken."""
         if len(acc) < self.k or _is_nan(worst := acc[-1][0]):
             return range(len(keys))
-        if self.largest:
-            return [i for i, key in enumerate(keys) if not key < worst]
-        return [i for i, key in enumerate(keys) if not worst < key]
+        try:
+            if self.largest:
+                return [i for i, key in enumerate(keys) if not key < worst]
+            return [i for i, key in enumerate(keys) if not worst < key]
+        except InvalidOperation:  # which a Decimal that is nan raises; `_best` knows what to do with it
+            return range(len(keys))
 
     def _best(self, entries: list[Entry]) -> list[Entry]:
         entries.sort(key=_place)  # stable sorts: by place first, so that equal keys stay in input order
@@ -223,7 +230,12 @@ class Last(First):
 
 
 def _is_nan(key: Any) -> bool:
-    return isinstance(key, Real) and key != key
+    kind = type(key)
+    if kind is float or isinstance(key, (Real, Decimal)):
+        return bool(key != key)
+    if kind.__name__ in MISSING:
+        return True
+    return getattr(key, "shape", None) == () and bool(key != key)  # numpy's NaT
 
 
 def _hash(seed: int, place: Place) -> bytes:

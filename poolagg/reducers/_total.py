@@ -4,16 +4,17 @@
     Decimals          exactly, and rounded to the context's precision once, at the end
     floats            exactly (`_exact`), and rounded once, at the end; ints and Fractions beside them enter exactly
     complex           the real and the imaginary parts, each as floats
-    numpy scalars     as the Python numbers they equal, so integers do not overflow
+    numpy scalars     as the Python numbers they equal, so integers do not overflow; timedelta64 by its own `+`
 
 A total is a function of the numbers alone, not of their order: totals are compared with `==`. An unknown type of
-number is added by its own `+`, and is as exact as that.
+number is added by its own `+`, and is as exact as that; a float with a `+` of its own is refused.
 """
 
 from __future__ import annotations
 
 import reprlib
 from collections.abc import Iterable, Sequence
+from datetime import date, timedelta
 from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal, InvalidOperation, localcontext
 from fractions import Fraction
 from operator import mul
@@ -95,10 +96,10 @@ def numbers(batch: Iterable[Any]) -> Numbers:
         return Numbers((), batch)
     if types <= {int, bool}:
         return Numbers(batch)
-    if all(issubclass(kind, float) for kind in types):
+    if all(issubclass(kind, float) and _adds_as(float, kind) for kind in types):
         return Numbers((), list(map(float, batch)))
     if any(hasattr(kind, "dtype") for kind in types):  # numpy's scalars and their kin
-        batch = [x.item() if getattr(x, "shape", None) == () else x for x in batch]
+        batch = [_of_numpy(x) if getattr(x, "shape", None) == () else x for x in batch]
     checked = [_number(x) for x in batch]
     inexact = [x for x in checked if isinstance(x, (float, complex))]
     imags = [x.imag for x in inexact if isinstance(x, complex)]
@@ -107,15 +108,48 @@ def numbers(batch: Iterable[Any]) -> Numbers:
 
 def _number(x: Any) -> Any:
     if isinstance(x, _NUMBERS):
+        for base in (float, complex):
+            if isinstance(x, base) and not _adds_as(base, type(x)):
+                raise TypeError(
+                    f"expected a number that adds as a {base.__name__} does, got {reprlib.repr(x)} of type "
+                    f"{type(x).__name__}, which has a + of its own: Reduce(operator.add), or .of({base.__name__})"
+                )
         return x
+    if type(x).__name__ in ("NAType", "NaTType"):  # of pandas, which need not be installed
+        raise TypeError(f"expected a number, got {x!r}, a missing value: .where(pandas.notna)")
     if x is None:
         raise TypeError("expected a number, got None: does the function lack a return statement?")
     if getattr(x, "shape", ()) != ():
         raise TypeError(f"expected a number, got an array of shape {x.shape}: ArraySum() adds arrays, .flat() elements")
+    if isinstance(x, (date, timedelta)):
+        raise TypeError(
+            f"expected a number, got {x!r}: .of(timedelta.total_seconds) makes numbers of time spans, "
+            f"Reduce(operator.add) adds them, Min() and Max() compare dates"
+        )
+    if _is_span(x):
+        return x
     if hasattr(x, "dtype") or hasattr(x, "__iter__"):
         kind, value = type(x).__name__, reprlib.repr(x)
         raise TypeError(f"expected a number, got {value} of type {kind}: .flat() takes elements, .of(f) converts")
     return x
+
+
+def _adds_as(number: Any, kind: Any) -> bool:
+    """Whether a subclass of a type of numbers adds as that does; numpy's do."""
+    return (kind.__add__ is number.__add__ and kind.__radd__ is number.__radd__) or hasattr(kind, "dtype")
+
+
+def _is_span(x: Any) -> bool:
+    return hasattr(x, "dtype") and x.dtype.kind == "m"
+
+
+def _of_numpy(x: Any) -> Any:
+    """A scalar of numpy, or an array without dimensions, as the number it equals."""
+    if type(x).__name__ == "MaskedConstant":
+        raise TypeError("expected a number, got the masked value: .where(lambda x: x is not numpy.ma.masked)")
+    if x.dtype.kind == "M":
+        raise TypeError(f"expected a number, got {x!r}: dates cannot be added, Min() and Max() compare them")
+    return x[()] if _is_span(x) else x.item()
 
 
 def _exact_sum(start: Any, plain: Sequence[Any]) -> Any:
@@ -136,6 +170,8 @@ def _join(a: FloatSum | None, b: FloatSum | None) -> FloatSum | None:
 def _checked(total: Total) -> Total:
     if total.real is not None and isinstance(total.plain, Decimal):
         raise TypeError("Python does not add Decimals and floats: convert with .of(float) or .of(Decimal)")
+    if total.real is not None and _is_span(total.plain):
+        raise TypeError("numpy does not add time spans and floats: convert with .of(f)")
     return total
 
 

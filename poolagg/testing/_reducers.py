@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import operator
 import pickle
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +15,7 @@ from itertools import combinations, combinations_with_replacement
 from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 from poolagg.reducers import Reducer, as_reducer, join
+from poolagg.testing._equality import alike
 from poolagg.testing._laws import LawBroken, fewest
 
 __all__ = ["LAWS", "check_reducer"]
@@ -25,12 +25,13 @@ SEVERAL = 6
 """How many of the samples are tried in pairs as well."""
 
 
-def check_reducer(reducer: Any, samples: Iterable[Any], equal: Callable[[Any, Any], Any] = operator.eq) -> None:
+def check_reducer(reducer: Any, samples: Iterable[Any], equal: Callable[[Any, Any], Any] = alike) -> None:
     """Raise LawBroken if `reducer` breaks a law on the samples, partials as `func` would return them.
 
-    `equal` compares results: `math.isclose` where floats are added, `numpy.array_equal` for arrays. Takes whatever
-    `aggregate` takes as a reducer. The laws of `merge` are left out where there is none. Samples should differ from
-    one another, and half a dozen is enough; they are copied for each trial, so a reducer may use them up.
+    `equal` compares results: by default as `==` does, with nan equal to nan and arrays compared as a whole, also inside
+    lists and dicts; `math.isclose` where floats are added. Takes whatever `aggregate` takes as a reducer. The laws of
+    `merge` are left out where there is none. Samples should differ from one another, and half a dozen is enough; they
+    are copied for each trial, so a reducer may use them up.
 
     >>> from poolagg.reducers import Mean, Reducer
     >>> check_reducer(Mean(), [1, 2.5, 3])

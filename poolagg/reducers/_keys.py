@@ -1,0 +1,92 @@
+"""Keys of groups and of counts: every nan is the same key, wherever it comes from and however it travels.
+
+Two nan are not equal. A dict finds one again only if it is the same object, which it is not after it has travelled
+between processes. So an accumulator has a mark in the place of each nan (of float, numpy, Decimal or complex), also
+inside tuples and frozensets, and the result has `math.nan`. A NaT of numpy stays a NaT, and is one key as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from decimal import Decimal
+from itertools import islice
+from operator import ne
+from typing import Any
+
+from poolagg.reducers._marks import NAN, NO_DATE, NO_SPAN, Mark
+
+__all__ = ["all_equal_themselves", "as_key", "as_result", "mark_new", "may_hold_marks"]
+
+SURE = {int, str, bytes, bool, type(None), Mark}
+"""Types whose values equal themselves."""
+
+SCALARS = SURE | {float, complex, Decimal}
+"""Types whose values equal themselves, or are nan."""
+
+
+def as_key(key: Any) -> Any:
+    """What stands for `key` in an accumulator: itself, unless it is nan or there is one in it.
+
+    >>> as_key(float("nan")), as_key(("a", math.nan)), as_key(1.5)
+    (NAN, ('a', NAN), 1.5)
+    """
+    kind = type(key)
+    if kind in SURE:
+        return key
+    if isinstance(key, (tuple, frozenset)):
+        return _rebuilt(key, as_key)
+    if not (isinstance(key, (float, complex, Decimal)) or hasattr(kind, "dtype")) or key == key:
+        return key
+    return {"M": NO_DATE, "m": NO_SPAN}.get(getattr(getattr(key, "dtype", None), "kind", "f"), NAN)
+
+
+def as_result(key: Any) -> Any:
+    """The inverse of `as_key`; `math.nan` for any nan.
+
+    >>> as_result((NAN, 1)), as_result("a")
+    ((nan, 1), 'a')
+    """
+    if key is NAN:
+        return math.nan
+    if key is NO_DATE or key is NO_SPAN:
+        import numpy as np
+
+        return np.datetime64("NaT") if key is NO_DATE else np.timedelta64("NaT")
+    return _rebuilt(key, as_result) if isinstance(key, (tuple, frozenset)) else key
+
+
+def all_equal_themselves(keys: Iterable[Any]) -> bool:
+    """Whether it is seen at C speed that there is no nan among the keys."""
+    kinds = set(map(type, keys))
+    return kinds <= SURE or (kinds <= SCALARS and not any(map(ne, keys, keys)))
+
+
+def may_hold_marks(keys: Iterable[Any]) -> bool:
+    """Whether there may be a mark among the keys of an accumulator, or in one of them."""
+    return any(kind is Mark or issubclass(kind, (tuple, frozenset)) for kind in set(map(type, keys)))
+
+
+def mark_new(counts: dict[Any, Any], before: int) -> None:
+    """Put marks in the place of nan among the keys of a dict of counts that came when it had `before` of them."""
+    fresh = list(islice(reversed(counts), len(counts) - before))
+    if all_equal_themselves(fresh):
+        return
+    marked = list(map(as_key, fresh))
+    if all(key is mark for key, mark in zip(fresh, marked, strict=True)):
+        return
+    values = [counts.pop(key) for key in fresh]
+    for mark, value in zip(reversed(marked), reversed(values), strict=True):  # in the order in which they came
+        counts[mark] = counts[mark] + value if mark in counts else value
+
+
+def _rebuilt(key: Any, convert: Callable[[Any], Any]) -> Any:
+    """A tuple or frozenset with its elements converted; itself if that changes none."""
+    if SURE.issuperset(map(type, key)) and Mark not in map(type, key):
+        return key
+    elements = list(map(convert, key))
+    if all(old is new for old, new in zip(key, elements, strict=True)):
+        return key
+    if hasattr(key, "_make"):
+        return key._make(elements)
+    return tuple(elements) if isinstance(key, tuple) else frozenset(elements)
