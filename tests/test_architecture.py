@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "events": set(),
     "functions": set(),
     "_sizes": set(),
+    "_seconds": set(),
     "_kinds": set(),
     "sources": {"_sizes"},
     "reducers": {"_kinds", "_lazily"},
@@ -57,26 +58,28 @@ MAY_IMPORT = {
     "_report": {"_limit", "_report_page", "_sizes", "_tally", "events"},
     # floor 2: effects
     "pools": {
-        *("_chunks", "_kinds", "_lazily", "_orders", "_parcels", "_sizes"),
+        *("_chunks", "_kinds", "_lazily", "_orders", "_parcels", "_seconds", "_sizes"),
         *("errors", "functions", "reducers", "strategies"),
     },
     "_progress": {"events"},
-    "_checkpoint": {"errors"},
-    "resources": {"_checkpoint", "errors", "reducers"},
+    "_checkpoint": {"_seconds", "errors"},
+    "resources": {"_checkpoint", "_seconds", "errors", "reducers"},
     "_entrusted": {"_checkpoint", "errors", "resources"},
     # floor 3: the one place that holds a plan and a pool
     "_watching": {"errors", "events"},
-    "_settings": {"_checkpoint", "_pages", "_plan", "_progress", "events", "pools", "reducers", "strategies"},
+    "_settings": {
+        *("_checkpoint", "_pages", "_plan", "_progress", "_seconds", "events", "pools", "reducers", "strategies"),
+    },
     "_continuation": {
         *("_checkpoint", "_chunks", "_entrusted", "_fingerprint", "_pages", "_parcels", "_plan", "_settings"),
         *("errors", "events", "functions", "strategies"),
     },
     "_verdicts": {"_orders", "errors", "events"},
     "_run": {
-        *("_chunks", "_continuation", "_orders", "_pace", "_pages", "_parcels", "_plan", "_settings", "_verdicts"),
-        *("_watching", "errors", "events", "functions", "pools", "reducers"),
+        *("_chunks", "_continuation", "_orders", "_pace", "_pages", "_parcels", "_plan", "_seconds", "_settings"),
+        *("_verdicts", "_watching", "errors", "events", "functions", "pools", "reducers"),
     },
-    "_engine": {"_checkpoint", "_run", "_settings", "events", "pools", "reducers", "strategies"},
+    "_engine": {"_checkpoint", "_run", "_seconds", "_settings", "events", "pools", "reducers", "strategies"},
     # floor 4: doors to the outside
     "testing": {"_engine", "errors", "pools", "reducers"},
     "__init__": {
@@ -88,7 +91,19 @@ MAY_IMPORT = {
 
 PURE = {
     *("errors", "events", "functions", "reducers", "_chunks", "_numbers", "_parcels", "_orders", "_stable"),
-    *("_pages", "_fingerprint", "_kinds", "_sizes", "_pace", "_lanes", "_ledger", "_blame", "_plan", "strategies"),
+    *(
+        "_pages",
+        "_fingerprint",
+        "_kinds",
+        "_seconds",
+        "_sizes",
+        "_pace",
+        "_lanes",
+        "_ledger",
+        "_blame",
+        "_plan",
+        "strategies",
+    ),
     *("_limit", "_timeline", "_tally", "_report_page", "_report"),
 }
 """Rooms without clock, process or file. (`sources` makes files into items, `_rendering` results into text; a report

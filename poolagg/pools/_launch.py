@@ -23,12 +23,15 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn, Protocol
 
+from poolagg.pools._standard_streams import flush_streams
+
 __all__ = [
     "Child",
     "ForkLauncher",
     "Launcher",
     "SpawnLauncher",
     "folder",
+    "import_path",
     "interpreter",
     "seeded",
     "start_methods",
@@ -117,8 +120,13 @@ def _wait(pid: int) -> int | None:
 def _command(module: str, arguments: Sequence[object]) -> list[str]:
     """A command line that calls `main(*arguments)` of one of our modules, with this interpreter's flags and path."""
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    code = f"import sys; sys.path[:] = {sys.path!r}; from {module} import main; main(*{list(arguments)!r})"
+    code = f"import sys; sys.path[:] = {import_path()!r}; from {module} import main; main(*{list(arguments)!r})"
     return [sys.executable, *flags, "-c", code]
+
+
+def import_path() -> list[str]:
+    """The folders and archives that this process imports from: Python passes over what is not a text in sys.path."""
+    return [str(path) for path in sys.path if isinstance(path, str)]
 
 
 def folder() -> str:
@@ -180,8 +188,7 @@ class ForkLauncher:
 
     def launch(self, fds: Sequence[int], private: Sequence[int]) -> Child:
         """Fork; what was printed and not yet written must not be written twice."""
-        sys.stdout.flush()
-        sys.stderr.flush()
+        flush_streams()
         ForkLauncher.forking = True
         try:
             pid = os.fork()
@@ -210,7 +217,6 @@ def _run_forked(fds: Sequence[int], private: Sequence[int]) -> NoReturn:
         status = 0
     finally:
         try:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            flush_streams()
         finally:
             os._exit(status)

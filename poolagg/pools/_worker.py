@@ -31,6 +31,7 @@ from poolagg.pools._malloc import give_back_freed, keep_freed
 from poolagg.pools._memory import fresh_memory
 from poolagg.pools._packing import PackedItems, PackedPiece, job_does_not_open, pack_failures, pack_pieces, unpack_items
 from poolagg.pools._share import open_job
+from poolagg.pools._standard_streams import flush_streams
 from poolagg.pools._travel import define, main_namespace
 from poolagg.pools._work import Job, Outcome, Work
 from poolagg.strategies import Payload
@@ -98,11 +99,7 @@ class _Worker:
                 else:
                     self._say_broken(message.epoch, error)
             self._loans.take_back()
-            for stream in (sys.stdout, sys.stderr):
-                try:
-                    stream.flush()
-                except (AttributeError, OSError, ValueError):
-                    pass  # there is none, nobody reads it any more, or a task has closed it
+            flush_streams()
 
     def _say_broken(self, epoch: int, error: BaseException) -> None:
         failures, blobs = pack_failures([Failure(0, "raised", e) for e in (error, error.__cause__) if e is not None])

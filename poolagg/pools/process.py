@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -30,10 +29,12 @@ from poolagg.pools._launch import (
     ForkLauncher,
     SpawnLauncher,
     folder,
+    import_path,
     start_methods,
 )
 from poolagg.pools._memory import checked_limit, peak_memory
 from poolagg.pools._pool import Pool, PoolOrder
+from poolagg.pools._standard_streams import standard_descriptors
 from poolagg.pools._travel import Encoder, dumps_by_value, main_namespace, plainly
 from poolagg.pools._wear import Wear
 from poolagg.pools._work import Job, pickle_job
@@ -235,19 +236,19 @@ class ProcessPool(Pool):
     def _open_crew(self, by_value: bool = False) -> None:
         self._told = None
         if self._crew.launcher is None:
-            with interrupts_held_back():
+            with interrupts_held_back(), standard_descriptors():
                 self._crew.open(_LAUNCHERS[self.start_method](self._environ(), by_value))
 
     def _launch(self, lane: int) -> None:
         start = dumps_by_value((self._initializer, self._initargs), self._inherited)
-        with interrupts_held_back():  # until the worker is where it will be found
+        with interrupts_held_back(), standard_descriptors():  # until the worker is where it will be found
             handle = self._handles[lane] = self._start(lane)
             self._crew.selector.register(handle.channel.sock, selectors.EVENT_READ, handle)
             if handle.child.pidfd >= 0:
                 self._crew.selector.register(handle.child.pidfd, selectors.EVENT_READ, handle)
         if self._closed:  # meanwhile, by another thread, who has not seen this worker
             handle.child.kill()
-        settings = (self._environ(), folder(), sys_path(), _arena.LEAST, self._memory_limit)
+        settings = (self._environ(), folder(), import_path(), _arena.LEAST, self._memory_limit)
         handle.channel.send(_channel.START, 0, settings, [start])
         self._brief(handle, self._encoder.definitions)
 
@@ -419,11 +420,6 @@ class ProcessPool(Pool):
             if handle.ending is None and self._busy:
                 self._answers.append(handle.lost())
         self._bury(handle)
-
-
-def sys_path() -> list[str]:
-    """The import path, for workers to import from the same places."""
-    return [path for path in sys.path if isinstance(path, str)]
 
 
 def checked_count(name: str, value: int) -> int:
