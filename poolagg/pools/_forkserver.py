@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from poolagg.pools._launch import Child, interpreter, seeded
 from poolagg.pools._template import ANSWER, REQUEST
@@ -28,7 +29,8 @@ class TemplateLauncher:
     The template reaps a child only when it is asked to, so that a pid the parent knows never means another process.
     """
 
-    def __init__(self, environ: Mapping[str, str], by_value: bool) -> None:
+    def __init__(self, environ: Mapping[str, str], by_value: bool, start: Any) -> None:
+        del start
         self._environ = seeded(environ)
         self._by_value = by_value
         self._process: Child | None = None

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 from poolagg.pools._standard_streams import flush_streams
 
@@ -160,8 +160,8 @@ def interpreter(module: str, fds: Sequence[int], environ: Mapping[str, str], *mo
 class SpawnLauncher:
     """Every worker is a fresh interpreter."""
 
-    def __init__(self, environ: Mapping[str, str], by_value: bool) -> None:
-        del by_value
+    def __init__(self, environ: Mapping[str, str], by_value: bool, start: Any) -> None:
+        del by_value, start
         self._environ = seeded(environ)
 
     def launch(self, fds: Sequence[int], private: Sequence[int]) -> Child:
@@ -177,14 +177,14 @@ class SpawnLauncher:
 
 
 class ForkLauncher:
-    """The parent forks."""
+    """The parent forks. `start`, the initializer of the workers and its arguments, is inherited and need not travel."""
 
     forking = False
     """Whether the fork that goes on is one of ours."""
 
-    def __init__(self, environ: Mapping[str, str], by_value: bool) -> None:
-        del by_value
-        self._environ = dict(environ)
+    def __init__(self, environ: Mapping[str, str], by_value: bool, start: tuple[Any, Any]) -> None:
+        del environ, by_value
+        self._start = start
 
     def launch(self, fds: Sequence[int], private: Sequence[int]) -> Child:
         """Fork; what was printed and not yet written must not be written twice."""
@@ -195,7 +195,7 @@ class ForkLauncher:
         finally:
             ForkLauncher.forking = False
         if pid == 0:
-            _run_forked(fds, private)
+            _run_forked(fds, private, self._start)
         return Child(pid, _wait)
 
     def close(self) -> None:
@@ -205,7 +205,7 @@ class ForkLauncher:
         """Nothing is kept."""
 
 
-def _run_forked(fds: Sequence[int], private: Sequence[int]) -> NoReturn:
+def _run_forked(fds: Sequence[int], private: Sequence[int], start: tuple[Any, Any]) -> NoReturn:
     """Be a worker, and never return into the frames of the parent."""
     status = 1
     try:
@@ -213,7 +213,7 @@ def _run_forked(fds: Sequence[int], private: Sequence[int]) -> NoReturn:
 
         for fd in private:
             os.close(fd)
-        main(*fds, forked=True)
+        main(*fds, forked=True, inherited=start)
         status = 0
     finally:
         try:

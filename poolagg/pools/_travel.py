@@ -30,7 +30,9 @@ __all__ = [
     "encode_by_value",
     "in_main",
     "main_namespace",
+    "only_inherited",
     "plainly",
+    "refuse_inherited_only",
     "works",
 ]
 
@@ -94,6 +96,35 @@ def in_main(reduced: tuple[Any, ...], inherited: Mapping[str, Any]) -> tuple[Any
     }
     slots = {**slots, "__globals__": shipped}
     return (make, (code, _Main(), *arguments), (attributes, slots), *rest)
+
+
+def only_inherited(what: str, error: BaseException) -> TypeError | None:
+    """What to raise if `error` says that `what` holds a lock, value or queue that `multiprocessing` only inherits."""
+    if not isinstance(error, RuntimeError) or "through inheritance" not in str(error):
+        return None
+    return TypeError(
+        f"{what} can't be sent to a worker: {error}. Use a multiprocessing.Manager's, such as manager.Lock(), "
+        f'manager.Value("i", 0) or manager.Queue(), which travel; or give it to workers that inherit it: '
+        f'ProcessPool(start_method="fork", initializer=..., initargs=...)'
+    )
+
+
+def refuse_inherited_only(what: str, value: Any) -> None:
+    """Raise the TypeError of `only_inherited` where plain pickle comes across such a thing in `value`."""
+    if "multiprocessing.context" not in sys.modules:
+        return
+    try:
+        pickle.Pickler(_Nowhere(), 5, buffer_callback=lambda _: None).dump(value)
+    except RuntimeError as error:
+        if (refusal := only_inherited(what, error)) is not None:
+            raise refusal from error
+    except Exception:
+        pass  # it does not pickle plainly, or not at all: that is told when it is to be sent
+
+
+class _Nowhere:
+    def write(self, data: Any) -> int:
+        return len(data)
 
 
 def works(function: Callable[[Any], Any], argument: Any) -> bool:

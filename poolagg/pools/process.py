@@ -35,7 +35,14 @@ from poolagg.pools._launch import (
 from poolagg.pools._memory import checked_limit, peak_memory
 from poolagg.pools._pool import Pool, PoolOrder
 from poolagg.pools._standard_streams import standard_descriptors
-from poolagg.pools._travel import Encoder, dumps_by_value, main_namespace, plainly
+from poolagg.pools._travel import (
+    Encoder,
+    dumps_by_value,
+    main_namespace,
+    only_inherited,
+    plainly,
+    refuse_inherited_only,
+)
 from poolagg.pools._wear import Wear
 from poolagg.pools._work import Job, pickle_job
 
@@ -118,6 +125,8 @@ class ProcessPool(Pool):
             raise TypeError(f"initializer must be a function, not {initializer!r}")
         self._initializer, self._initargs = initializer, tuple(initargs)
         self.start_method = _checked_start_method(start_method)
+        if self.start_method != "fork" and self._initargs:
+            refuse_inherited_only("initargs", self._initargs)
         if max_items_per_worker is not None:
             checked_count("max_items_per_worker", max_items_per_worker)
         self._memory_limit = checked_limit(memory_limit)
@@ -236,11 +245,12 @@ class ProcessPool(Pool):
     def _open_crew(self, by_value: bool = False) -> None:
         self._told = None
         if self._crew.launcher is None:
+            launcher = _LAUNCHERS[self.start_method]
             with interrupts_held_back(), standard_descriptors():
-                self._crew.open(_LAUNCHERS[self.start_method](self._environ(), by_value))
+                self._crew.open(launcher(self._environ(), by_value, (self._initializer, self._initargs)))
 
     def _launch(self, lane: int) -> None:
-        start = dumps_by_value((self._initializer, self._initargs), self._inherited)
+        start = b"" if self.start_method == "fork" else self._pickled_start()
         with interrupts_held_back(), standard_descriptors():  # until the worker is where it will be found
             handle = self._handles[lane] = self._start(lane)
             self._crew.selector.register(handle.channel.sock, selectors.EVENT_READ, handle)
@@ -248,9 +258,18 @@ class ProcessPool(Pool):
                 self._crew.selector.register(handle.child.pidfd, selectors.EVENT_READ, handle)
         if self._closed:  # meanwhile, by another thread, who has not seen this worker
             handle.child.kill()
+        handle.introduce()
         settings = (self._environ(), folder(), import_path(), _arena.LEAST, self._memory_limit)
         handle.channel.send(_channel.START, 0, settings, [start])
         self._brief(handle, self._encoder.definitions)
+
+    def _pickled_start(self) -> bytes:
+        try:
+            return dumps_by_value((self._initializer, self._initargs))
+        except RuntimeError as error:
+            if (refusal := only_inherited("initializer or initargs", error)) is not None:
+                raise refusal from error
+            raise
 
     def _start(self, lane: int) -> Handle:
         assert self._crew.launcher is not None
@@ -263,6 +282,7 @@ class ProcessPool(Pool):
         for definition in definitions:
             handle.channel.send(_channel.DEFINE, self._epoch, (), [definition])
         if self._job:
+            handle.introduce()  # again, for this process may have imported multiprocessing since
             handle.channel.send(_channel.JOB, self._epoch, (), [self._job])
 
     def _environ(self) -> dict[str, str]:
