@@ -6,7 +6,9 @@
     fork         the parent forks: memory is shared copy-on-write, and so is whatever lock a thread was holding
 
 Rule of the room: a launcher is given descriptors and an environment, and gives back a `Child`. A child's death is
-watched by a pidfd where there is one, never by the end of a pipe alone, which a grandchild may keep open.
+watched by a pidfd, never by the end of a pipe alone, which a grandchild may keep open. Where the system has no pidfd
+(old kernels), or refuses it (containers with a filter), the parent asks for deaths, some twenty times a second: SIGCHLD
+is not the library's to take, and every other descriptor is inherited by grandchildren.
 
 The parent-death pipe has one writer, the parent. A template or a worker holds its reading end and dies when it closes.
 """
@@ -14,6 +16,7 @@ The parent-death pipe has one writer, the parent. A template or a worker holds i
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -21,11 +24,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from time import monotonic, sleep
 from typing import Any, NoReturn, Protocol
 
 from poolagg.pools._standard_streams import flush_streams
 
 __all__ = [
+    "LOOK",
     "Child",
     "ForkLauncher",
     "Launcher",
@@ -38,16 +43,26 @@ __all__ = [
 ]
 
 
+LOOK = 0.05
+"""Seconds between two looks at children without a pidfd: a look costs a call of the system for each."""
+
+NO_PIDFD = {errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EINVAL}
+"""How kernels without pidfds, and filters of containers, answer."""
+
+
 def start_methods() -> list[str]:
     """The start methods of this platform, the default first."""
-    pidfds = hasattr(os, "pidfd_open")
-    return ["forkserver", "spawn", "fork"] if pidfds else ["spawn", "fork"]
+    return ["forkserver", "spawn", "fork"] if sys.platform == "linux" else ["spawn", "fork"]
 
 
 class Child:
-    """A started process. `reap` may be called once it has ended, and gives its exit status as `os.waitpid` codes it."""
+    """A started process.
 
-    def __init__(self, pid: int, reap: Callable[[int], int | None]) -> None:
+    `reap(pid, options)` waits for its end as `os.waitpid` does, and gives its exit code; with `os.WNOHANG` it raises
+    BlockingIOError while the process is alive. `pidfd` is -1 where there is none.
+    """
+
+    def __init__(self, pid: int, reap: Callable[[int, int], int | None]) -> None:
         if pid <= 0:
             raise ValueError(f"{pid} is no process: to kill it would be to kill many")
         self.pid = pid
@@ -58,8 +73,7 @@ class Child:
         self._exitcode: int | None = None
         self.pidfd = -1
         try:
-            if hasattr(os, "pidfd_open"):
-                self.pidfd = os.pidfd_open(pid)
+            self.pidfd = _pidfd(pid)
         except OSError:
             self.kill()
             self.reap()
@@ -70,21 +84,36 @@ class Child:
         with self._lock, contextlib.suppress(ProcessLookupError):
             if self._ended:
                 return
-            if self.pidfd >= 0:  # never another process that was given the same pid
-                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-            else:
-                os.kill(self.pid, signal.SIGKILL)
+            if self.pidfd >= 0:
+                with contextlib.suppress(PermissionError):  # by a filter
+                    # never another process that was given the same pid
+                    signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+                    return
+            os.kill(self.pid, signal.SIGKILL)
 
     def reap(self) -> int | None:
         """Wait for its end; its exit code, negative for a signal, None if nobody knows any more."""
         with self._lock:
             if not self._ended:
-                self._exitcode = self._reap(self.pid)
+                self._exitcode = self._reap(self.pid, 0)
                 self._ended = True
             return self._exitcode
 
+    def has_ended(self) -> bool:
+        """Reap it if it has ended; for a child without a pidfd."""
+        with self._lock, contextlib.suppress(BlockingIOError):
+            if not self._ended:
+                self._exitcode = self._reap(self.pid, os.WNOHANG)
+                self._ended = True
+        return self._ended
+
     def ends_within(self, seconds: float) -> bool:
-        """Whether it ends within so many seconds; for a child with a pidfd."""
+        """Whether it ends within so many seconds."""
+        if self.pidfd < 0:
+            until = monotonic() + seconds
+            while not (ended := self.has_ended()) and monotonic() < until:
+                sleep(LOOK / 10)
+            return ended
         poll = select.poll()
         poll.register(self.pidfd, select.POLLIN)
         return bool(poll.poll(seconds * 1000))
@@ -109,11 +138,24 @@ class Launcher(Protocol):
         """Close what a forked child of the parent must not keep."""
 
 
-def _wait(pid: int) -> int | None:
+def _pidfd(pid: int) -> int:
+    if not hasattr(os, "pidfd_open"):
+        return -1
     try:
-        _, status = os.waitpid(pid, 0)
+        return os.pidfd_open(pid)
+    except OSError as error:
+        if error.errno in NO_PIDFD:
+            return -1
+        raise
+
+
+def _wait(pid: int, options: int) -> int | None:
+    try:
+        ended, status = os.waitpid(pid, options)
     except ChildProcessError:  # somebody's SIGCHLD handler was quicker
         return None
+    if not ended:
+        raise BlockingIOError(f"process {pid} is alive")
     return os.waitstatus_to_exitcode(status)
 
 
@@ -160,7 +202,7 @@ def interpreter(module: str, fds: Sequence[int], environ: Mapping[str, str], *mo
 class SpawnLauncher:
     """Every worker is a fresh interpreter."""
 
-    def __init__(self, environ: Mapping[str, str], by_value: bool, start: Any) -> None:
+    def __init__(self, environ: Mapping[str, str], by_value: bool, start: Any = None) -> None:
         del by_value, start
         self._environ = seeded(environ)
 
@@ -182,7 +224,7 @@ class ForkLauncher:
     forking = False
     """Whether the fork that goes on is one of ours."""
 
-    def __init__(self, environ: Mapping[str, str], by_value: bool, start: tuple[Any, Any]) -> None:
+    def __init__(self, environ: Mapping[str, str], by_value: bool, start: tuple[Any, Any] = (None, ())) -> None:
         del environ, by_value
         self._start = start
 

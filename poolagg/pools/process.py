@@ -26,6 +26,7 @@ from poolagg.pools._death import interrupts_held_back
 from poolagg.pools._forkserver import TemplateLauncher, TemplateLost
 from poolagg.pools._handle import Handle
 from poolagg.pools._launch import (
+    LOOK,
     ForkLauncher,
     SpawnLauncher,
     folder,
@@ -138,6 +139,9 @@ class ProcessPool(Pool):
         self._answers: list[Answer] = []
         self._torn = False
         """Something was raised in the middle of reading or writing pipes."""
+        self._unwatched = False
+        """Workers without a pidfd have to be looked at."""
+        self._next_look = 0.0
         self._epoch = 0
         self._job = b""
         self._keeps = True
@@ -254,7 +258,9 @@ class ProcessPool(Pool):
         with interrupts_held_back(), standard_descriptors():  # until the worker is where it will be found
             handle = self._handles[lane] = self._start(lane)
             self._crew.selector.register(handle.channel.sock, selectors.EVENT_READ, handle)
-            if handle.child.pidfd >= 0:
+            if handle.child.pidfd < 0:
+                self._unwatched = True
+            else:
                 self._crew.selector.register(handle.child.pidfd, selectors.EVENT_READ, handle)
         if self._closed:  # meanwhile, by another thread, who has not seen this worker
             handle.child.kill()
@@ -390,6 +396,8 @@ class ProcessPool(Pool):
             if handle.channel.full:
                 self._watch(handle)
         began = monotonic()
+        if self._unwatched:
+            timeout = min(LOOK if timeout is None else timeout, max(0.0, self._next_look - began))
         selected = self._crew.selector.select(timeout)
         self.waited += monotonic() - began
         ready = {key.fileobj: (key.data, events) for key, events in selected}
@@ -403,6 +411,15 @@ class ProcessPool(Pool):
         for fd, (handle, _) in ready.items():
             if fd == handle.child.pidfd:
                 self._ended(handle)
+        if self._unwatched and monotonic() >= self._next_look:
+            self._look_for_ends()
+
+    def _look_for_ends(self) -> None:
+        """Ask for the ends of workers that have no pidfd."""
+        for handle in [*self._handles.values(), *self._leaving]:
+            if handle.child.pidfd < 0 and handle.child.has_ended():
+                self._ended(handle)
+        self._next_look = monotonic() + LOOK
 
     def _receive(self, handle: Handle) -> None:
         messages, closed = handle.channel.receive()
@@ -411,10 +428,9 @@ class ProcessPool(Pool):
         if closed:
             handle.channel.forget()
             self._crew.selector.unregister(handle.channel.sock)
-            if handle.child.pidfd < 0:
-                self._ended(handle)
-            elif self._handles.get(handle.lane) is handle and not handle.child.ends_within(DYING):
+            if self._handles.get(handle.lane) is handle and not handle.child.ends_within(DYING):
                 handle.kill("died", "closed the descriptors of its worker, which was then killed")
+            self._next_look = 0.0
 
     def _take(self, handle: Handle, message: _channel.Message) -> None:
         if message.kind == _channel.ENDED:
