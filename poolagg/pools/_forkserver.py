@@ -12,6 +12,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from poolagg.pools._frozen import advice
 from poolagg.pools._launch import Child, interpreter, seeded
 from poolagg.pools._template import ALIVE, ANSWER, REQUEST
 
@@ -49,7 +50,7 @@ class TemplateLauncher:
             pid = self._ask(template, b"F", 0, fds)
         except EOFError as error:
             self.close()
-            raise TemplateLost("the template process was killed") from error
+            raise TemplateLost(f"the template process ended, and started no worker{advice()}") from error
         try:
             return Child(pid, functools.partial(self._reap, template))
         except ProcessLookupError as error:  # somebody else has reaped it

@@ -27,6 +27,8 @@ from collections.abc import Callable, Mapping, Sequence
 from time import monotonic, sleep
 from typing import Any, NoReturn, Protocol
 
+from poolagg.pools._frozen import STARTED_BY, is_frozen
+from poolagg.pools._frozen import command as frozen_command
 from poolagg.pools._standard_streams import flush_streams
 
 __all__ = [
@@ -193,9 +195,16 @@ def seeded(environ: Mapping[str, str]) -> dict[str, str]:
 
 def interpreter(module: str, fds: Sequence[int], environ: Mapping[str, str], *more: object) -> Child:
     """Start one for `main(*fds, *more)` of a module of ours. It is reaped by its pid, for `subprocess` would poll."""
-    command = _command(module, [*fds, *more])
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environ, pass_fds=fds, cwd=folder())
-    process.returncode = 0  # it is ours to reap: Popen must neither wait for it nor warn about it
+    environ = {**environ, STARTED_BY: str(os.getpid())}
+    with contextlib.ExitStack() as stack:
+        if is_frozen():
+            command, start = frozen_command(module, [*fds, *more], import_path())
+            stack.callback(os.close, start)
+            fds = [*fds, start]
+        else:
+            command = _command(module, [*fds, *more])
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environ, pass_fds=fds, cwd=folder())
+        process.returncode = 0  # it is ours to reap: Popen must neither wait for it nor warn about it
     return Child(process.pid, _wait)
 
 

@@ -20,6 +20,7 @@ import struct
 
 from poolagg.pools import _worker
 from poolagg.pools._death import die_with_parent, ignore_interrupts
+from poolagg.pools._frozen import STARTED_BY
 
 FDS = 8
 
@@ -36,6 +37,7 @@ ALIVE = -2
 
 def main(socket_fd: int, death_fd: int, cloudpickle: bool) -> None:
     """Serve until the parent closes its end. `cloudpickle`: jobs need it, and here it is imported once for all."""
+    os.environ.pop(STARTED_BY, None)
     if cloudpickle:
         importlib.import_module("cloudpickle")
     ignore_interrupts()

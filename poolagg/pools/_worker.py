@@ -29,6 +29,7 @@ from poolagg.pools._cell import Cell, Over
 from poolagg.pools._channel import Message, Pipe, identity
 from poolagg.pools._citizen import Identity, forget_exits, introduce, leave, new_random_numbers
 from poolagg.pools._death import die_with_parent, ignore_interrupts
+from poolagg.pools._frozen import STARTED_BY
 from poolagg.pools._malloc import give_back_freed, keep_freed
 from poolagg.pools._memory import fresh_memory
 from poolagg.pools._packing import PackedItems, PackedPiece, job_does_not_open, pack_failures, pack_pieces, unpack_items
@@ -56,6 +57,7 @@ def main(
 
     `forked`: by the parent itself; `inherited`: its initializer and initargs, which need not travel.
     """
+    os.environ.pop(STARTED_BY, None)
     ignore_interrupts()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     die_with_parent(death_fd)

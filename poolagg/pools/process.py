@@ -24,6 +24,7 @@ from poolagg.pools._cell import Batch
 from poolagg.pools._crew import Crew
 from poolagg.pools._death import interrupts_held_back
 from poolagg.pools._forkserver import TemplateLauncher, TemplateLost
+from poolagg.pools._frozen import refuse_frozen, refuse_second_run
 from poolagg.pools._handle import Handle
 from poolagg.pools._launch import (
     LOOK,
@@ -126,6 +127,9 @@ class ProcessPool(Pool):
             raise TypeError(f"initializer must be a function, not {initializer!r}")
         self._initializer, self._initargs = initializer, tuple(initargs)
         self.start_method = _checked_start_method(start_method)
+        refuse_second_run()
+        if self.start_method != "fork":
+            refuse_frozen()
         if self.start_method != "fork" and self._initargs:
             refuse_inherited_only("initargs", self._initargs)
         if max_items_per_worker is not None:
