@@ -21,6 +21,7 @@ from typing import Any
 
 from poolagg._parcels import Encoded, Packed
 from poolagg.pools._arena import LEAST, Apart
+from poolagg.pools._by_value import CACHED, reduction
 
 __all__ = [
     "Encoder",
@@ -75,6 +76,8 @@ def _by_cloudpickle(value: Any, inherited: Mapping[str, Any]) -> bytes:
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         def reducer_override(self, obj: Any) -> Any:
+            if (made_again := reduction(obj)) is not NotImplemented:
+                return made_again
             reduced = super().reducer_override(obj)
             if isinstance(obj, FunctionType) and obj.__globals__ is namespace and isinstance(reduced, tuple):
                 return in_main(reduced, inherited)
@@ -92,7 +95,7 @@ def in_main(reduced: tuple[Any, ...], inherited: Mapping[str, Any]) -> tuple[Any
     shipped = {
         name: value
         for name, value in slots["__globals__"].items()
-        if isinstance(value, (FunctionType, type)) or inherited.get(name, _Main) is not value
+        if isinstance(value, (FunctionType, CACHED, type)) or inherited.get(name, _Main) is not value
     }
     slots = {**slots, "__globals__": shipped}
     return (make, (code, _Main(), *arguments), (attributes, slots), *rest)
@@ -170,7 +173,7 @@ class _Scan(pickle.Pickler):
         self.found: list[Any] = []
 
     def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, (type, FunctionType)) and obj.__module__ == "__main__":
+        if isinstance(obj, (type, FunctionType, CACHED)) and getattr(obj, "__module__", "") == "__main__":
             self.found.append(obj)
         return NotImplemented
 
@@ -205,7 +208,7 @@ class Encoder:
             scan.dump(item)
         except Exception:
             return data  # it was pickled by value in the first place
-        if any(isinstance(found, FunctionType) for found in scan.found):
+        if any(not isinstance(found, type) for found in scan.found):
             self._apart.clear()
             return dumps_by_value(item)
         for cls in scan.found:
