@@ -170,7 +170,12 @@ type Alias = list[int]
 class Typed[T]:
     def same(self, x: T) -> T: return x
 def same[T](x: T) -> T: return x
-def new_syntax(n): return Typed[int]().same(n), same(n)
+type Tree = list[Tree] | int
+type Pair[A] = tuple[A, A]
+type Unknown = NotThere
+def depth(tree: Tree) -> int: return 1 + max(map(depth, tree), default=0) if isinstance(tree, list) else 0
+def paired(x: Pair[int], y: Unknown = None) -> Pair[int]: return x, x
+def new_syntax(n): return Typed[int]().same(n), same(n), depth([[n]]), paired(n), str(Tree), str(Tree.__value__)
 """)
 
 ROWS = [

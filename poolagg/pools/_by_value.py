@@ -3,7 +3,7 @@
     functools.cache, lru_cache      the function and the parameters: the cache begins empty, as in any new process
     functools.singledispatch        the implementations, by class
     functools.cached_property       on Python 3.11 it holds a lock, which is made anew
-    typing.NewType                  its name, and what it stands for
+    typing.NewType, type aliases    the name, and what it stands for
     struct.Struct                   its format
     weak dicts and sets             what is in them; what nobody else refers to is gone again when it arrives
     threading.local                 empty, as a new thread finds it
@@ -22,14 +22,18 @@ import typing
 import weakref
 from collections.abc import Callable
 from types import FunctionType
-from typing import Any
+from typing import Any, cast
 
 __all__ = ["CACHED", "is_found_by_name", "reduction"]
 
 CACHED: type = type(functools.lru_cache(abs))
 """What `functools.cache` and `lru_cache` make: found by name as functions are, and no function."""
 
-_DISPATCHING = functools.singledispatch(abs).__code__
+_DISPATCHING = cast(Any, functools.singledispatch(abs)).__code__
+
+
+_ALIAS: Any = getattr(typing, "TypeAliasType", None)
+"""What a `type` statement makes, from Python 3.12."""
 
 
 def reduction(obj: Any) -> Any:
@@ -43,7 +47,7 @@ def reduction(obj: Any) -> Any:
 
 def is_found_by_name(obj: Any) -> bool:
     """Whether a worker can import the object: from a module, which is not `__main__` nor registered to go by value."""
-    name, path = getattr(obj, "__module__", None), getattr(obj, "__qualname__", "")
+    name, path = getattr(obj, "__module__", None), getattr(obj, "__qualname__", "") or getattr(obj, "__name__", "")
     found = sys.modules.get(name or "")
     if found is None or name == "__main__" or _goes_by_value(name):
         return False
@@ -81,7 +85,7 @@ def _reduce_dispatching(function: Any) -> Any:
 
 
 def _dispatching(name: str) -> Any:
-    def stub() -> None: ...
+    def stub(argument: Any) -> None: ...
 
     stub.__name__ = name
     return functools.singledispatch(stub)
@@ -106,6 +110,36 @@ def _reduce_new_type(own: Any) -> Any:
     if is_found_by_name(own):
         return NotImplemented
     return typing.NewType, (own.__name__, own.__supertype__), dict(vars(own))
+
+
+class _Value:
+    """What a type alias stands for: an object of its own, since an alias may refer to itself."""
+
+    def __init__(self, alias: Any) -> None:
+        try:
+            self.value = alias.__value__
+        except NameError:  # it is for type checkers only
+            self.value = Any
+
+
+_values: dict[int, tuple[Any, _Value]] = {}
+"""Of each alias that was sent, the one object; aliases are part of the program, and stay."""
+
+
+def _reduce_alias(own: Any) -> Any:
+    if is_found_by_name(own):
+        return NotImplemented
+    if id(own) not in _values:
+        _values[id(own)] = own, _Value(own)
+    return _alias, (own.__name__, _values[id(own)][1], own.__type_params__)
+
+
+def _alias(name: str, value: _Value, parameters: tuple[Any, ...]) -> Any:
+    if parameters:
+        return _ALIAS(name, value.value, type_params=parameters)
+    namespace: dict[str, Any] = {"value": value, "__name__": "__main__"}
+    exec(f"type {name} = value.value", namespace)  # it looks at the value when it is asked for it, and not before
+    return namespace[name]
 
 
 def _reduce_struct(own: struct.Struct) -> Any:
@@ -134,3 +168,5 @@ _REDUCTIONS: dict[type, Callable[[Any], Any]] = {
     weakref.WeakValueDictionary: _reduce_weak_dict,
     weakref.WeakSet: _reduce_weak_set,
 }
+if _ALIAS is not None:
+    _REDUCTIONS[_ALIAS] = _reduce_alias
