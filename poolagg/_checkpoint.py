@@ -28,6 +28,7 @@ from zlib import crc32
 
 from poolagg._interrupts import interrupts_held_back
 from poolagg._ownership import content_of, exposure_of_database
+from poolagg._seconds import checked_seconds
 from poolagg.errors import CheckpointError
 
 __all__ = ["NOTHING", "Checkpoint", "FailedItem", "Held", "Store", "look", "packed", "unpacked"]
@@ -73,8 +74,8 @@ class Checkpoint:
     def __post_init__(self) -> None:
         if self.path is not None:
             _check_name(self.path)
-        if self.every is not None and not (isinstance(self.every, (int, float)) and self.every > 0):
-            raise ValueError(f"Checkpoint(every=...) is in seconds and must be None or above 0, not {self.every!r}")
+        if self.every is not None:
+            object.__setattr__(self, "every", checked_seconds("Checkpoint(every=...)", self.every))
         if self.key is not None and not isinstance(self.key, str):
             raise TypeError(f"Checkpoint(key=...) takes a text, such as 'v1', not {self.key!r}")
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
 
 from poolagg import events
 from poolagg._run import Run, Snapshot
+from poolagg._seconds import checked_seconds
 from poolagg._settings import Settings
 from poolagg.pools import Pool
 from poolagg.reducers import Into
@@ -110,8 +111,7 @@ def snapshots(
     >>> [snapshot.value for snapshot in snapshots(abs, [-1, -2], Sum()) if snapshot.final]
     [3]
     """
-    if not every > 0:
-        raise ValueError(f"every is in seconds and must be above 0, not {every!r}")
+    every = checked_seconds("every", every)
     return Snapshots(Run(Settings(func, iterable, reducer, **options), every))
 
 

@@ -23,6 +23,7 @@ from poolagg._chunks import overlaps
 from poolagg._pace import PARCEL
 from poolagg._parcels import Parcels, Source, open_parcel
 from poolagg._plan import Plan
+from poolagg._seconds import bounded
 from poolagg._settings import Settings
 from poolagg._verdicts import error_of_item, error_of_run, note_of_fold, note_of_input, text_of_skipped
 from poolagg._watching import Account, Watchers
@@ -241,7 +242,7 @@ class Run:
             deadlines.append(self._next_timeout(self._settings.item_timeout))
         if self._kept is not None and (look := self._kept.next_look) is not None:
             deadlines.append(look)
-        return max(0.0, min(deadlines) - monotonic()) if deadlines else None
+        return bounded(min(deadlines) - monotonic()) if deadlines else None
 
     def _look_at_the_clock(self) -> None:
         if self._settings.item_timeout is not None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 from poolagg._plan import Terms
+from poolagg._seconds import checked_seconds
 from poolagg.events import ItemFailed, RunEvent
 from poolagg.pools import Pool, ProcessPool, as_pool
 from poolagg.reducers import Into, Reducer, as_reducer
@@ -45,7 +46,7 @@ class Settings:
         self.chunksize = _count("chunksize", chunksize, 1)
         self.retries = _count("retries", retries, 0)
         self.total = _count("total", total, 0)
-        self.item_timeout = _seconds("item_timeout", item_timeout)
+        self.item_timeout = None if item_timeout is None else checked_seconds("item_timeout", item_timeout)
         self.on_error = _on_error(on_error)
         self.strategy = _strategy(strategy, self.reducer, reproducible)
         self.why = "as it was asked for" if strategy is not None else _why(self.strategy, self.reducer, reproducible)
@@ -117,12 +118,6 @@ def _count(name: str, value: int | None, least: int) -> int | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} must be None or an int of {least} or more, not {value!r}")
-    return value
-
-
-def _seconds(name: str, value: float | None) -> float | None:
-    if value is not None and not (isinstance(value, (int, float)) and value > 0):
-        raise ValueError(f"{name} is in seconds and must be None or above 0, not {value!r}")
     return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import functools
 import operator
 import os
 import random
@@ -240,3 +241,8 @@ class TellsWhereItIsOpened:
 
 
 LOCK = threading.Lock()
+
+
+@functools.cache
+def cached_square(x: int) -> int:
+    return x * x

@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "events": set(),
     "functions": set(),
     "_sizes": set(),
+    "_seconds": set(),
     "_kinds": set(),
     "_aliasing": {"_kinds", "functions"},  # who looks at partials before they are folded, and where `rng` starts anew
     "sources": {"_sizes"},
@@ -66,27 +67,29 @@ MAY_IMPORT = {
     "_report": {"_limit", "_report_page", "_sizes", "_tally", "events"},
     # floor 2: effects
     "pools": {
-        *("_aliasing", "_chunks", "_lazily", "_orders", "_parcels", "_sizes"),
+        *("_aliasing", "_chunks", "_lazily", "_orders", "_parcels", "_seconds", "_sizes"),
         *("errors", "functions", "reducers", "strategies"),
     },
     "_progress": {"events"},
     "_ownership": {"_interrupts"},
-    "_checkpoint": {"_interrupts", "_ownership", "errors"},
-    "resources": {"_interrupts", "_ownership", "errors", "reducers"},
+    "_checkpoint": {"_interrupts", "_ownership", "_seconds", "errors"},
+    "resources": {"_interrupts", "_ownership", "_seconds", "errors", "reducers"},
     "_entrusted": {"_checkpoint", "_interrupts", "errors", "resources"},
     # floor 3: the one place that holds a plan and a pool
     "_watching": {"errors", "events"},
-    "_settings": {"_checkpoint", "_pages", "_plan", "_progress", "events", "pools", "reducers", "strategies"},
+    "_settings": {
+        *("_checkpoint", "_pages", "_plan", "_progress", "_seconds", "events", "pools", "reducers", "strategies"),
+    },
     "_continuation": {
         *("_checkpoint", "_chunks", "_entrusted", "_fingerprint", "_pages", "_parcels", "_plan", "_settings"),
         *("errors", "events", "functions", "strategies"),
     },
     "_verdicts": {"_orders", "errors", "events"},
     "_run": {
-        *("_chunks", "_continuation", "_orders", "_pace", "_pages", "_parcels", "_plan", "_settings", "_verdicts"),
-        *("_watching", "errors", "events", "functions", "pools", "reducers"),
+        *("_chunks", "_continuation", "_orders", "_pace", "_pages", "_parcels", "_plan", "_seconds", "_settings"),
+        *("_verdicts", "_watching", "errors", "events", "functions", "pools", "reducers"),
     },
-    "_engine": {"_checkpoint", "_run", "_settings", "events", "pools", "reducers", "strategies"},
+    "_engine": {"_checkpoint", "_run", "_seconds", "_settings", "events", "pools", "reducers", "strategies"},
     # floor 4: doors to the outside
     "testing": {"_engine", "errors", "pools", "reducers"},
     "__init__": {
@@ -98,7 +101,7 @@ MAY_IMPORT = {
 
 PURE = {
     *("errors", "events", "functions", "reducers", "_chunks", "_numbers", "_parcels", "_orders", "_stable"),
-    *("_origin", "_transient", "_attributes", "_instructions", "_state"),
+    *("_origin", "_transient", "_attributes", "_instructions", "_state", "_seconds"),
     *("_pages", "_fingerprint", "_kinds", "_sizes", "_pace", "_lanes", "_ledger", "_blame", "_plan", "strategies"),
     *("_aliasing", "_limit", "_timeline", "_tally", "_report_page", "_report"),
 }

@@ -93,15 +93,35 @@ def test_a_terminal_goes_as_shown(block, tmp_path):
         assert (ran.stdout, ran.stderr, ran.returncode) == (shown, "", 0), command
 
 
+SETTING_UP = [block.text.splitlines() for block in fenced(section("Set-up")) if block.language == "sh"]
+
+
 def test_setting_up_takes_two_blocks_of_commands():
     """The first installs and runs the main example, the second runs all tests, after the extra they need."""
-    blocks = [block for block in fenced(section("Set-up")) if block.language == "sh"]
-    assert len(blocks) == 2
-    assert blocks[0].text.rstrip().endswith(".venv/bin/python examples/word_count.py")
-    assert (
-        blocks[1].text
-        == ".venv/bin/python -m pip install -q -e '.[test]'\n.venv/bin/python -m pytest -n 2 --dist loadfile\n"
-    )
+    assert len(SETTING_UP) == 2
+    assert SETTING_UP[0][1:] == [
+        ".venv/bin/python -m pip install -q -e .",
+        ".venv/bin/python examples/word_count.py",
+    ]
+    assert SETTING_UP[1][1:] == [
+        ".venv/bin/python -m pip install -q -e '.[test]'",
+        ".venv/bin/python -m pytest -n 2 --dist loadfile",
+    ]
+
+
+@pytest.mark.parametrize("order", [(1,), (0, 1)], ids=["the second", "both"])
+def test_each_block_stands_alone(order, tmp_path):
+    """In a fresh clone, and after the other: the environment is made by whichever comes first, and used by the next.
+
+    The commands that install into it, and run, are left to .ci/run."""
+    made = []
+    for number in order:
+        subprocess.run(["/bin/sh", "-euc", SETTING_UP[number][0]], cwd=tmp_path, check=True, timeout=SECONDS)
+        made.append((tmp_path / ".venv/bin/python").stat().st_mtime_ns)
+        command = [".venv/bin/python", "-c", "import sys, pip; print(sys.prefix, sys.version_info >= (3, 11))"]
+        ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS)
+        assert ran.stdout == f"{tmp_path / '.venv'} True\n"
+    assert len(set(made)) == 1
 
 
 def test_every_promise_has_a_test():

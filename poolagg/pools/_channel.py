@@ -23,6 +23,7 @@ __all__ = [
     "ENDED",
     "EXIT",
     "FINISHED",
+    "IDENTITY",
     "JOB",
     "RUN",
     "SHIP",
@@ -37,6 +38,7 @@ __all__ = [
 
 START, DEFINE, JOB, RUN, SHIP, END, EXIT = range(7)  # to the worker
 FINISHED, SHIPPED, ENDED, BROKEN = range(7, 11)  # from it
+IDENTITY = 11  # to the worker
 
 Bytes: TypeAlias = bytes | memoryview
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import socket
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from poolagg.pools._frozen import advice
 from poolagg.pools._launch import Child, interpreter, seeded
-from poolagg.pools._template import ANSWER, REQUEST
+from poolagg.pools._template import ALIVE, ANSWER, REQUEST
 
 __all__ = ["TemplateLauncher", "TemplateLost"]
 
@@ -28,7 +31,8 @@ class TemplateLauncher:
     The template reaps a child only when it is asked to, so that a pid the parent knows never means another process.
     """
 
-    def __init__(self, environ: Mapping[str, str], by_value: bool) -> None:
+    def __init__(self, environ: Mapping[str, str], by_value: bool, start: Any = None) -> None:
+        del start
         self._environ = seeded(environ)
         self._by_value = by_value
         self._process: Child | None = None
@@ -46,9 +50,9 @@ class TemplateLauncher:
             pid = self._ask(template, b"F", 0, fds)
         except EOFError as error:
             self.close()
-            raise TemplateLost("the template process was killed") from error
+            raise TemplateLost(f"the template process ended, and started no worker{advice()}") from error
         try:
-            return Child(pid, lambda pid: self._reap(template, pid))
+            return Child(pid, functools.partial(self._reap, template))
         except ProcessLookupError as error:  # somebody else has reaped it
             raise TemplateLost("the template process was killed") from error
 
@@ -80,11 +84,13 @@ class TemplateLauncher:
                 pass
         raise EOFError("the template process is gone")
 
-    def _reap(self, template: socket.socket, pid: int) -> int | None:
+    def _reap(self, template: socket.socket, pid: int, options: int) -> int | None:
         try:
-            status = self._ask(template, b"R", pid)
+            status = self._ask(template, b"L" if options == os.WNOHANG else b"R", pid)
         except (OSError, EOFError):  # the template was killed, or closed, and its children are init's
-            return None
+            status = ALIVE if options == os.WNOHANG and _is_alive(pid) else -1
+        if status == ALIVE:
+            raise BlockingIOError(f"process {pid} is alive")
         return os.waitstatus_to_exitcode(status) if status >= 0 else None
 
     def close(self) -> None:
@@ -107,3 +113,12 @@ class TemplateLauncher:
             os.close(self._socket.detach())
             os.close(self._death)
             self._socket, self._death, self._process = None, -1, None
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether the process is there, and no zombie that some program, adopting it, does not reap."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2][:1] not in b"ZX"
+    except FileNotFoundError:
+        return False

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from poolagg._orders import Broken, Finished, Lost, Replace, Run
 from poolagg._parcels import Parcel
+from poolagg._seconds import bounded
 from poolagg.pools._work import Job
 from poolagg.pools.process import ProcessPool
 
@@ -47,7 +48,7 @@ def _answer(pool: ProcessPool, run: Run, parcel: Parcel, timeout: float) -> Fini
     while True:
         batch = pool.batch(0)
         since = monotonic() if batch is None else batch.since
-        for answer in pool.wait(max(0.0, since + timeout - monotonic())):
+        for answer in pool.wait(bounded(since + timeout - monotonic())):
             if isinstance(answer, (Finished, Lost, Broken)):
                 return answer
         batch = pool.batch(0)

@@ -25,6 +25,7 @@ from poolagg.pools import _channel
 from poolagg.pools._arena import LEAST, Arena, Loan, Loans, Place, arena_fd
 from poolagg.pools._cell import Batch, Cell
 from poolagg.pools._channel import Channel, Message
+from poolagg.pools._citizen import identity_of_worker
 from poolagg.pools._launch import Launcher
 from poolagg.pools._packing import as_reducer_error, pack_items, start_failed, unpack_failures, unpack_pieces
 from poolagg.pools._worker import CLAIM
@@ -71,12 +72,21 @@ class Handle:
         self._claimed: dict[int, int] = {}
         self.items = 0
         self.worn = False
+        self.identity = identity_of_worker()
+        self._introduced = self._cut_short = False
         self.ending: int | None = None
         """The epoch whose end the worker has not acknowledged yet."""
         self.ended_at = 0.0
         self.killed: Killed | None = None
 
     # -- orders ------------------------------------------------------------------------------------------------
+
+    def introduce(self) -> None:
+        """Tell the worker who it is for `multiprocessing`, if it has not been told so."""
+        identity = identity_of_worker(self.identity)
+        if not self._introduced or identity != self.identity:
+            self.identity, self._introduced = identity, True
+            self.channel.send(_channel.IDENTITY, 0, tuple(identity))
 
     def run(self, epoch: int, run: Run, parcel: Parcel) -> None:
         """Send a chunk, and the claim to it."""
@@ -123,6 +133,7 @@ class Handle:
             self._arena.shrink()
         while self._take_claim() is not None:
             pass
+        self._cut_short = bool(self.runs)
         self.runs.clear()
         self._claimed.clear()
         self.ending, self.ended_at = epoch, monotonic()
@@ -180,8 +191,8 @@ class Handle:
 
     @property
     def idle(self) -> bool:
-        """Whether the worker has nothing to do."""
-        return not self.runs and self.ending is None
+        """Whether the worker has nothing to do but to read what it was told last."""
+        return not self.runs and (self.ending is None or not self._cut_short)
 
     def forget_in_child(self) -> None:
         """A forked child keeps none of the parent's ends: else the end of the parent would never be seen."""

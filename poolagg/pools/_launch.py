@@ -6,7 +6,9 @@
     fork         the parent forks: memory is shared copy-on-write, and so is whatever lock a thread was holding
 
 Rule of the room: a launcher is given descriptors and an environment, and gives back a `Child`. A child's death is
-watched by a pidfd where there is one, never by the end of a pipe alone, which a grandchild may keep open.
+watched by a pidfd, never by the end of a pipe alone, which a grandchild may keep open. Where the system has no pidfd
+(old kernels), or refuses it (containers with a filter), the parent asks for deaths, some twenty times a second: SIGCHLD
+is not the library's to take, and every other descriptor is inherited by grandchildren.
 
 The parent-death pipe has one writer, the parent. A template or a worker holds its reading end and dies when it closes.
 """
@@ -14,6 +16,7 @@ The parent-death pipe has one writer, the parent. A template or a worker holds i
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -21,30 +24,47 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import NoReturn, Protocol
+from time import monotonic, sleep
+from typing import Any, NoReturn, Protocol
+
+from poolagg.pools._frozen import STARTED_BY, is_frozen
+from poolagg.pools._frozen import command as frozen_command
+from poolagg.pools._standard_streams import flush_streams
 
 __all__ = [
+    "LOOK",
     "Child",
     "ForkLauncher",
     "Launcher",
     "SpawnLauncher",
     "folder",
+    "import_path",
     "interpreter",
     "seeded",
     "start_methods",
 ]
 
 
+LOOK = 0.05
+"""Seconds between two looks at children without a pidfd: a look costs a call of the system for each."""
+
+NO_PIDFD = {errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EINVAL}
+"""How kernels without pidfds, and filters of containers, answer."""
+
+
 def start_methods() -> list[str]:
     """The start methods of this platform, the default first."""
-    pidfds = hasattr(os, "pidfd_open")
-    return ["forkserver", "spawn", "fork"] if pidfds else ["spawn", "fork"]
+    return ["forkserver", "spawn", "fork"] if sys.platform == "linux" else ["spawn", "fork"]
 
 
 class Child:
-    """A started process. `reap` may be called once it has ended, and gives its exit status as `os.waitpid` codes it."""
+    """A started process.
 
-    def __init__(self, pid: int, reap: Callable[[int], int | None]) -> None:
+    `reap(pid, options)` waits for its end as `os.waitpid` does, and gives its exit code; with `os.WNOHANG` it raises
+    BlockingIOError while the process is alive. `pidfd` is -1 where there is none.
+    """
+
+    def __init__(self, pid: int, reap: Callable[[int, int], int | None]) -> None:
         if pid <= 0:
             raise ValueError(f"{pid} is no process: to kill it would be to kill many")
         self.pid = pid
@@ -55,8 +75,7 @@ class Child:
         self._exitcode: int | None = None
         self.pidfd = -1
         try:
-            if hasattr(os, "pidfd_open"):
-                self.pidfd = os.pidfd_open(pid)
+            self.pidfd = _pidfd(pid)
         except OSError:
             self.kill()
             self.reap()
@@ -67,21 +86,36 @@ class Child:
         with self._lock, contextlib.suppress(ProcessLookupError):
             if self._ended:
                 return
-            if self.pidfd >= 0:  # never another process that was given the same pid
-                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-            else:
-                os.kill(self.pid, signal.SIGKILL)
+            if self.pidfd >= 0:
+                with contextlib.suppress(PermissionError):  # by a filter
+                    # never another process that was given the same pid
+                    signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+                    return
+            os.kill(self.pid, signal.SIGKILL)
 
     def reap(self) -> int | None:
         """Wait for its end; its exit code, negative for a signal, None if nobody knows any more."""
         with self._lock:
             if not self._ended:
-                self._exitcode = self._reap(self.pid)
+                self._exitcode = self._reap(self.pid, 0)
                 self._ended = True
             return self._exitcode
 
+    def has_ended(self) -> bool:
+        """Reap it if it has ended; for a child without a pidfd."""
+        with self._lock, contextlib.suppress(BlockingIOError):
+            if not self._ended:
+                self._exitcode = self._reap(self.pid, os.WNOHANG)
+                self._ended = True
+        return self._ended
+
     def ends_within(self, seconds: float) -> bool:
-        """Whether it ends within so many seconds; for a child with a pidfd."""
+        """Whether it ends within so many seconds."""
+        if self.pidfd < 0:
+            until = monotonic() + seconds
+            while not (ended := self.has_ended()) and monotonic() < until:
+                sleep(LOOK / 10)
+            return ended
         poll = select.poll()
         poll.register(self.pidfd, select.POLLIN)
         return bool(poll.poll(seconds * 1000))
@@ -106,19 +140,37 @@ class Launcher(Protocol):
         """Close what a forked child of the parent must not keep."""
 
 
-def _wait(pid: int) -> int | None:
+def _pidfd(pid: int) -> int:
+    if not hasattr(os, "pidfd_open"):
+        return -1
     try:
-        _, status = os.waitpid(pid, 0)
+        return os.pidfd_open(pid)
+    except OSError as error:
+        if error.errno in NO_PIDFD:
+            return -1
+        raise
+
+
+def _wait(pid: int, options: int) -> int | None:
+    try:
+        ended, status = os.waitpid(pid, options)
     except ChildProcessError:  # somebody's SIGCHLD handler was quicker
         return None
+    if not ended:
+        raise BlockingIOError(f"process {pid} is alive")
     return os.waitstatus_to_exitcode(status)
 
 
 def _command(module: str, arguments: Sequence[object]) -> list[str]:
     """A command line that calls `main(*arguments)` of one of our modules, with this interpreter's flags and path."""
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    code = f"import sys; sys.path[:] = {sys.path!r}; from {module} import main; main(*{list(arguments)!r})"
+    code = f"import sys; sys.path[:] = {import_path()!r}; from {module} import main; main(*{list(arguments)!r})"
     return [sys.executable, *flags, "-c", code]
+
+
+def import_path() -> list[str]:
+    """The folders and archives that this process imports from: Python passes over what is not a text in sys.path."""
+    return [str(path) for path in sys.path if isinstance(path, str)]
 
 
 def folder() -> str:
@@ -143,17 +195,24 @@ def seeded(environ: Mapping[str, str]) -> dict[str, str]:
 
 def interpreter(module: str, fds: Sequence[int], environ: Mapping[str, str], *more: object) -> Child:
     """Start one for `main(*fds, *more)` of a module of ours. It is reaped by its pid, for `subprocess` would poll."""
-    command = _command(module, [*fds, *more])
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environ, pass_fds=fds, cwd=folder())
-    process.returncode = 0  # it is ours to reap: Popen must neither wait for it nor warn about it
+    environ = {**environ, STARTED_BY: str(os.getpid())}
+    with contextlib.ExitStack() as stack:
+        if is_frozen():
+            command, start = frozen_command(module, [*fds, *more], import_path())
+            stack.callback(os.close, start)
+            fds = [*fds, start]
+        else:
+            command = _command(module, [*fds, *more])
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environ, pass_fds=fds, cwd=folder())
+        process.returncode = 0  # it is ours to reap: Popen must neither wait for it nor warn about it
     return Child(process.pid, _wait)
 
 
 class SpawnLauncher:
     """Every worker is a fresh interpreter."""
 
-    def __init__(self, environ: Mapping[str, str], by_value: bool) -> None:
-        del by_value
+    def __init__(self, environ: Mapping[str, str], by_value: bool, start: Any = None) -> None:
+        del by_value, start
         self._environ = seeded(environ)
 
     def launch(self, fds: Sequence[int], private: Sequence[int]) -> Child:
@@ -169,26 +228,25 @@ class SpawnLauncher:
 
 
 class ForkLauncher:
-    """The parent forks."""
+    """The parent forks. `start`, the initializer of the workers and its arguments, is inherited and need not travel."""
 
     forking = False
     """Whether the fork that goes on is one of ours."""
 
-    def __init__(self, environ: Mapping[str, str], by_value: bool) -> None:
-        del by_value
-        self._environ = dict(environ)
+    def __init__(self, environ: Mapping[str, str], by_value: bool, start: tuple[Any, Any] = (None, ())) -> None:
+        del environ, by_value
+        self._start = start
 
     def launch(self, fds: Sequence[int], private: Sequence[int]) -> Child:
         """Fork; what was printed and not yet written must not be written twice."""
-        sys.stdout.flush()
-        sys.stderr.flush()
+        flush_streams()
         ForkLauncher.forking = True
         try:
             pid = os.fork()
         finally:
             ForkLauncher.forking = False
         if pid == 0:
-            _run_forked(fds, private)
+            _run_forked(fds, private, self._start)
         return Child(pid, _wait)
 
     def close(self) -> None:
@@ -198,7 +256,7 @@ class ForkLauncher:
         """Nothing is kept."""
 
 
-def _run_forked(fds: Sequence[int], private: Sequence[int]) -> NoReturn:
+def _run_forked(fds: Sequence[int], private: Sequence[int], start: tuple[Any, Any]) -> NoReturn:
     """Be a worker, and never return into the frames of the parent."""
     status = 1
     try:
@@ -206,11 +264,10 @@ def _run_forked(fds: Sequence[int], private: Sequence[int]) -> NoReturn:
 
         for fd in private:
             os.close(fd)
-        main(*fds, forked=True)
+        main(*fds, forked=True, inherited=start)
         status = 0
     finally:
         try:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            flush_streams()
         finally:
             os._exit(status)

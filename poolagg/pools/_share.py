@@ -28,6 +28,8 @@ from types import FunctionType
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, cast
 
 from poolagg.pools._arena import Apart
+from poolagg.pools._by_value import reduction
+from poolagg.pools._standard_streams import standard_descriptors
 from poolagg.pools._travel import in_main, main_namespace, works
 
 __all__ = ["open_job", "pickle_far", "share"]
@@ -219,7 +221,8 @@ class _Memory(NamedTuple):
             start = -(-end // _CACHE_LINE) * _CACHE_LINE
             end = start + memoryview(segment).nbytes
             spans.extend((start, end))
-        fd = os.memfd_create("poolagg-share", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        with standard_descriptors():
+            fd = os.memfd_create("poolagg-share", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             _allocate(fd, end, no_room)
             for offset, data in zip((0, *spans[1::2]), (ident + spans.tobytes(), *segments), strict=True):
@@ -339,6 +342,8 @@ def _by_value(value: Any) -> Segments:
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         def reducer_override(self, obj: Any) -> Any:
+            if (made_again := reduction(obj)) is not NotImplemented:
+                return made_again
             reduced = super().reducer_override(obj)
             if isinstance(obj, FunctionType) and obj.__globals__ is namespace and isinstance(reduced, tuple):
                 make, arguments, state, *nothing, setter = in_main(reduced, {})

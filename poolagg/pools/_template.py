@@ -2,6 +2,7 @@
 
     F      with descriptors as ancillary data: fork a worker that holds them; answer its pid
     R pid  reap that worker, which has ended; answer its wait status
+    L pid  look whether that worker has ended, and reap it if so; answer its wait status, or ALIVE
 
 Requests and answers are numbered, so that none is ever taken for another's, wherever whoever asked was interrupted: a
 wait status of -1, taken for a pid and killed, would be the end of every process that the user has.
@@ -19,6 +20,7 @@ import struct
 
 from poolagg.pools import _worker
 from poolagg.pools._death import die_with_parent, ignore_interrupts
+from poolagg.pools._frozen import STARTED_BY
 
 FDS = 8
 
@@ -29,8 +31,13 @@ ANSWER = struct.Struct("!qq")
 """The number, and a process or its wait status."""
 
 
+ALIVE = -2
+"""What stands for a wait status; -1: there is none, for somebody else has reaped it."""
+
+
 def main(socket_fd: int, death_fd: int, cloudpickle: bool) -> None:
     """Serve until the parent closes its end. `cloudpickle`: jobs need it, and here it is imported once for all."""
+    os.environ.pop(STARTED_BY, None)
     if cloudpickle:
         importlib.import_module("cloudpickle")
     ignore_interrupts()
@@ -52,11 +59,12 @@ def main(socket_fd: int, death_fd: int, cloudpickle: bool) -> None:
                     return
                 for fd in fds:
                     os.close(fd)
-            parent.sendall(ANSWER.pack(number, pid if what == b"F" else _status(pid)))
+            parent.sendall(ANSWER.pack(number, pid if what == b"F" else _status(pid, what)))
 
 
-def _status(pid: int) -> int:
+def _status(pid: int, what: bytes) -> int:
     try:
-        return os.waitpid(pid, 0)[1]
+        ended, status = os.waitpid(pid, os.WNOHANG if what == b"L" else 0)
     except ChildProcessError:
         return -1
+    return status if ended else ALIVE

@@ -21,6 +21,7 @@ from typing import Any
 
 from poolagg._parcels import Encoded, Packed
 from poolagg.pools._arena import LEAST, Apart
+from poolagg.pools._by_value import CACHED, reduction
 
 __all__ = [
     "Encoder",
@@ -30,7 +31,9 @@ __all__ = [
     "encode_by_value",
     "in_main",
     "main_namespace",
+    "only_inherited",
     "plainly",
+    "refuse_inherited_only",
     "works",
 ]
 
@@ -73,6 +76,8 @@ def _by_cloudpickle(value: Any, inherited: Mapping[str, Any]) -> bytes:
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         def reducer_override(self, obj: Any) -> Any:
+            if (made_again := reduction(obj)) is not NotImplemented:
+                return made_again
             reduced = super().reducer_override(obj)
             if isinstance(obj, FunctionType) and obj.__globals__ is namespace and isinstance(reduced, tuple):
                 return in_main(reduced, inherited)
@@ -90,10 +95,39 @@ def in_main(reduced: tuple[Any, ...], inherited: Mapping[str, Any]) -> tuple[Any
     shipped = {
         name: value
         for name, value in slots["__globals__"].items()
-        if isinstance(value, (FunctionType, type)) or inherited.get(name, _Main) is not value
+        if isinstance(value, (FunctionType, CACHED, type)) or inherited.get(name, _Main) is not value
     }
     slots = {**slots, "__globals__": shipped}
     return (make, (code, _Main(), *arguments), (attributes, slots), *rest)
+
+
+def only_inherited(what: str, error: BaseException) -> TypeError | None:
+    """What to raise if `error` says that `what` holds a lock, value or queue that `multiprocessing` only inherits."""
+    if not isinstance(error, RuntimeError) or "through inheritance" not in str(error):
+        return None
+    return TypeError(
+        f"{what} can't be sent to a worker: {error}. Use a multiprocessing.Manager's, such as manager.Lock(), "
+        f'manager.Value("i", 0) or manager.Queue(), which travel; or give it to workers that inherit it: '
+        f'ProcessPool(start_method="fork", initializer=..., initargs=...)'
+    )
+
+
+def refuse_inherited_only(what: str, value: Any) -> None:
+    """Raise the TypeError of `only_inherited` where plain pickle comes across such a thing in `value`."""
+    if "multiprocessing.context" not in sys.modules:
+        return
+    try:
+        pickle.Pickler(_Nowhere(), 5, buffer_callback=lambda _: None).dump(value)
+    except RuntimeError as error:
+        if (refusal := only_inherited(what, error)) is not None:
+            raise refusal from error
+    except Exception:
+        pass  # it does not pickle plainly, or not at all: that is told when it is to be sent
+
+
+class _Nowhere:
+    def write(self, data: Any) -> int:
+        return len(data)
 
 
 def works(function: Callable[[Any], Any], argument: Any) -> bool:
@@ -139,7 +173,7 @@ class _Scan(pickle.Pickler):
         self.found: list[Any] = []
 
     def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, (type, FunctionType)) and obj.__module__ == "__main__":
+        if isinstance(obj, (type, FunctionType, CACHED)) and getattr(obj, "__module__", "") == "__main__":
             self.found.append(obj)
         return NotImplemented
 
@@ -174,7 +208,7 @@ class Encoder:
             scan.dump(item)
         except Exception:
             return data  # it was pickled by value in the first place
-        if any(isinstance(found, FunctionType) for found in scan.found):
+        if any(not isinstance(found, type) for found in scan.found):
             self._apart.clear()
             return dumps_by_value(item)
         for cls in scan.found:

@@ -21,7 +21,7 @@ from poolagg._chunks import Grid, Interval, without
 from poolagg._orders import NONE_YET, Failure, Run, Slowest
 from poolagg.errors import ReducerError
 from poolagg.functions import here
-from poolagg.pools._travel import dumps_by_value
+from poolagg.pools._travel import dumps_by_value, only_inherited
 from poolagg.reducers import Reducer
 from poolagg.strategies import Payload, Strategy
 
@@ -58,6 +58,8 @@ def pickle_job(job: Job, inherited: Mapping[str, Any] | None = None) -> bytes:
             try:
                 dumps_by_value(value)
             except Exception:
+                if (refusal := only_inherited(f"{name}, {value!r},", error)) is not None:
+                    raise refusal from error
                 raise TypeError(
                     f"{name}, {value!r}, can't be sent to a worker: {type(error).__name__}: {error}. Make what it "
                     f"refers to "

@@ -19,6 +19,7 @@ import struct
 import sys
 import types
 from time import perf_counter
+from typing import Any
 
 from poolagg._orders import Failure, Run
 from poolagg._parcels import open_parcel
@@ -26,11 +27,14 @@ from poolagg.pools import _channel
 from poolagg.pools._arena import Arena, Loan, Loans, Place
 from poolagg.pools._cell import Cell, Over
 from poolagg.pools._channel import Message, Pipe, identity
+from poolagg.pools._citizen import Identity, forget_exits, introduce, leave, new_random_numbers
 from poolagg.pools._death import die_with_parent, ignore_interrupts
+from poolagg.pools._frozen import STARTED_BY
 from poolagg.pools._malloc import give_back_freed, keep_freed
 from poolagg.pools._memory import fresh_memory
 from poolagg.pools._packing import PackedItems, PackedPiece, job_does_not_open, pack_failures, pack_pieces, unpack_items
 from poolagg.pools._share import open_job
+from poolagg.pools._standard_streams import descriptors, flush_streams
 from poolagg.pools._travel import define, main_namespace
 from poolagg.pools._work import Job, Outcome, Work
 from poolagg.strategies import Payload
@@ -40,25 +44,54 @@ __all__ = ["CLAIM", "main"]
 CLAIM = struct.Struct("=q")
 
 
-def main(pipe_fd: int, cell_fd: int, claims_fd: int, death_fd: int, *arena_fds: int, forked: bool = False) -> None:
-    """Serve until the parent closes its end or says EXIT."""
+def main(
+    pipe_fd: int,
+    cell_fd: int,
+    claims_fd: int,
+    death_fd: int,
+    *arena_fds: int,
+    forked: bool = False,
+    inherited: tuple[Any, Any] | None = None,
+) -> None:
+    """Serve until the parent closes its end or says EXIT.
+
+    `forked`: by the parent itself; `inherited`: its initializer and initargs, which need not travel.
+    """
+    os.environ.pop(STARTED_BY, None)
     ignore_interrupts()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     die_with_parent(death_fd)
-    if not forked:
+    new_random_numbers()
+    if forked:
+        forget_exits()
+        before = descriptors()
+    else:
         sys.modules["__main__"] = types.ModuleType("__main__")
     with socket.socket(fileno=pipe_fd) as pipe:
         try:
-            _Worker(Pipe(pipe), Cell(cell_fd), claims_fd, *arena_fds).serve()
+            _Worker(Pipe(pipe), Cell(cell_fd), claims_fd, death_fd, inherited, *arena_fds).serve()
         except (EOFError, ConnectionError, BrokenPipeError):
-            pass  # the parent has let go of us
+            return  # the parent has let go of us
+    if forked:  # else the interpreter ends
+        leave(before)
 
 
 class _Worker:
-    def __init__(self, pipe: Pipe, cell: Cell, claims_fd: int, arena_fd: int = -1, items_fd: int = -1) -> None:
+    def __init__(
+        self,
+        pipe: Pipe,
+        cell: Cell,
+        claims_fd: int,
+        death_fd: int,
+        inherited: tuple[Any, Any] | None,
+        arena_fd: int = -1,
+        items_fd: int = -1,
+    ) -> None:
         self._pipe = pipe
         self._cell = cell
         self._claims_fd = claims_fd
+        self._death_fd = death_fd
+        self._inherited = inherited
         self._arena_fd = arena_fd
         self._arena: Arena | None = None
         self._loans = Loans(items_fd, cell.lent_to_worker)
@@ -77,6 +110,7 @@ class _Worker:
 
     def serve(self) -> None:
         handlers = {
+            _channel.IDENTITY: self._introduce,
             _channel.START: self._start,
             _channel.DEFINE: self._define,
             _channel.JOB: self._begin,
@@ -98,17 +132,16 @@ class _Worker:
                 else:
                     self._say_broken(message.epoch, error)
             self._loans.take_back()
-            for stream in (sys.stdout, sys.stderr):
-                try:
-                    stream.flush()
-                except (AttributeError, OSError, ValueError):
-                    pass  # there is none, nobody reads it any more, or a task has closed it
+            flush_streams()
 
     def _say_broken(self, epoch: int, error: BaseException) -> None:
         failures, blobs = pack_failures([Failure(0, "raised", e) for e in (error, error.__cause__) if e is not None])
         self._pipe.send(_channel.BROKEN, epoch, (failures, error is self._not_started), blobs)
 
     # -- what the parent asks for ------------------------------------------------------------------------------
+
+    def _introduce(self, message: Message) -> None:
+        introduce(Identity(*message.values), self._death_fd)
 
     def _start(self, message: Message) -> None:
         environ, cwd, path, least, self._memory_limit = message.values
@@ -121,7 +154,7 @@ class _Worker:
             os.chdir(cwd)
         except OSError:
             pass  # the folder is gone: the parent could not go there either
-        initializer, initargs = pickle.loads(message.payload)
+        initializer, initargs = self._inherited or pickle.loads(message.payload)
         if initializer is not None:
             before = dict(main_namespace())
             initializer(*initargs)

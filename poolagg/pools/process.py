@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -25,16 +24,27 @@ from poolagg.pools._cell import Batch
 from poolagg.pools._crew import Crew
 from poolagg.pools._death import interrupts_held_back
 from poolagg.pools._forkserver import TemplateLauncher, TemplateLost
+from poolagg.pools._frozen import refuse_frozen, refuse_second_run
 from poolagg.pools._handle import Handle
 from poolagg.pools._launch import (
+    LOOK,
     ForkLauncher,
     SpawnLauncher,
     folder,
+    import_path,
     start_methods,
 )
 from poolagg.pools._memory import checked_limit, peak_memory
 from poolagg.pools._pool import Pool, PoolOrder
-from poolagg.pools._travel import Encoder, dumps_by_value, main_namespace, plainly
+from poolagg.pools._standard_streams import standard_descriptors
+from poolagg.pools._travel import (
+    Encoder,
+    dumps_by_value,
+    main_namespace,
+    only_inherited,
+    plainly,
+    refuse_inherited_only,
+)
 from poolagg.pools._wear import Wear
 from poolagg.pools._work import Job, pickle_job
 
@@ -117,6 +127,11 @@ class ProcessPool(Pool):
             raise TypeError(f"initializer must be a function, not {initializer!r}")
         self._initializer, self._initargs = initializer, tuple(initargs)
         self.start_method = _checked_start_method(start_method)
+        refuse_second_run()
+        if self.start_method != "fork":
+            refuse_frozen()
+        if self.start_method != "fork" and self._initargs:
+            refuse_inherited_only("initargs", self._initargs)
         if max_items_per_worker is not None:
             checked_count("max_items_per_worker", max_items_per_worker)
         self._memory_limit = checked_limit(memory_limit)
@@ -128,6 +143,9 @@ class ProcessPool(Pool):
         self._answers: list[Answer] = []
         self._torn = False
         """Something was raised in the middle of reading or writing pipes."""
+        self._unwatched = False
+        """Workers without a pidfd have to be looked at."""
+        self._next_look = 0.0
         self._epoch = 0
         self._job = b""
         self._keeps = True
@@ -235,21 +253,33 @@ class ProcessPool(Pool):
     def _open_crew(self, by_value: bool = False) -> None:
         self._told = None
         if self._crew.launcher is None:
-            with interrupts_held_back():
-                self._crew.open(_LAUNCHERS[self.start_method](self._environ(), by_value))
+            launcher = _LAUNCHERS[self.start_method]
+            with interrupts_held_back(), standard_descriptors():
+                self._crew.open(launcher(self._environ(), by_value, (self._initializer, self._initargs)))
 
     def _launch(self, lane: int) -> None:
-        start = dumps_by_value((self._initializer, self._initargs), self._inherited)
-        with interrupts_held_back():  # until the worker is where it will be found
+        start = b"" if self.start_method == "fork" else self._pickled_start()
+        with interrupts_held_back(), standard_descriptors():  # until the worker is where it will be found
             handle = self._handles[lane] = self._start(lane)
             self._crew.selector.register(handle.channel.sock, selectors.EVENT_READ, handle)
-            if handle.child.pidfd >= 0:
+            if handle.child.pidfd < 0:
+                self._unwatched = True
+            else:
                 self._crew.selector.register(handle.child.pidfd, selectors.EVENT_READ, handle)
         if self._closed:  # meanwhile, by another thread, who has not seen this worker
             handle.child.kill()
-        settings = (self._environ(), folder(), sys_path(), _arena.LEAST, self._memory_limit)
+        handle.introduce()
+        settings = (self._environ(), folder(), import_path(), _arena.LEAST, self._memory_limit)
         handle.channel.send(_channel.START, 0, settings, [start])
         self._brief(handle, self._encoder.definitions)
+
+    def _pickled_start(self) -> bytes:
+        try:
+            return dumps_by_value((self._initializer, self._initargs))
+        except RuntimeError as error:
+            if (refusal := only_inherited("initializer or initargs", error)) is not None:
+                raise refusal from error
+            raise
 
     def _start(self, lane: int) -> Handle:
         assert self._crew.launcher is not None
@@ -262,6 +292,7 @@ class ProcessPool(Pool):
         for definition in definitions:
             handle.channel.send(_channel.DEFINE, self._epoch, (), [definition])
         if self._job:
+            handle.introduce()  # again, for this process may have imported multiprocessing since
             handle.channel.send(_channel.JOB, self._epoch, (), [self._job])
 
     def _environ(self) -> dict[str, str]:
@@ -369,6 +400,8 @@ class ProcessPool(Pool):
             if handle.channel.full:
                 self._watch(handle)
         began = monotonic()
+        if self._unwatched:
+            timeout = min(LOOK if timeout is None else timeout, max(0.0, self._next_look - began))
         selected = self._crew.selector.select(timeout)
         self.waited += monotonic() - began
         ready = {key.fileobj: (key.data, events) for key, events in selected}
@@ -382,6 +415,15 @@ class ProcessPool(Pool):
         for fd, (handle, _) in ready.items():
             if fd == handle.child.pidfd:
                 self._ended(handle)
+        if self._unwatched and monotonic() >= self._next_look:
+            self._look_for_ends()
+
+    def _look_for_ends(self) -> None:
+        """Ask for the ends of workers that have no pidfd."""
+        for handle in [*self._handles.values(), *self._leaving]:
+            if handle.child.pidfd < 0 and handle.child.has_ended():
+                self._ended(handle)
+        self._next_look = monotonic() + LOOK
 
     def _receive(self, handle: Handle) -> None:
         messages, closed = handle.channel.receive()
@@ -390,10 +432,9 @@ class ProcessPool(Pool):
         if closed:
             handle.channel.forget()
             self._crew.selector.unregister(handle.channel.sock)
-            if handle.child.pidfd < 0:
-                self._ended(handle)
-            elif self._handles.get(handle.lane) is handle and not handle.child.ends_within(DYING):
+            if self._handles.get(handle.lane) is handle and not handle.child.ends_within(DYING):
                 handle.kill("died", "closed the descriptors of its worker, which was then killed")
+            self._next_look = 0.0
 
     def _take(self, handle: Handle, message: _channel.Message) -> None:
         if message.kind == _channel.ENDED:
@@ -419,11 +460,6 @@ class ProcessPool(Pool):
             if handle.ending is None and self._busy:
                 self._answers.append(handle.lost())
         self._bury(handle)
-
-
-def sys_path() -> list[str]:
-    """The import path, for workers to import from the same places."""
-    return [path for path in sys.path if isinstance(path, str)]
 
 
 def checked_count(name: str, value: int) -> int:

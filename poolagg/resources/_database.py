@@ -22,6 +22,7 @@ from typing import Any, NoReturn, TypeVar
 
 from poolagg._interrupts import interrupts_allowed, interrupts_held_back
 from poolagg._ownership import exposure_of_database
+from poolagg._seconds import checked_seconds
 from poolagg.errors import ResourceError, short_repr
 from poolagg.reducers import Into
 from poolagg.resources._lock import FIRST_PAUSE, pause, within
@@ -109,9 +110,8 @@ class Database:
             raise ValueError(f"run is the name of the run, a text of 1 to 200 characters, not {run!r}")
         if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
             raise ValueError(f"batch is a number of partials, an int of 1 or more, not {batch!r}")
-        if not isinstance(patience, (int, float)) or not patience >= 0:
-            raise ValueError(f"patience is in seconds and must be 0 or more, not {patience!r}")
-        self._run, self._batch, self._patience, self._private = run, batch, patience, private
+        self._patience = checked_seconds("patience", patience, zero=True)
+        self._run, self._batch, self._private = run, batch, private
         self._session: Session | None = None
         self._applied: list[Any] = []
         self._ledger, self._pieces = b"", list[str]()  # as they are in the database

@@ -1,0 +1,172 @@
+"""What cloudpickle cannot send by value, and what can be made again from what it consists of.
+
+    functools.cache, lru_cache      the function and the parameters: the cache begins empty, as in any new process
+    functools.singledispatch        the implementations, by class
+    functools.cached_property       on Python 3.11 it holds a lock, which is made anew
+    typing.NewType, type aliases    the name, and what it stands for
+    struct.Struct                   its format
+    weak dicts and sets             what is in them; what nobody else refers to is gone again when it arrives
+    threading.local                 empty, as a new thread finds it
+
+Functions refer to themselves: a recursive one under `cache` has its wrapper among its globals. So each is made first,
+of as little as possible, and told the rest as its state.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+import sys
+import threading
+import typing
+import weakref
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any, cast
+
+__all__ = ["CACHED", "is_found_by_name", "reduction"]
+
+CACHED: type = type(functools.lru_cache(abs))
+"""What `functools.cache` and `lru_cache` make: found by name as functions are, and no function."""
+
+_DISPATCHING = cast(Any, functools.singledispatch(abs)).__code__
+
+
+_ALIAS: Any = getattr(typing, "TypeAliasType", None)
+"""What a `type` statement makes, from Python 3.12."""
+
+
+def reduction(obj: Any) -> Any:
+    """How to make the object again, for a pickler's `reducer_override`; NotImplemented if cloudpickle is to know."""
+    if (reduce := _REDUCTIONS.get(type(obj))) is not None:
+        return reduce(obj)
+    if isinstance(obj, FunctionType) and obj.__code__ is _DISPATCHING and not is_found_by_name(obj):
+        return _reduce_dispatching(obj)
+    return NotImplemented
+
+
+def is_found_by_name(obj: Any) -> bool:
+    """Whether a worker can import the object: from a module, which is not `__main__` nor registered to go by value."""
+    name, path = getattr(obj, "__module__", None), getattr(obj, "__qualname__", "") or getattr(obj, "__name__", "")
+    found = sys.modules.get(name or "")
+    if found is None or name == "__main__" or _goes_by_value(name):
+        return False
+    try:
+        return functools.reduce(getattr, path.split("."), found) is obj
+    except AttributeError:
+        return False
+
+
+def _goes_by_value(module: Any) -> bool:
+    registered = sys.modules["cloudpickle"].list_registry_pickle_by_value()
+    return any(f"{module}.".startswith(f"{name}.") for name in registered)
+
+
+# -- functions ---------------------------------------------------------------------------------------------------------
+
+
+def _reduce_cached(cached: Any) -> Any:
+    if is_found_by_name(cached) or not hasattr(cached, "cache_parameters"):
+        return NotImplemented
+    attributes = {name: value for name, value in vars(cached).items() if name != "cache_parameters"}
+    return _cached, (cached.__wrapped__, cached.cache_parameters()), attributes
+
+
+def _cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    return functools.lru_cache(**parameters)(function)
+
+
+def _reduce_dispatching(function: Any) -> Any:
+    own = {"register", "dispatch", "registry", "_clear_cache"}
+    attributes = {name: value for name, value in vars(function).items() if name not in own}
+    attributes |= {name: getattr(function, name) for name in functools.WRAPPER_ASSIGNMENTS if hasattr(function, name)}
+    state = dict(function.registry), attributes
+    return _dispatching, (function.__name__,), state, None, None, _complete_dispatching
+
+
+def _dispatching(name: str) -> Any:
+    def stub(argument: Any) -> None: ...
+
+    stub.__name__ = name
+    return functools.singledispatch(stub)
+
+
+def _complete_dispatching(function: Any, state: tuple[dict[type, Any], dict[str, Any]]) -> None:
+    registry, attributes = state
+    for cls, implementation in registry.items():
+        function.register(cls, implementation)
+    for name, value in attributes.items():
+        setattr(function, name, value)
+
+
+def _reduce_cached_property(own: functools.cached_property[Any]) -> Any:
+    return functools.cached_property, (own.func,), {name: value for name, value in vars(own).items() if name != "lock"}
+
+
+# -- values ------------------------------------------------------------------------------------------------------------
+
+
+def _reduce_new_type(own: Any) -> Any:
+    if is_found_by_name(own):
+        return NotImplemented
+    return typing.NewType, (own.__name__, own.__supertype__), dict(vars(own))
+
+
+class _Value:
+    """What a type alias stands for: an object of its own, since an alias may refer to itself."""
+
+    def __init__(self, alias: Any) -> None:
+        try:
+            self.value = alias.__value__
+        except NameError:  # it is for type checkers only
+            self.value = Any
+
+
+_values: dict[int, tuple[Any, _Value]] = {}
+"""Of each alias that was sent, the one object; aliases are part of the program, and stay."""
+
+
+def _reduce_alias(own: Any) -> Any:
+    if is_found_by_name(own):
+        return NotImplemented
+    if id(own) not in _values:
+        _values[id(own)] = own, _Value(own)
+    return _alias, (own.__name__, _values[id(own)][1], own.__type_params__)
+
+
+def _alias(name: str, value: _Value, parameters: tuple[Any, ...]) -> Any:
+    if parameters:
+        return _ALIAS(name, value.value, type_params=parameters)
+    namespace: dict[str, Any] = {"value": value, "__name__": "__main__"}
+    exec(f"type {name} = value.value", namespace)  # it looks at the value when it is asked for it, and not before
+    return namespace[name]
+
+
+def _reduce_struct(own: struct.Struct) -> Any:
+    return struct.Struct, (own.format,)
+
+
+def _reduce_weak_dict(own: Any) -> Any:
+    return type(own), (), None, None, iter(list(own.items()))
+
+
+def _reduce_weak_set(own: Any) -> Any:
+    return weakref.WeakSet, (list(own),)
+
+
+def _reduce_local(_: threading.local) -> Any:
+    return threading.local, ()
+
+
+_REDUCTIONS: dict[type, Callable[[Any], Any]] = {
+    CACHED: _reduce_cached,
+    functools.cached_property: _reduce_cached_property,
+    typing.NewType: _reduce_new_type,
+    struct.Struct: _reduce_struct,
+    threading.local: _reduce_local,
+    weakref.WeakKeyDictionary: _reduce_weak_dict,
+    weakref.WeakValueDictionary: _reduce_weak_dict,
+    weakref.WeakSet: _reduce_weak_set,
+}
+if _ALIAS is not None:
+    _REDUCTIONS[_ALIAS] = _reduce_alias

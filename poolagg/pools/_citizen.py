@@ -1,0 +1,153 @@
+"""A worker as other libraries see it: a process of `multiprocessing`, with random numbers and an exit of its own.
+
+    arriving   it takes its name, its parent and the parent's authkey, as a child of `multiprocessing` does: proxies of
+               a Manager connect, and what keeps itself apart by `current_process()` does so. Random generators that it
+               inherited start anew
+    leaving    it does what an interpreter does at its end: finalizers, `atexit`, files that are open and not flushed.
+               A worker that was killed does none of this
+
+Rule of the room: `multiprocessing` takes longer to import than a worker to fork. So it is imported only if the parent
+has it; a worker whose job imports it later takes its name then.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import importlib
+import io
+import itertools
+import os
+import sys
+import threading
+import weakref
+from typing import Any, NamedTuple, cast
+
+__all__ = ["Identity", "forget_exits", "identity_of_worker", "introduce", "leave", "new_random_numbers"]
+
+_MODULE = "multiprocessing.process"
+
+_FILES = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
+
+_numbers = itertools.count(1)
+"""For workers of a parent that does not know `multiprocessing`, which counts processes itself."""
+
+
+class Identity(NamedTuple):
+    """Who a worker is: as the parent's process number, with the parent's secret for connections to its managers."""
+
+    numbers: tuple[int, ...]
+    parent: int
+    parent_name: str
+    authkey: bytes | None
+    """None: the parent does not know `multiprocessing` yet."""
+
+
+# -- in the parent -----------------------------------------------------------------------------------------------------
+
+
+def identity_of_worker(before: Identity | None = None) -> Identity:
+    """Who a new worker is; `before`: who it was told to be, which may have become out of date."""
+    process = sys.modules.get(_MODULE)
+    if process is None:
+        return before or Identity((next(_numbers),), os.getpid(), "MainProcess", None)
+    me = process.current_process()
+    numbers = before.numbers if before else (*me._identity, next(process._process_counter))
+    return Identity(numbers, os.getpid(), me.name, bytes(me.authkey))
+
+
+# -- in the worker: arriving -------------------------------------------------------------------------------------------
+
+
+def forget_exits() -> None:
+    """Leave to the parent what is to be done when it ends; for a process that it has forked."""
+    atexit._clear()
+    weakref.finalize._registry.clear()  # type: ignore[attr-defined]
+    weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
+
+
+def new_random_numbers() -> None:
+    """Seed numpy's global generator, which a forked process has in the state of its parent; Python's seeds itself."""
+    if (random := sys.modules.get("numpy.random")) is not None and "numpy.random.mtrand" in sys.modules:
+        try:
+            random.seed()
+        except TypeError:  # somebody has put another generator in the place of the first
+            random.set_bit_generator(type(random.get_bit_generator())())
+
+
+def introduce(identity: Identity, sentinel: int) -> None:
+    """Be that process, for `multiprocessing`; `sentinel` is readable when the parent has ended."""
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Import)]
+    if _MODULE in sys.modules or identity.authkey is not None:
+        _become(identity, sentinel)
+    else:
+        sys.meta_path.insert(0, _Import(identity, sentinel))
+
+
+def _become(identity: Identity, sentinel: int) -> None:
+    """As `BaseProcess._bootstrap` begins."""
+    process: Any = importlib.import_module(_MODULE)
+    if process.current_process()._identity != identity.numbers:
+        me = process.BaseProcess(name=f"PoolWorker-{':'.join(map(str, identity.numbers))}")
+        me._identity, me._parent_pid, me._parent_name = identity.numbers, identity.parent, identity.parent_name
+        me._config.pop("daemon", None)  # workers may have children
+        process._process_counter, process._children = itertools.count(1), set()
+        process._current_process = me
+        process._parent_process = process._ParentProcess(identity.parent_name, identity.parent, sentinel)
+        if (util := sys.modules.get("multiprocessing.util")) is not None:
+            util._finalizer_registry.clear()
+            util._run_after_forkers()
+    if identity.authkey is not None:
+        process.current_process().authkey = identity.authkey
+
+
+class _Import:
+    """A finder that waits for `multiprocessing` to be imported."""
+
+    def __init__(self, identity: Identity, sentinel: int) -> None:
+        self._then = identity, sentinel
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """Leave it to others to find; what they find, load and then be that process."""
+        if name != _MODULE:
+            return None
+        from importlib.util import find_spec
+
+        sys.meta_path.remove(self)
+        spec = find_spec(name)
+        if spec is not None and spec.loader is not None:
+            spec.loader = cast(Any, _Loader(spec.loader, self._then))
+        return spec
+
+
+class _Loader:
+    def __init__(self, loader: Any, then: tuple[Identity, int]) -> None:
+        self._loader, self._then = loader, then
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def exec_module(self, module: Any) -> None:
+        self._loader.exec_module(module)
+        _become(*self._then)
+
+
+# -- in the worker: leaving --------------------------------------------------------------------------------------------
+
+
+def leave(inherited: frozenset[int]) -> None:
+    """Do what an interpreter does at its end, for a forked process, which must not return into its parent's frames.
+
+    A file on one of the `inherited` descriptors may hold what the parent has written, and will flush itself.
+    """
+    if (util := sys.modules.get("multiprocessing.util")) is not None:
+        util._exit_function()
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for thing in gc.get_objects():
+        if issubclass(type(thing), _FILES):
+            try:
+                if thing.fileno() not in inherited:
+                    thing.flush()
+            except (OSError, ValueError):
+                pass  # it is closed, or its disk is full
