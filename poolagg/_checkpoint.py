@@ -25,6 +25,7 @@ from hashlib import blake2b
 from typing import Any, NamedTuple, NoReturn
 from zlib import crc32
 
+from poolagg._chunks import Intervals
 from poolagg.errors import CheckpointError
 
 __all__ = ["NOTHING", "Checkpoint", "FailedItem", "Held", "Store", "check_owner", "look", "packed", "unpacked"]
@@ -106,6 +107,18 @@ class Held:
     state: bytes | None = None
     pages: bytes = b""
     failed: dict[int, FailedItem] = field(default_factory=dict)
+
+    @property
+    def unlisted(self) -> Intervals:
+        """The items that failed after those that are listed in `failed`: their indices alone."""
+        return Intervals((start, stop) for start, stop in self.facts.get("unlisted", ()))
+
+    @property
+    def all_failed(self) -> Intervals:
+        """All items that failed."""
+        failed = Intervals((index, index + 1) for index in sorted(self.failed))
+        failed.update(self.unlisted)
+        return failed
 
 
 NOTHING = pickle.dumps(None, 5)

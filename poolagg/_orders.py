@@ -22,6 +22,7 @@ __all__ = [
     "Fail",
     "Failure",
     "Finished",
+    "LeaveOut",
     "Lost",
     "Merged",
     "Order",
@@ -181,11 +182,15 @@ class Broken(NamedTuple):
 
 
 class Pulled(NamedTuple):
-    """Items `start` to `stop` were pulled from the source, `nbytes` in all."""
+    """Items `start` to `stop` were pulled from the source, `nbytes` in all.
+
+    `kept_bytes`: the size of all parcels that are kept for re-runs by now; a parcel is kept whole for any of its items.
+    """
 
     start: int
     stop: int
     nbytes: int
+    kept_bytes: int = 0
 
 
 class SourceEnded(NamedTuple):
@@ -225,6 +230,12 @@ class Skip(NamedTuple):
     attempt: int
 
 
+class LeaveOut(NamedTuple):
+    """All items of a leaf failed for good: there will be no state of it."""
+
+    leaf: int
+
+
 class Fail(NamedTuple):
     """The run cannot go on: `index` is the item that failed for good, None if no item is to blame."""
 
@@ -236,4 +247,4 @@ class Fail(NamedTuple):
 
 Answer: TypeAlias = Finished | Shipped | Revoked | Lost | Worn | Broken
 Event: TypeAlias = Answer | Pulled | SourceEnded | Merged | Tick
-Order: TypeAlias = Run | Ship | Revoke | Replace | Commit | Again | Skip | Fail
+Order: TypeAlias = Run | Ship | Revoke | Replace | Commit | Again | Skip | LeaveOut | Fail

@@ -246,7 +246,7 @@ class Source:
         if self._encode is None:
             items.append(item)
             self._seen += 1
-            self._nbytes += 8
+            self._nbytes += 8 + _buffer_size(item)
             return
         self._kind, self._seen = PACKED, 0
         items[:] = map(self._pack, items)
@@ -311,6 +311,17 @@ class Source:
         data = self._encode(item)
         self._nbytes += size_of(data)
         return data
+
+
+def _buffer_size(item: Any) -> int:
+    """Return the bytes of an array or a buffer, 0 for other items: what is passed by reference is kept, too."""
+    if type(item) is bytearray:
+        return len(item)
+    try:
+        nbytes = item.nbytes
+    except Exception:  # few items have it
+        return 0
+    return nbytes if type(nbytes) is int else 0
 
 
 def _length(iterable: Iterable[Any]) -> int | None:

@@ -30,6 +30,7 @@ from poolagg._orders import (
     Fail,
     Failure,
     Finished,
+    LeaveOut,
     Lost,
     Merged,
     Order,
@@ -49,6 +50,10 @@ from poolagg._orders import (
 from poolagg._pace import Pace
 
 __all__ = ["Plan", "Terms"]
+
+
+HELD = 4096
+"""Intervals that a lane holds at most: each item that fails leaves a gap, and a gap takes memory here and there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,7 @@ class Plan:
         self._blame = Blame(self._ledger, terms.retries, terms.lanes)
         self._lanes = Lanes(terms.lanes, terms.in_flight)
         self._chunk = 0
+        self._kept_bytes = 0
         self._orders: list[Order] = []
 
     @property
@@ -102,8 +108,13 @@ class Plan:
 
     @property
     def failed(self) -> Intervals:
-        """The items that failed for good."""
+        """The items that failed for good, without those that nothing depends on any more."""
         return self._ledger.failed
+
+    @property
+    def failures(self) -> int:
+        """How many items failed for good."""
+        return self._ledger.failures
 
     # -- what the engine asks ----------------------------------------------------------------------------------
 
@@ -163,7 +174,8 @@ class Plan:
     def handle(self, event: Event) -> list[Order]:
         """Take in what happened; give the orders that follow from it."""
         match event:
-            case Pulled(start, stop, nbytes):
+            case Pulled(start, stop, nbytes, kept_bytes):
+                self._kept_bytes = kept_bytes
                 self.pace.pulled(stop - start, nbytes)
                 self._ledger.pull(start, stop)
             case SourceEnded():
@@ -275,8 +287,9 @@ class Plan:
         if again:
             self._orders.append(Again(failure, attempt))
         elif self.terms.skip:
-            self._ledger.skip(failure.index)
             self._orders.append(Skip(failure, attempt))
+            if (leaf := self._ledger.skip(failure.index)) is not None:
+                self._orders.append(LeaveOut(leaf))
         else:
             self._fail(Fail(failure.index, failure.error, attempt, failure.cause))
         return again
@@ -403,8 +416,10 @@ class Plan:
             return True
         for run in lane.chunks:
             work = 0.0 if run.ship else work + self.pace.seconds(run.stop - run.start)
-        kept_bytes = self.pace.item_bytes * self._ledger.uncovered
-        return self.pace.worth_shipping(work + self.pace.seconds(items)) or kept_bytes > self.terms.kept_bytes
+        kept_bytes = max(self._kept_bytes, self.pace.item_bytes * self._ledger.uncovered)
+        if kept_bytes > self.terms.kept_bytes or len(lane.held) > HELD:
+            return True
+        return self.pace.worth_shipping(work + self.pace.seconds(items))
 
     def _ship(self, lane: Lane) -> None:
         if not lane.shipping:

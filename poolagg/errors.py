@@ -20,6 +20,7 @@ __all__ = [
     "SkippedItems",
     "TaskError",
     "WorkerLost",
+    "clipped",
     "short_repr",
 ]
 
@@ -37,6 +38,18 @@ def short_repr(value: object) -> str:
         return _reprs.repr(value)
     except Exception:
         return f"<{type(value).__name__} whose repr raises>"
+
+
+def clipped(text: str, most: int) -> str:
+    """Return `text`, or about `most` characters of it: three quarters from its beginning, a quarter from its end.
+
+    >>> clipped("0123456789" * 10, 16)
+    '012345678901 [... 84 characters ...] 6789'
+    """
+    if len(text) <= most:
+        return text
+    end = most // 4
+    return f"{text[: most - end]} [... {len(text) - most} characters ...] {text[len(text) - end :]}"
 
 
 class PoolAggError(Exception):

@@ -22,6 +22,7 @@ from poolagg._orders import (
     Fail,
     Failure,
     Finished,
+    LeaveOut,
     Lost,
     Merged,
     Piece,
@@ -242,6 +243,8 @@ class World:
                 self.workers[lane] = self.new_worker()
             case Commit(piece):
                 self.commit(piece, events)
+            case LeaveOut(leaf):
+                self.folding.leave_out(leaf)
             case Skip(failure, _):
                 self.check_charge(failure.index, failure.cause)
                 self.skipped[failure.index] = order

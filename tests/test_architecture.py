@@ -61,14 +61,14 @@ MAY_IMPORT = {
         *("errors", "functions", "reducers", "strategies"),
     },
     "_progress": {"events"},
-    "_checkpoint": {"errors"},
+    "_checkpoint": {"_chunks", "errors"},
     "resources": {"_checkpoint", "errors", "reducers"},
     "_entrusted": {"_checkpoint", "errors", "resources"},
     # floor 3: the one place that holds a plan and a pool
     "_watching": {"errors", "events"},
     "_settings": {"_checkpoint", "_pages", "_plan", "_progress", "events", "pools", "reducers", "strategies"},
     "_continuation": {
-        *("_checkpoint", "_chunks", "_entrusted", "_fingerprint", "_pages", "_parcels", "_plan", "_settings"),
+        *("_checkpoint", "_chunks", "_entrusted", "_fingerprint", "_pages", "_parcels", "_plan", "_settings", "_verdicts"),
         *("errors", "events", "functions", "strategies"),
     },
     "_verdicts": {"_orders", "errors", "events"},

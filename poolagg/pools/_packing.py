@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from poolagg._chunks import Interval
 from poolagg._orders import Failure, Piece
 from poolagg._parcels import PACKED, Encoded, Packed, Parcel
-from poolagg.errors import PoolAggError, ReducerError, RemoteError, WorkerLost
+from poolagg.errors import PoolAggError, ReducerError, RemoteError, WorkerLost, clipped
 from poolagg.pools._arena import Apart, Arena, Loan, Place, Span
 from poolagg.pools._channel import Bytes
 from poolagg.pools._travel import dumps, works
@@ -49,6 +49,9 @@ PackedFailure: TypeAlias = tuple[int, str, str, int]
 PackedPiece: TypeAlias = tuple[tuple[Interval, ...], int, PackedFailure | None, list[Span]]
 """The intervals covered, the length of the payload, why there is none, and where its large buffers are."""
 
+
+LONGEST = 16_000
+"""Characters that travel of a traceback: it ends with the exception's message, which may contain a whole item."""
 
 IN_THE_WORKER = "\nIn the worker:\n"
 """What the note on an exception begins with that came from another process."""
@@ -117,7 +120,7 @@ def _copy(payload: memoryview, span: Span) -> bytearray:
 
 def pack_failure(index: int, error: BaseException) -> tuple[PackedFailure, bytes]:
     """An exception, and the bytes it pickles to. Here it is over: its frames, which hold items, are let go of."""
-    trace = _told_before(error) or "".join(traceback.format_exception(error))
+    trace = clipped(_told_before(error) or "".join(traceback.format_exception(error)), LONGEST)
     try:
         blob = dumps(error)
     except Exception:

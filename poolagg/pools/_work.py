@@ -11,7 +11,7 @@ is nothing, short enough that the cell tells the parent what is going on.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from time import monotonic, perf_counter
 from typing import Any, NamedTuple, Protocol
 
@@ -24,13 +24,18 @@ from poolagg.pools._travel import dumps_by_value
 from poolagg.reducers import Reducer
 from poolagg.strategies import Payload, Strategy
 
-__all__ = ["Beat", "Job", "Outcome", "Work", "pickle_job"]
+__all__ = ["Beat", "Job", "Outcome", "Work", "let_callers_go", "pickle_job"]
 
 BATCH = 0.001
 """Seconds of work in a batch."""
 
 HEAVY = 1 << 20
 """Bytes of partials in a batch at most, so that a lane never holds a hundred arrays."""
+
+
+FAILURES = 256
+"""Failed items after which a lane hands back the rest of its chunk: to send an exception takes longer than most items
+take to fail, and it may be as large as its item."""
 
 
 class Job(NamedTuple):
@@ -143,7 +148,7 @@ class Work:
         now = perf_counter()
         while index < stop:
             end = min(stop, index + (1 if run.alone else self._batch))
-            if index > run.start and (now > until or (not run.alone and self._beat.full())):
+            if index > run.start and (now > until or (not run.alone and self._has_too_much())):
                 boundary = index if self._job.grid is None else self._job.grid.ceil(index)
                 if boundary == index:
                     return index
@@ -156,6 +161,10 @@ class Work:
             self._adapt(end - index, now - began, size)
             index = end
         return stop
+
+    def _has_too_much(self) -> bool:
+        """Whether the lane has too much memory, or failures, to go on: exceptions are kept until the chunk ends."""
+        return len(self._failures) >= FAILURES or self._beat.full()
 
     def _adapt(self, items: int, seconds: float, size: int) -> None:
         by_time = items * BATCH / max(seconds, 1e-9)
@@ -227,6 +236,23 @@ class Work:
             f"{self._job.reducer!r} failed in a worker, {where}: {type(error).__name__}: {error}. "
             f"Try it with poolagg.testing.check_reducer, or with pool=SerialPool()"
         )
+
+
+def let_callers_go(failures: Iterable[Failure]) -> None:
+    """Clear the frames that called `func`, as far as they have ended.
+
+    An exception keeps them by its traceback, and they would keep it, with the items of its chunk, until the garbage
+    collector comes. The frames of `func` stay as they are, for debuggers.
+    """
+    for failure in failures:
+        trace = failure.error.__traceback__
+        frame = None if trace is None else trace.tb_frame.f_back
+        while frame is not None:
+            try:
+                frame.clear()
+            except RuntimeError:  # it is still running, and so are those that called it
+                break
+            frame = frame.f_back
 
 
 def _drained(partial: Any) -> Any:

@@ -9,7 +9,7 @@ from poolagg._orders import Answer, Broken, Finished, Piece, Replace, Revoke, Re
 from poolagg._parcels import Parcel, open_parcel
 from poolagg.errors import ReducerError
 from poolagg.pools._pool import Pool, PoolOrder
-from poolagg.pools._work import Job, Work
+from poolagg.pools._work import Job, Work, let_callers_go
 
 __all__ = ["NoBeat", "SerialPool", "carry_out"]
 
@@ -30,6 +30,16 @@ class NoBeat:
 
 def carry_out(work: Work, order: Run | Ship, parcel: Parcel | None) -> Answer:
     """Do what an order says in this very thread; partials go by reference."""
+    answer = _carry_out(work, order, parcel)
+    if isinstance(answer, Finished):
+        let_callers_go(answer.failures)
+    try:
+        return answer
+    finally:  # this frame may be kept by their tracebacks, too
+        del work, parcel, answer
+
+
+def _carry_out(work: Work, order: Run | Ship, parcel: Parcel | None) -> Answer:
     try:
         if isinstance(order, Ship):
             return Shipped(order.lane, _pieces(work))
@@ -80,9 +90,11 @@ class SerialPool(Pool):
             if not isinstance(order, Replace):
                 assert self._work is not None
                 began = monotonic()
-                answer = carry_out(self._work, order, parcel)
-                self.waited += monotonic() - began  # as its own worker
-                return [answer]
+                try:
+                    return [carry_out(self._work, order, parcel)]  # in no variable, for tracebacks keep this frame
+                finally:
+                    del parcel
+                    self.waited += monotonic() - began  # as its own worker
         return []
 
     def _begin(self, job: Job, lanes: int) -> None:

@@ -49,6 +49,10 @@ class Folding(Protocol):
         """Go on from what was committed before, perhaps by another process."""
 
 
+    def leave_out(self, leaf: int) -> None:
+        """All items of a leaf have failed, so no payload will come for it. Optional."""
+
+
 class Errand(NamedTuple):
     """Work for the lanes on what was committed: `func` of each of `items`, whose results `take` takes, in any order.
 
