@@ -67,11 +67,11 @@ MAY_IMPORT = {
     # floor 3: the one place that holds a plan and a pool
     "_watching": {"errors", "events"},
     "_settings": {"_checkpoint", "_pages", "_plan", "_progress", "events", "pools", "reducers", "strategies"},
+    "_verdicts": {"_orders", "errors", "events"},
     "_continuation": {
         *("_checkpoint", "_chunks", "_entrusted", "_fingerprint", "_pages", "_parcels", "_plan", "_settings", "_verdicts"),
         *("errors", "events", "functions", "strategies"),
     },
-    "_verdicts": {"_orders", "errors", "events"},
     "_run": {
         *("_chunks", "_continuation", "_orders", "_pace", "_pages", "_parcels", "_plan", "_settings", "_verdicts"),
         *("_watching", "errors", "events", "functions", "pools", "reducers"),
