@@ -450,7 +450,7 @@ class Run:
 
     def _fail(self, order: orders.Fail) -> NoReturn:
         if order.index is None:
-            raise error_of_run(order.error, repr(self._settings.reducer))
+            raise error_of_run(order, repr(self._settings.reducer))
         failure = orders.Failure(order.index, order.cause, order.error)
         self._watchers.tell_if(self._item_failed, failure, order.attempt, False)
         raise error_of_item(order, name_of(self._settings.func), order.index, self._item(order.index))

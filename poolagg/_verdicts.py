@@ -36,10 +36,17 @@ def error_of_item(order: Fail, func: str, index: int, item: Any) -> PoolAggError
     return told
 
 
-def error_of_run(error: BaseException, reducer: str) -> PoolAggError:
+def error_of_run(order: Fail, reducer: str) -> PoolAggError:
     """The error for a run that cannot go on, with no item to blame."""
+    error = order.error
+    told: PoolAggError
     if isinstance(error, PoolAggError):
         return error
+    if order.cause == "timeout":
+        text = f"a worker was killed, for {error}, and no single item could be named that took so long"
+        told = WorkerLost(text, exitcode=None, signal=None, index=None, item=None)
+        told.__cause__ = error
+        return told
     told = ReducerError(f"a state of {reducer} could not travel from its worker: {said(error)}")
     told.__cause__ = error
     return told

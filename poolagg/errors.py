@@ -9,6 +9,8 @@ from __future__ import annotations
 import reprlib
 from typing import Any
 
+from poolagg._signals import raised_by_handler
+
 __all__ = [
     "CheckpointError",
     "CheckpointMismatch",
@@ -36,7 +38,9 @@ def short_repr(value: object) -> str:
     """
     try:
         return _reprs.repr(value)
-    except Exception:
+    except Exception as error:
+        if raised_by_handler(error):
+            raise
         return f"<{type(value).__name__} whose repr raises>"
 
 

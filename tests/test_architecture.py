@@ -28,7 +28,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 MAY_IMPORT = {
     # floor 0, pure: values and what is made of them
     "_lazily": set(),
-    "errors": set(),
+    "_signals": set(),
+    "errors": {"_signals"},
     "events": set(),
     "functions": set(),
     "_sizes": set(),
@@ -57,7 +58,7 @@ MAY_IMPORT = {
     "_report": {"_limit", "_report_page", "_sizes", "_tally", "events"},
     # floor 2: effects
     "pools": {
-        *("_chunks", "_kinds", "_lazily", "_orders", "_parcels", "_sizes"),
+        *("_chunks", "_kinds", "_lazily", "_orders", "_parcels", "_signals", "_sizes"),
         *("errors", "functions", "reducers", "strategies"),
     },
     "_progress": {"events"},
@@ -65,11 +66,21 @@ MAY_IMPORT = {
     "resources": {"_checkpoint", "errors", "reducers"},
     "_entrusted": {"_checkpoint", "errors", "resources"},
     # floor 3: the one place that holds a plan and a pool
-    "_watching": {"errors", "events"},
+    "_watching": {"_signals", "errors", "events"},
     "_settings": {"_checkpoint", "_pages", "_plan", "_progress", "events", "pools", "reducers", "strategies"},
     "_verdicts": {"_orders", "errors", "events"},
     "_continuation": {
-        *("_checkpoint", "_chunks", "_entrusted", "_fingerprint", "_pages", "_parcels", "_plan", "_settings", "_verdicts"),
+        *(
+            "_checkpoint",
+            "_chunks",
+            "_entrusted",
+            "_fingerprint",
+            "_pages",
+            "_parcels",
+            "_plan",
+            "_settings",
+            "_verdicts",
+        ),
         *("errors", "events", "functions", "strategies"),
     },
     "_run": {

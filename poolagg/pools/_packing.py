@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from poolagg._chunks import Interval
 from poolagg._orders import Failure, Piece
 from poolagg._parcels import PACKED, Encoded, Packed, Parcel
+from poolagg._signals import raised_by_handler
 from poolagg.errors import PoolAggError, ReducerError, RemoteError, WorkerLost, clipped
 from poolagg.pools._arena import Apart, Arena, Loan, Place, Span
 from poolagg.pools._channel import Bytes
@@ -263,9 +264,21 @@ def as_reducer_error(error: BaseException) -> PoolAggError:
     """What ended a lane's work, as the reducer's error, if it is not known better."""
     if isinstance(error, (ReducerError, WorkerLost)):
         return error
+    if raised_by_handler(error):
+        return _struck(error)
     told = ReducerError(f"the reducer failed in a worker: {type(error).__name__}: {error}")
     told.__cause__ = error
     return told
+
+
+def _struck(error: BaseException) -> WorkerLost:
+    text = (
+        f"a signal handler raised {type(error).__name__}: {error} in a worker, outside of func, when an item was over. "
+        "If func sets an alarm, it has to cancel it: signal.alarm(0), in a finally block"
+    )
+    lost = WorkerLost(text, exitcode=None, signal=None, index=None, item=None)
+    lost.__cause__ = error
+    return lost
 
 
 def job_does_not_open(error: BaseException) -> ReducerError:

@@ -13,11 +13,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from time import monotonic, perf_counter
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 from poolagg._chunks import Grid, Interval, without
 from poolagg._kinds import kinds
 from poolagg._orders import NONE_YET, Failure, Run, Slowest
+from poolagg._signals import raised_by_handler
 from poolagg.errors import ReducerError
 from poolagg.functions import here
 from poolagg.pools._travel import dumps_by_value
@@ -92,9 +93,12 @@ class Outcome(NamedTuple):
 
 
 class Work:
-    """One job in one lane. `fatal` exceptions in `func` are not the item's failure but end the lane's thread."""
+    """One job in one lane. Exceptions in `func` that are `fatal` are not the item's failure but end the lane's thread.
 
-    def __init__(self, job: Job, beat: Beat, fatal: tuple[type[BaseException], ...] = ()) -> None:
+    Outside of `func`, what a signal handler raises propagates as it is: it is not the reducer's failure.
+    """
+
+    def __init__(self, job: Job, beat: Beat, fatal: Callable[[BaseException], bool] = lambda _: False) -> None:
         self._job = job
         self._beat = beat
         self._fatal = fatal
@@ -127,14 +131,14 @@ class Work:
         try:
             self._gather.adopt(covers, data)  # type: ignore[attr-defined]
         except Exception as error:
-            raise self._as_reducers(error, "where states met") from error
+            self._raise_as_reducers(error, "where states met")
 
     def payloads(self) -> list[Payload]:
         """Give up the state gathered so far; some of it may be merged for that."""
         try:
             return self._gather.payloads()
         except Exception as error:
-            raise self._as_reducers(error, "as its state was to be shipped") from error
+            self._raise_as_reducers(error, "as its state was to be shipped")
 
     def _run_interval(
         self,
@@ -207,7 +211,7 @@ class Work:
             try:
                 done.extend(map(func, source))
             except BaseException as raised:  # SystemExit, KeyboardInterrupt and their like are the item's as well
-                if isinstance(raised, self._fatal):
+                if self._fatal(raised):
                     raise
                 error = raised
             if done:
@@ -228,14 +232,16 @@ class Work:
         try:
             method(*arguments)
         except Exception as error:
-            raise self._as_reducers(error, f"near item {arguments[0]}") from error
+            self._raise_as_reducers(error, f"near item {arguments[0]}")
         self._reduce_seconds += perf_counter() - began
 
-    def _as_reducers(self, error: Exception, where: str) -> ReducerError:
-        return ReducerError(
+    def _raise_as_reducers(self, error: Exception, where: str) -> NoReturn:
+        if raised_by_handler(error):
+            raise error
+        raise ReducerError(
             f"{self._job.reducer!r} failed in a worker, {where}: {type(error).__name__}: {error}. "
             f"Try it with poolagg.testing.check_reducer, or with pool=SerialPool()"
-        )
+        ) from error
 
 
 def let_callers_go(failures: Iterable[Failure]) -> None:

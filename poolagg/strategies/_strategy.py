@@ -48,7 +48,6 @@ class Folding(Protocol):
     def restore(self, state: Any) -> None:
         """Go on from what was committed before, perhaps by another process."""
 
-
     def leave_out(self, leaf: int) -> None:
         """All items of a leaf have failed, so no payload will come for it. Optional."""
 
