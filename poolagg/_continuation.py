@@ -50,8 +50,8 @@ LONGEST = 8_000
 """Characters that are kept of a traceback: its beginning and its end."""
 
 LISTED = 1_000
-"""Failed items that are kept with their text and traceback, 8 MB of them at most. Of further ones, which may be many, the
-index alone is kept, as intervals: that is what running them again takes."""
+"""Failed items that are kept with their text and traceback, 8 MB of them at most. Of further ones, which may be many,
+the index alone is kept, as intervals: that is what running them again takes."""
 
 
 class Cadence:
