@@ -22,6 +22,7 @@ __all__ = [
     "Fail",
     "Failure",
     "Finished",
+    "Late",
     "LeaveOut",
     "Lost",
     "Merged",
@@ -39,6 +40,8 @@ __all__ = [
     "SourceEnded",
     "Tick",
     "Worn",
+    "Yield",
+    "Yielded",
 ]
 
 Cause: TypeAlias = Literal["raised", "died", "timeout"]
@@ -77,6 +80,13 @@ class Ship(NamedTuple):
 
 class Revoke(NamedTuple):
     """Take back a chunk that waits behind another; answered by `Revoked`."""
+
+    lane: int
+    chunk: int
+
+
+class Yield(NamedTuple):
+    """End a running chunk early, for another lane has nothing to do; answered by `Yielded`."""
 
     lane: int
     chunk: int
@@ -149,6 +159,14 @@ class Revoked(NamedTuple):
     ok: bool
 
 
+class Yielded(NamedTuple):
+    """The lane will run no item of a chunk from `reached` on, but to end a leaf; None: nobody knows."""
+
+    lane: int
+    chunk: int
+    reached: int | None
+
+
 class Lost(NamedTuple):
     """The lane's worker is gone, with all it held; it was running the items of `suspect`, or none that is known.
 
@@ -203,6 +221,13 @@ class Merged(NamedTuple):
     seconds: float
 
 
+class Late(NamedTuple):
+    """The lane's running chunk has been at one batch for long."""
+
+    lane: int
+    chunk: int
+
+
 class Tick(NamedTuple):
     """`Terms.ship_every` seconds have passed: states are wanted."""
 
@@ -245,6 +270,6 @@ class Fail(NamedTuple):
     cause: Cause = "raised"
 
 
-Answer: TypeAlias = Finished | Shipped | Revoked | Lost | Worn | Broken
-Event: TypeAlias = Answer | Pulled | SourceEnded | Merged | Tick
-Order: TypeAlias = Run | Ship | Revoke | Replace | Commit | Again | Skip | LeaveOut | Fail
+Answer: TypeAlias = Finished | Shipped | Revoked | Yielded | Lost | Worn | Broken
+Event: TypeAlias = Answer | Pulled | SourceEnded | Merged | Late | Tick
+Order: TypeAlias = Run | Ship | Revoke | Yield | Replace | Commit | Again | Skip | LeaveOut | Fail

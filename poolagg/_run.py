@@ -37,6 +37,9 @@ if TYPE_CHECKING:  # few runs have a checkpoint, and sqlite3 takes as long to im
 
 __all__ = ["Run", "Snapshot"]
 
+LATE = 0.005
+"""Seconds that a batch, which is to last a millisecond, may take before its lane is asked to share its chunk."""
+
 PULLING = 0.001
 """Seconds of pulling between two looks at the lanes."""
 
@@ -246,11 +249,15 @@ class Run:
             deadlines.append(self._next_timeout(self._settings.item_timeout))
         if self._kept is not None and (look := self._kept.next_look) is not None:
             deadlines.append(look)
+        if self._plan.starving:
+            deadlines.extend(since + LATE for _, _, since in self._divisible())
         return max(0.0, min(deadlines) - monotonic()) if deadlines else None
 
     def _look_at_the_clock(self) -> None:
         if self._settings.item_timeout is not None:
             self._kill_overdue(self._settings.item_timeout)
+        if self._plan.starving:
+            self._have_shared()
         if self._watchers and monotonic() >= self._next_redraw:
             self._next_redraw = monotonic() + REDRAW
             self._watchers.tell(events.Progressed(self._items_done(), self._plan.failures, self._total))
@@ -260,6 +267,21 @@ class Run:
                 self._do(self._plan.handle(orders.Tick()))
             if self._kept.due():
                 self._watchers.tell(self._kept.commit())
+
+    def _have_shared(self) -> None:
+        """Ask lanes whose chunks hold heavy items to share them, while others have nothing to do."""
+        for lane, chunk, since in self._divisible():
+            if monotonic() - since > LATE:
+                self._do(self._plan.handle(orders.Late(lane, chunk)))
+
+    def _divisible(self) -> list[tuple[int, int, float]]:
+        """Which lanes run a chunk that can be shared, and since when they are at its batch."""
+        running = ((lane, self._pool.batch(lane)) for lane in range(self._plan.terms.lanes))
+        return [
+            (lane, batch.chunk, batch.since)
+            for lane, batch in running
+            if batch is not None and self._plan.divisible(lane, batch.chunk)
+        ]
 
     # -- the checkpoint ----------------------------------------------------------------------------------------
 
@@ -380,7 +402,7 @@ class Run:
             match order:
                 case orders.Run():
                     self._pool.perform(order, self._parcels.find(order.start))
-                case orders.Ship() | orders.Revoke() | orders.Replace():
+                case orders.Ship() | orders.Revoke() | orders.Yield() | orders.Replace():
                     self._pool.perform(order, None)
                 case orders.Commit(piece):
                     pending.extend(self._commit(piece))

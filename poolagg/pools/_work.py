@@ -21,6 +21,7 @@ from poolagg._orders import NONE_YET, Failure, Run, Slowest
 from poolagg._signals import raised_by_handler
 from poolagg.errors import ReducerError
 from poolagg.functions import here
+from poolagg.pools._cell import Sharing
 from poolagg.pools._travel import dumps_by_value
 from poolagg.reducers import Reducer
 from poolagg.strategies import Payload, Strategy
@@ -33,6 +34,14 @@ BATCH = 0.001
 HEAVY = 1 << 20
 """Bytes of partials in a batch at most, so that a lane never holds a hundred arrays."""
 
+
+LIGHT = 100
+"""Items of a batch from which on none is looked at apart, though a lane may wait for them: to look before each item
+takes 0.1 us, which is to be no more than 1 %."""
+
+FEW = 512
+"""Items of a chunk up to which the lane looks all the same: it takes less than sending the chunk, and items that follow
+light ones may be heavy."""
 
 FAILURES = 256
 """Failed items after which a lane hands back the rest of its chunk: to send an exception takes longer than most items
@@ -71,6 +80,10 @@ def pickle_job(job: Job, inherited: Mapping[str, Any] | None = None) -> bytes:
 class Beat(Protocol):
     """Where a lane says what it is doing."""
 
+    @property
+    def sharing(self) -> Sharing | None:
+        """How a running chunk is divided; None where it is not."""
+
     def batch(self, chunk: int, start: int, stop: int) -> None:
         """The lane begins to map items `start` to `stop` of a chunk."""
 
@@ -101,6 +114,8 @@ class Work:
     def __init__(self, job: Job, beat: Beat, fatal: Callable[[BaseException], bool] = lambda _: False) -> None:
         self._job = job
         self._beat = beat
+        self._sharing = beat.sharing
+        self._cut: int | None = None  # where the batch ended early, for the chunk is to yield
         self._fatal = fatal
         self._gather = job.strategy.gather(job.reducer, job.grid)
         self._batch = 1
@@ -153,18 +168,29 @@ class Work:
         while index < stop:
             end = min(stop, index + (1 if run.alone else self._batch))
             if index > run.start and (now > until or (not run.alone and self._has_too_much())):
-                boundary = index if self._job.grid is None else self._job.grid.ceil(index)
-                if boundary == index:
+                if (boundary := self._boundary(index)) == index:
                     return index
                 end = min(end, boundary)
             self._beat.batch(run.chunk, index, end)
-            size = self._map(index, items[index - run.start : end - run.start], unpack, run.alone)
+            asked = self._sharing is not None and self._sharing.asked(run.chunk)
+            if asked:  # looked at after it was said what will be run
+                if (boundary := self._boundary(index)) == index:
+                    return index
+                end = min(end, boundary)
+            looks = not (asked or run.alone) and (run.stop - run.start <= FEW or end - index < LIGHT)
+            part = items[index - run.start : end - run.start]
+            size = self._map(index, part, unpack, run.chunk if looks else None)
+            end = end if self._cut is None else self._cut
             began, now = now, perf_counter()
             if now - began > self._slowest[2]:
                 self._slowest = index, end, now - began
             self._adapt(end - index, now - began, size)
             index = end
         return stop
+
+    def _boundary(self, index: int) -> int:
+        """Where a lane may stop that has come to `index`."""
+        return index if self._job.grid is None else self._job.grid.ceil(index)
 
     def _has_too_much(self) -> bool:
         """Whether the lane has too much memory, or failures, to go on: exceptions are kept until the chunk ends."""
@@ -176,13 +202,19 @@ class Work:
         self.heavy = self.heavy or size > HEAVY
         self._batch = max(1, int(min(by_time, by_size, self._batch * 4)))
 
-    def _map(self, index: int, items: Sequence[Any], unpack: Callable[[Any], Any] | None, apart: bool) -> int:
-        """Map one batch and gather it; return about how many bytes one partial takes."""
+    def _map(
+        self, index: int, items: Sequence[Any], unpack: Callable[[Any], Any] | None, chunk: int | None = None
+    ) -> int:
+        """Map one batch and gather it; return about how many bytes one partial takes.
+
+        With `chunk` given it ends early, at `_cut`, once that is to yield.
+        """
         here.generators.clear()
+        self._cut = None
         runs: Sequence[tuple[int, Sequence[Any]]] = [(index, items)]
         if unpack is not None:
             runs = self._each(unpack, runs)
-        mapped = self._each(self._job.func, runs)
+        mapped = self._each(self._job.func, runs, chunk)
         reducer = self._job.reducer
         looked_at = reducer.drains or reducer.prepares
         if looked_at and any(hasattr(kind, "__next__") for _, run in mapped for kind in kinds(run)):
@@ -196,20 +228,31 @@ class Work:
         return size
 
     def _each(
-        self, func: Callable[[Any], Any], runs: Sequence[tuple[int, Sequence[Any]]]
+        self, func: Callable[[Any], Any], runs: Sequence[tuple[int, Sequence[Any]]], chunk: int | None = None
     ) -> list[tuple[int, list[Any]]]:
-        return [done for start, values in runs for done in self._apply(func, start, values)]
+        mapped: list[tuple[int, list[Any]]] = []
+        for start, values in runs:
+            mapped.extend(self._apply(func, start, values, chunk))
+            if chunk is not None and self._cut is not None:  # later items are other lanes', also those not unpacked
+                self._failures = [failure for failure in self._failures if failure.index < self._cut]
+                break
+        return mapped
 
-    def _apply(self, func: Callable[[Any], Any], start: int, values: Sequence[Any]) -> Iterator[tuple[int, list[Any]]]:
+    def _apply(
+        self, func: Callable[[Any], Any], start: int, values: Sequence[Any], chunk: int | None = None
+    ) -> Iterator[tuple[int, list[Any]]]:
         """Apply `func` to consecutive items, at C speed; an item on which it raises is a failure and splits the run."""
         stop = start + len(values)
         source = iter(values)
         here.enter(source, stop)
+        coming = source
+        if chunk is not None and self._sharing is not None:
+            coming = self._sharing.until_asked(chunk, start, stop, source)
         while start < stop:
             done: list[Any] = []
             error: BaseException | None = None
             try:
-                done.extend(map(func, source))
+                done.extend(map(func, coming))
             except BaseException as raised:  # SystemExit, KeyboardInterrupt and their like are the item's as well
                 if self._fatal(raised):
                     raise
@@ -218,6 +261,9 @@ class Work:
                 yield start, done
             start += len(done)
             if start < stop:
+                if coming is not source and error is None and self._sharing.asked(chunk):
+                    self._cut = start
+                    return
                 # With no exception and items left, `func` itself raised StopIteration, which ended the map.
                 self._fail(start, error or RuntimeError("the function raised StopIteration"))
                 start += 1

@@ -20,6 +20,8 @@ __all__ = ["NoBeat", "SerialPool", "carry_out"]
 class NoBeat:
     """Nobody watches."""
 
+    sharing = None
+
     def batch(self, chunk: int, start: int, stop: int) -> None:
         """Nothing to say."""
 

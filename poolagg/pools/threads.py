@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import queue
 import threading
+from array import array
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, TypeAlias
 
-from poolagg._orders import Answer, Broken, Replace, Revoke, Revoked, Run, Ship
+from poolagg._orders import Answer, Broken, Replace, Revoke, Revoked, Run, Ship, Yield, Yielded
 from poolagg._parcels import Parcel
-from poolagg.pools._cell import Batch, Over
+from poolagg.pools._cell import Batch, Over, Sharing
 from poolagg.pools._packing import as_reducer_error, start_failed
 from poolagg.pools._pool import Pool, PoolOrder
 from poolagg.pools._work import Job, Work
@@ -47,6 +48,9 @@ class ThreadPool(Pool):
         if isinstance(order, Revoke):
             ok = self._lanes[order.lane].take_back(order.chunk)
             self._now.append(Revoked(order.lane, order.chunk, ok))
+        elif isinstance(order, Yield):
+            thread = self._lanes[order.lane]
+            self._now.append(Yielded(order.lane, order.chunk, thread.sharing.ask(order.chunk, lambda: thread.now)))
         elif not isinstance(order, Replace):
             self._lanes[order.lane].put(order, parcel)
 
@@ -111,6 +115,7 @@ class _Thread:
     def __init__(self, lane: int, initializer: Callable[..., Any] | None) -> None:
         self.lane = lane
         self.now: Batch | None = None
+        self.sharing = Sharing(memoryview(array("q", [0, 0])))
         self._given = self._done = 0
         self._initializer = initializer
         self._failed: BaseException | None = None
@@ -128,6 +133,7 @@ class _Thread:
         with self._lock:  # here and not on the thread, which may come to it after chunks were taken back
             self._claimed = -1
             self._revoked.clear()
+        self.sharing.reset()
         self._orders.put((job, answers))
 
     @property
@@ -170,6 +176,7 @@ class _Thread:
         """Say what is being mapped; the run may be over."""
         if self._left:
             raise Over
+        self.sharing.come_to(stop - 1)
         self.now = Batch(chunk, start, stop, monotonic())
 
     def rest(self) -> None:
