@@ -435,9 +435,10 @@ class Run:
 
     def _leave_out(self, leaf: int) -> None:
         """Tell the folding that a leaf has no state, so that the leaves beside it need not be kept for it."""
-        if not self._plan.stopped and hasattr(self._folding, "leave_out"):
+        leave_out = getattr(self._folding, "leave_out", None)
+        if leave_out is not None and not self._plan.stopped:
             with contextlib.nullcontext() if self._kept is None else self._kept.covering(()):
-                self._folding.leave_out(leaf)
+                leave_out(leaf)
 
     def _note_item(self, error: BaseException, piece: orders.Piece) -> None:
         at = self._folding.at

@@ -14,7 +14,7 @@ from typing import Any
 
 __all__ = ["handlers", "raised_by_handler"]
 
-CO_VARARGS = 4
+CO_OPTIMIZED, CO_VARARGS = 1, 4
 
 
 def raised_by_handler(error: BaseException, among: Iterable[CodeType] | None = None) -> bool:
@@ -22,7 +22,7 @@ def raised_by_handler(error: BaseException, among: Iterable[CodeType] | None = N
     trace = error.__traceback__
     while trace is not None:
         frame = trace.tb_frame
-        if _is_handler(frame) and (among is None or frame.f_code in among):
+        if (among is None or frame.f_code in among) and _is_handler(frame):
             return True
         trace = trace.tb_next
     return False
@@ -49,11 +49,14 @@ def _code_of(handler: Any) -> CodeType | None:
 
 def _is_handler(frame: FrameType) -> bool:
     """Whether it was called with a signal's number and the frame that it interrupted, as Python calls handlers."""
-    if frame.f_back is None:
-        return False
-    code, values = frame.f_code, frame.f_locals
+    code = frame.f_code
     names = code.co_varnames[: code.co_argcount + bool(code.co_flags & CO_VARARGS)]
+    if frame.f_back is None or not names or not code.co_flags & CO_OPTIMIZED:  # of a module, say
+        return False
+    values = frame.f_locals
     given = [values.get(name) for name in names]
+    if type(values) is dict:  # before Python 3.13 a copy, which the frame would keep, and what is in it
+        values.clear()
     if code.co_flags & CO_VARARGS and isinstance(given[-1], tuple):
         given[-1:] = given[-1]
     return any(isinstance(number, int) and caller is frame.f_back for number, caller in pairwise(given))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import operator
 import threading
 import weakref
@@ -99,45 +100,47 @@ REDUCERS: dict[str, Callable[[], Any]] = {
 }
 
 
-@pytest.mark.parametrize("reproducible", [False, True])
-@pytest.mark.parametrize("reducer", REDUCERS)
-def test_nothing_is_kept_after_a_run(pool: Any, reducer: str, reproducible: bool) -> None:
-    watched = Watched()
+def test_nothing_is_kept_after_a_run(pool: Any) -> None:
+    for reducer, reproducible in itertools.product(REDUCERS, [False, True]):
+        watched = Watched()
 
-    def run() -> None:
-        made = REDUCERS[reducer]()
-        func, things = Function(), (watched(Thing(i)) for i in range(100))
-        watched(func), watched(made)
-        result = aggregate(func, things, made, pool=pool, reproducible=reproducible)
-        with contextlib.suppress(TypeError):  # a number
-            watched(result)
+        def run(reducer: str = reducer, reproducible: bool = reproducible, watched: Watched = watched) -> None:
+            made = REDUCERS[reducer]()
+            func, things = Function(), (watched(Thing(i)) for i in range(100))
+            watched(func), watched(made)
+            result = aggregate(func, things, made, pool=pool, reproducible=reproducible)
+            with contextlib.suppress(TypeError):  # a number
+                watched(result)
 
-    run()
-    wait_for(lambda: watched.gone)
+        run()
+        wait_for(lambda watched=watched: watched.gone)
 
 
-@pytest.mark.parametrize("on_error", ["raise", "skip", "a function"])
-def test_nothing_is_kept_after_an_error(pool: Any, on_error: str) -> None:
-    watched, report = Watched(), Report()
+def test_nothing_is_kept_after_an_error(pool: Any) -> None:
+    """Neither if it was raised, and its traceback is gone, nor if the item was left out."""
 
-    def run() -> None:
+    def run(on_error: Any, watched: Watched, report: Report) -> None:
         func = watched(Function(fails=True))
         things = (watched(Thing(i)) for i in range(100))
-        seen = (lambda failed: watched(failed.error)) if on_error == "a function" else on_error
-        aggregate(func, things, Sum().of(value_of), pool=pool, on_error=seen, watch=[report])
+        aggregate(func, things, Sum().of(value_of), pool=pool, on_error=on_error, watch=[report])
 
-    if on_error == "raise":
-        with pytest.raises(TaskError) as raised:
-            run()
-        watched(raised.value)
-        del raised
-    elif on_error == "skip":
-        with pytest.warns(poolagg.SkippedItems):
-            run()
-    else:
-        run()
+    watched, report = Watched(), Report()
+    with pytest.raises(TaskError) as raised:
+        run("raise", watched, report)
+    watched(raised.value)
+    del raised
+    wait_for(lambda: watched.gone)
+    assert "it ended with TaskError" in str(report)
+
+    watched, report = Watched(), Report()
+    with pytest.warns(poolagg.SkippedItems):
+        run("skip", watched, report)
     wait_for(lambda: watched.gone)
     assert "item 3" in str(report)
+
+    watched = Watched()
+    run(lambda failed: watched(failed.error) and None, watched, Report())
+    wait_for(lambda: watched.gone)
 
 
 def test_nothing_is_kept_by_what_adapts_a_pool_of_the_standard_library() -> None:
@@ -154,9 +157,8 @@ def test_nothing_is_kept_by_what_adapts_a_pool_of_the_standard_library() -> None
     gc.collect()  # it is in a cycle
 
 
+@pytest.mark.parametrize("pool", ["serial", "threads", "processes"], indirect=True)
 def test_nothing_is_kept_after_a_loop_was_left(pool: Any) -> None:
-    if not hasattr(pool, "check_free"):
-        pytest.skip("imap_unordered is a method of poolagg's own pools")
     watched = Watched()
 
     def run() -> None:

@@ -245,9 +245,10 @@ class Work:
         stop = start + len(values)
         source = iter(values)
         here.enter(source, stop)
+        sharing = self._sharing
         coming = source
-        if chunk is not None and self._sharing is not None:
-            coming = self._sharing.until_asked(chunk, start, stop, source)
+        if sharing is not None and chunk is not None:
+            coming = sharing.until_asked(chunk, start, stop, source)
         while start < stop:
             done: list[Any] = []
             error: BaseException | None = None
@@ -261,7 +262,7 @@ class Work:
                 yield start, done
             start += len(done)
             if start < stop:
-                if coming is not source and error is None and self._sharing.asked(chunk):
+                if error is None and sharing is not None and chunk is not None and sharing.asked(chunk):
                     self._cut = start
                     return
                 # With no exception and items left, `func` itself raised StopIteration, which ended the map.

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from time import monotonic
 
-from poolagg._orders import Answer, Broken, Finished, Piece, Replace, Revoke, Revoked, Run, Ship, Shipped
+from poolagg._orders import Answer, Broken, Finished, Piece, Revoke, Revoked, Run, Ship, Shipped
 from poolagg._parcels import Parcel, open_parcel
 from poolagg._signals import handlers, raised_by_handler
 from poolagg.errors import ReducerError
@@ -102,7 +102,7 @@ class SerialPool(Pool):
             order, parcel = self._orders.popleft()
             if isinstance(order, Revoke):
                 return [Revoked(order.lane, order.chunk, ok=False)]
-            if not isinstance(order, Replace):
+            if isinstance(order, (Run, Ship)):  # it has no other lane to share with
                 assert self._work is not None
                 began = monotonic()
                 try:
