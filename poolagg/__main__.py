@@ -302,25 +302,34 @@ def _show(options: argparse.Namespace) -> str:
     held = look(options.checkpoint)
     if not held.facts:
         return "a run began, and nothing was committed yet\n"
-    facts, failed = held.facts, held.failed.values()
-    spans = [f"{start}-{stop - 1}" for start, stop in facts["covered"]]
-    more = f" and {len(spans) - 5} more" if len(spans) > 5 else ""
+    facts, failures, unlisted = held.facts, len(held.all_failed), held.unlisted
     rows = {
         "function": facts["func"],
         "reducer": facts["reducer"],
         "strategy": facts["parts"]["the strategy"],
         "key": facts["parts"].get("the key", "-"),
         "finished": "yes" if facts["finished"] else "no",
-        "items in it": sum(stop - start for start, stop in facts["covered"]) - len(failed),
-        "items failed": len(failed),
-        "covered": ", ".join(spans[:5]) + more or "-",
+        "items in it": sum(stop - start for start, stop in facts["covered"]) - failures,
+        "items failed": failures,
+        "covered": _spans(facts["covered"]) or "-",
         "state": f"{len(held.state or b'')} bytes",
         "begun": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts["begun"])),
         "saved": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts["saved"])),
         "python": facts["python"],
     }
-    lines = [f"{item.number}  {item.item}  {item.trace.strip().rpartition(chr(10))[2]}" for item in failed]
-    return render(rows, "table") + "".join(f"failed item {line}\n" for line in lines)
+    lines = [
+        f"failed item {item.number}  {item.item}  {item.trace.strip().rpartition(chr(10))[2]}"
+        for item in held.failed.values()
+    ]
+    if unlisted:
+        lines.append(f"and {len(unlisted)} more failed items, kept by their index alone: {_spans(unlisted)}")
+    return render(rows, "table") + "".join(f"{line}\n" for line in lines)
+
+
+def _spans(intervals: Iterable[tuple[int, int]]) -> str:
+    """The first few intervals, as people write them."""
+    spans = [f"{start}-{stop - 1}" for start, stop in intervals]
+    return ", ".join(spans[:5]) + (f" and {len(spans) - 5} more" if len(spans) > 5 else "")
 
 
 # --- items

@@ -18,6 +18,9 @@ __all__ = ["Blame"]
 DEATHS = 2
 """With `retries=None`: how often an item whose worker died runs again. A killed worker is seldom the item's fault."""
 
+TIDY = 1024
+"""Items whose attempts are counted, before those that are covered are looked for."""
+
 
 class Blame:
     """The search for the item at fault; `suspects` are what is to run alone next."""
@@ -32,6 +35,7 @@ class Blame:
         self._most_silent = max(3, retries or 0) + 2 * lanes
         self._silent = 0
         self._silent_at: Counter[int] = Counter()
+        self._tidy_at = TIDY
 
     # -- counting ----------------------------------------------------------------------------------------------
 
@@ -41,9 +45,19 @@ class Blame:
             self._blameless.discard(self._ledger.leaf(failure.index))
         attempts = self._attempts.setdefault(failure.index, Counter())
         attempts[failure.cause] += 1
+        if len(self._attempts) > self._tidy_at:
+            self._forget_covered()
         if self._retries is not None:
             return attempts.total(), attempts.total() <= self._retries
         return attempts.total(), failure.cause == "died" and attempts["died"] <= DEATHS
+
+    def _forget_covered(self) -> None:
+        """Attempts at items that are covered count no more; looked for seldom, so O(1) for each attempt."""
+        covered = self._ledger.covered
+        self._attempts = {index: count for index, count in self._attempts.items() if index not in covered}
+        self._silent_at = Counter({index: deaths for index, deaths in self._silent_at.items() if index not in covered})
+        self._blameless = {leaf for leaf in self._blameless if covered.end(leaf[0]) < leaf[1]}
+        self._tidy_at = max(TIDY, 2 * len(self._attempts))
 
     def silent_death(self, place: int | None) -> int:
         """Count a death that named nobody, while what starts at `place` was in flight; its number, if too many.

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple, NoReturn
 from weakref import WeakValueDictionary
 from zlib import crc32
 
+from poolagg._chunks import Intervals
 from poolagg._interrupts import interrupts_held_back
 from poolagg._ownership import content_of, exposure_of_database
 from poolagg._seconds import checked_seconds
@@ -110,6 +111,18 @@ class Held:
     state: bytes | None = None
     pages: bytes = b""
     failed: dict[int, FailedItem] = field(default_factory=dict)
+
+    @property
+    def unlisted(self) -> Intervals:
+        """The items that failed after those that are listed in `failed`: their indices alone."""
+        return Intervals((start, stop) for start, stop in self.facts.get("unlisted", ()))
+
+    @property
+    def all_failed(self) -> Intervals:
+        """All items that failed."""
+        failed = Intervals((index, index + 1) for index in sorted(self.failed))
+        failed.update(self.unlisted)
+        return failed
 
 
 NOTHING = pickle.dumps(None, 5)

@@ -89,6 +89,17 @@ class Intervals:
         i = bisect.bisect_right(self._starts, index)
         return self._stops[i - 1] if i and index < self._stops[i - 1] else index
 
+    def forget(self, index: int) -> None:
+        """Remove the intervals that end at or before `index`: O(n)."""
+        i = bisect.bisect_right(self._stops, index)
+        self._count -= sum(self._stops[:i]) - sum(self._starts[:i])
+        del self._starts[:i], self._stops[:i]
+
+    @property
+    def gaps(self) -> int:
+        """How many intervals there are."""
+        return len(self._starts)
+
     @property
     def prefix(self) -> int:
         """How many items from index 0 on are in without a gap."""

@@ -17,14 +17,15 @@ from typing import Any, NoReturn
 
 from poolagg import events
 from poolagg._checkpoint import NOTHING, Checkpoint, FailedItem, Held, Store, packed, unpacked
-from poolagg._chunks import Grid, Interval, Intervals, without
+from poolagg._chunks import Grid, Interval, Intervals
 from poolagg._entrusted import Entrusted, is_private
 from poolagg._fingerprint import differences, fingerprint
 from poolagg._pages import Known, Pages
 from poolagg._parcels import Source
 from poolagg._plan import Plan, Terms
 from poolagg._settings import Settings
-from poolagg.errors import CheckpointMismatch, RemoteError, short_repr
+from poolagg._verdicts import Skipped
+from poolagg.errors import CheckpointMismatch, RemoteError, clipped, short_repr
 from poolagg.functions import name_of
 from poolagg.strategies import Folding
 
@@ -46,7 +47,11 @@ LAG = 0.25
 """Seconds that workers are given to ship what they hold, before a commit that `every` asks for."""
 
 LONGEST = 8_000
-"""Characters that are kept of a traceback: its end."""
+"""Characters that are kept of a traceback: its beginning and its end."""
+
+LISTED = 1_000
+"""Failed items that are kept with their text and traceback, 8 MB of them at most. Of further ones, which may be many,
+the index alone is kept, as intervals: that is what running them again takes."""
 
 
 class Cadence:
@@ -96,6 +101,7 @@ class Continuation:
         self._folding, self._pages, self._grid, self._settings = folding, pages, terms.grid, settings
         self._facts = _facts(settings, terms.grid)
         self.covered, self.failed = Intervals(), dict[int, FailedItem]()
+        self.unlisted = Intervals()
         self._asks = self._checkpoint.every is not None and terms.carries
         self._asked = False
         self.changed = self._finished = False
@@ -116,7 +122,9 @@ class Continuation:
 
     def plan(self, terms: Terms) -> Plan:
         """The plan that goes on from here."""
-        return Plan(terms, self.covered, [(index, index + 1) for index in sorted(self.failed)])
+        failed = Intervals((index, index + 1) for index in sorted(self.failed))
+        failed.update(self.unlisted)
+        return Plan(terms, self.covered, failed)
 
     @property
     def needed(self) -> int:
@@ -135,19 +143,19 @@ class Continuation:
             return
         self._compare(held.facts)
         self._pages.expect(Known(**{**held.facts["input"], **_bytes(held)}), self.mismatch)
-        failed = held.failed
-        if failed and (self._checkpoint.retry_failed or not terms.skip):
+        covered = Intervals((start, stop) for start, stop in held.facts["covered"])
+        failed = held.all_failed
+        again = bool(failed) and (self._checkpoint.retry_failed or not terms.skip)
+        if again:
             self._refuse_retry(terms, failed)
-            failed = {}
-        again = set(held.failed) - set(failed)
-        covered = (tuple(interval) for interval in held.facts["covered"])
-        self.covered = Intervals(part for interval in covered for part in _less(interval, again))
-        self.failed = dict(failed)
+            self.covered = _less(covered, failed)
+        else:
+            self.covered, self.failed, self.unlisted = covered, dict(held.failed), held.unlisted
         if held.state is not None:
             self._cadence.expect(len(held.state))
             self._folding.restore(unpacked(self._store.name, self._expected(held.state)))
         self._facts["begun"], self._finished = held.facts["begun"], held.facts["finished"]
-        self.changed = bool(again)
+        self.changed = again
 
     def _expected(self, state: bytes) -> bytes:
         """Refuse a state beside partials that stand alone: no run like this one wrote it, and it is a pickle."""
@@ -169,11 +177,12 @@ class Continuation:
             "which func and reducer count as the same)"
         )
 
-    def _refuse_retry(self, terms: Terms, failed: dict[int, FailedItem]) -> None:
+    def _refuse_retry(self, terms: Terms, failed: Intervals) -> None:
         """What comes in late can only be folded in where order is no matter."""
         if terms.in_order or terms.grid is not None:
+            first = next(start for start, _ in failed)
             raise CheckpointMismatch(
-                f"{self._store.name} leaves out {len(failed)} items that failed, such as item {min(failed)}, and they "
+                f"{self._store.name} leaves out {len(failed)} items that failed, such as item {first}, and they "
                 "cannot come in later, for this run keeps to the input order. Continue it with on_error='skip', and "
                 f"without retry_failed; or begin anew: {self._store.anew}"
             )
@@ -192,14 +201,12 @@ class Continuation:
                 "together with the items before it to give the same bits, reproducible as it is"
             )
 
-    def skipped(self) -> list[events.ItemFailed]:
-        """What an earlier run skipped, for the one warning."""
-        return [
-            events.ItemFailed(
-                item.number, _Recalled(item.item), RemoteError(item.kind, item.trace), item.attempts, False
-            )
-            for _, item in sorted(self.failed.items())
-        ]
+    def tell_skipped(self, skipped: Skipped) -> None:
+        """Count what an earlier run skipped, for the one warning."""
+        for _, item in sorted(self.failed.items()):
+            error = RemoteError(item.kind, item.trace)
+            skipped.add(events.ItemFailed(item.number, _Recalled(item.item), error, item.attempts, False))
+        skipped.add_untold(len(self.unlisted))
 
     # -- what happens ------------------------------------------------------------------------------------------
 
@@ -213,12 +220,18 @@ class Continuation:
         self._torn, self.changed, self._finished = not whole, True, False
 
     def skip_failed(self, item: events.ItemFailed) -> None:
-        """An item has failed for good, and is left out."""
-        failed = FailedItem(
-            item.index, short_repr(item.item), item.attempt, type(item.error).__name__, _trace(item.error)
-        )
-        with self.covering([(item.index, item.index + 1)]):
-            self.failed[item.index] = failed
+        """An item has failed for good, and is left out. The first are listed with their errors."""
+        place = item.index, item.index + 1
+        failed = None
+        if len(self.failed) < LISTED:
+            failed = FailedItem(
+                item.index, short_repr(item.item), item.attempt, type(item.error).__name__, _trace(item.error)
+            )
+        with self.covering([place]):
+            if failed is None:
+                self.unlisted.add(*place)
+            else:
+                self.failed[item.index] = failed
 
     def asks(self) -> bool:
         """Whether lanes are to be asked now to ship what they hold, for the next commit."""
@@ -244,7 +257,10 @@ class Continuation:
         state = self._state()
         pages, known = self._pages.unsaved(self.needed)
         about_input = {"kind": known.kind, "needed": self.needed, "items": known.items, "partial": known.partial.hex()}
-        facts = {"covered": list(self.covered), "input": about_input, "saved": time.time(), "finished": self._finished}
+        facts = {
+            "covered": list(self.covered), "unlisted": list(self.unlisted), "input": about_input,
+            "saved": time.time(), "finished": self._finished,
+        }  # fmt: skip
         self._store.commit({**self._facts, **facts}, state, pages, self.failed.values())
         self._torn, self.changed, self._asked = torn, False, False
         now = monotonic()
@@ -334,11 +350,17 @@ def _bytes(held: Held) -> dict[str, Any]:
     return {"pages": held.pages, "partial": bytes.fromhex(held.facts["input"]["partial"])}
 
 
-def _less(interval: Interval, again: set[int]) -> list[Interval]:
-    start, stop = interval
-    return without((start, stop), [index for index in again if start <= index < stop])
+def _less(covered: Intervals, failed: Intervals) -> Intervals:
+    """Return what of `covered` is not in `failed`."""
+    left = Intervals()
+    for start, stop in covered:
+        for hole, end in failed.near(start, stop):
+            left.add(start, hole)
+            start = end
+        left.add(start, stop)
+    return left
 
 
 def _trace(error: BaseException) -> str:
     trace = error.trace if isinstance(error, RemoteError) else "".join(traceback.format_exception(error))
-    return trace[-LONGEST:]
+    return clipped(trace, LONGEST)

@@ -24,6 +24,8 @@ class Lane:
     chunks: deque[Run] = field(default_factory=deque)
     revoking: set[int] = field(default_factory=set)
     refused: int = -1
+    yielding: int = -1
+    """The chunk that was asked to end early; it is asked once."""
     held: list[Interval] = field(default_factory=list)
     held_seconds: float = 0.0
     held_chunks: int = 0

@@ -13,6 +13,9 @@ from poolagg._orders import Piece
 
 __all__ = ["Ledger"]
 
+GAPS = 1024
+"""Intervals of failed items that are kept before those that no longer matter are looked for."""
+
 
 class Ledger:
     """The plan's account of items, from `pulled` to `covered`. Items that failed for good are covered, too."""
@@ -21,6 +24,8 @@ class Ledger:
         self.grid = grid
         self.covered = Intervals(covered)
         self.failed = Intervals(failed)
+        self.failures = len(self.failed)
+        self._tidy_at = GAPS
         self._before = Intervals(part for before in self.covered for part in self.to_run(before))
         self.uncovered = 0
         self.pulled = self._unpulled(0)
@@ -92,11 +97,27 @@ class Ledger:
         self.uncovered -= piece.items
         self.covered.update(piece.covers)
 
-    def skip(self, index: int) -> None:
-        """The item is given up: covered as failed."""
+    def skip(self, index: int) -> int | None:
+        """The item is given up: covered as failed. Return its leaf's number if no item of that leaf is left."""
         self.uncovered -= 1
         self.covered.add(index, index + 1)
         self.failed.add(index, index + 1)
+        self.failures += 1
+        number = None if self.grid is None else self._failed_leaf(self.grid, index)
+        if self.failed.gaps > self._tidy_at:
+            self.failed.forget(self._settled)
+            self._tidy_at = max(GAPS, 2 * self.failed.gaps)
+        return number
+
+    def _failed_leaf(self, grid: Grid, index: int) -> int | None:
+        number, start, stop = grid.leaf(index)
+        return number if self.failed.near(start, stop) and self.failed.end(start) >= stop else None
+
+    @property
+    def _settled(self) -> int:
+        """The first item that may still run, or whose leaf may: nothing asks which items before it failed."""
+        prefix = self.covered.prefix
+        return prefix if self.grid is None else self.grid.floor(prefix)
 
     # -- which of some items are to run ------------------------------------------------------------------------
 

@@ -22,6 +22,8 @@ __all__ = [
     "Fail",
     "Failure",
     "Finished",
+    "Late",
+    "LeaveOut",
     "Lost",
     "Merged",
     "Order",
@@ -38,6 +40,8 @@ __all__ = [
     "SourceEnded",
     "Tick",
     "Worn",
+    "Yield",
+    "Yielded",
 ]
 
 Cause: TypeAlias = Literal["raised", "died", "timeout"]
@@ -76,6 +80,13 @@ class Ship(NamedTuple):
 
 class Revoke(NamedTuple):
     """Take back a chunk that waits behind another; answered by `Revoked`."""
+
+    lane: int
+    chunk: int
+
+
+class Yield(NamedTuple):
+    """End a running chunk early, for another lane has nothing to do; answered by `Yielded`."""
 
     lane: int
     chunk: int
@@ -148,6 +159,14 @@ class Revoked(NamedTuple):
     ok: bool
 
 
+class Yielded(NamedTuple):
+    """The lane will run no item of a chunk from `reached` on, but to end a leaf; None: nobody knows."""
+
+    lane: int
+    chunk: int
+    reached: int | None
+
+
 class Lost(NamedTuple):
     """The lane's worker is gone, with all it held; it was running the items of `suspect`, or none that is known.
 
@@ -181,11 +200,15 @@ class Broken(NamedTuple):
 
 
 class Pulled(NamedTuple):
-    """Items `start` to `stop` were pulled from the source, `nbytes` in all."""
+    """Items `start` to `stop` were pulled from the source, `nbytes` in all.
+
+    `kept_bytes`: the size of all parcels that are kept for re-runs by now; a parcel is kept whole for any of its items.
+    """
 
     start: int
     stop: int
     nbytes: int
+    kept_bytes: int = 0
 
 
 class SourceEnded(NamedTuple):
@@ -196,6 +219,13 @@ class Merged(NamedTuple):
     """A piece took the parent `seconds` to fold."""
 
     seconds: float
+
+
+class Late(NamedTuple):
+    """The lane's running chunk has been at one batch for long."""
+
+    lane: int
+    chunk: int
 
 
 class Tick(NamedTuple):
@@ -225,6 +255,12 @@ class Skip(NamedTuple):
     attempt: int
 
 
+class LeaveOut(NamedTuple):
+    """All items of a leaf failed for good: there will be no state of it."""
+
+    leaf: int
+
+
 class Fail(NamedTuple):
     """The run cannot go on: `index` is the item that failed for good, None if no item is to blame."""
 
@@ -234,6 +270,6 @@ class Fail(NamedTuple):
     cause: Cause = "raised"
 
 
-Answer: TypeAlias = Finished | Shipped | Revoked | Lost | Worn | Broken
-Event: TypeAlias = Answer | Pulled | SourceEnded | Merged | Tick
-Order: TypeAlias = Run | Ship | Revoke | Replace | Commit | Again | Skip | Fail
+Answer: TypeAlias = Finished | Shipped | Revoked | Yielded | Lost | Worn | Broken
+Event: TypeAlias = Answer | Pulled | SourceEnded | Merged | Late | Tick
+Order: TypeAlias = Run | Ship | Revoke | Yield | Replace | Commit | Again | Skip | LeaveOut | Fail

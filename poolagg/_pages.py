@@ -16,7 +16,7 @@ from zlib import crc32
 
 from poolagg._chunks import Interval
 from poolagg._numbers import HEAD
-from poolagg._parcels import is_sliced
+from poolagg._parcels import is_sliced, length_of
 from poolagg._stable import ATOMS, dump, stable
 
 __all__ = ["Known", "Pages", "page_of"]
@@ -95,8 +95,10 @@ class Pages:
         self._last = known._replace(pages=b"")
         self._make_room()
         if self.sliced:
-            if len(self._iterable) < known.needed:  # type: ignore[arg-type]
-                self._too_short(len(self._iterable))  # type: ignore[arg-type]
+            length = length_of(self._iterable)
+            assert length is not None
+            if length < known.needed:
+                self._too_short(length)
             self._read_slices(known.items)
 
     @property

@@ -25,6 +25,7 @@ __all__ = [
     "Source",
     "Witness",
     "is_sliced",
+    "length_of",
     "open_item",
     "open_parcel",
     "size_of",
@@ -122,7 +123,7 @@ class Source:
     def __init__(
         self, iterable: Iterable[Any], encode: Callable[[Any], Encoded] | None, witness: Witness | None = None
     ) -> None:
-        self.total = _length(iterable)
+        self.total = length_of(iterable)
         self.ended = False
         self._encode = encode
         self._witness = witness
@@ -163,7 +164,8 @@ class Source:
     def pull(self, count: int, most_bytes: int, clock: Callable[[], float], until: float) -> None:
         """Pull until `count` items are in hand, or `most_bytes`, or `clock()` passes `until`; at least one item."""
         if self._sliced is not None:
-            left = len(self._sliced) - self._start  # type: ignore[arg-type]
+            assert self.total is not None
+            left = self.total - self._start
             self._slice_count = min(count, left)
             self.ended = self._slice_count == left
             return
@@ -246,7 +248,7 @@ class Source:
         if self._encode is None:
             items.append(item)
             self._seen += 1
-            self._nbytes += 8
+            self._nbytes += 8 + _buffer_size(item)
             return
         self._kind, self._seen = PACKED, 0
         items[:] = map(self._pack, items)
@@ -313,7 +315,25 @@ class Source:
         return data
 
 
-def _length(iterable: Iterable[Any]) -> int | None:
+def _buffer_size(item: Any) -> int:
+    """Return the bytes of an array or a buffer, 0 for other items: what is passed by reference is kept, too."""
+    if type(item) is bytearray:
+        return len(item)
+    try:
+        nbytes = item.nbytes
+    except Exception:  # few items have it
+        return 0
+    return nbytes if type(nbytes) is int else 0
+
+
+def length_of(iterable: Iterable[Any]) -> int | None:
+    """Return how many items there are, if the input can tell; a range may be longer than `len` can say.
+
+    >>> length_of(range(10**19, 0, -1)), length_of(range(0, -5)), length_of(iter([]))
+    (10000000000000000000, 0, None)
+    """
+    if type(iterable) is range:
+        return (iterable[-1] - iterable[0]) // iterable.step + 1 if iterable else 0
     try:
         return len(iterable)  # type: ignore[arg-type]
     except (TypeError, OverflowError):

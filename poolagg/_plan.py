@@ -30,6 +30,8 @@ from poolagg._orders import (
     Fail,
     Failure,
     Finished,
+    Late,
+    LeaveOut,
     Lost,
     Merged,
     Order,
@@ -45,10 +47,16 @@ from poolagg._orders import (
     SourceEnded,
     Tick,
     Worn,
+    Yield,
+    Yielded,
 )
 from poolagg._pace import Pace
 
 __all__ = ["Plan", "Terms"]
+
+
+HELD = 4096
+"""Intervals that a lane holds at most: each item that fails leaves a gap, and a gap takes memory here and there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +96,7 @@ class Plan:
         self._blame = Blame(self._ledger, terms.retries, terms.lanes)
         self._lanes = Lanes(terms.lanes, terms.in_flight)
         self._chunk = 0
+        self._kept_bytes = 0
         self._orders: list[Order] = []
 
     @property
@@ -102,8 +111,13 @@ class Plan:
 
     @property
     def failed(self) -> Intervals:
-        """The items that failed for good."""
+        """The items that failed for good, without those that nothing depends on any more."""
         return self._ledger.failed
+
+    @property
+    def failures(self) -> int:
+        """How many items failed for good."""
+        return self._ledger.failures
 
     # -- what the engine asks ----------------------------------------------------------------------------------
 
@@ -146,6 +160,21 @@ class Plan:
         held = sum(stop - start for lane in self._lanes for start, stop in lane.held)
         return len(self.covered) + held + sum(piece.items for *_, piece in self._ledger.arrived)
 
+    @property
+    def starving(self) -> bool:
+        """Whether a lane has nothing to do, and there is nothing to give it but what others are running."""
+        if not self._lanes.idle or self.stopped or self._ledger.waiting or self._blame.suspects:
+            return False
+        return self.terms.chunksize is None and (self._ended or not self.appetite)
+
+    def divisible(self, lane: int, chunk: int) -> bool:
+        """Whether a lane runs this chunk, and may be asked to give some of it away."""
+        there = self._lanes[lane]
+        if not there.chunks or there.yielding == chunk:
+            return False
+        run = there.chunks[0]
+        return run.chunk == chunk and not run.alone and run.stop - run.start > 1
+
     def start_of(self, lane: int, chunk: int) -> int:
         """The first item of a chunk in flight."""
         return next((run.start for run in self._lanes[lane].chunks if run.chunk == chunk), 0)
@@ -163,7 +192,8 @@ class Plan:
     def handle(self, event: Event) -> list[Order]:
         """Take in what happened; give the orders that follow from it."""
         match event:
-            case Pulled(start, stop, nbytes):
+            case Pulled(start, stop, nbytes, kept_bytes):
+                self._kept_bytes = kept_bytes
                 self.pace.pulled(stop - start, nbytes)
                 self._ledger.pull(start, stop)
             case SourceEnded():
@@ -179,6 +209,13 @@ class Plan:
                 self._shipped(self._lanes[lane], pieces, pack, opening)
             case Revoked(lane, chunk, ok):
                 self._revoked(self._lanes[lane], chunk, ok)
+            case Late(lane, chunk):
+                if self.starving and self.divisible(lane, chunk):
+                    self._lanes[lane].yielding = chunk
+                    self._orders.append(Yield(lane, chunk))
+            case Yielded(lane, chunk, reached):
+                if reached is not None:
+                    self._yielded(self._lanes[lane], chunk, reached)
             case Lost():
                 self._lost(event)
             case Worn(lane, _):
@@ -195,8 +232,9 @@ class Plan:
         run = lane.chunks.popleft()
         self._lanes.settle(lane)
         assert run.chunk == event.chunk, (run, event)
-        if event.stop < run.stop:
-            self._ledger.wait((event.stop, run.stop))
+        if event.stop > run.stop:
+            raise AssertionError(f"lane {lane.number} ran up to item {event.stop}, and had given away all from {run}")
+        self._wait_shared(event.stop, run.stop)
         self.pace.finished(event.stop - run.start, event.seconds)
         again = [failure.index for failure in event.failures if self._charge(failure)]
         if self._ledger.is_probe(run.start, run.stop):
@@ -267,6 +305,25 @@ class Plan:
             self._lanes.settle(lane)
             self._ledger.wait((run.start, run.stop))
 
+    def _yielded(self, lane: Lane, chunk: int, reached: int) -> None:
+        """Have other lanes run what the lane will not."""
+        if not lane.chunks or lane.chunks[0].chunk != chunk:
+            return
+        run = lane.chunks[0]
+        stop = reached if self.terms.grid is None else self.terms.grid.ceil(reached)
+        if stop < run.stop:
+            left_out = tuple(index for index in run.without if index < stop)
+            lane.chunks[0] = run._replace(stop=stop, without=left_out)
+            self._wait_shared(stop, run.stop)
+
+    def _wait_shared(self, start: int, stop: int) -> None:
+        """Have items wait that were given back: in as many parts as lanes have no work, for these may be heavy."""
+        size = -(-(stop - start) // max(1, self._lanes.idle))
+        while start < stop:
+            end = min(stop, self._ledger.chunk_end(start, size))
+            self._ledger.wait((start, end))
+            start = end
+
     # -- failure -----------------------------------------------------------------------------------------------
 
     def _charge(self, failure: Failure) -> bool:
@@ -275,8 +332,9 @@ class Plan:
         if again:
             self._orders.append(Again(failure, attempt))
         elif self.terms.skip:
-            self._ledger.skip(failure.index)
             self._orders.append(Skip(failure, attempt))
+            if (leaf := self._ledger.skip(failure.index)) is not None:
+                self._orders.append(LeaveOut(leaf))
         else:
             self._fail(Fail(failure.index, failure.error, attempt, failure.cause))
         return again
@@ -403,8 +461,10 @@ class Plan:
             return True
         for run in lane.chunks:
             work = 0.0 if run.ship else work + self.pace.seconds(run.stop - run.start)
-        kept_bytes = self.pace.item_bytes * self._ledger.uncovered
-        return self.pace.worth_shipping(work + self.pace.seconds(items)) or kept_bytes > self.terms.kept_bytes
+        kept_bytes = max(self._kept_bytes, self.pace.item_bytes * self._ledger.uncovered)
+        if kept_bytes > self.terms.kept_bytes or len(lane.held) > HELD:
+            return True
+        return self.pace.worth_shipping(work + self.pace.seconds(items))
 
     def _ship(self, lane: Lane) -> None:
         if not lane.shipping:

@@ -134,8 +134,7 @@ def _headline(tally: Tally) -> str:
     text = f"{_count(tally.done, 'item')}{of}{before} in {seconds(tally.elapsed)}, {workers}"
     if tally.ended is None:
         return f"{text}, so far"
-    error = tally.ended.error
-    return text if error is None else f"{text}; it ended with {type(error).__name__}"
+    return f"{text}; it ended with {tally.error}" if tally.error else text
 
 
 def _facts(tally: Tally) -> Iterable[tuple[str, str]]:

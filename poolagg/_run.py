@@ -25,7 +25,7 @@ from poolagg._parcels import Parcels, Source, open_parcel
 from poolagg._plan import Plan
 from poolagg._seconds import bounded
 from poolagg._settings import Settings
-from poolagg._verdicts import error_of_item, error_of_run, note_of_fold, note_of_input, text_of_skipped
+from poolagg._verdicts import Skipped, error_of_item, error_of_run, note_of_fold, note_of_input
 from poolagg._watching import Account, Watchers
 from poolagg.errors import CheckpointMismatch, PoolAggError, SkippedItems, WorkerLost
 from poolagg.functions import name_of
@@ -37,6 +37,9 @@ if TYPE_CHECKING:  # few runs have a checkpoint, and sqlite3 takes as long to im
     from poolagg._pages import Pages
 
 __all__ = ["Run", "Snapshot"]
+
+LATE = 0.005
+"""Seconds that a batch, which is to last a millisecond, may take before its lane is asked to share its chunk."""
 
 PULLING = 0.001
 """Seconds of pulling between two looks at the lanes."""
@@ -85,7 +88,7 @@ class Run:
         self._parcels = Parcels()
         self._watchers = Watchers(settings.watchers())
         self._account = Account()
-        self._skipped: list[events.ItemFailed] = []
+        self._skipped = Skipped()
         self._pulling_since: float | None = None
         self._began = monotonic()
         self._next_redraw = self._next_snapshot = 0.0
@@ -128,17 +131,23 @@ class Run:
             self._run_errand()  # before: what it makes of the state may be much smaller
             self._keep_result()
             return False
-        for answer in self._answers() if self._working else ():
-            self._take(answer)
+        if self._working:
+            self._take_all(self._answers())
         self._look_at_the_clock()
         return True
 
     def _answers(self) -> list[orders.Answer]:
+        """Wait for answers.
+
+        A `SerialPool` runs `func` in here: a failed item's traceback refers to the frames of `_answers` and `_step`, so
+        these hold no answer when they end. Otherwise exceptions would be in cycles, and their items with them.
+        """
         patience = self._patience()
         began, waited = monotonic(), self._pool.waited
-        answers = self._pool.wait(patience)
-        self._account.waited(monotonic() - began, self._pool.waited - waited)
-        return answers
+        try:
+            return self._pool.wait(patience)
+        finally:
+            self._account.waited(monotonic() - began, self._pool.waited - waited)
 
     def _run_errand(self) -> None:
         """Have the lanes do what is left to be done with what was committed, in a run of its own.
@@ -170,7 +179,7 @@ class Run:
         with self._pool_in_use():
             self._do(self._plan.handle(orders.Tick()))
         # Before anything has arrived there is nothing to show, and of nothing some reducers have no result.
-        return len(self._plan.covered) > len(self._plan.failed)
+        return len(self._plan.covered) > self._plan.failures
 
     def snapshot(self, final: bool) -> Snapshot:
         """The result so far."""
@@ -178,9 +187,8 @@ class Run:
 
     def warn_of_skipped(self, stacklevel: int) -> None:
         """Say what is missing from the result."""
-        if self._skipped and self._settings.on_error == "skip":
-            text = text_of_skipped(self._skipped, self._plan.pulled)
-            warnings.warn(SkippedItems(text), stacklevel=stacklevel + 1)
+        if self._skipped.count:
+            warnings.warn(SkippedItems(self._skipped.text(self._plan.pulled)), stacklevel=stacklevel + 1)
 
     def _begin(self) -> None:
         settings, terms = self._settings, self._plan.terms
@@ -194,7 +202,7 @@ class Run:
         self._watchers.tell(
             events.RunStarted(
                 self._total, terms.lanes, repr(self._pool), repr(self._strategy), repr(settings.reducer),
-                len(self._plan.covered) - len(self._plan.failed), self._began, monotonic() - self._began,
+                len(self._plan.covered) - self._plan.failures, self._began, monotonic() - self._began,
                 self._pool.lanes_per_worker, terms.in_order, settings.why,
             )
         )  # fmt: skip
@@ -223,7 +231,7 @@ class Run:
                 self._tell_end(error)
 
     def _tell_end(self, error: BaseException | None) -> None:
-        done, failed = len(self._plan.covered) - len(self._plan.failed), len(self._plan.failed)
+        done, failed = len(self._plan.covered) - self._plan.failures, self._plan.failures
         if self._watchers:
             self._watchers.tell(events.Progressed(done, failed, self._total))
             self._watchers.tell(self._account.told())
@@ -242,20 +250,39 @@ class Run:
             deadlines.append(self._next_timeout(self._settings.item_timeout))
         if self._kept is not None and (look := self._kept.next_look) is not None:
             deadlines.append(look)
+        if self._plan.starving:
+            deadlines.extend(since + LATE for _, _, since in self._divisible())
         return bounded(min(deadlines) - monotonic()) if deadlines else None
 
     def _look_at_the_clock(self) -> None:
         if self._settings.item_timeout is not None:
             self._kill_overdue(self._settings.item_timeout)
+        if self._plan.starving:
+            self._have_shared()
         if self._watchers and monotonic() >= self._next_redraw:
             self._next_redraw = monotonic() + REDRAW
-            self._watchers.tell(events.Progressed(self._items_done(), len(self._plan.failed), self._total))
+            self._watchers.tell(events.Progressed(self._items_done(), self._plan.failures, self._total))
 
         if self._kept is not None:
             if self._kept.asks():
                 self._do(self._plan.handle(orders.Tick()))
             if self._kept.due():
                 self._watchers.tell(self._kept.commit())
+
+    def _have_shared(self) -> None:
+        """Ask lanes whose chunks hold heavy items to share them, while others have nothing to do."""
+        for lane, chunk, since in self._divisible():
+            if monotonic() - since > LATE:
+                self._do(self._plan.handle(orders.Late(lane, chunk)))
+
+    def _divisible(self) -> list[tuple[int, int, float]]:
+        """Which lanes run a chunk that can be shared, and since when they are at its batch."""
+        running = ((lane, self._pool.batch(lane)) for lane in range(self._plan.terms.lanes))
+        return [
+            (lane, batch.chunk, batch.since)
+            for lane, batch in running
+            if batch is not None and self._plan.divisible(lane, batch.chunk)
+        ]
 
     # -- the checkpoint ----------------------------------------------------------------------------------------
 
@@ -267,7 +294,8 @@ class Run:
         self._kept = Continuation(self._settings, self._folding, pages, terms)
         self._kept.begin(terms)
         self._plan = self._kept.plan(terms)
-        self._skipped = self._kept.skipped()
+        if self._settings.on_error == "skip":
+            self._kept.tell_skipped(self._skipped)
         if self._plan.covered and self._folding.done():
             self._kept.skip(self._source, self._kept.needed)
             self._plan.stop()
@@ -361,10 +389,14 @@ class Run:
             for start, stop in overlaps([whole], self._plan.failed.near(*whole)):
                 self._parcels.release(start, stop)
         self._pulling_since = None
-        self._do(self._plan.handle(orders.Pulled(parcel.start, parcel.stop, parcel.nbytes)))
+        self._do(self._plan.handle(orders.Pulled(parcel.start, parcel.stop, parcel.nbytes, self._parcels.nbytes)))
         return True
 
     # -- answers in, orders out --------------------------------------------------------------------------------
+
+    def _take_all(self, answers: Iterable[orders.Answer]) -> None:
+        for answer in answers:
+            self._take(answer)
 
     def _take(self, answer: orders.Answer) -> None:
         if isinstance(answer, orders.Finished):
@@ -384,7 +416,7 @@ class Run:
             match order:
                 case orders.Run():
                     self._pool.perform(order, self._parcels.find(order.start))
-                case orders.Ship() | orders.Revoke() | orders.Replace():
+                case orders.Ship() | orders.Revoke() | orders.Yield() | orders.Replace():
                     self._pool.perform(order, None)
                 case orders.Commit(piece):
                     pending.extend(self._commit(piece))
@@ -392,6 +424,8 @@ class Run:
                     self._watchers.tell_if(self._item_failed, failure, attempt, True)
                 case orders.Skip(failure, attempt):
                     self._skip(self._item_failed(failure, attempt, False))
+                case orders.LeaveOut(leaf):
+                    self._leave_out(leaf)
                 case orders.Fail():
                     self._fail(order)
 
@@ -412,6 +446,13 @@ class Run:
         if self._folding.done():
             self._plan.stop()
         return self._plan.handle(orders.Merged(seconds))
+
+    def _leave_out(self, leaf: int) -> None:
+        """Tell the folding that a leaf has no state, so that the leaves beside it need not be kept for it."""
+        leave_out = getattr(self._folding, "leave_out", None)
+        if leave_out is not None and not self._plan.stopped:
+            with contextlib.nullcontext() if self._kept is None else self._kept.covering(()):
+                leave_out(leaf)
 
     def _note_item(self, error: BaseException, piece: orders.Piece) -> None:
         at = self._folding.at
@@ -436,7 +477,8 @@ class Run:
 
     def _skip(self, failed: events.ItemFailed) -> None:
         self._watchers.tell(failed)
-        self._skipped.append(failed)
+        if self._settings.on_error == "skip":
+            self._skipped.add(failed)
         self._parcels.release(failed.index, failed.index + 1)
         if self._kept is not None:
             self._kept.skip_failed(failed)
@@ -445,7 +487,7 @@ class Run:
 
     def _fail(self, order: orders.Fail) -> NoReturn:
         if order.index is None:
-            raise error_of_run(order.error, repr(self._settings.reducer))
+            raise error_of_run(order, repr(self._settings.reducer))
         failure = orders.Failure(order.index, order.cause, order.error)
         self._watchers.tell_if(self._item_failed, failure, order.attempt, False)
         raise error_of_item(order, name_of(self._settings.func), order.index, self._item(order.index))
@@ -472,7 +514,7 @@ class Run:
 
     def _items_done(self) -> int:
         """Items that are merged, held in a lane, or done in a chunk that is running."""
-        done = self._plan.settled - len(self._plan.failed)
+        done = self._plan.settled - self._plan.failures
         for lane in range(self._plan.terms.lanes):
             if (batch := self._pool.batch(lane)) is not None:
                 done += self._plan.done_in(lane, batch.chunk, batch.start)

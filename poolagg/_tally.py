@@ -7,7 +7,7 @@ for everything that could be many, and a `Timeline`.
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from poolagg._limit import Shares
 from poolagg._timeline import PARENT, Span, Timeline
@@ -118,6 +118,9 @@ class Tally:
 
     started: RunStarted
     ended: RunEnded | None = None
+    """Without its error, whose traceback would keep all that the run had."""
+    error: str = ""
+    """The type of the exception that the run ended with, empty if it has a result."""
     account: Accounted = UNKNOWN
     hands: dict[int, Hand] = field(default_factory=dict)
     timeline: Timeline = field(default_factory=Timeline)
@@ -172,7 +175,8 @@ class Tally:
             case Accounted():
                 self.account = event
             case RunEnded():
-                self.ended, self.done = event, event.done
+                self.ended, self.done = replace(event, error=None), event.done
+                self.error = "" if event.error is None else type(event.error).__name__
 
     # -- what happened -----------------------------------------------------------------------------------------
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from poolagg._orders import Fail, Piece
-from poolagg.errors import PoolAggError, ReducerError, RemoteError, TaskError, WorkerLost, short_repr
+from poolagg.errors import PoolAggError, ReducerError, RemoteError, TaskError, WorkerLost, clipped, short_repr
 from poolagg.events import ItemFailed
 
-__all__ = ["error_of_item", "error_of_run", "note_of_fold", "note_of_input", "said", "text_of_skipped"]
+__all__ = ["Skipped", "error_of_item", "error_of_run", "note_of_fold", "note_of_input", "said"]
 
 ADVICE = 'To go on without such items pass on_error="skip"; to run them again, retries=n.'
+
+FEW = 3
+"""Skipped items that the warning names."""
+
+SAID = 1000
+"""Characters of an exception's message that are kept for the warning: a message may contain its whole item."""
 
 
 def error_of_item(order: Fail, func: str, index: int, item: Any) -> PoolAggError:
@@ -31,20 +36,45 @@ def error_of_item(order: Fail, func: str, index: int, item: Any) -> PoolAggError
     return told
 
 
-def error_of_run(error: BaseException, reducer: str) -> PoolAggError:
+def error_of_run(order: Fail, reducer: str) -> PoolAggError:
     """The error for a run that cannot go on, with no item to blame."""
+    error = order.error
+    told: PoolAggError
     if isinstance(error, PoolAggError):
         return error
+    if order.cause == "timeout":
+        text = f"a worker was killed, for {error}, and no single item could be named that took so long"
+        told = WorkerLost(text, exitcode=None, signal=None, index=None, item=None)
+        told.__cause__ = error
+        return told
     told = ReducerError(f"a state of {reducer} could not travel from its worker: {said(error)}")
     told.__cause__ = error
     return told
 
 
-def text_of_skipped(skipped: Sequence[ItemFailed], pulled: int) -> str:
-    """How many items are missing from the result, and the first few."""
-    few = "; ".join(f"item {one.index}, {short_repr(one.item)}: {said(one.error)}" for one in skipped[:3])
-    more = "" if len(skipped) <= 3 else f"; and {len(skipped) - 3} more"
-    return f"{len(skipped)} of {pulled} items failed and are not in the result: {few}{more}"
+class Skipped:
+    """Count the items that are left out, and keep the first few as text: neither an item nor an error is kept."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._first: list[str] = []
+
+    def add(self, failed: ItemFailed) -> None:
+        """Count one item."""
+        self.count += 1
+        if len(self._first) < FEW:
+            what = clipped(said(failed.error), SAID)
+            self._first.append(f"item {failed.index}, {short_repr(failed.item)}: {what}")
+
+    def add_untold(self, count: int) -> None:
+        """Count items of which nothing but their number is known."""
+        self.count += count
+
+    def text(self, pulled: int) -> str:
+        """Say how many items are missing from the result, and name the first few."""
+        more = self.count - len(self._first)
+        few = "; ".join([*self._first, *([f"and {more} more"] if more else [])])
+        return f"{self.count} of {pulled} items failed and are not in the result: {few}"
 
 
 def note_of_input(position: int) -> str:

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from poolagg._signals import raised_by_handler
 from poolagg.errors import short_repr
 from poolagg.events import Accounted, RunEvent
 
@@ -31,6 +32,8 @@ class Watchers:
             try:
                 watcher(event)
             except Exception as error:
+                if raised_by_handler(error):
+                    raise
                 self._watchers.remove(watcher)
                 warnings.warn(
                     f"the watcher {short_repr(watcher)} raised {type(error).__name__}: {error}, on "

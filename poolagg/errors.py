@@ -9,6 +9,8 @@ from __future__ import annotations
 import reprlib
 from typing import Any
 
+from poolagg._signals import raised_by_handler
+
 __all__ = [
     "CheckpointError",
     "CheckpointMismatch",
@@ -20,6 +22,7 @@ __all__ = [
     "SkippedItems",
     "TaskError",
     "WorkerLost",
+    "clipped",
     "short_repr",
 ]
 
@@ -35,8 +38,22 @@ def short_repr(value: object) -> str:
     """
     try:
         return _reprs.repr(value)
-    except Exception:
+    except Exception as error:
+        if raised_by_handler(error):
+            raise
         return f"<{type(value).__name__} whose repr raises>"
+
+
+def clipped(text: str, most: int) -> str:
+    """Return `text`, or about `most` characters of it: three quarters from its beginning, a quarter from its end.
+
+    >>> clipped("0123456789" * 10, 16)
+    '012345678901 [... 84 characters ...] 6789'
+    """
+    if len(text) <= most:
+        return text
+    end = most // 4
+    return f"{text[: most - end]} [... {len(text) - most} characters ...] {text[len(text) - end :]}"
 
 
 class PoolAggError(Exception):

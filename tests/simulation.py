@@ -22,6 +22,8 @@ from poolagg._orders import (
     Fail,
     Failure,
     Finished,
+    Late,
+    LeaveOut,
     Lost,
     Merged,
     Piece,
@@ -36,6 +38,8 @@ from poolagg._orders import (
     SourceEnded,
     Tick,
     Worn,
+    Yield,
+    Yielded,
 )
 from poolagg._parcels import Parcels, Source, open_parcel
 from poolagg._plan import Plan, Terms
@@ -188,6 +192,7 @@ class World:
         self.events = 0
         self.offences: Counter[int] = Counter()
         self.silent_deaths = 0
+        self.yields = 0
         self.ran: Counter[int] = Counter()
         self.failure: Fail | None = None
         self.skipped: dict[int, Skip] = {}
@@ -235,6 +240,8 @@ class World:
             case Revoke(lane, _):
                 if not self.workers[lane].dead:
                     self.workers[lane].revokes.append(order)
+            case Yield(lane, chunk):
+                events.append(Yielded(lane, chunk, self.divide(self.workers[lane], chunk)))
             case Replace(lane):
                 worker = self.workers[lane]
                 assert worker.dead or not (worker.in_flight or worker.inbox or worker.running), order
@@ -242,6 +249,8 @@ class World:
                 self.workers[lane] = self.new_worker()
             case Commit(piece):
                 self.commit(piece, events)
+            case LeaveOut(leaf):
+                self.folding.leave_out(leaf)
             case Skip(failure, _):
                 self.check_charge(failure.index, failure.cause)
                 self.skipped[failure.index] = order
@@ -332,7 +341,10 @@ class World:
             assert plan.hungry, "a lane is idle and an item in hand would be kept"
             assert plan.appetite > 0, "a lane is idle and nothing is wanted"
         if not self.strategy.carries:
-            chunks = 2 * self.terms.lanes + (self.terms.window_chunks * self.terms.lanes + 1) * self.terms.in_order
+            chunks = (
+                max(2, self.terms.in_flight) * self.terms.lanes
+                + (self.terms.window_chunks * self.terms.lanes + 1) * self.terms.in_order
+            )
             leaf = 0 if self.grid is None else self.grid.leaf(plan.pulled)[2] - self.grid.leaf(plan.pulled)[1]
             most = (chunks + 2) * (8 * plan.pace.largest + leaf)
             assert plan._ledger.uncovered <= most, f"{plan._ledger.uncovered} items ahead"
@@ -437,6 +449,19 @@ class World:
                 return
         worker.outbox.append(Revoked(order.lane, order.chunk, False))
 
+    def divide(self, worker: Worker, chunk: int) -> int | None:
+        """End the running chunk early: before the item that the worker has come to, or after it, nobody knows."""
+        run = worker.running
+        if worker.dead or run is None or run.chunk != chunk or run.stop == run.start or self.random.random() < 0.1:
+            return None
+        at = self.random.randrange(run.start, run.stop)
+        stop = self.random.choice([at, at + 1])
+        stop = min(run.stop, stop if self.grid is None else self.grid.ceil(stop))
+        worker.running = run._replace(stop=stop)
+        worker.in_flight[worker.in_flight.index(run)] = worker.running
+        self.yields += 1
+        return at + 1
+
     def deliver(self, worker: Worker) -> None:
         """Let the plan have the worker's oldest answer."""
         answer = worker.outbox.popleft()
@@ -528,6 +553,8 @@ class Rough(World):
                 continue
             if worker.running is not None:
                 steps.append(lambda w=worker: self.end(w))
+                if self.plan.starving:
+                    steps += [lambda w=worker: self.tell(Late(self.workers.index(w), w.running.chunk))] * 3
             elif worker.inbox:
                 steps.append(lambda w=worker: self.begin(w))
             if worker.revokes:
@@ -548,8 +575,8 @@ class Rough(World):
             case "kill" if not worker.dead and self.kills_left:
                 self.kills_left -= 1
                 run = worker.running
-                index = None if run is None else self.random.choice(range(run.start, run.stop))
-                if run is not None and (index in run.without or self.random.random() < 0.1):
+                index = None if run is None or run.stop == run.start else self.random.choice(range(run.start, run.stop))
+                if run is not None and (index is None or index in run.without or self.random.random() < 0.1):
                     index = None
                 self.die(worker, run, index, "died")
 

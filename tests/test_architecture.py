@@ -28,7 +28,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 MAY_IMPORT = {
     # floor 0, pure: values and what is made of them
     "_lazily": set(),
-    "errors": set(),
+    "_signals": set(),
+    "errors": {"_signals"},
     "events": set(),
     "functions": set(),
     "_sizes": set(),
@@ -67,24 +68,34 @@ MAY_IMPORT = {
     "_report": {"_limit", "_report_page", "_sizes", "_tally", "events"},
     # floor 2: effects
     "pools": {
-        *("_aliasing", "_chunks", "_lazily", "_orders", "_parcels", "_seconds", "_sizes"),
+        *("_aliasing", "_chunks", "_lazily", "_orders", "_parcels", "_seconds", "_signals", "_sizes"),
         *("errors", "functions", "reducers", "strategies"),
     },
     "_progress": {"events"},
     "_ownership": {"_interrupts"},
-    "_checkpoint": {"_interrupts", "_ownership", "_seconds", "errors"},
+    "_checkpoint": {"_chunks", "_interrupts", "_ownership", "_seconds", "errors"},
     "resources": {"_interrupts", "_ownership", "_seconds", "errors", "reducers"},
     "_entrusted": {"_checkpoint", "_interrupts", "errors", "resources"},
+    "_verdicts": {"_orders", "errors", "events"},
     # floor 3: the one place that holds a plan and a pool
-    "_watching": {"errors", "events"},
+    "_watching": {"_signals", "errors", "events"},
     "_settings": {
         *("_checkpoint", "_pages", "_plan", "_progress", "_seconds", "events", "pools", "reducers", "strategies"),
     },
     "_continuation": {
-        *("_checkpoint", "_chunks", "_entrusted", "_fingerprint", "_pages", "_parcels", "_plan", "_settings"),
+        *(
+            "_checkpoint",
+            "_chunks",
+            "_entrusted",
+            "_fingerprint",
+            "_pages",
+            "_parcels",
+            "_plan",
+            "_settings",
+            "_verdicts",
+        ),
         *("errors", "events", "functions", "strategies"),
     },
-    "_verdicts": {"_orders", "errors", "events"},
     "_run": {
         *("_chunks", "_continuation", "_orders", "_pace", "_pages", "_parcels", "_plan", "_seconds", "_settings"),
         *("_verdicts", "_watching", "errors", "events", "functions", "pools", "reducers"),

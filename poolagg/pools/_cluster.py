@@ -20,7 +20,21 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from poolagg._chunks import Interval
-from poolagg._orders import Answer, Broken, Finished, Lost, Piece, Replace, Revoke, Revoked, Run, Ship, Shipped
+from poolagg._orders import (
+    Answer,
+    Broken,
+    Finished,
+    Lost,
+    Piece,
+    Replace,
+    Revoke,
+    Revoked,
+    Run,
+    Ship,
+    Shipped,
+    Yield,
+    Yielded,
+)
 from poolagg._parcels import Parcel
 from poolagg.pools._foreign import ForeignPool
 from poolagg.pools._packing import as_reducer_error
@@ -86,7 +100,9 @@ class ClusterPool(ForeignPool):
 
     def perform(self, order: PoolOrder, parcel: Parcel | None) -> None:
         """Submit a lease, when the lane's last has been answered."""
-        if isinstance(order, Revoke):
+        if isinstance(order, Yield):
+            self._now.append(Yielded(order.lane, order.chunk, None))
+        elif isinstance(order, Revoke):
             self._now.append(Revoked(order.lane, order.chunk, ok=False))
         elif not isinstance(order, Replace):
             items = parcel.cut(order.start, order.stop) if isinstance(order, Run) and parcel is not None else None

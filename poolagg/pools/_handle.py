@@ -110,6 +110,10 @@ class Handle:
             return False
         return self._take_claim() == chunk
 
+    def share(self, chunk: int) -> int | None:
+        """Have the running chunk end early; the first item that the worker will not run, None if that is unknown."""
+        return self.cell.sharing.ask(chunk, self.cell.read) if chunk in self.runs else None
+
     def _take_claim(self) -> int | None:
         try:
             (claim,) = CLAIM.unpack(os.read(self._claims_reader, CLAIM.size))
@@ -128,6 +132,7 @@ class Handle:
     def end(self, epoch: int) -> None:
         """Tell the worker that the run is over; it leaves its chunk at the next batch."""
         self.cell.over(epoch)
+        self.cell.sharing.reset()
         self.loans.take_back()
         if self._arena is not None:
             self._arena.shrink()

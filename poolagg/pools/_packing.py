@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from poolagg._chunks import Interval
 from poolagg._orders import Failure, Piece
 from poolagg._parcels import PACKED, Encoded, Packed, Parcel
-from poolagg.errors import PoolAggError, ReducerError, RemoteError, WorkerLost
+from poolagg._signals import raised_by_handler
+from poolagg.errors import PoolAggError, ReducerError, RemoteError, WorkerLost, clipped
 from poolagg.pools._arena import Apart, Arena, Loan, Place, Span
 from poolagg.pools._channel import Bytes
 from poolagg.pools._travel import dumps, works
@@ -49,6 +50,9 @@ PackedFailure: TypeAlias = tuple[int, str, str, int]
 PackedPiece: TypeAlias = tuple[tuple[Interval, ...], int, PackedFailure | None, list[Span]]
 """The intervals covered, the length of the payload, why there is none, and where its large buffers are."""
 
+
+LONGEST = 16_000
+"""Characters that travel of a traceback: it ends with the exception's message, which may contain a whole item."""
 
 IN_THE_WORKER = "\nIn the worker:\n"
 """What the note on an exception begins with that came from another process."""
@@ -117,7 +121,7 @@ def _copy(payload: memoryview, span: Span) -> bytearray:
 
 def pack_failure(index: int, error: BaseException) -> tuple[PackedFailure, bytes]:
     """An exception, and the bytes it pickles to. Here it is over: its frames, which hold items, are let go of."""
-    trace = _told_before(error) or "".join(traceback.format_exception(error))
+    trace = clipped(_told_before(error) or "".join(traceback.format_exception(error)), LONGEST)
     try:
         blob = dumps(error)
     except Exception:
@@ -260,9 +264,21 @@ def as_reducer_error(error: BaseException) -> PoolAggError:
     """What ended a lane's work, as the reducer's error, if it is not known better."""
     if isinstance(error, (ReducerError, WorkerLost)):
         return error
+    if raised_by_handler(error):
+        return _struck(error)
     told = ReducerError(f"the reducer failed in a worker: {type(error).__name__}: {error}")
     told.__cause__ = error
     return told
+
+
+def _struck(error: BaseException) -> WorkerLost:
+    text = (
+        f"a signal handler raised {type(error).__name__}: {error} in a worker, outside of func, when an item was over. "
+        "If func sets an alarm, it has to cancel it: signal.alarm(0), in a finally block"
+    )
+    lost = WorkerLost(text, exitcode=None, signal=None, index=None, item=None)
+    lost.__cause__ = error
+    return lost
 
 
 def job_does_not_open(error: BaseException) -> ReducerError:

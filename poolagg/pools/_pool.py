@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, ClassVar, NoReturn, Self
 
-from poolagg._orders import Answer, Replace, Revoke, Run, Ship
+from poolagg._orders import Answer, Replace, Revoke, Run, Ship, Yield
 from poolagg._parcels import Encoded, Parcel
 from poolagg.errors import PoolBusy
 from poolagg.pools._cell import Batch
@@ -20,7 +20,7 @@ from poolagg.pools._work import Job
 
 __all__ = ["Pool", "PoolOrder"]
 
-PoolOrder = Run | Ship | Revoke | Replace
+PoolOrder = Run | Ship | Revoke | Yield | Replace
 
 
 class Pool(ABC):
@@ -152,7 +152,7 @@ class Pool(ABC):
         """Wait for answers, `timeout` seconds at most (None: for ever)."""
 
     def batch(self, lane: int) -> Batch | None:
-        """What a lane is mapping just now, if that is known."""
+        """What a lane is mapping just now, if that is known. A pool that says it is ordered to `Yield`."""
         del lane
         return None
 

@@ -11,21 +11,23 @@ is nothing, short enough that the cell tells the parent what is going on.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from time import monotonic, perf_counter
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 from poolagg import _aliasing
 from poolagg._aliasing import Aliasing
 from poolagg._chunks import Grid, Interval, without
 from poolagg._orders import NONE_YET, Failure, Run, Slowest
+from poolagg._signals import raised_by_handler
 from poolagg.errors import ReducerError
 from poolagg.functions import here
+from poolagg.pools._cell import Sharing
 from poolagg.pools._travel import dumps_by_value, only_inherited
 from poolagg.reducers import Reducer
 from poolagg.strategies import Payload, Strategy
 
-__all__ = ["Beat", "Job", "Outcome", "Work", "pickle_job"]
+__all__ = ["Beat", "Job", "Outcome", "Work", "let_callers_go", "pickle_job"]
 
 BATCH = 0.001
 """Seconds of work in a batch."""
@@ -35,6 +37,19 @@ HEAVY = 1 << 20
 
 OUR_FILES = {__file__, _aliasing.__file__}
 """Whose frames a traceback of `func` does not begin with."""
+
+
+LIGHT = 100
+"""Items of a batch from which on none is looked at apart, though a lane may wait for them: to look before each item
+takes 0.1 us, which is to be no more than 1 %."""
+
+FEW = 512
+"""Items of a chunk up to which the lane looks all the same: it takes less than sending the chunk, and items that follow
+light ones may be heavy."""
+
+FAILURES = 256
+"""Failed items after which a lane hands back the rest of its chunk: to send an exception takes longer than most items
+take to fail, and it may be as large as its item."""
 
 
 class Job(NamedTuple):
@@ -71,6 +86,10 @@ def pickle_job(job: Job, inherited: Mapping[str, Any] | None = None) -> bytes:
 class Beat(Protocol):
     """Where a lane says what it is doing."""
 
+    @property
+    def sharing(self) -> Sharing | None:
+        """How a running chunk is divided; None where it is not."""
+
     def batch(self, chunk: int, start: int, stop: int) -> None:
         """The lane begins to map items `start` to `stop` of a chunk."""
 
@@ -93,11 +112,16 @@ class Outcome(NamedTuple):
 
 
 class Work:
-    """One job in one lane. `fatal` exceptions in `func` are not the item's failure but end the lane's thread."""
+    """One job in one lane. Exceptions in `func` that are `fatal` are not the item's failure but end the lane's thread.
 
-    def __init__(self, job: Job, beat: Beat, fatal: tuple[type[BaseException], ...] = ()) -> None:
+    Outside of `func`, what a signal handler raises propagates as it is: it is not the reducer's failure.
+    """
+
+    def __init__(self, job: Job, beat: Beat, fatal: Callable[[BaseException], bool] = lambda _: False) -> None:
         self._job = job
         self._beat = beat
+        self._sharing = beat.sharing
+        self._cut: int | None = None  # where the batch ended early, for the chunk is to yield
         self._fatal = fatal
         self._gather = job.strategy.gather(job.reducer, job.grid)
         reducer = job.reducer
@@ -132,14 +156,14 @@ class Work:
         try:
             self._gather.adopt(covers, data)  # type: ignore[attr-defined]
         except Exception as error:
-            raise self._as_reducers(error, "where states met") from error
+            self._raise_as_reducers(error, "where states met")
 
     def payloads(self) -> list[Payload]:
         """Give up the state gathered so far; some of it may be merged for that."""
         try:
             return self._gather.payloads()
         except Exception as error:
-            raise self._as_reducers(error, "as its state was to be shipped") from error
+            self._raise_as_reducers(error, "as its state was to be shipped")
 
     def _run_interval(
         self,
@@ -153,14 +177,21 @@ class Work:
         now = perf_counter()
         while index < stop:
             end = min(stop, index + (1 if run.alone else self._batch))
-            if index > run.start and (now > until or (not run.alone and self._beat.full())):
-                boundary = index if self._job.grid is None else self._job.grid.ceil(index)
-                if boundary == index:
+            if index > run.start and (now > until or (not run.alone and self._has_too_much())):
+                if (boundary := self._boundary(index)) == index:
                     return index
                 end = min(end, boundary)
             self._now = run.chunk, index, end
             self._beat.batch(*self._now)
-            size = self._map(index, items[index - run.start : end - run.start], unpack, run.alone)
+            asked = self._sharing is not None and self._sharing.asked(run.chunk)
+            if asked:  # looked at after it was said what will be run
+                if (boundary := self._boundary(index)) == index:
+                    return index
+                end = min(end, boundary)
+            looks = not (asked or run.alone) and (run.stop - run.start <= FEW or end - index < LIGHT)
+            part = items[index - run.start : end - run.start]
+            size = self._map(index, part, unpack, run.chunk if looks else None)
+            end = end if self._cut is None else self._cut
             began, now = now, perf_counter()
             if now - began > self._slowest[2]:
                 self._slowest = index, end, now - began
@@ -168,42 +199,59 @@ class Work:
             index = end
         return stop
 
+    def _boundary(self, index: int) -> int:
+        """Where a lane may stop that has come to `index`."""
+        return index if self._job.grid is None else self._job.grid.ceil(index)
+
+    def _has_too_much(self) -> bool:
+        """Whether the lane has too much memory, or failures, to go on: exceptions are kept until the chunk ends."""
+        return len(self._failures) >= FAILURES or self._beat.full()
+
     def _adapt(self, items: int, seconds: float, size: int) -> None:
         by_time = items * BATCH / max(seconds, 1e-9)
         by_size = HEAVY / max(size, 1)
         self.heavy = self.heavy or size > HEAVY
         self._batch = max(1, int(min(by_time, by_size, self._batch * 4)))
 
-    def _map(self, index: int, items: Sequence[Any], unpack: Callable[[Any], Any] | None, apart: bool) -> int:
-        """Map one batch and gather it; return about how many bytes one partial takes."""
+    def _map(
+        self, index: int, items: Sequence[Any], unpack: Callable[[Any], Any] | None, chunk: int | None = None
+    ) -> int:
+        """Map one batch and gather it; return about how many bytes one partial takes.
+
+        With `chunk` given it ends early, at `_cut`, once that is to yield.
+        """
         here.generators.clear()
+        self._cut = None
         runs: Sequence[tuple[int, Sequence[Any]]] = [(index, items)]
         if unpack is not None:
             runs = self._each(unpack, runs)
-        mapped = self._mapped(runs)
+        mapped = self._mapped(runs, chunk)
         size = 0
         for start, prepareds in mapped:
             size = sys.getsizeof(prepareds[-1], 0)
             self._reduce(self._gather.add, start, prepareds)
         return size
 
-    def _mapped(self, runs: Sequence[tuple[int, Sequence[Any]]]) -> list[tuple[int, list[Any]]]:
+    def _mapped(self, runs: Sequence[tuple[int, Sequence[Any]]], chunk: int | None) -> list[tuple[int, list[Any]]]:
         """Map in bulk where that is safe; else one item after the other, if need be once more."""
         if not self._aliasing.careful:
             failed = len(self._failures)
-            mapped = self._mapped_in_bulk(runs)
+            mapped = self._mapped_in_bulk(runs, chunk)
             if mapped is not None:
                 return mapped
             del self._failures[failed:]
+            self._cut = None
             here.generators.clear()
             self._beat.batch(*self._now)  # the time limit of an item begins anew
-        mapped = self._each(self._aliasing, runs)
+        mapped = self._each(self._aliasing, runs, chunk)
         self._aliasing.settle()
         return mapped
 
-    def _mapped_in_bulk(self, runs: Sequence[tuple[int, Sequence[Any]]]) -> list[tuple[int, list[Any]]] | None:
+    def _mapped_in_bulk(
+        self, runs: Sequence[tuple[int, Sequence[Any]]], chunk: int | None
+    ) -> list[tuple[int, list[Any]]] | None:
         """Map a batch at C speed; None if `func` may have overwritten some of its results."""
-        mapped = self._each(self._aliasing.bulk, runs)
+        mapped = self._each(self._aliasing.bulk, runs, chunk)
         if any(self._aliasing.suspects(run) for _, run in mapped):
             return None
         if self._job.reducer.prepares:
@@ -214,28 +262,43 @@ class Work:
         return mapped
 
     def _each(
-        self, func: Callable[[Any], Any], runs: Sequence[tuple[int, Sequence[Any]]]
+        self, func: Callable[[Any], Any], runs: Sequence[tuple[int, Sequence[Any]]], chunk: int | None = None
     ) -> list[tuple[int, list[Any]]]:
-        return [done for start, values in runs for done in self._apply(func, start, values)]
+        mapped: list[tuple[int, list[Any]]] = []
+        for start, values in runs:
+            mapped.extend(self._apply(func, start, values, chunk))
+            if chunk is not None and self._cut is not None:  # later items are other lanes', also those not unpacked
+                self._failures = [failure for failure in self._failures if failure.index < self._cut]
+                break
+        return mapped
 
-    def _apply(self, func: Callable[[Any], Any], start: int, values: Sequence[Any]) -> Iterator[tuple[int, list[Any]]]:
+    def _apply(
+        self, func: Callable[[Any], Any], start: int, values: Sequence[Any], chunk: int | None = None
+    ) -> Iterator[tuple[int, list[Any]]]:
         """Apply `func` to consecutive items, at C speed; an item on which it raises is a failure and splits the run."""
         stop = start + len(values)
         source = iter(values)
         here.enter(source, stop)
+        sharing = self._sharing
+        coming = source
+        if sharing is not None and chunk is not None:
+            coming = sharing.until_asked(chunk, start, stop, source)
         while start < stop:
             done: list[Any] = []
             error: BaseException | None = None
             try:
-                done.extend(map(func, source))
+                done.extend(map(func, coming))
             except BaseException as raised:  # SystemExit, KeyboardInterrupt and their like are the item's as well
-                if isinstance(raised, self._fatal):
+                if self._fatal(raised):
                     raise
                 error = raised
             if done:
                 yield start, done
             start += len(done)
             if start < stop:
+                if error is None and sharing is not None and chunk is not None and sharing.asked(chunk):
+                    self._cut = start
+                    return
                 # With no exception and items left, `func` itself raised StopIteration, which ended the map.
                 self._fail(start, error or RuntimeError("the function raised StopIteration"))
                 start += 1
@@ -250,11 +313,30 @@ class Work:
         try:
             method(*arguments)
         except Exception as error:
-            raise self._as_reducers(error, f"near item {arguments[0]}") from error
+            self._raise_as_reducers(error, f"near item {arguments[0]}")
         self._reduce_seconds += perf_counter() - began
 
-    def _as_reducers(self, error: Exception, where: str) -> ReducerError:
-        return ReducerError(
+    def _raise_as_reducers(self, error: Exception, where: str) -> NoReturn:
+        if raised_by_handler(error):
+            raise error
+        raise ReducerError(
             f"{self._job.reducer!r} failed in a worker, {where}: {type(error).__name__}: {error}. "
             f"Try it with poolagg.testing.check_reducer, or with pool=SerialPool()"
-        )
+        ) from error
+
+
+def let_callers_go(failures: Iterable[Failure]) -> None:
+    """Clear the frames that called `func`, as far as they have ended.
+
+    An exception keeps them by its traceback, and they would keep it, with the items of its chunk, until the garbage
+    collector comes. The frames of `func` stay as they are, for debuggers.
+    """
+    for failure in failures:
+        trace = failure.error.__traceback__
+        frame = None if trace is None else trace.tb_frame.f_back
+        while frame is not None:
+            try:
+                frame.clear()
+            except RuntimeError:  # it is still running, and so are those that called it
+                break
+            frame = frame.f_back

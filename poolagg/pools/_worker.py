@@ -32,7 +32,15 @@ from poolagg.pools._death import die_with_parent, ignore_interrupts
 from poolagg.pools._frozen import STARTED_BY
 from poolagg.pools._malloc import give_back_freed, keep_freed
 from poolagg.pools._memory import fresh_memory
-from poolagg.pools._packing import PackedItems, PackedPiece, job_does_not_open, pack_failures, pack_pieces, unpack_items
+from poolagg.pools._packing import (
+    PackedItems,
+    PackedPiece,
+    as_reducer_error,
+    job_does_not_open,
+    pack_failures,
+    pack_pieces,
+    unpack_items,
+)
 from poolagg.pools._share import open_job
 from poolagg.pools._standard_streams import descriptors, flush_streams
 from poolagg.pools._travel import define, main_namespace
@@ -130,7 +138,9 @@ class _Worker:
                 if message.kind == _channel.START:
                     self._not_started = error
                 else:
-                    self._say_broken(message.epoch, error)
+                    # Here its traceback shows whether it was a signal handler's.
+                    starting = error is self._not_started
+                    self._say_broken(message.epoch, error if starting else as_reducer_error(error))
             self._loans.take_back()
             flush_streams()
 

@@ -231,6 +231,8 @@ class _Marked:
         item: int = self._mark.get()
         return item
 
+    sharing = None
+
     def batch(self, chunk: int, start: int, stop: int) -> None:
         """Does not return before the scheduler knows."""
         self._mark.set(start)

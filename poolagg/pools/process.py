@@ -17,7 +17,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from poolagg._orders import Answer, Replace, Revoke, Revoked, Run, Ship, Worn
+from poolagg._orders import Answer, Replace, Revoke, Revoked, Run, Ship, Worn, Yield, Yielded
 from poolagg._parcels import Encoded, Parcel
 from poolagg.pools import _arena, _channel
 from poolagg.pools._cell import Batch
@@ -337,7 +337,7 @@ class ProcessPool(Pool):
         # else it was lost a moment ago, and the plan will hear of it
         self._torn = False
 
-    def _tell(self, handle: Handle, order: Run | Ship | Revoke, parcel: Parcel | None) -> None:
+    def _tell(self, handle: Handle, order: Run | Ship | Revoke | Yield, parcel: Parcel | None) -> None:
         if isinstance(order, Run):
             assert parcel is not None
             self._send_definitions()
@@ -346,6 +346,8 @@ class ProcessPool(Pool):
             handle.channel.send(_channel.SHIP, self._epoch)
         elif isinstance(order, Revoke):
             self._answers.append(Revoked(order.lane, order.chunk, handle.revoke(order.chunk)))
+        elif isinstance(order, Yield):
+            self._answers.append(Yielded(order.lane, order.chunk, handle.share(order.chunk)))
 
     def _send_definitions(self) -> None:
         """A class of `__main__` that items refer to is made known to all workers before any such item is sent."""

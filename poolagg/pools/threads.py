@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import queue
 import threading
+from array import array
 from collections.abc import Callable
 from time import monotonic
-from typing import Any
+from typing import Any, TypeAlias
 
-from poolagg._orders import Answer, Broken, Replace, Revoke, Revoked, Run, Ship
+from poolagg._orders import Answer, Broken, Replace, Revoke, Revoked, Run, Ship, Yield, Yielded
 from poolagg._parcels import Parcel
-from poolagg.pools._cell import Batch, Over
+from poolagg.pools._cell import Batch, Over, Sharing
 from poolagg.pools._packing import as_reducer_error, start_failed
 from poolagg.pools._pool import Pool, PoolOrder
 from poolagg.pools._work import Job, Work
@@ -36,9 +37,8 @@ class ThreadPool(Pool):
         self.workers = checked_count("workers", usable_cpus() if workers is None else workers)
         self._initializer = initializer
         self._lanes: dict[int, _Thread] = {}
-        self._answers: queue.SimpleQueue[tuple[_Thread, int, Answer] | None] = queue.SimpleQueue()
+        self._answers: Answers = queue.SimpleQueue()  # another one for each run: a late answer goes to none that counts
         self._now: list[Answer] = []
-        self._epoch = 0
 
     def __repr__(self) -> str:
         return f"ThreadPool(workers={self.workers})"
@@ -48,6 +48,9 @@ class ThreadPool(Pool):
         if isinstance(order, Revoke):
             ok = self._lanes[order.lane].take_back(order.chunk)
             self._now.append(Revoked(order.lane, order.chunk, ok))
+        elif isinstance(order, Yield):
+            thread = self._lanes[order.lane]
+            self._now.append(Yielded(order.lane, order.chunk, thread.sharing.ask(order.chunk, lambda: thread.now)))
         elif not isinstance(order, Replace):
             self._lanes[order.lane].put(order, parcel)
 
@@ -65,9 +68,7 @@ class ThreadPool(Pool):
                 self.waited += monotonic() - began
             if got is None:  # closed by another thread
                 break
-            _, epoch, answer = got
-            if epoch == self._epoch:
-                answers.append(answer)
+            answers.append(got)
         return answers
 
     def batch(self, lane: int) -> Batch | None:
@@ -75,14 +76,17 @@ class ThreadPool(Pool):
         return self._lanes[lane].now
 
     def _begin(self, job: Job, lanes: int) -> None:
-        self._epoch += 1
-        self._now = []
+        self._forget_answers()
         for lane in range(lanes):
             if lane not in self._lanes:
-                self._lanes[lane] = _Thread(lane, self._initializer, self._answers)
-            self._lanes[lane].begin(job, self._epoch)
+                self._lanes[lane] = _Thread(lane, self._initializer)
+            self._lanes[lane].begin(job, self._answers)
+
+    def _forget_answers(self) -> None:
+        self._answers, self._now = queue.SimpleQueue(), []
 
     def _end(self, clean: bool) -> None:
+        self._forget_answers()
         for lane, thread in list(self._lanes.items()):
             if not clean and thread.busy:
                 thread.leave()
@@ -102,15 +106,21 @@ class ThreadPool(Pool):
         self._lanes.clear()
 
 
+Answers: TypeAlias = "queue.SimpleQueue[Answer | None]"
+
+
 class _Thread:
     """One lane's thread and its orders; also its own beat."""
 
-    def __init__(self, lane: int, initializer: Callable[..., Any] | None, answers: queue.SimpleQueue[Any]) -> None:
+    def __init__(self, lane: int, initializer: Callable[..., Any] | None) -> None:
         self.lane = lane
         self.now: Batch | None = None
+        self.sharing = Sharing(memoryview(array("q", [0, 0])))
         self._given = self._done = 0
         self._initializer = initializer
-        self._answers = answers
+        self._failed: BaseException | None = None
+        self._work: Work | None = None
+        self._answers: Answers = queue.SimpleQueue()
         self._left = False
         self._lock = threading.Lock()
         self._orders: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -119,11 +129,12 @@ class _Thread:
         self._thread = threading.Thread(target=self._serve, name=f"poolagg-{lane}", daemon=True)
         self._thread.start()
 
-    def begin(self, job: Job, epoch: int) -> None:
+    def begin(self, job: Job, answers: Answers) -> None:
         with self._lock:  # here and not on the thread, which may come to it after chunks were taken back
             self._claimed = -1
             self._revoked.clear()
-        self._orders.put((job, epoch))
+        self.sharing.reset()
+        self._orders.put((job, answers))
 
     @property
     def busy(self) -> bool:
@@ -165,6 +176,7 @@ class _Thread:
         """Say what is being mapped; the run may be over."""
         if self._left:
             raise Over
+        self.sharing.come_to(stop - 1)
         self.now = Batch(chunk, start, stop, monotonic())
 
     def rest(self) -> None:
@@ -176,28 +188,35 @@ class _Thread:
         return False
 
     def _serve(self) -> None:
-        failed = self._initialized()
-        work: Work | None = None
-        epoch = 0
+        """Take orders. While it waits for one, no variable holds anything of a run."""
+        self._failed = self._initialized()
         while not self._left:
-            order, detail = self._orders.get()
-            if isinstance(order, Job):
-                work, epoch = Work(order, self), detail
-                if failed is not None:
-                    self._answers.put((self, epoch, Broken(self.lane, start_failed(failed))))
-                continue
-            if order is None:
-                work = None
-                continue
-            if work is not None and failed is None and self._claim(order):
-                try:
-                    answer = carry_out(work, order, detail)
-                except Over:
-                    return
-                except BaseException as error:
-                    answer = Broken(self.lane, as_reducer_error(error))
-                self._answers.put((self, epoch, answer))
+            self._take(*self._orders.get())
+        self._forget()
+
+    def _take(self, order: Any, detail: Any) -> None:
+        if isinstance(order, Job):
+            self._work, self._answers = Work(order, self), detail
+            if self._failed is not None:
+                self._answers.put(Broken(self.lane, start_failed(self._failed)))
+        elif order is None:
+            self._forget()
+        elif self._work is not None and self._failed is None and self._claim(order):
+            self._carry_out(self._work, order, detail)
+        else:
             self._done += 1
+
+    def _carry_out(self, work: Work, order: Run | Ship, parcel: Parcel | None) -> None:
+        try:
+            self._answers.put(carry_out(work, order, parcel))  # in no variable, for tracebacks keep this frame
+        except Over:
+            return
+        except BaseException as error:
+            self._answers.put(Broken(self.lane, as_reducer_error(error)))
+        self._done += 1
+
+    def _forget(self) -> None:
+        self._work, self._answers = None, queue.SimpleQueue()
 
     def _initialized(self) -> BaseException | None:
         try:

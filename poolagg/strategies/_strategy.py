@@ -28,7 +28,11 @@ class Gather(Protocol):
 
 
 class Folding(Protocol):
-    """The half of a strategy in the parent: the one result."""
+    """The half of a strategy in the parent: the one result.
+
+    Where there is a grid it may have `leave_out(leaf)`, which is told of leaves whose items have all failed: no payload
+    will come for such a leaf.
+    """
 
     at: int | None
     """The item whose partial is being stepped, where that is known: for the notes on exceptions."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from poolagg._chunks import Grid, Interval
@@ -117,6 +118,12 @@ def fold_runs(reducer: Reducer, runs: Sequence[tuple[int, list[Any]]]) -> Any:
 # -- the half that runs in the parent ---------------------------------------------------------------------------------
 
 
+class _Absent(Enum):
+    """Stands for the state of a leaf, or of a node, whose items all failed. It pickles, for checkpoints."""
+
+    ABSENT = "absent"
+
+
 class _Climbing:
     """Nodes by (level, place): a node meets its sibling as soon as both are there. O(log n) nodes when in order."""
 
@@ -129,6 +136,13 @@ class _Climbing:
         level, place, acc = data
         if not self._reducer.keeps:  # it may lie in memory that is only lent, and nodes may be here for long
             acc = self._merge(self._reducer.init(), acc)
+        self._climb(level, place, acc)
+
+    def leave_out(self, leaf: int) -> None:
+        """A leaf without a state takes a place, for its sibling would wait for it for ever."""
+        self._climb(0, leaf, _Absent.ABSENT)
+
+    def _climb(self, level: int, place: int, acc: Any) -> None:
         while (sibling := (level, place ^ 1)) in self._nodes:
             other = self._nodes.pop(sibling)
             acc = self._merge(other, acc) if place & 1 else self._merge(acc, other)
@@ -139,7 +153,7 @@ class _Climbing:
         del last
         # A node without a sibling (the input's end, a leaf that was skipped whole) climbs as it is: the shape depends
         # on which leaves there are, and on nothing else. Merging into a fresh accumulator leaves the nodes untouched.
-        nodes = {key: self._merge(self._reducer.init(), acc) for key, acc in self._nodes.items()}
+        nodes = {key: self._merge(self._reducer.init(), acc) for key, acc in self._present().items()}
         level = 0
         while len(nodes) > 1:
             for place in sorted(p for lev, p in nodes if lev == level and p % 2):
@@ -153,7 +167,11 @@ class _Climbing:
         return self._reducer.finish(nodes.popitem()[1] if nodes else self._reducer.init())
 
     def done(self) -> bool:
-        return len(self._nodes) == 1 and self._reducer.done(next(iter(self._nodes.values())))
+        nodes = self._present()
+        return len(nodes) == 1 and self._reducer.done(next(iter(nodes.values())))
+
+    def _present(self) -> dict[tuple[int, int], Any]:
+        return {key: acc for key, acc in self._nodes.items() if acc is not _Absent.ABSENT}
 
     def state(self) -> Any:
         return self._nodes
@@ -162,4 +180,8 @@ class _Climbing:
         self._nodes = state
 
     def _merge(self, acc: Any, other: Any) -> Any:
+        if other is _Absent.ABSENT:
+            return acc
+        if acc is _Absent.ABSENT:
+            return other
         return join(self._reducer, acc, other)

@@ -1,0 +1,193 @@
+"""After a run a kept pool refers to nothing that is the user's: not to func, items, partials, reducer or result."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import operator
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing.pool import ThreadPool as StandardThreadPool
+from typing import Any
+
+import pytest
+from tasks import wait_for
+
+import poolagg
+from poolagg import Collect, Fold, Into, ProcessPool, Report, SerialPool, Sum, TaskError, ThreadPool, aggregate
+
+POOLS: dict[str, Callable[[], Any]] = {
+    "serial": SerialPool,
+    "threads": lambda: ThreadPool(2),
+    "processes": lambda: ProcessPool(2),
+    "an executor of threads": lambda: ThreadPoolExecutor(2),
+    "an executor of processes": lambda: ProcessPoolExecutor(2),
+}
+
+
+class Thing:
+    """Something of the user's that can be watched."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __add__(self, other: Any) -> Thing:
+        return Thing(self.value + other.value)
+
+
+class Failure(Exception):
+    """An exception that can be watched, as those of Python itself cannot."""
+
+
+class Function:
+    """A func that is an object; items of 3 fail if told to."""
+
+    def __init__(self, fails: bool = False) -> None:
+        self.fails = fails
+
+    def __call__(self, thing: Thing) -> Thing:
+        if self.fails and thing.value == 3:
+            raise Failure(thing)
+        return Thing(thing.value + 1)
+
+
+def value_of(thing: Thing) -> int:
+    return thing.value
+
+
+def added(acc: Thing | None, thing: Thing) -> Thing:
+    return thing if acc is None else acc + thing
+
+
+class Watched:
+    """Weak references to everything that is given to a run and comes out of it."""
+
+    def __init__(self) -> None:
+        self.references: list[weakref.ref[Any]] = []
+
+    def __call__(self, thing: Any) -> Any:
+        self.references.append(weakref.ref(thing))
+        return thing
+
+    @property
+    def gone(self) -> bool:
+        return all(reference() is None for reference in self.references)
+
+
+@pytest.fixture(params=POOLS)
+def pool(request: pytest.FixtureRequest) -> Iterator[Any]:
+    with POOLS[request.param]() as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def without_collector() -> Iterator[None]:
+    """References go by themselves, at once, and are not left to the garbage collector."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+REDUCERS: dict[str, Callable[[], Any]] = {
+    "Sum of a key": lambda: Sum().of(value_of),
+    "Collect": Collect,
+    "a two-argument function": lambda: Fold(operator.add, merge=operator.add, init=lambda: Thing(0)),
+    "Into": lambda: Into([].append),
+}
+
+
+def test_nothing_is_kept_after_a_run(pool: Any) -> None:
+    for reducer, reproducible in itertools.product(REDUCERS, [False, True]):
+        watched = Watched()
+
+        def run(reducer: str = reducer, reproducible: bool = reproducible, watched: Watched = watched) -> None:
+            made = REDUCERS[reducer]()
+            func, things = Function(), (watched(Thing(i)) for i in range(100))
+            watched(func), watched(made)
+            result = aggregate(func, things, made, pool=pool, reproducible=reproducible)
+            with contextlib.suppress(TypeError):  # a number
+                watched(result)
+
+        run()
+        wait_for(lambda watched=watched: watched.gone)
+
+
+def test_nothing_is_kept_after_an_error(pool: Any) -> None:
+    """Neither if it was raised, and its traceback is gone, nor if the item was left out."""
+
+    def run(on_error: Any, watched: Watched, report: Report) -> None:
+        func = watched(Function(fails=True))
+        things = (watched(Thing(i)) for i in range(100))
+        aggregate(func, things, Sum().of(value_of), pool=pool, on_error=on_error, watch=[report])
+
+    watched, report = Watched(), Report()
+    with pytest.raises(TaskError) as raised:
+        run("raise", watched, report)
+    watched(raised.value)
+    del raised
+    wait_for(lambda: watched.gone)
+    assert "it ended with TaskError" in str(report)
+
+    watched, report = Watched(), Report()
+    with pytest.warns(poolagg.SkippedItems):
+        run("skip", watched, report)
+    wait_for(lambda: watched.gone)
+    assert "item 3" in str(report)
+
+    watched = Watched()
+    run(lambda failed: watched(failed.error) and None, watched, Report())
+    wait_for(lambda: watched.gone)
+
+
+def test_nothing_is_kept_by_what_adapts_a_pool_of_the_standard_library() -> None:
+    watched = Watched()
+
+    def run(pool: Any) -> None:
+        aggregate(watched(Function()), (watched(Thing(i)) for i in range(100)), Collect(), pool=pool)
+
+    with StandardThreadPool(2) as pool:
+        run(pool)
+        wait_for(lambda: watched.gone)
+    pool.join()
+    del pool
+    gc.collect()  # it is in a cycle
+
+
+@pytest.mark.parametrize("pool", ["serial", "threads", "processes"], indirect=True)
+def test_nothing_is_kept_after_a_loop_was_left(pool: Any) -> None:
+    watched = Watched()
+
+    def run() -> None:
+        results = pool.imap_unordered(watched(Function()), (watched(Thing(i)) for i in range(1000)))
+        watched(next(results))
+        results.close()
+
+    run()
+    wait_for(lambda: watched.gone)
+
+
+def test_a_thread_that_was_busy_when_its_run_ended_keeps_nothing_when_its_item_ends() -> None:
+    watched, go_on, begun = Watched(), threading.Event(), threading.Event()
+
+    def slow(thing: Thing) -> Thing:
+        if thing.value == 0:
+            begun.set()
+            go_on.wait()
+            return watched(Thing(-1))
+        begun.wait()
+        raise Failure(thing)
+
+    with ThreadPool(2) as pool:
+
+        def run() -> None:
+            with pytest.raises(TaskError):
+                aggregate(slow, (watched(Thing(i)) for i in range(4)), Collect(), pool=pool, chunksize=1)
+
+        run()
+        go_on.set()
+        wait_for(lambda: len(watched.references) == 5 or watched.gone)
+        wait_for(lambda: watched.gone)
