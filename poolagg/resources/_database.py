@@ -53,13 +53,15 @@ class IntoDatabase(Into):
 
     connect    the path of a SQLite database, or a function that opens a connection, by any DB-API driver
     statement  executed with each partial, which must be a tuple, list or dict, as the driver takes it
-    function   instead of a statement: called with a cursor and each partial. It must not commit
+    function   instead of a statement: called with a cursor and each partial. It must not commit or roll back, and
+               SQLite and PostgreSQL are told to refuse that
     run        the name of the run: its ledger is in the table `poolagg_ledger` of the same database, under this name
     batch      partials in a transaction; one is also made when a second, or 50 times what the last one took, has passed
     ordered    keep to the input order
-    patience   seconds that a lost connection or somebody's lock is waited for
+    patience   seconds that a lost connection is waited for, and somebody's lock from the start on
     private    True says that nobody but you can write the ledger's table. Only then may other reducers stand beside
-               this one, for their state is a pickle there. At a path it is looked at who can write the file
+               this one, for their state is a pickle there. At a path it is looked at who can write the file, what
+               SQLite reads beside it, and the folder
 
     The same call again continues the run; another run takes another name. Batches are written in the parent. If one
     has to be written again after its connection was lost, so is all that was in it: a function may be called more than

@@ -64,4 +64,7 @@ class Resource(Protocol):
         """Keep what was applied since the last commit, and the ledger, in one step: both, or neither."""
 
     def rollback(self) -> object:
-        """The run is over: forget what was applied since the last commit, and let go. The next call is `begin`."""
+        """The run is over: forget what was applied since the last commit, and let go. The next call is `begin`.
+
+        It is called after a `begin` that Ctrl-C has interrupted, too, and again if it was interrupted itself.
+        """
