@@ -15,12 +15,13 @@ from typing import Any
 
 from poolagg.errors import short_repr
 
-__all__ = ["HEAP", "attributes", "has_hooks", "reduced", "variables", "what_hides"]
+__all__ = ["HEAP", "HOOKS", "attributes", "has_hooks", "reduced", "variables", "what_hides"]
 
 HEAP = 1 << 9
 """The flag of a type that was made at run time."""
 
-_HOOKS = ("__reduce_ex__", "__reduce__", "__getstate__", "__getnewargs_ex__", "__getnewargs__")
+HOOKS = ("__reduce_ex__", "__reduce__", "__getstate__", "__getnewargs_ex__", "__getnewargs__")
+"""What a class defines to say how its instances pickle."""
 
 _SAID = {*functools.WRAPPER_ASSIGNMENTS, "__annotations__", "__annotate__", "__type_params__"}
 """What `functools.wraps` copies: names, a docstring, annotations."""
@@ -61,7 +62,7 @@ def _is_passing(value: Any, name: Any, part: Any) -> bool:
 
 def has_hooks(kind: type) -> bool:
     """Whether a class defines how its instances pickle."""
-    return any(getattr(kind, name, None) is not getattr(object, name, None) for name in _HOOKS)
+    return any(getattr(kind, name, None) is not getattr(object, name, None) for name in HOOKS)
 
 
 def reduced(value: Any) -> Any:

@@ -48,7 +48,7 @@ from types import (
 )
 from typing import Any, NoReturn
 
-from poolagg._attributes import HEAP, attributes, has_hooks, reduced, variables, what_hides
+from poolagg._attributes import HEAP, HOOKS, attributes, has_hooks, reduced, variables, what_hides
 from poolagg._instructions import global_names, instructions
 from poolagg._origin import is_imported, is_own, is_reached, is_reached_anywhere, name_of_type
 from poolagg._stable import ATOMS, dump
@@ -92,6 +92,7 @@ class Walk:
         self._globals_of: dict[str, dict[int, str]] = {}
         self._alive: list[Any] = []  # an id stays an object's own
         self._part, self._steps = "func", list[Any]()
+        self.refused = False
         self._begin()
 
     def digest(self, value: Any, part: str) -> str:
@@ -204,6 +205,7 @@ class Walk:
 
     def refuse(self, value: Any, why: str) -> NoReturn:
         """Say what it is, and where."""
+        self.refused = True
         module, name = name_of_type(type(value))
         kind = name if module == "builtins" else f"{module}.{name}"
         raise ValueError(
@@ -402,7 +404,9 @@ class Walk:
             except Exception as raised:
                 error = f"{type(raised).__name__}: {raised}"
             else:
-                return *head, *(self._named(value, pickled) if isinstance(pickled, str) else self._parts(kind, pickled))
+                if isinstance(pickled, str):
+                    return *head, *self._named(value, pickled)
+                return *head, *self._parts(kind, pickled), self._names(_beside(value))
         if (hidden := what_hides(value, reduces, self._plain)) is not None:
             self.refuse(value, error or hidden)
         return *head, *self._held(value), self._names(attributes(value))
@@ -450,6 +454,13 @@ def _step(step: Any) -> str:
     if isinstance(step, tuple):
         return f"[{short_repr(step[1])}]"
     return f"[{step}]" if isinstance(step, int) else str(step)
+
+
+def _beside(value: Any) -> dict[str, Any]:
+    """The attributes of an instance of the user's own class, unless the user said what pickles of it: a library's
+    class, such as Counter, may pickle less than its subclasses add."""
+    own = [base for base in type(value).__mro__ if is_own(base.__module__)]
+    return attributes(value) if own and not any(name in vars(base) for base in own for name in HOOKS) else {}
 
 
 def _without_id(key: Any, value: Any) -> Any:
@@ -510,6 +521,7 @@ _BY_ATTRIBUTES = {
     ("_struct", "Struct"): ("format",),
     ("_json", "Scanner"): ("strict", "object_hook", "object_pairs_hook", "parse_float", "parse_int", "parse_constant"),
     ("ctypes", "CDLL"): ("_name",),
+    ("numba.core.registry", "CPUDispatcher"): ("py_func", "targetoptions"),  # it pickles with a random name
     ("poolagg.pools._share", "share"): ("value",),
     **{("typing", name): ("__name__",) for name in ("TypeVar", "ParamSpec", "TypeVarTuple")},
 }
