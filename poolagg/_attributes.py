@@ -49,7 +49,12 @@ def variables(value: Any) -> dict[str, Any]:
 
 
 def _is_passing(value: Any, name: Any, part: Any) -> bool:
-    """Whether an attribute is the id of this process, which clients keep, or the value's own hash, kept in it."""
+    """Whether an attribute is the id of this process, which clients keep, or the value's own hash, kept in it.
+
+    Or where a class lies in memory, which pydantic notes as `cls_ref`.
+    """
+    if name == "cls_ref" and type(value).__module__.startswith("pydantic."):
+        return True
     if type(part) is not int or not isinstance(name, str):
         return False
     if name in ("pid", "_pid"):

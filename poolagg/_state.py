@@ -30,6 +30,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import blake2b, sha256
 from itertools import chain
+from operator import attrgetter
 from pathlib import PurePath
 from types import (
     BuiltinFunctionType,
@@ -67,8 +68,9 @@ SMALL = 16
 _NOTED = {
     *("__dict__", "__weakref__", "__module__", "__qualname__", "__doc__", "__slots__", "__slotnames__", "_abc_impl"),
     *("__firstlineno__", "__static_attributes__", "__annotations_cache__"),
+    *("__pydantic_core_schema__", "__pydantic_validator__", "__pydantic_serializer__"),
 }
-"""What Python notes in a class, beside what is defined there."""
+"""What Python notes in a class, beside what is defined there, and pydantic, which makes it from that, with addresses."""
 
 _SINGLEDISPATCH = next(
     part
@@ -341,7 +343,7 @@ class Walk:
     # -- what libraries make, where pickling it does not tell its state ------------------------------------------
 
     def _known_by(self, value: Any, names: tuple[str, ...]) -> Form:
-        return "object", self._class_of(value), self._names({name: getattr(value, name) for name in names})
+        return "object", self._class_of(value), self._names({name: attrgetter(name)(value) for name in names})
 
     def _transient(self, value: Any) -> Form:
         """By its type; what a class of the user's own adds to it counts, as far as its name is public."""
@@ -522,6 +524,7 @@ _BY_ATTRIBUTES = {
     ("_json", "Scanner"): ("strict", "object_hook", "object_pairs_hook", "parse_float", "parse_int", "parse_constant"),
     ("ctypes", "CDLL"): ("_name",),
     ("numba.core.registry", "CPUDispatcher"): ("py_func", "targetoptions"),  # it pickles with a random name
+    ("pydantic._internal._validate_call", "ValidateCallWrapper"): ("function", "function.__annotations__"),
     ("poolagg.pools._share", "share"): ("value",),
     **{("typing", name): ("__name__",) for name in ("TypeVar", "ParamSpec", "TypeVarTuple")},
 }
