@@ -70,7 +70,7 @@ _NOTED = {
     *("__firstlineno__", "__static_attributes__", "__annotations_cache__"),
     *("__pydantic_core_schema__", "__pydantic_validator__", "__pydantic_serializer__"),
 }
-"""What Python notes in a class, beside what is defined there, and pydantic, which makes it from that, with addresses."""
+"""What Python notes in a class beside what is defined there; and pydantic, which makes it from that, with addresses."""
 
 _SINGLEDISPATCH = next(
     part
