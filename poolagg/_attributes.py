@@ -13,14 +13,15 @@ import os
 from types import BuiltinFunctionType, MemberDescriptorType
 from typing import Any
 
+from poolagg._origin import is_own
 from poolagg.errors import short_repr
 
-__all__ = ["HEAP", "HOOKS", "attributes", "has_hooks", "reduced", "variables", "what_hides"]
+__all__ = ["HEAP", "attributes", "beside", "has_hooks", "reduced", "variables", "what_hides"]
 
 HEAP = 1 << 9
 """The flag of a type that was made at run time."""
 
-HOOKS = ("__reduce_ex__", "__reduce__", "__getstate__", "__getnewargs_ex__", "__getnewargs__")
+_HOOKS = ("__reduce_ex__", "__reduce__", "__getstate__", "__getnewargs_ex__", "__getnewargs__")
 """What a class defines to say how its instances pickle."""
 
 _SAID = {*functools.WRAPPER_ASSIGNMENTS, "__annotations__", "__annotate__", "__type_params__"}
@@ -36,6 +37,15 @@ def attributes(value: Any) -> dict[str, Any]:
                 with contextlib.suppress(AttributeError):  # nothing was set
                     found[f"{base.__qualname__}.{name}" if name in found else name] = slot.__get__(value)
     return {name: part for name, part in (found | variables(value)).items() if not _is_passing(value, name, part)}
+
+
+def beside(value: Any) -> dict[str, Any]:
+    """Return the attributes of an instance of the user's own class, unless that class says what of it pickles.
+
+    A library's class, such as Counter, may pickle less than its subclasses add.
+    """
+    own = [base for base in type(value).__mro__ if is_own(base.__module__)]
+    return attributes(value) if own and not any(name in vars(base) for base in own for name in _HOOKS) else {}
 
 
 def variables(value: Any) -> dict[str, Any]:
@@ -67,7 +77,7 @@ def _is_passing(value: Any, name: Any, part: Any) -> bool:
 
 def has_hooks(kind: type) -> bool:
     """Whether a class defines how its instances pickle."""
-    return any(getattr(kind, name, None) is not getattr(object, name, None) for name in HOOKS)
+    return any(getattr(kind, name, None) is not getattr(object, name, None) for name in _HOOKS)
 
 
 def reduced(value: Any) -> Any:

@@ -49,7 +49,7 @@ from types import (
 )
 from typing import Any, NoReturn
 
-from poolagg._attributes import HEAP, HOOKS, attributes, has_hooks, reduced, variables, what_hides
+from poolagg._attributes import HEAP, attributes, beside, has_hooks, reduced, variables, what_hides
 from poolagg._instructions import global_names, instructions
 from poolagg._origin import is_imported, is_own, is_reached, is_reached_anywhere, name_of_type
 from poolagg._stable import ATOMS, dump
@@ -72,11 +72,7 @@ _NOTED = {
 }
 """What Python notes in a class beside what is defined there; and pydantic, which makes it from that, with addresses."""
 
-_SINGLEDISPATCH = next(
-    part
-    for part in functools.singledispatch.__code__.co_consts
-    if isinstance(part, CodeType) and part.co_name == "wrapper"
-)
+_SINGLEDISPATCH = {part for part in functools.singledispatch.__code__.co_consts if isinstance(part, CodeType)}
 
 Form = Any
 """What a value consists of, as nested tuples of atoms. An object in it is its digest, or where it was met before."""
@@ -259,7 +255,7 @@ class Walk:
 
     def has_parts(self, func: Any) -> bool:
         """Whether func is a function that counts by its parts."""
-        return type(func) is FunctionType and not is_imported(func) and func.__code__ is not _SINGLEDISPATCH
+        return type(func) is FunctionType and not is_imported(func) and func.__code__ not in _SINGLEDISPATCH
 
     def parts_of(self, function: FunctionType) -> Iterator[tuple[str, Any]]:
         """What a function of the user's own consists of, beside its globals."""
@@ -273,9 +269,9 @@ class Walk:
     def _function(self, function: FunctionType) -> Form:
         if is_imported(function):
             return "named", function.__module__, function.__qualname__
-        if function.__code__ is _SINGLEDISPATCH:
+        if function.__code__ in _SINGLEDISPATCH and hasattr(function, "registry"):
             # Its closure also holds a cache, and a number that counts how many classes are registered anywhere.
-            return "singledispatch", self.form(function.registry, ".registry")  # type: ignore[attr-defined]
+            return "singledispatch", self.form(function.registry, ".registry")
         parts = [(name, self.form(part, f" (its {name})")) for name, part in self.parts_of(function)]
         return "function", parts, self.note_globals(function)
 
@@ -408,7 +404,7 @@ class Walk:
             else:
                 if isinstance(pickled, str):
                     return *head, *self._named(value, pickled)
-                return *head, *self._parts(kind, pickled), self._names(_beside(value))
+                return *head, *self._parts(kind, pickled), self._names(beside(value))
         if (hidden := what_hides(value, reduces, self._plain)) is not None:
             self.refuse(value, error or hidden)
         return *head, *self._held(value), self._names(attributes(value))
@@ -456,13 +452,6 @@ def _step(step: Any) -> str:
     if isinstance(step, tuple):
         return f"[{short_repr(step[1])}]"
     return f"[{step}]" if isinstance(step, int) else str(step)
-
-
-def _beside(value: Any) -> dict[str, Any]:
-    """The attributes of an instance of the user's own class, unless the user said what pickles of it: a library's
-    class, such as Counter, may pickle less than its subclasses add."""
-    own = [base for base in type(value).__mro__ if is_own(base.__module__)]
-    return attributes(value) if own and not any(name in vars(base) for base in own for name in HOOKS) else {}
 
 
 def _without_id(key: Any, value: Any) -> Any:
