@@ -13,14 +13,16 @@ import os
 from types import BuiltinFunctionType, MemberDescriptorType
 from typing import Any
 
+from poolagg._origin import is_own
 from poolagg.errors import short_repr
 
-__all__ = ["HEAP", "attributes", "has_hooks", "reduced", "variables", "what_hides"]
+__all__ = ["HEAP", "attributes", "beside", "has_hooks", "reduced", "variables", "what_hides"]
 
 HEAP = 1 << 9
 """The flag of a type that was made at run time."""
 
 _HOOKS = ("__reduce_ex__", "__reduce__", "__getstate__", "__getnewargs_ex__", "__getnewargs__")
+"""What a class defines to say how its instances pickle."""
 
 _SAID = {*functools.WRAPPER_ASSIGNMENTS, "__annotations__", "__annotate__", "__type_params__"}
 """What `functools.wraps` copies: names, a docstring, annotations."""
@@ -37,6 +39,15 @@ def attributes(value: Any) -> dict[str, Any]:
     return {name: part for name, part in (found | variables(value)).items() if not _is_passing(value, name, part)}
 
 
+def beside(value: Any) -> dict[str, Any]:
+    """Return the attributes of an instance of the user's own class, unless that class says what of it pickles.
+
+    A library's class, such as Counter, may pickle less than its subclasses add.
+    """
+    own = [base for base in type(value).__mro__ if is_own(base.__module__)]
+    return attributes(value) if own and not any(name in vars(base) for base in own for name in _HOOKS) else {}
+
+
 def variables(value: Any) -> dict[str, Any]:
     """`vars(value)`, read past its hooks, without what only documents it."""
     try:
@@ -48,7 +59,12 @@ def variables(value: Any) -> dict[str, Any]:
 
 
 def _is_passing(value: Any, name: Any, part: Any) -> bool:
-    """Whether an attribute is the id of this process, which clients keep, or the value's own hash, kept in it."""
+    """Whether an attribute is the id of this process, which clients keep, or the value's own hash, kept in it.
+
+    Or where a class lies in memory, which pydantic notes as `cls_ref`.
+    """
+    if name == "cls_ref" and type(value).__module__.startswith("pydantic."):
+        return True
     if type(part) is not int or not isinstance(name, str):
         return False
     if name in ("pid", "_pid"):

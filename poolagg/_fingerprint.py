@@ -30,9 +30,13 @@ def fingerprint(func: Callable[[Any], Any], reducer: Any) -> dict[str, str]:
     walk = Walk()
     try:
         return _parts(walk, func, reducer)
-    except RecursionError as error:
+    except Exception as error:
+        if walk.refused:
+            raise
+        deep = isinstance(error, RecursionError)
+        why = "it is nested too deep" if deep else f"{type(error).__name__}: {error}"
         raise ValueError(
-            f"func or reducer refers to something that is nested too deep to be known again: {error}. It is at "
+            f"a checkpoint cannot tell whether func and reducer are the same in another run: {why}, at "
             f"{walk.path[:200]}. Say with Checkpoint(path, key=...) what counts as the same"
         ) from error
 

@@ -30,6 +30,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import blake2b, sha256
 from itertools import chain
+from operator import attrgetter
 from pathlib import PurePath
 from types import (
     BuiltinFunctionType,
@@ -48,7 +49,7 @@ from types import (
 )
 from typing import Any, NoReturn
 
-from poolagg._attributes import HEAP, attributes, has_hooks, reduced, variables, what_hides
+from poolagg._attributes import HEAP, attributes, beside, has_hooks, reduced, variables, what_hides
 from poolagg._instructions import global_names, instructions
 from poolagg._origin import is_imported, is_own, is_reached, is_reached_anywhere, name_of_type
 from poolagg._stable import ATOMS, dump
@@ -67,14 +68,11 @@ SMALL = 16
 _NOTED = {
     *("__dict__", "__weakref__", "__module__", "__qualname__", "__doc__", "__slots__", "__slotnames__", "_abc_impl"),
     *("__firstlineno__", "__static_attributes__", "__annotations_cache__"),
+    *("__pydantic_core_schema__", "__pydantic_validator__", "__pydantic_serializer__"),
 }
-"""What Python notes in a class, beside what is defined there."""
+"""What Python notes in a class beside what is defined there; and pydantic, which makes it from that, with addresses."""
 
-_SINGLEDISPATCH = next(
-    part
-    for part in functools.singledispatch.__code__.co_consts
-    if isinstance(part, CodeType) and part.co_name == "wrapper"
-)
+_SINGLEDISPATCH = {part for part in functools.singledispatch.__code__.co_consts if isinstance(part, CodeType)}
 
 Form = Any
 """What a value consists of, as nested tuples of atoms. An object in it is its digest, or where it was met before."""
@@ -92,6 +90,7 @@ class Walk:
         self._globals_of: dict[str, dict[int, str]] = {}
         self._alive: list[Any] = []  # an id stays an object's own
         self._part, self._steps = "func", list[Any]()
+        self.refused = False
         self._begin()
 
     def digest(self, value: Any, part: str) -> str:
@@ -204,6 +203,7 @@ class Walk:
 
     def refuse(self, value: Any, why: str) -> NoReturn:
         """Say what it is, and where."""
+        self.refused = True
         module, name = name_of_type(type(value))
         kind = name if module == "builtins" else f"{module}.{name}"
         raise ValueError(
@@ -255,7 +255,7 @@ class Walk:
 
     def has_parts(self, func: Any) -> bool:
         """Whether func is a function that counts by its parts."""
-        return type(func) is FunctionType and not is_imported(func) and func.__code__ is not _SINGLEDISPATCH
+        return type(func) is FunctionType and not is_imported(func) and func.__code__ not in _SINGLEDISPATCH
 
     def parts_of(self, function: FunctionType) -> Iterator[tuple[str, Any]]:
         """What a function of the user's own consists of, beside its globals."""
@@ -269,9 +269,9 @@ class Walk:
     def _function(self, function: FunctionType) -> Form:
         if is_imported(function):
             return "named", function.__module__, function.__qualname__
-        if function.__code__ is _SINGLEDISPATCH:
+        if function.__code__ in _SINGLEDISPATCH and hasattr(function, "registry"):
             # Its closure also holds a cache, and a number that counts how many classes are registered anywhere.
-            return "singledispatch", self.form(function.registry, ".registry")  # type: ignore[attr-defined]
+            return "singledispatch", self.form(function.registry, ".registry")
         parts = [(name, self.form(part, f" (its {name})")) for name, part in self.parts_of(function)]
         return "function", parts, self.note_globals(function)
 
@@ -339,7 +339,7 @@ class Walk:
     # -- what libraries make, where pickling it does not tell its state ------------------------------------------
 
     def _known_by(self, value: Any, names: tuple[str, ...]) -> Form:
-        return "object", self._class_of(value), self._names({name: getattr(value, name) for name in names})
+        return "object", self._class_of(value), self._names({name: attrgetter(name)(value) for name in names})
 
     def _transient(self, value: Any) -> Form:
         """By its type; what a class of the user's own adds to it counts, as far as its name is public."""
@@ -402,7 +402,9 @@ class Walk:
             except Exception as raised:
                 error = f"{type(raised).__name__}: {raised}"
             else:
-                return *head, *(self._named(value, pickled) if isinstance(pickled, str) else self._parts(kind, pickled))
+                if isinstance(pickled, str):
+                    return *head, *self._named(value, pickled)
+                return *head, *self._parts(kind, pickled), self._names(beside(value))
         if (hidden := what_hides(value, reduces, self._plain)) is not None:
             self.refuse(value, error or hidden)
         return *head, *self._held(value), self._names(attributes(value))
@@ -510,6 +512,8 @@ _BY_ATTRIBUTES = {
     ("_struct", "Struct"): ("format",),
     ("_json", "Scanner"): ("strict", "object_hook", "object_pairs_hook", "parse_float", "parse_int", "parse_constant"),
     ("ctypes", "CDLL"): ("_name",),
+    ("numba.core.registry", "CPUDispatcher"): ("py_func", "targetoptions"),  # it pickles with a random name
+    ("pydantic._internal._validate_call", "ValidateCallWrapper"): ("function", "function.__annotations__"),
     ("poolagg.pools._share", "share"): ("value",),
     **{("typing", name): ("__name__",) for name in ("TypeVar", "ParamSpec", "TypeVarTuple")},
 }

@@ -47,6 +47,17 @@ class Frozen(frozenset): pass
 class Text(str): pass
 class Number(int): pass
 
+class Tally(collections.Counter):
+    def __init__(self, k=0): super().__init__("ab"); self.k = k
+
+class Stamp(datetime.date):
+    pass
+
+def stamped(k):
+    stamp = Stamp(2020, 1, 1)
+    stamp.k = k
+    return stamp
+
 class Pickled:
     def __init__(self, k): self.k, self.lock = k, threading.Lock()
     def __getstate__(self): return {"kept": self.k}
@@ -269,6 +280,8 @@ VALUES = {
     "a method": ("Own(1).method", "Own(2).method"),
     "a slot": ("Slotted(1)", "Slotted(2)"),
     "a slot of a base": ("Derived(1)", "Derived(2)"),
+    "an attribute that is not pickled": ("Tally(1)", "Tally(2)"),
+    "an attribute of a date": ("stamped(1)", "stamped(2)"),
     "an object that says what it pickles": ("Pickled(1)", "Pickled(2)"),
     "an object that refuses to pickle": ("Raising(1)", "Raising(2)"),
     "an object that pickles by name": ("Single(1)", "Single(2)"),

@@ -46,7 +46,7 @@ MAY_IMPORT = {
     # A value's digest is made of its own attributes, of code, and of names where it is a library's or passes.
     "_origin": set(),
     "_transient": set(),
-    "_attributes": {"errors"},
+    "_attributes": {"_origin", "errors"},
     "_instructions": {"_stable"},
     "_state": {"_attributes", "_instructions", "_origin", "_stable", "_transient", "errors", "functions"},
     "_fingerprint": {"_state"},

@@ -424,10 +424,28 @@ def test_what_is_nested_too_deep_is_refused():
     value: list = []
     for _ in range(100_000):
         value = [value]
-    with pytest.raises(ValueError, match=r"nested too deep .* Checkpoint\(path, key=...\)"):
+    with pytest.raises(ValueError, match=r"nested too deep, at .* Checkpoint\(path, key=...\)"):
         fingerprint(lambda x: value, Sum())
     while value:  # or the interpreter would take its stack apart at once
         value = value[0]
+
+
+def test_a_hook_that_raises_is_an_error_in_words():
+    """It tells where, and the way out."""
+
+    class Place:
+        def begin(self): ...
+        def apply(self, partial): ...
+        def commit(self, ledger): ...
+        def rollback(self): ...
+
+        @property
+        def known_by(self):
+            raise KeyError("none")
+
+    place = Place()
+    with pytest.raises(ValueError, match=r"KeyError: 'none', at func's variable 'place'.*Checkpoint\(path, key=...\)"):
+        fingerprint(lambda x: place, Sum())
 
 
 def test_objects_that_refer_to_each_other_in_sets_are_refused_in_time():
