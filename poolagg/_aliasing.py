@@ -61,6 +61,7 @@ class Aliasing:
         self._prepare = prepare
         self._drains = drains
         self._seen: dict[int, Any] = {}
+        self._kinds: set[type] = set()
         self._reuses = self._refills = self._trusted = self._suspected = False
         self.careful = True
         self.bulk = func
@@ -96,8 +97,15 @@ class Aliasing:
         self._suspected = self._may_change(partials)
         return self._suspected
 
+    def suspects_prepared(self, prepareds: Sequence[Any]) -> bool:
+        """The same of what `prepare` has made of them, which as a rule is the same, or plain."""
+        if {type(prepareds[0]), type(prepareds[-1])} <= self._kinds | PLAIN:
+            return False
+        self._suspected = self._may_change(prepareds)
+        return self._suspected
+
     def _may_change(self, partials: Sequence[Any]) -> bool:
-        found = kinds(partials)
+        found = self._kinds = kinds(partials)
         if found <= PLAIN:
             return False
         if self._drains and any(hasattr(kind, "__next__") for kind in found):
@@ -132,13 +140,23 @@ class Aliasing:
     def _drawn(self, item: Any) -> Any:
         """What `func` returns; of an iterator its elements, before what it draws on is filled again."""
         partial = self._func(item)
-        return self._listed(item, partial) if hasattr(type(partial), "__next__") else partial
+        if not hasattr(type(partial), "__next__"):
+            return partial
+        if self._refills:
+            return list(map(copied, partial))
+        elements = list(partial)
+        if not elements or (type(elements[0]) in PLAIN and type(elements[-1]) in PLAIN):
+            return elements  # of the first item, all were looked at
+        return self._once_each(item, elements)
 
     def _listed(self, item: Any, iterator: Iterator[Any]) -> list[Any]:
         """The elements of an iterator that `func` returned; if it yields one buffer again and again, copies of it."""
         if self._refills:
             return list(map(copied, iterator))
-        elements = list(iterator)
+        return self._once_each(item, list(iterator))
+
+    def _once_each(self, item: Any, elements: list[Any]) -> list[Any]:
+        """The elements, unless one of them is there again and again: then copies, of another iterator."""
         if PLAIN.issuperset(map(type, elements)) or not _repeats(elements):
             return elements
         self._refills = True

@@ -264,8 +264,7 @@ def test_an_error_names_the_right_spelling(reducer: Any, name: str, spelling: st
         (Histogram([0, 1, 2]), [1, None], 1.5, [0, 3]),
         (Histogram([0, 1, 2]), "1", 1.5, [0, 3]),
         (ArraySum(), np.ma.array([1, 2], mask=[0, 1]), np.array([1, 2]), [3, 6]),
-        (MergeCounts(), {"a": None}, {"a": 2}, {"a": 6}),
-        (MergeCounts(), {"a": "2"}, {"a": 2}, {"a": 6}),
+        (MergeCounts(), [("a", 2)], {"a": 2}, {"a": 6}),
     ],
     ids=str,
 )
@@ -276,6 +275,14 @@ def test_a_bad_partial_is_that_items_failure_and_the_others_count(
     with pytest.warns(SkippedItems, match="2 "):
         result = aggregate(values.__getitem__, range(5), reducer, pool=SerialPool(), on_error="skip")
     assert alike(result if isinstance(result, dict) else result.tolist(), expected)
+
+
+@pytest.mark.parametrize("count", [None, "2", [2]])
+@pytest.mark.parametrize("more", [[], [{"b": 1}], [{"a": 1}]])
+def test_what_is_not_a_count_is_never_taken_for_one(count: Any, more: list[Any]) -> None:
+    with pytest.raises(TypeError) as caught:
+        reduced(MergeCounts(), [*more, {"a": count}])
+    assert "GroupBy(reducer)" in caught.value.__notes__[0]
 
 
 # -- labelled data ----------------------------------------------------------------------------------------------------

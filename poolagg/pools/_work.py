@@ -257,7 +257,7 @@ class Work:
         if self._job.reducer.prepares:
             here.generators.clear()
             mapped = self._each(self._job.reducer.prepare, mapped)
-            if any(self._aliasing.suspects(run) for _, run in mapped):
+            if any(self._aliasing.suspects_prepared(run) for _, run in mapped):
                 return None
         return mapped
 

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
-from numbers import Number
 from typing import Any
 
 from poolagg.reducers._keys import as_result, mark_new, may_hold_marks
 from poolagg.reducers._reducer import Reducer
 
 __all__ = ["Frequencies", "MergeCounts"]
-
-
-COUNTS = {int, float}
-"""Types of most counts: the others are looked at one by one."""
 
 
 class MergeCounts(Reducer):
@@ -35,21 +29,24 @@ class MergeCounts(Reducer):
             raise TypeError(
                 f"MergeCounts() adds mappings of counts, got {partial!r}: Frequencies().flat() counts elements"
             )
-        if not COUNTS.issuperset(map(type, partial.values())):
-            for key, count in partial.items():
-                if not isinstance(count, (Number, Decimal)) and not hasattr(count, "__array__"):
-                    raise TypeError(
-                        f"MergeCounts() adds mappings of counts, got {count!r} for {key!r}: GroupBy(reducer).flat() of "
-                        f"items() reduces other values"
-                    )
         return partial
 
     def init(self) -> Counter[Any]:
         return Counter()
 
     def step(self, acc: Counter[Any], prepared: Any) -> Counter[Any]:
+        return self.steps(acc, (prepared,))
+
+    def steps(self, acc: Counter[Any], prepareds: Sequence[Any]) -> Counter[Any]:
         before = len(acc)
-        acc.update(prepared)
+        try:
+            for counts in prepareds:
+                if not acc:
+                    sum(counts.values())  # for an empty Counter takes over whatever there is
+                acc.update(counts)
+        except TypeError as error:
+            error.add_note("MergeCounts() adds counts; GroupBy(reducer).flat().of(dict.items) reduces other values")
+            raise
         if len(acc) > before:
             mark_new(acc, before)
         return acc
@@ -80,9 +77,6 @@ class Frequencies(MergeCounts):
     """
 
     prepare = Reducer.prepare
-
-    def step(self, acc: Counter[Any], prepared: Any) -> Counter[Any]:
-        return self.steps(acc, (prepared,))
 
     def steps(self, acc: Counter[Any], prepareds: Sequence[Any]) -> Counter[Any]:
         before = len(acc)

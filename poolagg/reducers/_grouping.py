@@ -50,15 +50,17 @@ class GroupBy(Combinator):
         if self.placed:
             *front, start = place
             for k, (key, prepared) in enumerate(prepareds, start):
-                known = key if key in acc else as_key(key)
-                acc[known] = self.inner.steps_at(self._of(acc, known), (*front, k), (prepared,))
+                if key not in acc:
+                    key = self._begun(acc, key)
+                acc[key] = self.inner.steps_at(acc[key], (*front, k), (prepared,))
             return acc
         groups: dict[Any, list[Any]] = {}
         for key, prepared in prepareds:
             groups.setdefault(key, []).append(prepared)
         for key, group in groups.items():
-            known = key if key in acc else as_key(key)
-            acc[known] = self.inner.steps_at(self._of(acc, known), place, group)
+            if key not in acc:
+                key = self._begun(acc, key)
+            acc[key] = self.inner.steps_at(acc[key], place, group)
         return acc
 
     def merge(self, acc: dict[Any, Any], other: dict[Any, Any]) -> dict[Any, Any]:
@@ -70,6 +72,13 @@ class GroupBy(Combinator):
         if may_hold_marks(acc):
             return {as_result(key): self.inner.finish(inner) for key, inner in acc.items()}
         return {key: self.inner.finish(inner) for key, inner in acc.items()}
+
+    def _begun(self, acc: dict[Any, Any], key: Any) -> Any:
+        """Put in an accumulator for a key that is not there yet, unless it is nan; what it is there as."""
+        key = as_key(key)
+        if key not in acc:
+            acc[key] = self.inner.init()
+        return key
 
     def _of(self, acc: dict[Any, Any], key: Any) -> Any:
         return acc[key] if key in acc else self.inner.init()

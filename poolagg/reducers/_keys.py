@@ -8,12 +8,13 @@ inside tuples and frozensets, and the result has `math.nan`. A NaT of numpy stay
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
-from itertools import islice
+from itertools import chain, islice
 from operator import ne
 from typing import Any
 
+from poolagg._kinds import kinds
 from poolagg.reducers._marks import NAN, NO_DATE, NO_SPAN, Mark
 
 __all__ = ["all_equal_themselves", "as_key", "as_result", "mark_new", "may_hold_marks"]
@@ -56,19 +57,28 @@ def as_result(key: Any) -> Any:
     return _rebuilt(key, as_result) if isinstance(key, (tuple, frozenset)) else key
 
 
-def all_equal_themselves(keys: Iterable[Any]) -> bool:
-    """Whether it is seen at C speed that there is no nan among the keys."""
-    kinds = set(map(type, keys))
-    return kinds <= SURE or (kinds <= SCALARS and not any(map(ne, keys, keys)))
+def all_equal_themselves(keys: Sequence[Any]) -> bool:
+    """Whether it is seen at C speed that there is no nan among the keys, or in them if they are tuples."""
+    found = kinds(keys)
+    if found <= SURE:
+        return True
+    if found == {tuple}:
+        return all_equal_themselves(list(chain.from_iterable(keys)))
+    return found <= SCALARS and not any(map(ne, keys, keys))
 
 
 def may_hold_marks(keys: Iterable[Any]) -> bool:
     """Whether there may be a mark among the keys of an accumulator, or in one of them."""
-    return any(kind is Mark or issubclass(kind, (tuple, frozenset)) for kind in set(map(type, keys)))
+    found = set(map(type, keys))
+    if found == {tuple}:
+        return may_hold_marks(list(chain.from_iterable(keys)))
+    return any(kind is Mark or issubclass(kind, (tuple, frozenset)) for kind in found)
 
 
 def mark_new(counts: dict[Any, Any], before: int) -> None:
     """Put marks in the place of nan among the keys of a dict of counts that came when it had `before` of them."""
+    if SURE.issuperset(map(type, islice(reversed(counts), len(counts) - before))):
+        return
     fresh = list(islice(reversed(counts), len(counts) - before))
     if all_equal_themselves(fresh):
         return
