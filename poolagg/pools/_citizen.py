@@ -23,6 +23,8 @@ import threading
 import weakref
 from typing import Any, NamedTuple, cast
 
+from poolagg.pools._standard_streams import descriptors
+
 __all__ = ["Identity", "forget_exits", "identity_of_worker", "introduce", "leave", "new_random_numbers"]
 
 _MODULE = "multiprocessing.process"
@@ -144,10 +146,17 @@ def leave(inherited: frozenset[int]) -> None:
         util._exit_function()
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
+    # What has no name, as the memory of a pool, nobody opens later.
+    if own := {fd for fd in descriptors() - inherited if os.fstat(fd).st_nlink}:
+        _flush(own)
+
+
+def _flush(own: set[int]) -> None:
+    """Flush the files on these descriptors. To find them takes some milliseconds, as it touches all inherited pages."""
     for thing in gc.get_objects():
         if issubclass(type(thing), _FILES):
             try:
-                if thing.fileno() not in inherited:
+                if thing.fileno() in own:
                     thing.flush()
             except (OSError, ValueError):
                 pass  # it is closed, or its disk is full
