@@ -24,10 +24,7 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any, cast
 
-__all__ = ["CACHED", "is_found_by_name", "reduction"]
-
-CACHED: type = type(functools.lru_cache(abs))
-"""What `functools.cache` and `lru_cache` make: found by name as functions are, and no function."""
+__all__ = ["is_found_by_name", "reduction"]
 
 _DISPATCHING = cast(Any, functools.singledispatch(abs)).__code__
 
@@ -159,7 +156,7 @@ def _reduce_local(_: threading.local) -> Any:
 
 
 _REDUCTIONS: dict[type, Callable[[Any], Any]] = {
-    CACHED: _reduce_cached,
+    type(functools.cache(abs)): _reduce_cached,
     functools.cached_property: _reduce_cached_property,
     typing.NewType: _reduce_new_type,
     struct.Struct: _reduce_struct,

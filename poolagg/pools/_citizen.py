@@ -20,7 +20,6 @@ import itertools
 import os
 import sys
 import threading
-import weakref
 from typing import Any, NamedTuple, cast
 
 __all__ = ["Identity", "forget_exits", "identity_of_worker", "introduce", "leave", "new_random_numbers"]
@@ -60,10 +59,16 @@ def identity_of_worker(before: Identity | None = None) -> Identity:
 
 
 def forget_exits() -> None:
-    """Leave to the parent what is to be done when it ends; for a process that it has forked."""
+    """Leave to the parent what is to be done when it ends; for a process that it has forked.
+
+    Objects of the parent are frozen: its files are its own to flush. Nor does the garbage collector touch, and so copy,
+    the pages that they lie in.
+    """
+    gc.freeze()
     atexit._clear()
-    weakref.finalize._registry.clear()  # type: ignore[attr-defined]
-    weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
+    if (weakref := sys.modules.get("weakref")) is not None:
+        weakref.finalize._registry.clear()
+        weakref.finalize._registered_with_atexit = False
 
 
 def new_random_numbers() -> None:
@@ -135,19 +140,15 @@ class _Loader:
 # -- in the worker: leaving --------------------------------------------------------------------------------------------
 
 
-def leave(inherited: frozenset[int]) -> None:
-    """Do what an interpreter does at its end, for a forked process, which must not return into its parent's frames.
-
-    A file on one of the `inherited` descriptors may hold what the parent has written, and will flush itself.
-    """
+def leave() -> None:
+    """Do what an interpreter does at its end, for a forked process, which must not return into its parent's frames."""
     if (util := sys.modules.get("multiprocessing.util")) is not None:
         util._exit_function()
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
-    for thing in gc.get_objects():
+    for thing in gc.get_objects():  # which are its own: the inherited are frozen
         if issubclass(type(thing), _FILES):
             try:
-                if thing.fileno() not in inherited:
-                    thing.flush()
+                thing.flush()
             except (OSError, ValueError):
                 pass  # it is closed, or its disk is full

@@ -28,7 +28,6 @@ from types import FunctionType
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, cast
 
 from poolagg.pools._arena import Apart
-from poolagg.pools._by_value import reduction
 from poolagg.pools._standard_streams import standard_descriptors
 from poolagg.pools._travel import in_main, main_namespace, works
 
@@ -337,6 +336,8 @@ def _by_value(value: Any) -> Segments:
     But that process runs a job, whose globals are later than those of the time when the value was shared, and win.
     """
     import cloudpickle
+
+    from poolagg.pools._by_value import reduction
 
     namespace = main_namespace()
 

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterator
 
-__all__ = ["descriptors", "flush_streams", "is_open", "standard_descriptors"]
+__all__ = ["flush_streams", "standard_descriptors"]
 
 
 @contextlib.contextmanager
@@ -22,7 +22,7 @@ def standard_descriptors() -> Iterator[None]:
     """
     opened: list[int] = []
     try:
-        while not all(map(is_open, (0, 1, 2))):
+        while not all(map(_is_open, (0, 1, 2))):
             fd = os.open(os.devnull, os.O_RDWR)
             if fd > 2:  # another thread has opened a file meanwhile
                 os.close(fd)
@@ -35,21 +35,12 @@ def standard_descriptors() -> Iterator[None]:
             os.close(opened.pop())
 
 
-def is_open(fd: int) -> bool:
-    """Whether the number is that of an open descriptor."""
+def _is_open(fd: int) -> bool:
     try:
         os.fstat(fd)
     except OSError:
         return False
     return True
-
-
-def descriptors() -> frozenset[int]:
-    """The descriptors that are open."""
-    for folder in ("/proc/self/fd", "/dev/fd"):
-        with contextlib.suppress(OSError):  # not on this system
-            return frozenset(filter(is_open, map(int, os.listdir(folder))))
-    return frozenset(filter(is_open, range(1024)))
 
 
 def flush_streams() -> None:

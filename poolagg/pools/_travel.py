@@ -12,6 +12,7 @@ Whatever does not pickle becomes a pickle that raises when it is opened: it cost
 
 from __future__ import annotations
 
+import functools
 import io
 import pickle
 import sys
@@ -21,7 +22,6 @@ from typing import Any
 
 from poolagg._parcels import Encoded, Packed
 from poolagg.pools._arena import LEAST, Apart
-from poolagg.pools._by_value import CACHED, reduction
 
 __all__ = [
     "Encoder",
@@ -36,6 +36,10 @@ __all__ = [
     "refuse_inherited_only",
     "works",
 ]
+
+
+CACHED: type = type(functools.cache(abs))
+"""What `functools.cache` and `lru_cache` make: it goes by name as a function does, and is none."""
 
 
 def main_namespace() -> dict[str, Any]:
@@ -71,6 +75,8 @@ def plainly(value: Any) -> bytes | None:
 
 def _by_cloudpickle(value: Any, inherited: Mapping[str, Any]) -> bytes:
     import cloudpickle
+
+    from poolagg.pools._by_value import reduction  # workers seldom need it
 
     namespace = main_namespace()
 

@@ -42,7 +42,7 @@ from poolagg.pools._packing import (
     unpack_items,
 )
 from poolagg.pools._share import open_job
-from poolagg.pools._standard_streams import descriptors, flush_streams
+from poolagg.pools._standard_streams import flush_streams
 from poolagg.pools._travel import define, main_namespace
 from poolagg.pools._work import Job, Outcome, Work
 from poolagg.strategies import Payload
@@ -72,7 +72,6 @@ def main(
     new_random_numbers()
     if forked:
         forget_exits()
-        before = descriptors()
     else:
         sys.modules["__main__"] = types.ModuleType("__main__")
     with socket.socket(fileno=pipe_fd) as pipe:
@@ -81,7 +80,7 @@ def main(
         except (EOFError, ConnectionError, BrokenPipeError):
             return  # the parent has let go of us
     if forked:  # else the interpreter ends
-        leave(before)
+        leave()
 
 
 class _Worker:
