@@ -29,7 +29,7 @@ MAY_IMPORT = {
     # floor 0, pure: values and what is made of them
     "_lazily": set(),
     "_signals": set(),
-    "errors": {"_signals"},
+    "errors": set(),
     "events": set(),
     "functions": set(),
     "_sizes": set(),

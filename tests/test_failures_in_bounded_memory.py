@@ -99,15 +99,15 @@ def test_large_items_that_fail_are_not_kept(kind: str, tmp_path: Path) -> None:
 @needs_proc
 @pytest.mark.parametrize("kind", ["serial", "threads", "an executor of threads"])
 def test_a_run_of_failing_items_may_be_endless(kind: str, tmp_path: Path) -> None:
-    """After 2,000 items, of which every second fails, memory is what it is after 30,000."""
-    grown = megabytes(tmp_path, kind, ["skip", "reproducible", "told"], 2, [(2_000, 10), (20_000, 10)])
-    assert all(later < 12 for _, later in grown.values()), grown
+    """After 2,000 items, of which every second fails, memory is about what it is after 20,000."""
+    grown = megabytes(tmp_path, kind, ["skip"], 2, [(2_000, 2_000), (20_000, 2_000)])
+    assert all(later < 25 for _, later in grown.values()), grown
 
 
 @needs_proc
 def test_a_run_of_failing_items_may_be_endless_in_processes(tmp_path: Path) -> None:
-    grown = megabytes(tmp_path, "processes", ["skip"], 2, [(2_000, 10), (8_000, 10)])
-    assert all(later < 12 for _, later in grown.values()), grown
+    grown = megabytes(tmp_path, "processes", ["skip"], 2, [(2_000, 2_000), (8_000, 2_000)])
+    assert all(later < 25 for _, later in grown.values()), grown
 
 
 # -- what is told ----------------------------------------------------------------------------------------------------
