@@ -9,8 +9,9 @@ Rule of the room: no clock, process or file; answers in, orders out, and every c
 
 Invariant: every item that was pulled is in exactly one of these places; `check()` asserts it. A lane that carries no
 state ships with every chunk, so that nothing is ever held. Pieces of an in-order run wait in `arrived` until all
-before them are covered; others are covered at once. Two parts have a room of their own: `_ledger.py` keeps what
-waits, has arrived and is covered; `_blame.py` finds the item at fault if a worker dies or a payload does not travel.
+before them are covered; others are covered at once. Three parts have a room of their own: `_ledger.py` keeps what
+waits, has arrived and is covered; `_blame.py` finds the item at fault if a worker dies or a payload does not travel;
+`_stealing.py` is what lanes without work take over from others.
 """
 
 from __future__ import annotations
@@ -38,7 +39,6 @@ from poolagg._orders import (
     Piece,
     Pulled,
     Replace,
-    Revoke,
     Revoked,
     Run,
     Ship,
@@ -47,10 +47,10 @@ from poolagg._orders import (
     SourceEnded,
     Tick,
     Worn,
-    Yield,
     Yielded,
 )
 from poolagg._pace import Pace
+from poolagg._stealing import Stealing
 
 __all__ = ["Plan", "Terms"]
 
@@ -95,6 +95,7 @@ class Plan:
         self._ledger = Ledger(terms.grid, covered, failed)
         self._blame = Blame(self._ledger, terms.retries, terms.lanes)
         self._lanes = Lanes(terms.lanes, terms.in_flight)
+        self._stealing = Stealing(self._ledger, self._lanes, terms.grid)
         self._chunk = 0
         self._kept_bytes = 0
         self._orders: list[Order] = []
@@ -162,18 +163,18 @@ class Plan:
 
     @property
     def starving(self) -> bool:
-        """Whether a lane has nothing to do, and there is nothing to give it but what others are running."""
+        """Whether a lane has nothing to do, and chunks that are running may be divided for it."""
+        return self.terms.chunksize is None and self._starving
+
+    @property
+    def _starving(self) -> bool:
         if not self._lanes.idle or self.stopped or self._ledger.waiting or self._blame.suspects:
             return False
-        return self.terms.chunksize is None and (self._ended or not self.appetite)
+        return self._ended or not self.appetite
 
     def divisible(self, lane: int, chunk: int) -> bool:
         """Whether a lane runs this chunk, and may be asked to give some of it away."""
-        there = self._lanes[lane]
-        if not there.chunks or there.yielding == chunk:
-            return False
-        run = there.chunks[0]
-        return run.chunk == chunk and not run.alone and run.stop - run.start > 1
+        return self._stealing.divisible(self._lanes[lane], chunk)
 
     def start_of(self, lane: int, chunk: int) -> int:
         """The first item of a chunk in flight."""
@@ -207,15 +208,13 @@ class Plan:
             case Shipped(lane, pieces, pack, opening):
                 self._lanes[lane].shipping = False
                 self._shipped(self._lanes[lane], pieces, pack, opening)
-            case Revoked(lane, chunk, ok):
-                self._revoked(self._lanes[lane], chunk, ok)
+            case Revoked():
+                self._stealing.revoked(event)
             case Late(lane, chunk):
                 if self.starving and self.divisible(lane, chunk):
-                    self._lanes[lane].yielding = chunk
-                    self._orders.append(Yield(lane, chunk))
-            case Yielded(lane, chunk, reached):
-                if reached is not None:
-                    self._yielded(self._lanes[lane], chunk, reached)
+                    self._orders.append(self._stealing.divide(self._lanes[lane], chunk))
+            case Yielded():
+                self._stealing.yielded(event)
             case Lost():
                 self._lost(event)
             case Worn(lane, _):
@@ -234,7 +233,7 @@ class Plan:
         assert run.chunk == event.chunk, (run, event)
         if event.stop > run.stop:
             raise AssertionError(f"lane {lane.number} ran up to item {event.stop}, and had given away all from {run}")
-        self._wait_shared(event.stop, run.stop)
+        self._stealing.give_back(event.stop, run.stop)
         self.pace.finished(event.stop - run.start, event.seconds)
         again = [failure.index for failure in event.failures if self._charge(failure)]
         if self._ledger.is_probe(run.start, run.stop):
@@ -292,37 +291,6 @@ class Plan:
         self._blame.progress()
         self._ledger.cover(piece)
         self._orders.append(Commit(piece))
-
-    def _revoked(self, lane: Lane, chunk: int, ok: bool) -> None:
-        if chunk not in lane.revoking:  # the lane was lost meanwhile, and the chunk with it
-            return
-        lane.revoking.discard(chunk)
-        if not ok:
-            lane.refused = chunk  # it has begun, or is about to: asking again would only get the same answer
-        else:
-            (run,) = (run for run in lane.chunks if run.chunk == chunk)
-            lane.chunks.remove(run)
-            self._lanes.settle(lane)
-            self._ledger.wait((run.start, run.stop))
-
-    def _yielded(self, lane: Lane, chunk: int, reached: int) -> None:
-        """Have other lanes run what the lane will not."""
-        if not lane.chunks or lane.chunks[0].chunk != chunk:
-            return
-        run = lane.chunks[0]
-        stop = reached if self.terms.grid is None else self.terms.grid.ceil(reached)
-        if stop < run.stop:
-            left_out = tuple(index for index in run.without if index < stop)
-            lane.chunks[0] = run._replace(stop=stop, without=left_out)
-            self._wait_shared(stop, run.stop)
-
-    def _wait_shared(self, start: int, stop: int) -> None:
-        """Have items wait that were given back: in as many parts as lanes have no work, for these may be heavy."""
-        size = -(-(stop - start) // max(1, self._lanes.idle))
-        while start < stop:
-            end = min(stop, self._ledger.chunk_end(start, size))
-            self._ledger.wait((start, end))
-            start = end
 
     # -- failure -----------------------------------------------------------------------------------------------
 
@@ -420,7 +388,8 @@ class Plan:
         while self._ledger.waiting and self._admissible() and (lane := self._free_lane()):
             self._run(lane, self._ledger.next(self.pace.size(None)))
         self._ship_last()
-        self._revoke()
+        if self.terms.in_flight > 1 and self._starving:
+            self._orders.extend(self._stealing.revoke())
 
     def _free_lane(self) -> Lane | None:
         """The lane that gets the next chunk, if one may. While suspects wait, one is kept free for them, or all."""
@@ -483,22 +452,6 @@ class Plan:
         for lane in self._lanes:
             if lane.held and not lane.chunks:
                 self._ship(lane)
-
-    def _revoke(self) -> None:
-        """A lane without work takes over a chunk that waits behind another."""
-        if self._ledger.waiting or self._blame.suspects or self.terms.in_flight == 1 or not self._lanes.idle:
-            return
-        if not self._ended and self.appetite:
-            return
-        idle = self._lanes.idle - sum(len(lane.revoking) for lane in self._lanes)
-        for lane in self._lanes:
-            if idle > 0 and len(lane.chunks) > 1 and not lane.revoking:
-                chunk = lane.chunks[-1].chunk
-                if chunk == lane.refused:
-                    continue
-                lane.revoking.add(chunk)
-                self._orders.append(Revoke(lane.number, chunk))
-                idle -= 1
 
     def _replace_worn(self) -> None:
         for lane in [self._lanes[number] for number in sorted(self._lanes.worn)]:

@@ -250,15 +250,15 @@ class Run:
             deadlines.append(self._next_timeout(self._settings.item_timeout))
         if self._kept is not None and (look := self._kept.next_look) is not None:
             deadlines.append(look)
-        if self._plan.starving:
-            deadlines.extend(since + LATE for _, _, since in self._divisible())
+        deadlines.extend(at for _, _, at in self._divisible())
         return bounded(min(deadlines) - monotonic()) if deadlines else None
 
     def _look_at_the_clock(self) -> None:
         if self._settings.item_timeout is not None:
             self._kill_overdue(self._settings.item_timeout)
-        if self._plan.starving:
-            self._have_shared()
+        for lane, chunk, at in self._divisible():
+            if monotonic() >= at:
+                self._do(self._plan.handle(orders.Late(lane, chunk)))
         if self._watchers and monotonic() >= self._next_redraw:
             self._next_redraw = monotonic() + REDRAW
             self._watchers.tell(events.Progressed(self._items_done(), self._plan.failures, self._total))
@@ -269,20 +269,11 @@ class Run:
             if self._kept.due():
                 self._watchers.tell(self._kept.commit())
 
-    def _have_shared(self) -> None:
-        """Ask lanes whose chunks hold heavy items to share them, while others have nothing to do."""
-        for lane, chunk, since in self._divisible():
-            if monotonic() - since > LATE:
-                self._do(self._plan.handle(orders.Late(lane, chunk)))
-
     def _divisible(self) -> list[tuple[int, int, float]]:
-        """Which lanes run a chunk that can be shared, and since when they are at its batch."""
-        running = ((lane, self._pool.batch(lane)) for lane in range(self._plan.terms.lanes))
-        return [
-            (lane, batch.chunk, batch.since)
-            for lane, batch in running
-            if batch is not None and self._plan.divisible(lane, batch.chunk)
-        ]
+        """While others have nothing to do: lanes, the chunks they run, and from when on these should be divided."""
+        plan, batch = self._plan, self._pool.batch
+        running = [(lane, batch(lane)) for lane in range(plan.terms.lanes)] if plan.starving else []
+        return [(lane, at.chunk, at.since + LATE) for lane, at in running if at and plan.divisible(lane, at.chunk)]
 
     # -- the checkpoint ----------------------------------------------------------------------------------------
 

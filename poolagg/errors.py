@@ -9,8 +9,6 @@ from __future__ import annotations
 import reprlib
 from typing import Any
 
-from poolagg._signals import raised_by_handler
-
 __all__ = [
     "CheckpointError",
     "CheckpointMismatch",
@@ -38,9 +36,7 @@ def short_repr(value: object) -> str:
     """
     try:
         return _reprs.repr(value)
-    except Exception as error:
-        if raised_by_handler(error):
-            raise
+    except Exception:
         return f"<{type(value).__name__} whose repr raises>"
 
 

@@ -29,7 +29,7 @@ MAY_IMPORT = {
     # floor 0, pure: values and what is made of them
     "_lazily": set(),
     "_signals": set(),
-    "errors": {"_signals"},
+    "errors": set(),
     "events": set(),
     "functions": set(),
     "_sizes": set(),
@@ -59,7 +59,8 @@ MAY_IMPORT = {
     "_ledger": {"_chunks", "_orders"},
     "_blame": {"_chunks", "_ledger", "_orders"},
     "_lanes": {"_chunks", "_orders"},
-    "_plan": {"_blame", "_chunks", "_lanes", "_ledger", "_orders", "_pace"},
+    "_stealing": {"_chunks", "_lanes", "_ledger", "_orders"},
+    "_plan": {"_blame", "_chunks", "_lanes", "_ledger", "_orders", "_pace", "_stealing"},
     "strategies": {"_chunks", "_kinds", "_lazily", "reducers"},
     "_limit": set(),
     "_timeline": set(),

@@ -128,7 +128,7 @@ def test_a_lane_runs_no_item_that_the_parent_was_told_it_would_not(
     strategy: Strategy = Combine() if grid is None else Tree()
     work = Work(Job(func, Collect() if grid else Sum(), strategy, grid), lane)
     work._batch = batch or 1  # as after many light items
-    outcome = work.run(Run(0, 3, start, stop, ship=True), range(start, stop), None)
+    outcome = work.run(Run(0, 3, start, stop, ship=True, budget=1e9), range(start, stop), None)
     (given_from,) = reached
     assert given_from is not None
     if grid is not None:

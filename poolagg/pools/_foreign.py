@@ -60,7 +60,7 @@ class ForeignPool(Pool):
         elif isinstance(order, Run):
             assert parcel is not None
             if self._threads:
-                self._submit(order, run_here, self._job, order, parcel)
+                self._submit(order, self._run_here, self._job, order, parcel, self._epoch)
             else:
                 self._submit(order, run_lease, self._call(order, parcel))
 
@@ -87,9 +87,18 @@ class ForeignPool(Pool):
                 answers.append(self._answer(what, result))
         return answers
 
+    def _run_here(self, job: Job, run: Run, parcel: Parcel, epoch: int) -> None:
+        """Run a chunk in a thread of theirs, and return nothing.
+
+        A variable of theirs that held the answer would be in a cycle with the exceptions in it, whose tracebacks lead
+        to the frame.
+        """
+        self._put(run, run_here(job, run, parcel), epoch)
+
     def _put(self, what: Any, result: Any, epoch: int) -> None:
         """The result of what was submitted has come; any thread may say so."""
-        self._results.put((epoch, what, result))
+        if result is not None:  # else it is there already
+            self._results.put((epoch, what, result))
 
     def _answer(self, run: Any, result: Any) -> Answer:
         if isinstance(result, Returned):

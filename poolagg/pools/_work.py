@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from math import inf
 from time import monotonic, perf_counter
 from typing import Any, NamedTuple, NoReturn, Protocol
 
@@ -188,7 +189,8 @@ class Work:
                 if (boundary := self._boundary(index)) == index:
                     return index
                 end = min(end, boundary)
-            looks = not (asked or run.alone) and (run.stop - run.start <= FEW or end - index < LIGHT)
+            few = run.stop - run.start <= FEW or end - index < LIGHT
+            looks = few and not asked and run.budget < inf  # without a limit it is not divided, either
             part = items[index - run.start : end - run.start]
             size = self._map(index, part, unpack, run.chunk if looks else None)
             end = end if self._cut is None else self._cut
