@@ -152,7 +152,7 @@ class Lost(NamedTuple):
     """The lane's worker is gone, with all it held; it was running the items of `suspect`, or none that is known.
 
     `reason`: why its pool has killed it; empty if it has not. `certain`: it is this lane's own loss, and no other item
-    can be to blame, even where lanes share their fate.
+    can be to blame, even where lanes share their fate. `silent`: it had begun to work, and nothing says on what.
     """
 
     lane: int
@@ -161,6 +161,7 @@ class Lost(NamedTuple):
     error: BaseException
     reason: str = ""
     certain: bool = False
+    silent: bool = False
 
 
 class Worn(NamedTuple):

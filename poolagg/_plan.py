@@ -292,6 +292,9 @@ class Plan:
         runs, held = list(lane.chunks), lane.forget()
         self._lanes.renew(event.lane)
         self._orders.append(Replace(event.lane))
+        if event.silent:
+            self._lost_silently(event, runs, held)
+            return
         self._ledger.wait(*held)
         suspect = event.suspect
         # With shared fate one death is that of all lanes: whoever was in flight may be to blame, and runs alone.
@@ -302,11 +305,35 @@ class Plan:
             if suspect is not None and (part := self._ledger.trimmed(*overlap(suspect, (run.start, run.stop)))):
                 self._suspect(run, part, event)
                 explained = True
-            elif run.alone:
-                self._blame.suspects.append((run.start, run.stop))
             else:
-                self._ledger.wait((run.start, run.stop))
-        if not explained and (deaths := self._blame.silent_death(runs[0].start if runs else None)):
+                self._put_back(run)
+        if not explained:
+            self._count_unexplained(event, runs)
+
+    def _lost_silently(self, event: Lost, runs: list[Run], held: list[Interval]) -> None:
+        """The oldest chunk may have run, or what was held was being packed; behind the oldest nothing has begun."""
+        if not runs and not held:
+            self._count_unexplained(event, runs)
+        for interval in held:
+            self._blame.present_at_silent_death(interval)
+        for run in runs[1:]:
+            self._put_back(run)
+        for run in runs[:1]:
+            if not run.alone:
+                self._blame.present_at_silent_death((run.start, run.stop))
+            elif part := self._ledger.trimmed(run.start, run.stop):
+                self._suspect(run, part, event)
+            else:
+                self._put_back(run)
+
+    def _put_back(self, run: Run) -> None:
+        if run.alone:
+            self._blame.suspects.append((run.start, run.stop))
+        else:
+            self._ledger.wait((run.start, run.stop))
+
+    def _count_unexplained(self, event: Lost, runs: list[Run]) -> None:
+        if deaths := self._blame.unexplained(runs[0].start if runs else None):
             self._fail(Fail(None, event.error, deaths, event.cause))
 
     def _suspect(self, run: Run, suspect: Interval, event: Lost) -> None:

@@ -10,6 +10,7 @@ is nothing, short enough that the cell tells the parent what is going on.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import monotonic, perf_counter
@@ -20,6 +21,7 @@ from poolagg._kinds import kinds
 from poolagg._orders import NONE_YET, Failure, Run, Slowest
 from poolagg.errors import ReducerError
 from poolagg.functions import here
+from poolagg.pools._forked import leave
 from poolagg.pools._travel import dumps_by_value
 from poolagg.reducers import Reducer
 from poolagg.strategies import Payload, Strategy
@@ -98,12 +100,14 @@ class Work:
         self._failures: list[Failure] = []
         self._reduce_seconds = 0.0
         self._slowest = NONE_YET
+        self._pid = os.getpid()
         self.heavy = False
         """Whether there was a partial that is a batch of its own, so large is it."""
 
     def run(self, run: Run, items: Sequence[Any], unpack: Callable[[Any], Any] | None) -> Outcome:
         """Map and gather the items of one chunk; `unpack` opens each of them."""
         self._failures, self._reduce_seconds, self._slowest = [], 0.0, NONE_YET
+        self._pid = os.getpid()
         at, began = monotonic(), perf_counter()
         stop = run.stop
         with here.within():
@@ -198,9 +202,11 @@ class Work:
             try:
                 done.extend(map(func, source))
             except BaseException as raised:  # SystemExit, KeyboardInterrupt and their like are the item's as well
-                if isinstance(raised, self._fatal):
-                    raise
                 error = raised
+            if os.getpid() != self._pid:
+                leave(error)
+            if isinstance(error, self._fatal):
+                raise error
             if done:
                 yield start, done
             start += len(done)
@@ -218,8 +224,14 @@ class Work:
         began = perf_counter()
         try:
             method(*arguments)
-        except Exception as error:
+        except BaseException as error:
+            if os.getpid() != self._pid:
+                leave(error)
+            if not isinstance(error, Exception):
+                raise
             raise self._as_reducers(error, f"near item {arguments[0]}") from error
+        if os.getpid() != self._pid:
+            leave()
         self._reduce_seconds += perf_counter() - began
 
     def _as_reducers(self, error: Exception, where: str) -> ReducerError:

@@ -384,12 +384,14 @@ class ProcessPool(Pool):
                 self._ended(handle)
 
     def _receive(self, handle: Handle) -> None:
-        messages, closed = handle.channel.receive()
+        messages, ended = handle.channel.receive()
         for message in messages:
             self._take(handle, message)
-        if closed:
+        if ended is not None:
             handle.channel.forget()
             self._crew.selector.unregister(handle.channel.sock)
+            if isinstance(ended, _channel.BrokenFrame):
+                handle.kill_misused("wrote to the descriptors of its worker")
             if handle.child.pidfd < 0:
                 self._ended(handle)
             elif self._handles.get(handle.lane) is handle and not handle.child.ends_within(DYING):
@@ -403,6 +405,9 @@ class ProcessPool(Pool):
         current = self._handles.get(handle.lane) is handle and handle.ending is None
         if not current or message.epoch not in (0, self._epoch):
             handle.ignore(message)
+            return
+        if message.kind == _channel.MISSED:
+            handle.missed(*message.values)
             return
         answer = handle.answer(message, self._keeps)
         if not handle.worn and (reason := self._wear.after_chunk(handle.child.pid, handle.items)):
