@@ -14,15 +14,29 @@ from collections.abc import Callable
 from tasks import fail
 
 
-def ours() -> list[int]:
-    """The descriptors that a worker is likely to need: sockets, pipes and shared memory, from 3 on."""
-    found = []
+strangers: frozenset[str] = frozenset()
+"""What a forked worker has inherited from the test runner, which must not be touched."""
+
+
+def open_ones(*kinds: str) -> dict[int, str]:
+    """The descriptors of such kinds from 3 on, and what each refers to."""
+    found = {}
     for name in sorted(os.listdir("/proc/self/fd"), key=int):
         with contextlib.suppress(OSError):
-            kind = os.readlink(f"/proc/self/fd/{name}")
-            if int(name) > 2 and kind.startswith(("socket:", "pipe:", "/memfd:poolagg")):
-                found.append(int(name))
+            what = os.readlink(f"/proc/self/fd/{name}")
+            if int(name) > 2 and what.startswith(kinds) and what not in strangers:
+                found[int(name)] = what
     return found
+
+
+def ours() -> list[int]:
+    """Those that a worker needs: its pipe, its claims, its parent's death, and the shared memory of two arenas."""
+    return list(open_ones("socket:", "pipe:", "/memfd:poolagg-arena"))
+
+
+def ours_and_copies() -> list[int]:
+    """Those, and what mappings keep open."""
+    return list(open_ones("socket:", "pipe:", "/memfd:poolagg"))
 
 
 def close_range() -> None:
@@ -68,7 +82,7 @@ def shutdown(how: int) -> None:
 
 def write(text: bytes) -> None:
     """Write to whatever can be written to."""
-    for fd in ours():
+    for fd in ours_and_copies():
         with contextlib.suppress(OSError):
             os.set_blocking(fd, False)
             os.write(fd, text)
@@ -76,7 +90,7 @@ def write(text: bytes) -> None:
 
 def read() -> None:
     """Read what there is to read."""
-    for fd in ours():
+    for fd in ours_and_copies():
         with contextlib.suppress(OSError):
             if select.select([fd], [], [], 0)[0]:
                 os.read(fd, 100)
@@ -90,8 +104,8 @@ def exhaust() -> None:
             os.open(os.devnull, os.O_RDONLY)
 
 
-def forget_all_signals() -> None:
-    """Reset all signal handlers, and block what can be blocked: the worker has no need of them."""
+def block_signals() -> None:
+    """Block what a worker has no need of."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1})
 
 
@@ -101,13 +115,16 @@ def frame(magic: bytes, length: int) -> bytes:
 
 
 class Mischief:
-    """Does to its process what is asked for at some items, and gives back all of them."""
+    """Does to its process what is asked for at some items, and gives back all of them. Make it before the pool."""
 
     def __init__(self, at: dict[int, tuple[Callable[..., None], tuple[object, ...]]]) -> None:
         self.at = at
+        self.strangers = frozenset(open_ones("socket:", "pipe:").values())
 
     def __call__(self, item: int) -> int:
+        global strangers
         if item in self.at:
+            strangers = self.strangers
             func, arguments = self.at[item]
             func(*arguments)
         return item

@@ -352,7 +352,7 @@ class World:
             assert plan.hungry, "a lane is idle and an item in hand would be kept"
             assert plan.appetite > 0, "a lane is idle and nothing is wanted"
         if not self.strategy.carries:
-            chunks = 2 * self.terms.lanes + (self.terms.window_chunks * self.terms.lanes + 1) * self.terms.in_order
+            chunks = self.terms.in_flight * self.terms.lanes + (self.terms.window_chunks * self.terms.lanes + 1) * self.terms.in_order
             leaf = 0 if self.grid is None else self.grid.leaf(plan.pulled)[2] - self.grid.leaf(plan.pulled)[1]
             most = (chunks + 2) * (8 * plan.pace.largest + leaf)
             assert plan._ledger.uncovered <= most, f"{plan._ledger.uncovered} items ahead"

@@ -30,10 +30,10 @@ with contextlib.suppress(ImportError):  # not everywhere, while threads and the 
     import fcntl
     import termios
 
-__all__ = ["Descriptors"]
+__all__ = ["Descriptors", "put_aside"]
 
 ASIDE = 1 << 60
-"""The position of an arena's descriptor."""
+"""The position of the descriptors of shared memory."""
 
 _HANGUP = getattr(select, "POLLRDHUP", select.POLLHUP)
 _NOW = getattr(socket, "MSG_NOSIGNAL", 0) | getattr(socket, "MSG_DONTWAIT", 0)
@@ -50,7 +50,7 @@ class Descriptors:
         for fd in (sock.fileno(), *others, *arenas):
             os.set_inheritable(fd, False)
         for fd in arenas:
-            os.lseek(fd, ASIDE, os.SEEK_SET)
+            put_aside(fd)
         self._poll = select.poll()
         self._poll.register(sock.fileno(), _HANGUP)
 
@@ -80,6 +80,11 @@ class Descriptors:
         self._sock.send(b"", _NOW)  # which a pipe takes that is open for writing, and no other
         sent = self._cell.sent()  # first: what is sent after this may be there, too
         return self._pipe.received + _unread(self._sock) >= sent
+
+
+def put_aside(fd: int) -> None:
+    """Move the position of shared memory behind all that is in it, for its copies in mappings as well."""
+    os.lseek(fd, ASIDE, os.SEEK_SET)
 
 
 def _unread(sock: socket.socket) -> int:

@@ -27,7 +27,7 @@ from poolagg.pools._arena import Arena, Loan, Loans, Place
 from poolagg.pools._cell import Cell, Over
 from poolagg.pools._channel import BrokenFrame, Message, Pipe, identity
 from poolagg.pools._death import die_with_parent, ignore_interrupts
-from poolagg.pools._descriptors import Descriptors
+from poolagg.pools._descriptors import Descriptors, put_aside
 from poolagg.pools._forked import leave
 from poolagg.pools._malloc import give_back_freed, keep_freed
 from poolagg.pools._memory import fresh_memory
@@ -50,7 +50,8 @@ def main(pipe_fd: int, cell_fd: int, claims_fd: int, death_fd: int, *arena_fds: 
     if not forked:
         sys.modules["__main__"] = types.ModuleType("__main__")
     cell = Cell(cell_fd)
-    cell.close_fd()  # it stays mapped, and no item can write to it
+    put_aside(cell_fd)  # the mapping has a copy of it, which an item may write to
+    cell.close_fd()
     with socket.socket(fileno=pipe_fd) as sock:
         pipe = Pipe(sock, cell)
         cell.guard(Descriptors(sock, pipe, cell, [claims_fd, death_fd], arena_fds).check)
