@@ -71,6 +71,17 @@ class Ledger:
             stop = end
         return start, stop
 
+    def cut(self, interval: Interval, most: float) -> int:
+        """Where to cut items so that `most` of them are run, at a leaf boundary: their end if all may, else before."""
+        start, stop = interval
+        left = most
+        for first, last in self.to_run(interval):
+            if last - first > left:
+                end = first + int(left)
+                return end if self.grid is None or self.is_probe(start, stop) else max(start, self.grid.floor(end))
+            left -= last - first
+        return stop
+
     # -- arrived and covered -----------------------------------------------------------------------------------
 
     def arrive(self, piece: Piece) -> None:
