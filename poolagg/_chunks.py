@@ -146,9 +146,14 @@ class Grid(NamedTuple):
     largest: int = 1 << LARGEST
     """Items of a leaf at most, where leaves grow: a power of two."""
 
+    @property
+    def most(self) -> int:
+        """Items of a leaf at most."""
+        return self.largest if self.size is None else self.size
+
     def within(self, most: int | None) -> Grid:
         """A grid like this one whose leaves have no more than `most` items."""
-        if most is None or (self.largest if self.size is None else self.size) <= most:
+        if most is None or self.most <= most:
             return self
         return Grid(None, 1 << (most.bit_length() - 1)) if self.size is None else Grid(most)
 

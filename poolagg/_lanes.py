@@ -1,6 +1,6 @@
 """What the plan knows of each lane, and who may be given a chunk, known without asking each of a thousand lanes.
 
-Rule of the room: whoever changes a lane's chunks, or whether it is worn, says so by `settle`.
+Rule of the room: whoever changes a lane's chunks, its room, or whether it is worn, says so by `settle`.
 """
 
 from __future__ import annotations
@@ -95,9 +95,35 @@ class Lanes:
         """All that may be given a chunk: O(lanes)."""
         return [lane for lane in self if lane.number in self._place]
 
+    def give(self, lane: Lane, run: Run) -> None:
+        """The lane has this chunk, too."""
+        lane.chunks.append(run)
+        lane.room -= run.items()
+        self.settle(lane)
+
+    def finish(self, lane: Lane, reached: int) -> Run:
+        """Take out the lane's oldest chunk, which ran as far as item `reached`."""
+        run = lane.chunks.popleft()
+        lane.room += run.items() - run.items(reached)
+        self.settle(lane)
+        return run
+
+    def take_back(self, lane: Lane, chunk: int) -> Run:
+        """Take out a chunk that has not begun."""
+        (run,) = (run for run in lane.chunks if run.chunk == chunk)
+        lane.chunks.remove(run)
+        lane.room += run.items()
+        self.settle(lane)
+        return run
+
+    def spend(self, lane: Lane, items: float) -> None:
+        """The lane's worker may run so many items fewer."""
+        lane.room -= items
+        self.settle(lane)
+
     def settle(self, lane: Lane) -> None:
         """Its chunks, or its room, have changed, or it is worn: O(log lanes), amortized."""
-        lane.worn = lane.worn or (lane.room < 1 and not lane.chunks)
+        lane.worn = lane.worn or (lane.closed and not lane.chunks)
         number, chunks, alone = lane.number, len(lane.chunks), lane.alone
         _put(self.worn, number, lane.worn)
         _put(self.alone, number, alone)

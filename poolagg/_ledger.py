@@ -72,13 +72,13 @@ class Ledger:
         return start, stop
 
     def cut(self, interval: Interval, most: float) -> int:
-        """Where to cut items so that `most` of them are run, at a leaf boundary: their end if all may, else before."""
+        """The end of the first `most` of these items; of the leaves among them, for a leaf is never cut."""
         start, stop = interval
         left = most
         for first, last in self.to_run(interval):
             if last - first > left:
                 end = first + int(left)
-                return end if self.grid is None or self.is_probe(start, stop) else max(start, self.grid.floor(end))
+                return end if self.grid is None else max(start, self.grid.floor(end))
             left -= last - first
         return stop
 

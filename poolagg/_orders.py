@@ -67,6 +67,11 @@ class Run(NamedTuple):
     budget: float = float("inf")
     without: tuple[int, ...] = ()
 
+    def items(self, reached: int | None = None) -> int:
+        """How many items there are to run; with `reached`, how many of them lie before that."""
+        stop = self.stop if reached is None else reached
+        return stop - self.start - sum(index < stop for index in self.without)
+
 
 class Ship(NamedTuple):
     """Ship the lane's state, after the chunks it was given before."""

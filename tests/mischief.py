@@ -9,10 +9,11 @@ import select
 import signal
 import socket
 import struct
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
-from tasks import fail
-
+from tasks import Attempts, fail
 
 strangers: frozenset[str] = frozenset()
 """What a forked worker has inherited from the test runner, which must not be touched."""
@@ -128,6 +129,37 @@ class Mischief:
             func, arguments = self.at[item]
             func(*arguments)
         return item
+
+
+class Forking:
+    """Forks at some items; the child leaves in some way, and the parent returns the child's exit code."""
+
+    def __init__(self, folder: Path, how: str, *at: int) -> None:
+        self.attempts, self.how, self.at = Attempts(folder), how, at
+
+    def __call__(self, item: int) -> int:
+        if item not in self.at:
+            self.attempts.another(item)
+            return 0
+        if (pid := os.fork()) == 0:
+            return leave(self.how)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def leave(how: str) -> int:
+    """As the child does."""
+    sys.stderr = open(os.devnull, "w")
+    if how == "exits":
+        sys.exit()
+    if how == "exits with 7":
+        sys.exit(7)
+    if how == "exits with a text":
+        sys.exit("a text")
+    if how == "raises":
+        raise ValueError("in the child")
+    if how == "is interrupted":
+        raise KeyboardInterrupt
+    return 99
 
 
 FILES = (_file, _null, _pipe, _socket)

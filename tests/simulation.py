@@ -39,7 +39,8 @@ from poolagg._orders import (
     Worn,
 )
 from poolagg._parcels import Parcels, Source, open_parcel
-from poolagg._plan import Plan, Terms
+from poolagg._plan import Plan
+from poolagg._terms import Terms
 from poolagg.reducers import Reducer
 from poolagg.strategies import Strategy
 
@@ -164,6 +165,7 @@ class Worker:
     running: Run | None = None
     until: float = 0.0
     dead: bool = False
+    items: int = 0  # that it was given and did not give back
     in_flight: list = field(default_factory=list)  # orders whose answer the plan has not seen
 
 
@@ -189,7 +191,8 @@ class World:
     ) -> None:
         self.random = random.Random(seed)
         self.strategy, self.reducer = strategy, reducer
-        self.grid = strategy.grid(terms.get("chunksize"))
+        grid = strategy.grid(terms.get("chunksize"))
+        self.grid = grid and grid.within(terms.get("most_items"))
         self.terms = Terms(carries=strategy.carries, in_order=strategy.in_order, grid=self.grid, **terms)
         self.plan = Plan(self.terms, covered, failed)
         self.source = Source(items, None)
@@ -352,7 +355,10 @@ class World:
             assert plan.hungry, "a lane is idle and an item in hand would be kept"
             assert plan.appetite > 0, "a lane is idle and nothing is wanted"
         if not self.strategy.carries:
-            chunks = self.terms.in_flight * self.terms.lanes + (self.terms.window_chunks * self.terms.lanes + 1) * self.terms.in_order
+            chunks = (
+                self.terms.in_flight * self.terms.lanes
+                + (self.terms.window_chunks * self.terms.lanes + 1) * self.terms.in_order
+            )
             leaf = 0 if self.grid is None else self.grid.leaf(plan.pulled)[2] - self.grid.leaf(plan.pulled)[1]
             most = (chunks + 2) * (8 * plan.pace.largest + leaf)
             assert plan._ledger.uncovered <= most, f"{plan._ledger.uncovered} items ahead"
@@ -427,6 +433,8 @@ class World:
             assert item == index * 10
             seconds += self.cost(index)
             self.ran[index] += 1
+            worker.items += 1
+            assert worker.items <= (self.terms.most_items or worker.items), "the worker has run all it may"
             match self.faults.next(index):
                 case "raises":
                     self.offences[index] += 1

@@ -48,7 +48,8 @@ MAY_IMPORT = {
     "_ledger": {"_chunks", "_orders"},
     "_blame": {"_chunks", "_ledger", "_orders"},
     "_lanes": {"_chunks", "_orders"},
-    "_plan": {"_blame", "_chunks", "_lanes", "_ledger", "_orders", "_pace"},
+    "_terms": {"_chunks"},
+    "_plan": {"_blame", "_chunks", "_lanes", "_ledger", "_orders", "_pace", "_terms"},
     "strategies": {"_chunks", "_kinds", "_lazily", "reducers"},
     "_limit": set(),
     "_timeline": set(),
@@ -66,10 +67,20 @@ MAY_IMPORT = {
     "_entrusted": {"_checkpoint", "errors", "resources"},
     # floor 3: the one place that holds a plan and a pool
     "_watching": {"errors", "events"},
-    "_settings": {"_checkpoint", "_pages", "_plan", "_progress", "events", "pools", "reducers", "strategies"},
+    "_settings": {
+        "_checkpoint",
+        "_chunks",
+        "_pages",
+        "_progress",
+        "_terms",
+        "events",
+        "pools",
+        "reducers",
+        "strategies",
+    },
     "_continuation": {
         *("_checkpoint", "_chunks", "_entrusted", "_fingerprint", "_pages", "_parcels", "_plan", "_settings"),
-        *("errors", "events", "functions", "strategies"),
+        *("_terms", "errors", "events", "functions", "strategies"),
     },
     "_verdicts": {"_orders", "errors", "events"},
     "_run": {
@@ -88,7 +99,19 @@ MAY_IMPORT = {
 
 PURE = {
     *("errors", "events", "functions", "reducers", "_chunks", "_numbers", "_parcels", "_orders", "_stable"),
-    *("_pages", "_fingerprint", "_kinds", "_sizes", "_pace", "_lanes", "_ledger", "_blame", "_plan", "strategies"),
+    *(
+        "_pages",
+        "_fingerprint",
+        "_kinds",
+        "_sizes",
+        "_pace",
+        "_lanes",
+        "_ledger",
+        "_blame",
+        "_terms",
+        "_plan",
+        "strategies",
+    ),
     *("_limit", "_timeline", "_tally", "_report_page", "_report"),
 }
 """Rooms without clock, process or file. (`sources` makes files into items, `_rendering` results into text; a report

@@ -72,9 +72,7 @@ def test_an_item_that_damages_its_worker_is_named_and_no_neighbour_is_lost(metho
 
 @pytest.mark.parametrize("strategy", [Stream(), Combine(), Tree()], ids=repr)
 @pytest.mark.parametrize(("kind", "number"), [(kind, n) for kind in TABLE for n in (0, -1)])
-def test_an_item_that_damages_its_worker_is_named_in_the_error(
-    strategy: Any, kind: str, number: int
-) -> None:
+def test_an_item_that_damages_its_worker_is_named_in_the_error(strategy: Any, kind: str, number: int) -> None:
     """Without `skip` the error carries its index, also in a chunk of many items."""
     func = Mischief({33: TABLE[kind][number]})
     with pytest.raises(WorkerLost) as caught:

@@ -1,4 +1,4 @@
-"""A process that an item forks ends where the item ends: it is no second worker, and does not go on with the program."""
+"""A process that an item forks ends where the item ends: neither a second worker nor a second program goes on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mischief import Forking
 from tasks import Attempts
 
 from poolagg import Collect, Fold, ProcessPool, SerialPool, Sum, ThreadPool, aggregate
@@ -21,37 +22,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:Deprecati
 
 ENDS = {"returns": 0, "exits": 0, "exits with 7": 7, "exits with a text": 1, "raises": 1, "is interrupted": 1}
 """How the child leaves the item, and its exit code."""
-
-
-class Forking:
-    """Forks at some items; the child leaves in some way, and the parent returns the child's exit code."""
-
-    def __init__(self, folder: Path, how: str, *at: int) -> None:
-        self.attempts, self.how, self.at = Attempts(folder), how, at
-
-    def __call__(self, item: int) -> int:
-        if item not in self.at:
-            self.attempts.another(item)
-            return 0
-        if (pid := os.fork()) == 0:
-            return leave(self.how)
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def leave(how: str) -> int:
-    """As the child does."""
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - it ends in a moment
-    if how == "exits":
-        sys.exit()
-    if how == "exits with 7":
-        sys.exit(7)
-    if how == "exits with a text":
-        sys.exit("a text")
-    if how == "raises":
-        raise ValueError("in the child")
-    if how == "is interrupted":
-        raise KeyboardInterrupt
-    return 99
 
 
 @pytest.fixture(params=["forkserver", "spawn", "fork", "threads", "serial"])

@@ -31,7 +31,8 @@ from poolagg._orders import (
     Tick,
     Worn,
 )
-from poolagg._plan import Plan, Terms
+from poolagg._plan import Plan
+from poolagg._terms import Terms
 from poolagg.strategies import Combine, Ordered, Stream, Tree
 
 thorough = settings(max_examples=500, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
@@ -60,6 +61,7 @@ def worlds(draw, kinds=KINDS, faulty=True, **fixed):
     terms = {
         "lanes": draw(st.integers(1, 4)),
         "in_flight": draw(st.integers(1, 3)),
+        "most_items": draw(st.sampled_from([None, None, 1, 2, 7, 30])),
         "chunksize": draw(st.sampled_from([None, None, 1, 2, 5])),
         "total": draw(st.sampled_from([None, n, n // 2, 2 * n])),
         "retries": draw(st.sampled_from([None, 0, 1, 3])),

@@ -43,7 +43,9 @@ _INT = struct.Struct("i")
 class Descriptors:
     """The descriptors of a worker as they were when it started. They are not inherited by programs that it runs."""
 
-    def __init__(self, sock: socket.socket, pipe: Pipe, cell: Cell, others: Sequence[int], arenas: Sequence[int]) -> None:
+    def __init__(
+        self, sock: socket.socket, pipe: Pipe, cell: Cell, others: Sequence[int], arenas: Sequence[int]
+    ) -> None:
         self._pid = os.getpid()
         self._sock, self._pipe, self._cell, self._arenas = sock, pipe, cell, arenas
         self._files = [(fd, identity(fd)) for fd in (sock.fileno(), *others)]
@@ -69,10 +71,7 @@ class Descriptors:
         for fd, before in self._files:
             if identity(fd) != before:
                 return False
-        for fd in self._arenas:
-            if os.lseek(fd, 0, os.SEEK_CUR) != ASIDE:
-                return False
-        return True
+        return all(os.lseek(fd, 0, os.SEEK_CUR) == ASIDE for fd in self._arenas)
 
     def _are_unused(self) -> bool:
         if self._poll.poll(0):

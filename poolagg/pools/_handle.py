@@ -137,6 +137,7 @@ class Handle:
             self._arena.shrink()
         while self._take_claim() is not None:
             pass
+        self.items += sum(run.items() for run in self.runs.values())  # at most: it leaves them in the middle
         self.runs.clear()
         self._claimed.clear()
         self.ending, self.ended_at = epoch, monotonic()
@@ -150,7 +151,7 @@ class Handle:
             chunk, stop, times, failures, pieces, place, packing = message.values
             run = self.runs.pop(chunk)
             self._claimed = {claim: waiting for claim, waiting in self._claimed.items() if waiting != chunk}
-            self.items += stop - run.start
+            self.items += run.items(stop)
             began = monotonic()
             rest, unpacked = unpack_failures(failures, message.payload)
             opened = None if pieces is None else unpack_pieces(pieces, rest, self._loan(place), keeps)
