@@ -157,7 +157,8 @@ class Lost(NamedTuple):
     """The lane's worker is gone, with all it held; it was running the items of `suspect`, or none that is known.
 
     `reason`: why its pool has killed it; empty if it has not. `certain`: it is this lane's own loss, and no other item
-    can be to blame, even where lanes share their fate. `silent`: it had begun to work, and nothing says on what.
+    can be to blame, even where lanes share their fate. `silent`: the worker was in no item, so that `suspect` is
+    the chunk it had begun, if any; what it held may be to blame as well.
     """
 
     lane: int

@@ -287,9 +287,7 @@ class Plan:
             self._count_unexplained(event, runs)
 
     def _lost_silently(self, event: Lost, runs: list[Run], held: list[Interval]) -> None:
-        """The oldest chunk may have run, or what was held was being packed; behind the oldest nothing has begun."""
-        if not runs and not held:
-            self._count_unexplained(event, runs)
+        """The oldest chunk is to blame, or what was held; behind the oldest nothing has begun."""
         for interval in held:
             self._blame.present_at_silent_death(interval)
         for run in runs[1:]:
@@ -297,10 +295,13 @@ class Plan:
         for run in runs[:1]:
             if not run.alone:
                 self._blame.present_at_silent_death((run.start, run.stop))
-            elif part := self._ledger.trimmed(run.start, run.stop):
+            elif event.suspect is not None and (part := self._ledger.trimmed(run.start, run.stop)):
                 self._suspect(run, part, event)
+                return
             else:
                 self._put_back(run)
+        if not held and all(run.alone for run in runs):
+            self._count_unexplained(event, runs)
 
     def _put_back(self, run: Run) -> None:
         if run.alone:
@@ -457,12 +458,13 @@ class Plan:
                 idle -= 1
 
     def _replace_worn(self) -> None:
+        more = not self._ended or self._ledger.waiting or self._blame.suspects
         for lane in [self._lanes[number] for number in sorted(self._lanes.worn)]:
             if not lane.chunks:
-                if lane.empty:
+                if lane.empty and more:
                     self._lanes.renew(lane.number)
                     self._orders.append(Replace(lane.number))
-                else:
+                elif not lane.empty:
                     self._ship(lane)
 
     # -- input order -------------------------------------------------------------------------------------------

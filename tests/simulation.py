@@ -165,6 +165,7 @@ class Worker:
     running: Run | None = None
     until: float = 0.0
     dead: bool = False
+    begun: int = -1  # the chunk it has begun last
     items: int = 0  # that it was given and did not give back
     in_flight: list = field(default_factory=list)  # orders whose answer the plan has not seen
 
@@ -375,7 +376,7 @@ class World:
             with contextlib.suppress(Died):
                 worker.outbox.append(Shipped(order.lane, self.pack(worker), 0.0, self.ship_seconds(worker)))
             return
-        worker.running = order
+        worker.running, worker.begun = order, order.chunk
         worker.until = self.now + self.expected(order)
 
     def expected(self, run: Run) -> float:
@@ -493,7 +494,7 @@ class World:
                 had = self.plan._lanes[lane]
                 if suspect is None:
                     self.silent_deaths += 1
-                    self.unexplained += not answer.silent or not (had.chunks or had.held)
+                    self.unexplained += not answer.silent or (not had.held and all(run.alone for run in had.chunks))
         self.tell(answer)
 
     # -- death -----------------------------------------------------------------------------------------------------
@@ -543,9 +544,11 @@ class World:
                 self.offences.update(items if len(items) == 1 else ())
         silent = suspect is None and self.naming != "none" and not self.terms.shared_fate
         oldest = self.first_in_flight(worker) if silent else None
-        if oldest is not None and oldest.alone:  # it died while it ran alone: that is held against it
-            items = set(range(oldest.start, oldest.stop)) - set(oldest.without)
-            self.offences.update(items if len(items) == 1 else ())
+        if oldest is not None and worker.begun == oldest.chunk:
+            suspect = oldest.start, oldest.stop
+            if oldest.alone:  # it died while it ran alone: that is held against it
+                items = set(range(oldest.start, oldest.stop)) - set(oldest.without)
+                self.offences.update(items if len(items) == 1 else ())
         worker.inbox.clear()
         worker.revokes.clear()
         worker.running = None

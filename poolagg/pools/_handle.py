@@ -191,13 +191,20 @@ class Handle:
         exitcode = self.child.reap()
         suspect = self._suspect(batch)
         silent = suspect is None and self.cell.last()[0] == self._epoch
+        if silent:
+            suspect = self._begun()
         if self.killed is None:
             return Lost(self.lane, suspect, "died", _worker_lost(exitcode), silent=silent)
         cause, how, meant = self.killed
         if meant is not None and meant != batch:
-            cause, suspect = "died", None
+            cause, suspect, silent = "died", None, False
         error = TimeoutError(f"it {how}") if cause == "timeout" else _worker_lost(exitcode, how)
         return Lost(self.lane, suspect, cause, error, f"it {how}", silent=silent)
+
+    def _begun(self) -> Interval | None:
+        """The oldest chunk, if the worker has begun it: it was mapped, and then gathered or packed."""
+        oldest = next(iter(self.runs.values()), None)
+        return (oldest.start, oldest.stop) if oldest is not None and self.cell.last()[1] == oldest.chunk else None
 
     def _suspect(self, batch: Batch | None) -> Interval | None:
         """The batch that the cell names; or what has run of the oldest chunk, if an item has used the pipe."""
