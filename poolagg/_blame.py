@@ -3,6 +3,9 @@
 A *suspect* is an interval that was running when its worker died, or whose partials did not survive packing. It runs
 alone, in batches of one, on a lane that holds nothing, so that its next death names the item and costs nobody else.
 A leaf is never cut: its parts run as *probes*, whose pieces are dropped, and then it is folded anew, whole.
+
+A *silent* death names nobody. What the worker had may be innocent, and runs again; at the second silent death with the
+same items there, they are suspects. An item that dies silently while it runs alone is at fault.
 """
 
 from __future__ import annotations
@@ -32,8 +35,9 @@ class Blame:
         self._ledger = ledger
         self._retries = retries
         self._attempts: dict[int, Counter[Cause]] = {}
-        self._most_silent = max(3, retries or 0) + 2 * lanes
-        self._silent = 0
+        self._most_unexplained = max(3, retries or 0) + 2 * lanes
+        self._unexplained = 0
+        self._unexplained_at: Counter[int] = Counter()
         self._silent_at: Counter[int] = Counter()
         self._tidy_at = TIDY
 
@@ -43,6 +47,7 @@ class Blame:
         """Count a failed attempt: the how many-th it was, and whether the item runs again."""
         if self._ledger.grid is not None:
             self._blameless.discard(self._ledger.leaf(failure.index))
+        self.progress()
         attempts = self._attempts.setdefault(failure.index, Counter())
         attempts[failure.cause] += 1
         if len(self._attempts) > self._tidy_at:
@@ -55,25 +60,35 @@ class Blame:
         """Attempts at items that are covered count no more; looked for seldom, so O(1) for each attempt."""
         covered = self._ledger.covered
         self._attempts = {index: count for index, count in self._attempts.items() if index not in covered}
-        self._silent_at = Counter({index: deaths for index, deaths in self._silent_at.items() if index not in covered})
+        for places in (self._unexplained_at, self._silent_at):
+            for index in [index for index in places if index in covered]:
+                del places[index]
         self._blameless = {leaf for leaf in self._blameless if covered.end(leaf[0]) < leaf[1]}
         self._tidy_at = max(TIDY, 2 * len(self._attempts))
 
-    def silent_death(self, place: int | None) -> int:
-        """Count a death that named nobody, while what starts at `place` was in flight; its number, if too many.
+    def unexplained(self, place: int | None) -> int:
+        """Count a death of a worker that had not begun to work; the number of such deaths, if that is too many.
 
-        Workers may be killed between items, by whomever; but a pool that only dies must not go on for ever. Nor may a
-        chunk that is lost each time it is sent, while others get through.
+        Workers may be killed at any time, by whomever; but a pool that only dies must not go on for ever. Nor may a
+        chunk, from `place` on, that is lost each time it is sent, while others get through.
         """
-        self._silent += 1
+        self._unexplained += 1
         if place is not None:
-            self._silent_at[place] += 1
-        deaths = self._silent if place is None else max(self._silent, self._silent_at[place])
-        return deaths if deaths > self._most_silent else 0
+            self._unexplained_at[place] += 1
+        deaths = self._unexplained if place is None else max(self._unexplained, self._unexplained_at[place])
+        return deaths if deaths > self._most_unexplained else 0
+
+    def present_at_silent_death(self, interval: Interval) -> None:
+        """Run these items again: their lane died and named nobody. The second time they are suspects."""
+        self._silent_at[interval[0]] += 1
+        if self._silent_at[interval[0]] > 1:
+            self.suspects.append(interval)
+        else:
+            self._ledger.wait(interval)
 
     def progress(self) -> None:
-        """Something was covered: the pool does not only die."""
-        self._silent = 0
+        """Something was covered, or is known to be at fault: the pool does not only die."""
+        self._unexplained = 0
 
     # -- looking closer ----------------------------------------------------------------------------------------
 

@@ -146,7 +146,7 @@ class Grid(NamedTuple):
     """The fixed leaves of a reproducible run: which items share a leaf depends on the item index alone.
 
     With `size` every leaf has that many items. Without, leaves grow with the index (64 of one item, 64 of two, of
-    four, ... up to 1024), so that a leaf is never more than a sixty-fourth of the work before it, and a few heavy
+    four, ... up to `largest`), so that a leaf is never more than a sixty-fourth of the work before it, and a few heavy
     items are spread as well as many light ones.
 
     >>> Grid(10).leaf(25), Grid().leaf(5), Grid().leaf(64 + 3), Grid().leaf(10**6)
@@ -154,13 +154,26 @@ class Grid(NamedTuple):
     """
 
     size: int | None = None
+    largest: int = 1 << LARGEST
+    """Items of a leaf at most, where leaves grow: a power of two."""
+
+    @property
+    def most(self) -> int:
+        """Items of a leaf at most."""
+        return self.largest if self.size is None else self.size
+
+    def within(self, most: int | None) -> Grid:
+        """A grid like this one whose leaves have no more than `most` items."""
+        if most is None or self.most <= most:
+            return self
+        return Grid(None, 1 << (most.bit_length() - 1)) if self.size is None else Grid(most)
 
     def leaf(self, index: int) -> tuple[int, int, int]:
         """The number, start and stop of the leaf that `index` is in."""
         if self.size is not None:
             number = index // self.size
             return number, number * self.size, (number + 1) * self.size
-        group = min((index // GROUP + 1).bit_length() - 1, LARGEST)
+        group = min((index // GROUP + 1).bit_length(), self.largest.bit_length()) - 1
         base, size = GROUP * ((1 << group) - 1), 1 << group
         k = (index - base) // size
         return GROUP * group + k, base + k * size, base + (k + 1) * size

@@ -22,8 +22,9 @@ from poolagg._entrusted import Entrusted, is_private
 from poolagg._fingerprint import differences, fingerprint
 from poolagg._pages import Known, Pages
 from poolagg._parcels import Source
-from poolagg._plan import Plan, Terms
+from poolagg._plan import Plan
 from poolagg._settings import Settings
+from poolagg._terms import Terms
 from poolagg._verdicts import Skipped
 from poolagg.errors import CheckpointMismatch, RemoteError, clipped, short_repr
 from poolagg.functions import name_of
@@ -317,7 +318,7 @@ def _facts(settings: Settings, grid: Grid | None) -> dict[str, Any]:
     parts = fingerprint(settings.func, settings.reducer) if key is None else {"the key": key}
     parts["the strategy"] = repr(settings.strategy)
     if grid is not None:
-        parts["the chunksize"] = repr(grid.size)
+        parts["the chunksize"] = repr(grid.size) if grid == Grid(grid.size) else f"{grid.most} at most"
     return {
         "parts": parts,
         "func": name_of(settings.func),

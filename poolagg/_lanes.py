@@ -1,10 +1,11 @@
 """What the plan knows of each lane, and who may be given a chunk, known without asking each of a thousand lanes.
 
-Rule of the room: whoever changes a lane's chunks, or whether it is worn, says so by `settle`.
+Rule of the room: whoever changes a lane's chunks, its room, or whether it is worn, says so by `settle`.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -31,11 +32,18 @@ class Lane:
     held_chunks: int = 0
     shipping: bool = False
     worn: bool = False
+    room: float = math.inf
+    """How many items its worker may still be given."""
 
     @property
     def empty(self) -> bool:
         """Whether nothing is to come from it."""
         return not self.chunks and not self.held and not self.shipping
+
+    @property
+    def closed(self) -> bool:
+        """Whether it may be given nothing more: its worker is worn, or has all the items that it may run."""
+        return self.worn or self.room < 1
 
     @property
     def alone(self) -> bool:
@@ -59,8 +67,9 @@ class Lanes:
     (1, 2, {0})
     """
 
-    def __init__(self, count: int, in_flight: int) -> None:
-        self._lanes = {number: Lane(number) for number in range(count)}
+    def __init__(self, count: int, in_flight: int, most_items: int | None = None) -> None:
+        self._most_items = math.inf if most_items is None else most_items
+        self._lanes = {number: Lane(number, room=self._most_items) for number in range(count)}
         self._rooms = [_Lowest() for _ in range(in_flight)]
         self._place: dict[int, int] = {}
         self.worn: set[int] = set()
@@ -88,13 +97,40 @@ class Lanes:
         """All that may be given a chunk: O(lanes)."""
         return [lane for lane in self if lane.number in self._place]
 
+    def give(self, lane: Lane, run: Run) -> None:
+        """The lane has this chunk, too."""
+        lane.chunks.append(run)
+        lane.room -= run.items()
+        self.settle(lane)
+
+    def finish(self, lane: Lane, reached: int) -> Run:
+        """Take out the lane's oldest chunk, which ran as far as item `reached`."""
+        run = lane.chunks.popleft()
+        lane.room += run.items() - run.items(reached)
+        self.settle(lane)
+        return run
+
+    def take_back(self, lane: Lane, chunk: int) -> Run:
+        """Take out a chunk that has not begun."""
+        (run,) = (run for run in lane.chunks if run.chunk == chunk)
+        lane.chunks.remove(run)
+        lane.room += run.items()
+        self.settle(lane)
+        return run
+
+    def spend(self, lane: Lane, items: float) -> None:
+        """The lane's worker may run so many items fewer."""
+        lane.room -= items
+        self.settle(lane)
+
     def settle(self, lane: Lane) -> None:
-        """Its chunks have changed, or it is worn: O(log lanes), amortized."""
+        """Its chunks, or its room, have changed, or it is worn: O(log lanes), amortized."""
+        lane.worn = lane.worn or (lane.closed and not lane.chunks)
         number, chunks, alone = lane.number, len(lane.chunks), lane.alone
         _put(self.worn, number, lane.worn)
         _put(self.alone, number, alone)
         _put(self.busy, number, chunks > 0)
-        place = None if lane.worn or alone or chunks >= len(self._rooms) else chunks
+        place = None if lane.closed or alone or chunks >= len(self._rooms) else chunks
         before = self._place.pop(number, None)
         if before is not None and before != place:
             self._rooms[before].discard(number)
@@ -104,12 +140,12 @@ class Lanes:
 
     def renew(self, number: int) -> None:
         """Another worker is in its place, and knows of nothing."""
-        self._lanes[number] = Lane(number)
+        self._lanes[number] = Lane(number, room=self._most_items)
         self.settle(self._lanes[number])
 
     def check(self) -> None:
         """Assert that the account is what one finds by asking each lane."""
-        with_room = [lane for lane in self if not (lane.worn or lane.alone) and len(lane.chunks) < len(self._rooms)]
+        with_room = [lane for lane in self if not (lane.closed or lane.alone) and len(lane.chunks) < len(self._rooms)]
         assert self.with_room() == with_room
         assert self.roomiest() is min(with_room, key=lambda lane: len(lane.chunks), default=None)
         assert self.idle == sum(not lane.chunks and not lane.worn for lane in self)

@@ -76,6 +76,17 @@ class Ledger:
             stop = end
         return start, stop
 
+    def cut(self, interval: Interval, most: float) -> int:
+        """The end of the first `most` of these items; of the leaves among them, for a leaf is never cut."""
+        start, stop = interval
+        left = most
+        for first, last in self.to_run(interval):
+            if last - first > left:
+                end = first + int(left)
+                return end if self.grid is None else max(start, self.grid.floor(end))
+            left -= last - first
+        return stop
+
     # -- arrived and covered -----------------------------------------------------------------------------------
 
     def arrive(self, piece: Piece) -> None:

@@ -71,6 +71,11 @@ class Run(NamedTuple):
     budget: float = float("inf")
     without: tuple[int, ...] = ()
 
+    def items(self, reached: int | None = None) -> int:
+        """How many items there are to run; with `reached`, how many of them lie before that."""
+        stop = self.stop if reached is None else reached
+        return stop - self.start - sum(index < stop for index in self.without)
+
 
 class Ship(NamedTuple):
     """Ship the lane's state, after the chunks it was given before."""
@@ -171,7 +176,8 @@ class Lost(NamedTuple):
     """The lane's worker is gone, with all it held; it was running the items of `suspect`, or none that is known.
 
     `reason`: why its pool has killed it; empty if it has not. `certain`: it is this lane's own loss, and no other item
-    can be to blame, even where lanes share their fate.
+    can be to blame, even where lanes share their fate. `silent`: the worker was in no item, so that `suspect` is
+    the chunk it had begun, if any; what it held may be to blame as well.
     """
 
     lane: int
@@ -180,6 +186,7 @@ class Lost(NamedTuple):
     error: BaseException
     reason: str = ""
     certain: bool = False
+    silent: bool = False
 
 
 class Worn(NamedTuple):

@@ -17,10 +17,9 @@ waits, has arrived and is covered; `_blame.py` finds the item at fault if a work
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from poolagg._blame import Blame
-from poolagg._chunks import Grid, Interval, Intervals, overlap, overlaps, without
+from poolagg._chunks import Interval, Intervals, overlap, overlaps, without
 from poolagg._lanes import Lane, Lanes
 from poolagg._ledger import Ledger
 from poolagg._orders import (
@@ -51,37 +50,13 @@ from poolagg._orders import (
 )
 from poolagg._pace import Pace
 from poolagg._stealing import Stealing
+from poolagg._terms import Terms
 
 __all__ = ["Plan", "Terms"]
 
 
 HELD = 4096
 """Intervals that a lane holds at most: each item that fails leaves a gap, and a gap takes memory here and there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What a plan has to keep to; all of it is known before the run."""
-
-    lanes: int
-    carries: bool = False
-    in_order: bool = False
-    grid: Grid | None = None
-    chunksize: int | None = None
-    total: int | None = None
-    retries: int | None = None
-    skip: bool = False
-    in_flight: int = 2
-    """Chunks a lane has at most: one running, and one waiting so that it never idles while the parent is busy."""
-    shared_fate: bool = False
-    """A death in one lane takes all lanes with it, so that a suspect must run with nothing else in flight."""
-    chunk_seconds: float = 0.0
-    """Seconds of work in a chunk at least, where a pool says that each one costs it so much."""
-    leaves: int = 0
-    """Chunks whose states a lane ships together at most, where each is kept apart until then; 0: they meet at once."""
-    window_chunks: int = 8
-    window_bytes: int = 32 << 20
-    kept_bytes: int = 16 << 20
 
 
 class Plan:
@@ -94,7 +69,7 @@ class Plan:
         self._ended = False
         self._ledger = Ledger(terms.grid, covered, failed)
         self._blame = Blame(self._ledger, terms.retries, terms.lanes)
-        self._lanes = Lanes(terms.lanes, terms.in_flight)
+        self._lanes = Lanes(terms.lanes, terms.in_flight, terms.most_items)
         self._stealing = Stealing(self._ledger, self._lanes, terms.grid)
         self._chunk = 0
         self._kept_bytes = 0
@@ -184,6 +159,10 @@ class Plan:
         """How many items of a running chunk are done, when it has reached item `reached`."""
         return next((reached - run.start for run in self._lanes[lane].chunks if run.chunk == chunk), 0)
 
+    def spent(self, lane: int, items: int) -> None:
+        """The lane's worker has run so many items in earlier runs."""
+        self._lanes.spend(self._lanes[lane], items)
+
     def stop(self) -> None:
         """End the run: nothing more is ordered."""
         self.stopped = True
@@ -228,8 +207,7 @@ class Plan:
 
     def _finished(self, event: Finished) -> None:
         lane = self._lanes[event.lane]
-        run = lane.chunks.popleft()
-        self._lanes.settle(lane)
+        run = self._lanes.finish(lane, event.stop)
         assert run.chunk == event.chunk, (run, event)
         if event.stop > run.stop:
             raise AssertionError(f"lane {lane.number} ran up to item {event.stop}, and had given away all from {run}")
@@ -318,6 +296,9 @@ class Plan:
         runs, held = list(lane.chunks), lane.forget()
         self._lanes.renew(event.lane)
         self._orders.append(Replace(event.lane))
+        if event.silent:
+            self._lost_silently(event, runs, held)
+            return
         self._ledger.wait(*held)
         suspect = event.suspect
         # With shared fate one death is that of all lanes: whoever was in flight may be to blame, and runs alone.
@@ -328,11 +309,36 @@ class Plan:
             if suspect is not None and (part := self._ledger.trimmed(*overlap(suspect, (run.start, run.stop)))):
                 self._suspect(run, part, event)
                 explained = True
-            elif run.alone:
-                self._blame.suspects.append((run.start, run.stop))
             else:
-                self._ledger.wait((run.start, run.stop))
-        if not explained and (deaths := self._blame.silent_death(runs[0].start if runs else None)):
+                self._put_back(run)
+        if not explained:
+            self._count_unexplained(event, runs)
+
+    def _lost_silently(self, event: Lost, runs: list[Run], held: list[Interval]) -> None:
+        """The oldest chunk is to blame, or what was held; behind the oldest nothing has begun."""
+        for interval in held:
+            self._blame.present_at_silent_death(interval)
+        for run in runs[1:]:
+            self._put_back(run)
+        for run in runs[:1]:
+            if not run.alone:
+                self._blame.present_at_silent_death((run.start, run.stop))
+            elif event.suspect is not None and (part := self._ledger.trimmed(run.start, run.stop)):
+                self._suspect(run, part, event)
+                return
+            else:
+                self._put_back(run)
+        if not held and all(run.alone for run in runs):
+            self._count_unexplained(event, runs)
+
+    def _put_back(self, run: Run) -> None:
+        if run.alone:
+            self._blame.suspects.append((run.start, run.stop))
+        else:
+            self._ledger.wait((run.start, run.stop))
+
+    def _count_unexplained(self, event: Lost, runs: list[Run]) -> None:
+        if deaths := self._blame.unexplained(runs[0].start if runs else None):
             self._fail(Fail(None, event.error, deaths, event.cause))
 
     def _suspect(self, run: Run, suspect: Interval, event: Lost) -> None:
@@ -386,7 +392,7 @@ class Plan:
         self._replace_worn()
         self._run_suspects()
         while self._ledger.waiting and self._admissible() and (lane := self._free_lane()):
-            self._run(lane, self._ledger.next(self.pace.size(None)))
+            self._run_some(lane, self._ledger.next(self.pace.size(None)))
         self._ship_last()
         if self.terms.in_flight > 1 and self._starving:
             self._orders.extend(self._stealing.revoke())
@@ -397,7 +403,7 @@ class Plan:
             return None if self.terms.shared_fate and self._lanes.alone else self._lanes.roomiest()
         if self.terms.shared_fate:
             return None
-        lanes = sorted((lane for lane in self._lanes if not lane.worn and not lane.alone), key=_load)[1:]
+        lanes = sorted((lane for lane in self._lanes if not lane.closed and not lane.alone), key=_load)[1:]
         return next((lane for lane in lanes if len(lane.chunks) < self.terms.in_flight), None)
 
     def _run_suspects(self) -> None:
@@ -411,7 +417,21 @@ class Plan:
             if not lane.empty:
                 self._ship(lane)
                 return
-            self._run(lane, self._blame.suspects.popleft(), alone=True)
+            self._run_some(lane, self._blame.suspects.popleft(), alone=True)
+
+    def _run_some(self, lane: Lane, interval: Interval, alone: bool = False) -> None:
+        """Run as many of the items as the lane's worker may still run."""
+        start, stop = interval
+        end = stop if stop - start <= lane.room else self._ledger.cut(interval, lane.room)
+        if end < stop and alone:
+            self._blame.suspects.appendleft((end, stop))
+        elif end < stop:
+            self._ledger.wait((end, stop))
+        if start < end:
+            self._run(lane, (start, end), alone)
+        else:  # there is room for some items, and none for a leaf
+            self._lanes.spend(lane, lane.room)
+            self._replace_worn()
 
     def _run(self, lane: Lane, interval: Interval, alone: bool = False) -> None:
         start, stop = interval
@@ -419,8 +439,7 @@ class Plan:
         budget = float("inf") if self.terms.chunksize is not None or alone else self.pace.budget
         run = Run(lane.number, self._chunk, start, stop, ship, alone, budget, self._ledger.failed_in(start, stop))
         self._chunk += 1
-        lane.chunks.append(run)
-        self._lanes.settle(lane)
+        self._lanes.give(lane, run)
         self._orders.append(run)
 
     def _ship_is_due(self, lane: Lane, items: int) -> bool:
@@ -454,12 +473,13 @@ class Plan:
                 self._ship(lane)
 
     def _replace_worn(self) -> None:
+        more = not self._ended or self._ledger.waiting or self._blame.suspects
         for lane in [self._lanes[number] for number in sorted(self._lanes.worn)]:
             if not lane.chunks:
-                if lane.empty:
+                if lane.empty and more:
                     self._lanes.renew(lane.number)
                     self._orders.append(Replace(lane.number))
-                else:
+                elif not lane.empty:
                     self._ship(lane)
 
     # -- input order -------------------------------------------------------------------------------------------

@@ -216,6 +216,9 @@ class Run:
             )  # fmt: skip
             self._pool.begin(job, terms.lanes)
             self._working = True
+            for lane, items in self._pool.items_run().items():
+                if lane < terms.lanes:
+                    self._plan.spent(lane, items)
 
     def _end(self, error: BaseException | None) -> None:
         clean = error is None and self._plan.finished and not self._plan.stopped

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
-from poolagg._plan import Terms
+from poolagg._chunks import Grid
 from poolagg._seconds import checked_seconds
+from poolagg._terms import Terms
 from poolagg.events import ItemFailed, RunEvent
 from poolagg.pools import Pool, ProcessPool, as_pool
 from poolagg.reducers import Into, Reducer, as_reducer
@@ -49,6 +50,8 @@ class Settings:
         self.item_timeout = None if item_timeout is None else checked_seconds("item_timeout", item_timeout)
         self.on_error = _on_error(on_error)
         self.strategy = _strategy(strategy, self.reducer, reproducible)
+        self._fixed = strategy is not None or reproducible
+        """The strategy was asked for, and so was the shape in which states meet."""
         self.why = "as it was asked for" if strategy is not None else _why(self.strategy, self.reducer, reproducible)
         self._progress = progress
         self._watch = _watch(watch)
@@ -72,16 +75,30 @@ class Settings:
             lanes=lanes,
             carries=self.strategy.carries and pool.keeps_state,
             in_order=self.strategy.in_order,
-            grid=self.strategy.grid(self.chunksize),
+            grid=self._grid(pool.most_items),
             chunksize=self.chunksize,
             total=total,
             retries=self.retries,
             skip=self.on_error != "raise",
             shared_fate=pool.shared_fate,
+            most_items=pool.most_items,
             in_flight=pool.in_flight,
             chunk_seconds=pool.chunk_seconds,
             leaves=pool.leaves,
         )
+
+    def _grid(self, most_items: int | None) -> Grid | None:
+        """Leaves that one worker may run; a ValueError if the result was promised to depend on larger ones."""
+        grid = self.strategy.grid(self.chunksize)
+        if grid is None or (within := grid.within(most_items)) == grid:
+            return grid
+        if self._fixed:
+            raise ValueError(
+                f"a worker folds a leaf of {self.strategy!r}, up to {grid.most:,} items, and may run "
+                f"max_items_per_worker={most_items:,} of them: pass chunksize={most_items} or less, which is how many "
+                f"items a leaf has, or max_items_per_worker={grid.most} or more"
+            )
+        return within
 
     def pages(self) -> Pages | None:
         """What looks at the input, if it is to be known again."""

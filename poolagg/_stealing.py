@@ -47,9 +47,7 @@ class Stealing:
         if not event.ok:
             lane.refused = chunk  # it has begun, or is about to: asking again would only get the same answer
             return
-        (run,) = (run for run in lane.chunks if run.chunk == chunk)
-        lane.chunks.remove(run)
-        self._lanes.settle(lane)
+        run = self._lanes.take_back(lane, chunk)
         self._ledger.wait((run.start, run.stop))
 
     # -- chunks that run ---------------------------------------------------------------------------------------
@@ -76,6 +74,7 @@ class Stealing:
         if stop < run.stop:
             left_out = tuple(index for index in run.without if index < stop)
             lane.chunks[0] = run._replace(stop=stop, without=left_out)
+            self._lanes.spend(lane, lane.chunks[0].items() - run.items())
             self.give_back(stop, run.stop)
 
     def give_back(self, start: int, stop: int) -> None:

@@ -8,6 +8,7 @@ of its own, for the claims about pace. Both check the plan after every event, an
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import random
 from collections import Counter, deque
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from poolagg._chunks import overlaps
+from poolagg._chunks import overlaps, without
 from poolagg._orders import (
     Again,
     Commit,
@@ -42,7 +43,8 @@ from poolagg._orders import (
     Yielded,
 )
 from poolagg._parcels import Parcels, Source, open_parcel
-from poolagg._plan import Plan, Terms
+from poolagg._plan import Plan
+from poolagg._terms import Terms
 from poolagg.reducers import Reducer
 from poolagg.strategies import Strategy
 
@@ -121,12 +123,17 @@ class Unpackable:
 
 @dataclass
 class Faults:
-    """How many times an item raises, kills its worker or hangs, before it succeeds; and which do not pickle."""
+    """How many times an item raises, kills its worker or hangs, before it succeeds; and which do not pickle.
+
+    `silences`: it kills its worker when its chunk is done, and `sinks` when its state is packed: then nobody is named.
+    """
 
     raises: dict[int, int] = field(default_factory=dict)
     kills: dict[int, int] = field(default_factory=dict)
     hangs: dict[int, int] = field(default_factory=dict)
     unpackable: frozenset[int] = frozenset()
+    silences: dict[int, int] = field(default_factory=dict)
+    sinks: dict[int, int] = field(default_factory=dict)
 
     def next(self, index: int) -> str:
         """What the next attempt at the item comes to."""
@@ -136,6 +143,19 @@ class Faults:
                 left[index] -= 1
                 return outcome
         return "ok"
+
+    def strikes(self, kind: str, intervals: Iterable[tuple[int, int]]) -> bool:
+        """Whether one of these items kills its worker without being named; that counts for it."""
+        left = getattr(self, kind)
+        for index in sorted(left):
+            if left[index] > 0 and any(start <= index < stop for start, stop in intervals):
+                left[index] -= 1
+                return True
+        return False
+
+
+class Died(Exception):
+    """The worker is gone."""
 
 
 @dataclass
@@ -149,6 +169,8 @@ class Worker:
     running: Run | None = None
     until: float = 0.0
     dead: bool = False
+    begun: int = -1  # the chunk it has begun last
+    items: int = 0  # that it was given and did not give back
     in_flight: list = field(default_factory=list)  # orders whose answer the plan has not seen
 
 
@@ -174,7 +196,8 @@ class World:
     ) -> None:
         self.random = random.Random(seed)
         self.strategy, self.reducer = strategy, reducer
-        self.grid = strategy.grid(terms.get("chunksize"))
+        grid = strategy.grid(terms.get("chunksize"))
+        self.grid = grid and grid.within(terms.get("most_items"))
         self.terms = Terms(carries=strategy.carries, in_order=strategy.in_order, grid=self.grid, **terms)
         self.plan = Plan(self.terms, covered, failed)
         self.source = Source(items, None)
@@ -193,6 +216,7 @@ class World:
         self.offences: Counter[int] = Counter()
         self.silent_deaths = 0
         self.yields = 0
+        self.unexplained = 0  # deaths of workers that had not begun to work, or had nothing
         self.ran: Counter[int] = Counter()
         self.failure: Fail | None = None
         self.skipped: dict[int, Skip] = {}
@@ -358,9 +382,10 @@ class World:
         """Take up the next order; ships are done at once, runs by `end`."""
         order = worker.inbox.popleft()
         if isinstance(order, Ship):
-            worker.outbox.append(Shipped(order.lane, self.pack(worker), 0.0, self.ship_seconds(worker)))
+            with contextlib.suppress(Died):
+                worker.outbox.append(Shipped(order.lane, self.pack(worker), 0.0, self.ship_seconds(worker)))
             return
-        worker.running = order
+        worker.running, worker.begun = order, order.chunk
         worker.until = self.now + self.expected(order)
 
     def expected(self, run: Run) -> float:
@@ -377,7 +402,11 @@ class World:
 
     def pack(self, worker: Worker) -> tuple[Piece, ...]:
         pieces = []
-        for covers, data in worker.gather.payloads():
+        payloads = worker.gather.payloads()
+        if self.faults.strikes("sinks", [interval for covers, _ in payloads for interval in covers]):
+            self.die(worker, None, None, "died")
+            raise Died
+        for covers, data in payloads:
             try:
                 packed = pickle.dumps(data)
             except TypeError as error:
@@ -414,6 +443,8 @@ class World:
             assert item == index * 10
             seconds += self.cost(index)
             self.ran[index] += 1
+            worker.items += 1
+            assert worker.items <= (self.terms.most_items or worker.items), "the worker has run all it may"
             match self.faults.next(index):
                 case "raises":
                     self.offences[index] += 1
@@ -431,7 +462,14 @@ class World:
                 flush(index + 1)
         flush(stop)
         worker.gather.close(stop)
-        pieces = self.pack(worker) if run.ship else None
+        ran = without((run.start, stop), [*run.without, *(failure.index for failure in failures)])
+        if self.faults.strikes("silences", ran):
+            self.die(worker, run, None, "died")
+            return
+        try:
+            pieces = self.pack(worker) if run.ship else None
+        except Died:
+            return
         if pieces is None:
             assert self.strategy.carries
         worker.outbox.append(
@@ -474,9 +512,11 @@ class World:
                 assert isinstance(worker.in_flight.pop(0), Ship)
             case Revoked(_, chunk, True):
                 worker.in_flight = [o for o in worker.in_flight if not (isinstance(o, Run) and o.chunk == chunk)]
-            case Lost(_, suspect, _, _):
+            case Lost(lane, suspect, _, _):
+                had = self.plan._lanes[lane]
                 if suspect is None:
                     self.silent_deaths += 1
+                    self.unexplained += not answer.silent or (not had.held and all(run.alone for run in had.chunks))
         self.tell(answer)
 
     # -- death -----------------------------------------------------------------------------------------------------
@@ -524,12 +564,19 @@ class World:
                 suspect = run.start, run.stop
                 items = set(range(run.start, run.stop)) - set(run.without)
                 self.offences.update(items if len(items) == 1 else ())
+        silent = suspect is None and self.naming != "none" and not self.terms.shared_fate
+        oldest = self.first_in_flight(worker) if silent else None
+        if oldest is not None and worker.begun == oldest.chunk:
+            suspect = oldest.start, oldest.stop
+            if oldest.alone:  # it died while it ran alone: that is held against it
+                items = set(range(oldest.start, oldest.stop)) - set(oldest.without)
+                self.offences.update(items if len(items) == 1 else ())
         worker.inbox.clear()
         worker.revokes.clear()
         worker.running = None
         worker.dead = True
         lane = self.workers.index(worker)
-        worker.outbox.append(Lost(lane, suspect, cause, RuntimeError("died"), certain=certain))
+        worker.outbox.append(Lost(lane, suspect, cause, RuntimeError("died"), certain=certain, silent=silent))
 
 
 class Rough(World):

@@ -10,6 +10,7 @@ import random
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,27 @@ def fail(how: str) -> None:
     faulthandler.disable()  # which a forked worker inherits from the test runner
     os.kill(os.getpid(), getattr(signal, how))
     time.sleep(100)  # the signal may take a moment
+
+
+class Diary:
+    """A function that notes which process ran which item, attempts that fail included."""
+
+    def __init__(self, folder: Path, **faults: Any) -> None:
+        self.path, self.faults = str(folder / "diary"), faults
+
+    def __call__(self, item: int) -> int:
+        with open(self.path, "a") as file:
+            file.write(f"{os.getpid()} {item}\n")
+        if item in self.faults.get("raises", ()):
+            raise ValueError(item)
+        if item in self.faults.get("dies", ()):
+            os._exit(3)
+        time.sleep(self.faults.get("seconds", 0))
+        return item
+
+    def of_each_worker(self) -> Counter[str]:
+        """How many items each process ran."""
+        return Counter(line.split()[0] for line in Path(self.path).read_text().splitlines())
 
 
 class TwoArguments(Exception):

@@ -59,8 +59,9 @@ MAY_IMPORT = {
     "_ledger": {"_chunks", "_orders"},
     "_blame": {"_chunks", "_ledger", "_orders"},
     "_lanes": {"_chunks", "_orders"},
+    "_terms": {"_chunks"},
     "_stealing": {"_chunks", "_lanes", "_ledger", "_orders"},
-    "_plan": {"_blame", "_chunks", "_lanes", "_ledger", "_orders", "_pace", "_stealing"},
+    "_plan": {"_blame", "_chunks", "_lanes", "_ledger", "_orders", "_pace", "_stealing", "_terms"},
     "strategies": {"_chunks", "_kinds", "_lazily", "reducers"},
     "_limit": set(),
     "_timeline": set(),
@@ -81,21 +82,12 @@ MAY_IMPORT = {
     # floor 3: the one place that holds a plan and a pool
     "_watching": {"_signals", "errors", "events"},
     "_settings": {
-        *("_checkpoint", "_pages", "_plan", "_progress", "_seconds", "events", "pools", "reducers", "strategies"),
+        *("_checkpoint", "_chunks", "_pages", "_progress", "_seconds", "_terms", "events", "pools"),
+        *("reducers", "strategies"),
     },
     "_continuation": {
-        *(
-            "_checkpoint",
-            "_chunks",
-            "_entrusted",
-            "_fingerprint",
-            "_pages",
-            "_parcels",
-            "_plan",
-            "_settings",
-            "_verdicts",
-        ),
-        *("errors", "events", "functions", "strategies"),
+        *("_checkpoint", "_chunks", "_entrusted", "_fingerprint", "_pages", "_parcels", "_plan"),
+        *("_settings", "_terms", "_verdicts", "errors", "events", "functions", "strategies"),
     },
     "_run": {
         *("_chunks", "_continuation", "_orders", "_pace", "_pages", "_parcels", "_plan", "_seconds", "_settings"),
@@ -114,8 +106,20 @@ MAY_IMPORT = {
 PURE = {
     *("errors", "events", "functions", "reducers", "_chunks", "_numbers", "_parcels", "_orders", "_stable"),
     *("_origin", "_transient", "_attributes", "_instructions", "_state", "_seconds"),
-    *("_pages", "_fingerprint", "_kinds", "_sizes", "_pace", "_lanes", "_ledger", "_blame", "_plan", "strategies"),
-    *("_aliasing", "_limit", "_timeline", "_tally", "_report_page", "_report"),
+    *(
+        "_pages",
+        "_fingerprint",
+        "_kinds",
+        "_sizes",
+        "_pace",
+        "_lanes",
+        "_ledger",
+        "_blame",
+        "_terms",
+        "_plan",
+        "strategies",
+    ),
+    *("strategies", "_aliasing", "_limit", "_timeline", "_tally", "_report_page", "_report"),
 }
 """Rooms without clock, process or file. (`sources` makes files into items, `_rendering` results into text; a report
 writes its page and its trace when it is told to, and nothing else.)"""

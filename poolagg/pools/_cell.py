@@ -3,7 +3,8 @@
 The worker writes which batch it runs and since when, once per batch; the parent reads it to move the bar inside long
 chunks, to time items out, and to name the item that a dead worker was running. Where memory is limited, the worker also
 writes what earlier batches have left in its own. The parent writes which runs are over, so that a worker leaves a chunk
-that nobody wants. A byte for each slot of the two arenas says whether it is lent.
+that nobody wants. A byte for each slot of the two arenas says whether it is lent. Each side counts the bytes that it
+sends on the pipe, so that the other can tell whether an item has written to the pipe or read from it.
 
 One writer per field and no lock: a count before and after the fields (odd while they are being written) tells the
 reader whether what it read is whole. A worker that died while writing leaves it odd, and so names no item.
@@ -30,11 +31,13 @@ __all__ = ["SLOTS", "Batch", "Cell", "Lent", "Over", "Sharing"]
 SLOTS = 64
 """Slots of an arena at most: as many bytes of the cell say whether they are lent."""
 
-_FIELDS = struct.Struct("=5q")  # chunk, start, stop, since, left
+_FIELDS = struct.Struct("=6q")  # epoch, chunk, start, stop, since, left
 _COUNT = struct.Struct("=q")
 _OVER = struct.Struct("=q")
-_SHARING = slice(56, 72)
-_LENT = 72  # where the bytes of the slots begin
+_BYTES = struct.Struct("q")  # of native alignment, so that it is stored in one piece
+_FROM_WORKER, _OVER_AT, _TO_WORKER = 56, 64, 72  # what the worker writes is in one cache line, the rest in another
+_SHARING = slice(80, 96)
+_LENT = 128  # where the bytes of the slots begin
 _SIZE = _LENT + 2 * SLOTS
 
 
@@ -144,12 +147,20 @@ class Cell:
         self._epoch = 0
         self._fresh = 0
         self._limit: int | None = None
+        self._check: Callable[[], None] | None = None
+        self._resting = True
+        self._chunk = -1
 
     # -- the worker's side -------------------------------------------------------------------------------------
 
+    def guard(self, check: Callable[[], None]) -> None:
+        """Call `check` after each batch, before the cell names another: it ends a process that an item has damaged."""
+        self._check = check
+
     def begin(self, epoch: int) -> None:
-        """Batches from now on belong to this run."""
-        self._epoch = epoch
+        """Batches from now on belong to this run; the worker is ready for it."""
+        self._epoch, self._chunk = epoch, -1
+        self.rest()
 
     def weigh(self, fresh: int, limit: int) -> None:
         """This process has `fresh` bytes of memory, and may have up to `limit`: look at it with each batch."""
@@ -161,15 +172,29 @@ class Cell:
 
     def batch(self, chunk: int, start: int, stop: int) -> None:
         """Say what is being mapped; raises `Over` if nobody wants it any more."""
-        if _OVER.unpack_from(self._memory, 48)[0] >= self._epoch:
+        if self._check is not None and not self._resting:
+            self._check()
+        if _OVER.unpack_from(self._memory, _OVER_AT)[0] >= self._epoch:
             raise Over
         self.sharing.come_to(stop - 1)  # before: who reads the batch may rely on it
         left = 0 if self._limit is None else max(0, own_memory() - self._fresh)
-        self._write(chunk, start, stop, monotonic_ns(), left)
+        self._resting, self._chunk = False, chunk
+        self._write(self._epoch, chunk, start, stop, monotonic_ns(), left)
 
     def rest(self) -> None:
-        """Say that nothing is being mapped."""
-        self._write(-1, 0, 0, 0, 0)
+        """Say that nothing is being mapped; which chunk was the last stays there."""
+        if self._check is not None and not self._resting:
+            self._check()
+        self._resting = True
+        self._write(self._epoch, self._chunk, 0, 0, 0, 0)
+
+    def announce(self, count: int) -> None:
+        """Say how many bytes the worker has sent, with those that it is about to send."""
+        _BYTES.pack_into(self._memory, _FROM_WORKER, count)
+
+    def sent(self) -> int:
+        """How many bytes the parent has sent at least."""
+        return _BYTES.unpack_from(self._memory, _TO_WORKER)[0]  # type: ignore[no-any-return]
 
     def _write(self, *fields: int) -> None:
         self._count += 2
@@ -183,14 +208,27 @@ class Cell:
         """The batch that is being mapped, None if there is none, or none can be told."""
         for _ in range(100):
             before = _COUNT.unpack_from(self._memory, 0)
-            chunk, start, stop, since, left = _FIELDS.unpack_from(self._memory, 8)
+            _, chunk, start, stop, since, left = _FIELDS.unpack_from(self._memory, 8)
             if before == _COUNT.unpack_from(self._memory, 0) and not before[0] % 2:
                 return Batch(chunk, start, stop, since / 1e9, left) if chunk >= 0 and stop else None
         return None
 
+    def last(self) -> tuple[int, int]:
+        """The run that the worker was ready for last, and the chunk it began last in it; -1 if none yet."""
+        epoch, chunk, *_ = _FIELDS.unpack_from(self._memory, 8)
+        return epoch, chunk
+
     def over(self, epoch: int) -> None:
         """Tell the worker that runs up to `epoch` are over."""
-        _OVER.pack_into(self._memory, 48, epoch)
+        _OVER.pack_into(self._memory, _OVER_AT, epoch)
+
+    def announced(self) -> int:
+        """How many bytes the worker has sent at most."""
+        return _BYTES.unpack_from(self._memory, _FROM_WORKER)[0]  # type: ignore[no-any-return]
+
+    def tell_sent(self, count: int) -> None:
+        """Say how many bytes the parent has sent."""
+        _BYTES.pack_into(self._memory, _TO_WORKER, count)
 
     def close_fd(self) -> None:
         """Close the descriptor; the memory stays mapped."""

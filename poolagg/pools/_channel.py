@@ -1,6 +1,9 @@
 """Messages on a worker's pipe: a small header, plain values, and payloads that nobody opens on the way.
 
-    header (kind, epoch, length of values, length of payload) | values, a pickle of builtins | payload, bytes
+    header (magic, kind, epoch, length of values, length of payload) | values, a pickle of builtins | payload, bytes
+
+Each side says in the cell how many bytes it sends. More bytes than that have come from an item that wrote to the pipe:
+the frame is broken, whatever it looks like, and no length is believed that goes beyond what was announced.
 
 The parent's end never blocks: a half-written message of a dead worker must not hold up a read, nor a full pipe a write.
 The worker's end blocks, for a worker has nothing else to do.
@@ -13,8 +16,11 @@ import pickle
 import socket
 import struct
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
+
+from poolagg.pools._cell import Cell
+from poolagg.pools._forked import leave
 
 __all__ = [
     "BROKEN",
@@ -25,10 +31,13 @@ __all__ = [
     "FINISHED",
     "IDENTITY",
     "JOB",
+    "MAGIC",
+    "MISSED",
     "RUN",
     "SHIP",
     "SHIPPED",
     "START",
+    "BrokenFrame",
     "Bytes",
     "Channel",
     "Message",
@@ -37,12 +46,19 @@ __all__ = [
 ]
 
 START, DEFINE, JOB, RUN, SHIP, END, EXIT = range(7)  # to the worker
-FINISHED, SHIPPED, ENDED, BROKEN = range(7, 11)  # from it
-IDENTITY = 11  # to the worker
+FINISHED, SHIPPED, ENDED, BROKEN, MISSED = range(7, 12)  # from it
+IDENTITY = 12  # to the worker
 
 Bytes: TypeAlias = bytes | memoryview
 
-_HEADER = struct.Struct("!BIQQ")
+MAGIC = b"p\xa6g\x99"
+"""What each message begins with."""
+
+_HEADER = struct.Struct("!4sBIQQ")
+
+
+class BrokenFrame(Exception):
+    """What has come through a pipe is not what the other end has sent."""
 
 
 class Message(NamedTuple):
@@ -56,15 +72,17 @@ class Message(NamedTuple):
 
 def _pack(kind: int, epoch: int, values: tuple[Any, ...], payloads: Sequence[Bytes]) -> list[Bytes]:
     packed = pickle.dumps(values, 5)
-    head = _HEADER.pack(kind, epoch, len(packed), sum(map(len, payloads))) + packed
+    head = _HEADER.pack(MAGIC, kind, epoch, len(packed), sum(map(len, payloads))) + packed
     return [head, *payloads]
 
 
 class _Reader:
-    """Takes bytes as they come; a message is made when it is whole."""
+    """Takes bytes as they come; a message is made when it is whole. `most` says how many bytes there may be by now."""
 
-    def __init__(self) -> None:
-        self._header: tuple[int, int, int, int] | None = None
+    def __init__(self, most: Callable[[], int] | None = None) -> None:
+        self._header: tuple[bytes, int, int, int, int] | None = None
+        self._most = most
+        self.received = 0
         self._expect(_HEADER.size)
 
     def _expect(self, size: int) -> None:
@@ -77,28 +95,44 @@ class _Reader:
             count = sock.recv_into(self._missing)
             if not count:
                 raise EOFError("the other end is closed")
+            self.received += count
             self._missing = self._missing[count:]
+            if self._most is not None and self.received > self._most():
+                raise BrokenFrame(f"{self.received:,} bytes have come, and the other end has sent {self._most():,}")
             if self._missing:
                 return None
         if self._header is None:
             self._header = _HEADER.unpack(self._buffer)
-            self._expect(self._header[2] + self._header[3])
+            self._check(*self._header)
+            self._expect(self._header[3] + self._header[4])
             return None
-        kind, epoch, size, _ = self._header
+        _, kind, epoch, size, _ = self._header
         whole = memoryview(self._buffer)
         self._header = None
         self._expect(_HEADER.size)
-        return Message(kind, epoch, pickle.loads(whole[:size]), whole[size:])
+        try:
+            values = pickle.loads(whole[:size])
+        except Exception as error:
+            raise BrokenFrame("the values of a message do not unpickle") from error
+        return Message(kind, epoch, values, whole[size:])
+
+    def _check(self, magic: bytes, kind: int, epoch: int, *lengths: int) -> None:
+        if magic != MAGIC:
+            raise BrokenFrame(f"a message of kind {kind} and run {epoch} begins with {magic!r}, not {MAGIC!r}")
+        if self._most is not None and self.received + sum(lengths) > self._most():
+            raise BrokenFrame(f"a message of {sum(lengths):,} bytes is longer than what the other end has sent")
 
 
 class Channel:
     """The parent's end of a worker's pipe."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, cell: Cell) -> None:
         sock.setblocking(False)
         self.sock = sock
-        self._reader = _Reader()
+        self._cell = cell
+        self._reader = _Reader(cell.announced)
         self._unsent: deque[memoryview] = deque()
+        self._sent = 0
 
     @property
     def full(self) -> bool:
@@ -115,6 +149,8 @@ class Channel:
         try:
             while self._unsent:
                 sent = self.sock.sendmsg(list(self._unsent)[:16])
+                self._sent += sent
+                self._cell.tell_sent(self._sent)
                 while sent:
                     part = self._unsent.popleft()
                     if sent < len(part):
@@ -129,17 +165,17 @@ class Channel:
         """Nobody will read what is left."""
         self._unsent.clear()
 
-    def receive(self) -> tuple[list[Message], bool]:
-        """The messages that are there, and whether the other end is closed."""
+    def receive(self) -> tuple[list[Message], EOFError | ConnectionError | BrokenFrame | None]:
+        """The messages that are there, and why there will be no more, if that is so."""
         messages: list[Message] = []
         try:
             while True:
                 if (message := self._reader.fill(self.sock)) is not None:
                     messages.append(message)
         except BlockingIOError:
-            return messages, False
-        except (EOFError, ConnectionError):
-            return messages, True
+            return messages, None
+        except (EOFError, ConnectionError, BrokenFrame) as error:
+            return messages, error
 
     def close(self) -> None:
         """Close the pipe."""
@@ -149,15 +185,26 @@ class Channel:
 class Pipe:
     """The worker's end."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, cell: Cell) -> None:
         self._sock = sock
+        self._cell = cell
         self._identity = identity(sock.fileno())
+        self._pid = os.getpid()
         self._reader = _Reader()
+        self._sent = 0
+
+    @property
+    def received(self) -> int:
+        """How many bytes of the parent's have come."""
+        return self._reader.received
 
     def send(self, kind: int, epoch: int, values: tuple[Any, ...] = (), payloads: Sequence[Bytes] = ()) -> None:
         """Send a whole message."""
         self._check()
-        for part in _pack(kind, epoch, values, payloads):
+        parts = _pack(kind, epoch, values, payloads)
+        self._sent += sum(map(len, parts))
+        self._cell.announce(self._sent)
+        for part in parts:
             self._sock.sendall(part)
 
     def receive(self) -> Message:
@@ -168,7 +215,9 @@ class Pipe:
         return message
 
     def _check(self) -> None:
-        """A task may have closed the pipe and opened something of its own in its place: never write into that."""
+        """End a process that is another one, or whose pipe is another one: it never touches what is not its own."""
+        if os.getpid() != self._pid:
+            leave()
         if identity(self._sock.fileno()) != self._identity:
             os._exit(os.EX_IOERR)
 

@@ -22,7 +22,7 @@ import sys
 import threading
 from typing import Any, NamedTuple, cast
 
-__all__ = ["Identity", "forget_exits", "identity_of_worker", "introduce", "leave", "new_random_numbers"]
+__all__ = ["Identity", "forget_exits", "identity_of_worker", "introduce", "new_random_numbers", "run_exits"]
 
 _MODULE = "multiprocessing.process"
 
@@ -140,7 +140,7 @@ class _Loader:
 # -- in the worker: leaving --------------------------------------------------------------------------------------------
 
 
-def leave() -> None:
+def run_exits() -> None:
     """Do what an interpreter does at its end, for a forked process, which must not return into its parent's frames."""
     if (util := sys.modules.get("multiprocessing.util")) is not None:
         util._exit_function()

@@ -15,9 +15,11 @@ import contextlib
 import os
 import signal
 import socket
+import struct
 from time import monotonic
 from typing import NamedTuple
 
+from poolagg._chunks import Interval
 from poolagg._orders import Broken, Cause, Finished, Lost, Run, Shipped
 from poolagg._parcels import Parcel
 from poolagg.errors import WorkerLost
@@ -63,10 +65,11 @@ class Handle:
             self.loans = Loans(to_parent, self.cell.lent_to_parent)
             self._arena = Arena(to_worker, self.cell.lent_to_worker, LEAST) if to_worker >= 0 else None
             ours.pop_all()  # the worker has been started, and these stay open
-        self.channel = Channel(here)
+        self.channel = Channel(here, self.cell)
         self.cell.close_fd()
         self._claims_reader, self._claims_writer, self._death = claims_reader, claims_writer, death_writer
         self._claim = 0
+        self._epoch = 0
         self.runs: dict[int, Run] = {}
         """Chunks in flight, the oldest first."""
         self._claimed: dict[int, int] = {}
@@ -78,6 +81,8 @@ class Handle:
         """The epoch whose end the worker has not acknowledged yet."""
         self.ended_at = 0.0
         self.killed: Killed | None = None
+        self._misused = False
+        """An item has written to the pipe, or read from it: the oldest chunk did it, whatever the cell names by now."""
 
     # -- orders ------------------------------------------------------------------------------------------------
 
@@ -91,6 +96,7 @@ class Handle:
     def run(self, epoch: int, run: Run, parcel: Parcel) -> None:
         """Send a chunk, and the claim to it."""
         self._claim += 1
+        self._epoch = epoch
         self.runs[run.chunk] = run
         self._claimed[self._claim] = run.chunk
         os.write(self._claims_writer, CLAIM.pack(self._claim))
@@ -117,9 +123,12 @@ class Handle:
     def _take_claim(self) -> int | None:
         try:
             (claim,) = CLAIM.unpack(os.read(self._claims_reader, CLAIM.size))
+            chunk = self._claimed.pop(claim)
         except BlockingIOError:
             return None
-        chunk = self._claimed.pop(claim)
+        except (struct.error, KeyError):
+            self.kill_misused("read from the descriptors of its worker")
+            return None
         del self.runs[chunk]
         return chunk
 
@@ -128,6 +137,11 @@ class Handle:
         if self.killed is None:
             self.killed = Killed(cause, how, batch)
         self.child.kill()
+
+    def kill_misused(self, how: str) -> None:
+        """Kill a worker whose pipe an item has written to or read from."""
+        self._misused = True
+        self.kill("died", f"{how}, which was then killed")
 
     def end(self, epoch: int) -> None:
         """Tell the worker that the run is over; it leaves its chunk at the next batch."""
@@ -139,6 +153,7 @@ class Handle:
         while self._take_claim() is not None:
             pass
         self._cut_short = bool(self.runs)
+        self.items += sum(run.items() for run in self.runs.values())  # at most: it leaves them in the middle
         self.runs.clear()
         self._claimed.clear()
         self.ending, self.ended_at = epoch, monotonic()
@@ -152,7 +167,7 @@ class Handle:
             chunk, stop, times, failures, pieces, place, packing = message.values
             run = self.runs.pop(chunk)
             self._claimed = {claim: waiting for claim, waiting in self._claimed.items() if waiting != chunk}
-            self.items += stop - run.start
+            self.items += run.items(stop)
             began = monotonic()
             rest, unpacked = unpack_failures(failures, message.payload)
             opened = None if pieces is None else unpack_pieces(pieces, rest, self._loan(place), keeps)
@@ -170,6 +185,11 @@ class Handle:
             failure.error.__cause__ = cause[0].error
         return Broken(self.lane, start_failed(failure.error) if starting else as_reducer_error(failure.error))
 
+    def missed(self, chunk: int) -> None:
+        """The worker did not find the claim of a chunk: if the parent has not taken it back, an item has read it."""
+        if chunk in self.runs:
+            self.kill_misused("read from the descriptors of its worker")
+
     def ignore(self, message: Message) -> None:
         """A message of a run that is over: nobody will look at what it lends."""
         if message.kind in (_channel.FINISHED, _channel.SHIPPED) and (place := message.values[-2]) is not None:
@@ -185,14 +205,31 @@ class Handle:
         """
         batch = self.cell.read()
         exitcode = self.child.reap()
-        suspect = (batch.start, batch.stop) if batch is not None and batch.chunk in self.runs else None
+        suspect = self._suspect(batch)
+        silent = suspect is None and self.cell.last()[0] == self._epoch
+        if silent:
+            suspect = self._begun()
         if self.killed is None:
-            return Lost(self.lane, suspect, "died", _worker_lost(exitcode))
+            return Lost(self.lane, suspect, "died", _worker_lost(exitcode), silent=silent)
         cause, how, meant = self.killed
         if meant is not None and meant != batch:
-            cause, suspect = "died", None
+            cause, suspect, silent = "died", None, False
         error = TimeoutError(f"it {how}") if cause == "timeout" else _worker_lost(exitcode, how)
-        return Lost(self.lane, suspect, cause, error, f"it {how}")
+        return Lost(self.lane, suspect, cause, error, f"it {how}", silent=silent)
+
+    def _begun(self) -> Interval | None:
+        """The oldest chunk, if the worker has begun it: it was mapped, and then gathered or packed."""
+        oldest = next(iter(self.runs.values()), None)
+        return (oldest.start, oldest.stop) if oldest is not None and self.cell.last()[1] == oldest.chunk else None
+
+    def _suspect(self, batch: Batch | None) -> Interval | None:
+        """The batch that the cell names; or what has run of the oldest chunk, if an item has used the pipe."""
+        if not self._misused:
+            return (batch.start, batch.stop) if batch is not None and batch.chunk in self.runs else None
+        oldest, last = next(iter(self.runs.values()), None), self.cell.last()[1]
+        if oldest is None or last < oldest.chunk:
+            return None
+        return oldest.start, batch.stop if batch is not None and batch.chunk == oldest.chunk else oldest.stop
 
     @property
     def idle(self) -> bool:
@@ -248,4 +285,6 @@ def _ended(exitcode: int | None, name: str | None) -> str:
         return f"was killed by {name}"
     if exitcode is None:
         return "is gone; nobody knows how"
+    if exitcode == os.EX_IOERR:
+        return f"ended with exit code {exitcode}: an item has closed, replaced or used the descriptors of its worker"
     return f"ended with exit code {exitcode}, in the middle of its work"

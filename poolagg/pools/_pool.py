@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, ClassVar, NoReturn, Self
 
@@ -41,6 +41,8 @@ class Pool(ABC):
     """Seconds of work that a chunk should hold at least, where each costs more than a message."""
     leaves: int = 0
     """Chunks whose states a lane ships together at most, where each is kept apart until then; 0: they meet at once."""
+    most_items: int | None = None
+    """Items that a worker may run before another takes its place."""
     waited: float = 0.0
     """Seconds in which the caller's thread had nothing to do but to wait for lanes, in all runs."""
     engine: ClassVar[Callable[..., Iterator[Any]] | None] = None
@@ -155,6 +157,10 @@ class Pool(ABC):
         """What a lane is mapping just now, if that is known. A pool that says it is ordered to `Yield`."""
         del lane
         return None
+
+    def items_run(self) -> Mapping[int, int]:
+        """How many items the workers of lanes have run in earlier runs, where that matters."""
+        return {}
 
     def peak_memory(self) -> int:
         """Bytes that the largest worker has ever had; 0 if nobody knows."""

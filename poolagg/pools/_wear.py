@@ -1,8 +1,8 @@
 """When a worker has had its day: it has run its items, or has too much memory.
 
     after a chunk     it has run `max_items`, or has more memory than the limit: it is worn. It is given no more, ships
-                      what it holds, and is replaced; nothing is lost and nothing runs again. In the middle of a chunk,
-                      one that is above the limit hands back the rest of that
+                      what it holds, and is replaced; nothing is lost and nothing runs again. The plan never gives it
+                      more than `max_items`. In the middle of a chunk, one that is above the limit hands back the rest
     within an item    the item alone would take a fresh worker above the limit: it is stopped, and the item has lost its
                       worker. What items before it have left there is not its fault: those make the worker worn
 
@@ -35,9 +35,13 @@ class Wear:
         self._limit = memory_limit
         self._next_look = 0.0
 
+    def has_run_all(self, items: int) -> bool:
+        """Whether a worker that has run so many items may run no other."""
+        return self._max_items is not None and items >= self._max_items
+
     def after_chunk(self, pid: int, items: int) -> str:
         """Why a worker is to be replaced that has just ended a chunk; empty if it may stay."""
-        if self._max_items is not None and items >= self._max_items:
+        if self._max_items is not None and self.has_run_all(items):
             return f"it has run {items:,} items, and max_items_per_worker={self._max_items:,}"
         if self._limit is not None and (has := own_memory(pid)) > self._limit:
             return f"it has {size(has)} of memory, above memory_limit={size(self._limit)}"

@@ -10,6 +10,7 @@ is nothing, short enough that the cell tells the parent what is going on.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import inf
@@ -24,6 +25,7 @@ from poolagg._signals import raised_by_handler
 from poolagg.errors import ReducerError
 from poolagg.functions import here
 from poolagg.pools._cell import Sharing
+from poolagg.pools._forked import leave
 from poolagg.pools._travel import dumps_by_value, only_inherited
 from poolagg.reducers import Reducer
 from poolagg.strategies import Payload, Strategy
@@ -133,12 +135,14 @@ class Work:
         self._failures: list[Failure] = []
         self._reduce_seconds = 0.0
         self._slowest = NONE_YET
+        self._pid = os.getpid()
         self.heavy = False
         """Whether there was a partial that is a batch of its own, so large is it."""
 
     def run(self, run: Run, items: Sequence[Any], unpack: Callable[[Any], Any] | None) -> Outcome:
         """Map and gather the items of one chunk; `unpack` opens each of them."""
         self._failures, self._reduce_seconds, self._slowest = [], 0.0, NONE_YET
+        self._pid = os.getpid()
         at, began = monotonic(), perf_counter()
         stop = run.stop
         with here.within():
@@ -291,9 +295,11 @@ class Work:
             try:
                 done.extend(map(func, coming))
             except BaseException as raised:  # SystemExit, KeyboardInterrupt and their like are the item's as well
-                if self._fatal(raised):
-                    raise
                 error = raised
+            if os.getpid() != self._pid:
+                leave(error)
+            if error is not None and self._fatal(error):
+                raise error
             if done:
                 yield start, done
             start += len(done)
@@ -314,8 +320,14 @@ class Work:
         began = perf_counter()
         try:
             method(*arguments)
-        except Exception as error:
+        except BaseException as error:
+            if os.getpid() != self._pid:
+                leave(error)
+            if not isinstance(error, Exception):
+                raise
             self._raise_as_reducers(error, f"near item {arguments[0]}")
+        if os.getpid() != self._pid:
+            leave()
         self._reduce_seconds += perf_counter() - began
 
     def _raise_as_reducers(self, error: Exception, where: str) -> NoReturn:

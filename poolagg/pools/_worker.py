@@ -26,9 +26,11 @@ from poolagg._parcels import open_parcel
 from poolagg.pools import _channel
 from poolagg.pools._arena import Arena, Loan, Loans, Place
 from poolagg.pools._cell import Cell, Over
-from poolagg.pools._channel import Message, Pipe, identity
-from poolagg.pools._citizen import Identity, forget_exits, introduce, leave, new_random_numbers
+from poolagg.pools._channel import BrokenFrame, Message, Pipe, identity
+from poolagg.pools._citizen import Identity, forget_exits, introduce, new_random_numbers, run_exits
 from poolagg.pools._death import die_with_parent, ignore_interrupts
+from poolagg.pools._descriptors import Descriptors, put_aside
+from poolagg.pools._forked import leave
 from poolagg.pools._frozen import STARTED_BY
 from poolagg.pools._malloc import give_back_freed, keep_freed
 from poolagg.pools._memory import fresh_memory
@@ -74,13 +76,20 @@ def main(
         forget_exits()
     else:
         sys.modules["__main__"] = types.ModuleType("__main__")
-    with socket.socket(fileno=pipe_fd) as pipe:
+    cell = Cell(cell_fd)
+    put_aside(cell_fd)  # the mapping has a copy of it, which an item may write to
+    cell.close_fd()
+    with socket.socket(fileno=pipe_fd) as sock:
+        pipe = Pipe(sock, cell)
+        cell.guard(Descriptors(sock, pipe, cell, [claims_fd, death_fd], arena_fds).check)
         try:
-            _Worker(Pipe(pipe), Cell(cell_fd), claims_fd, death_fd, inherited, *arena_fds).serve()
-        except (EOFError, ConnectionError, BrokenPipeError):
+            _Worker(pipe, cell, claims_fd, death_fd, inherited, *arena_fds).serve()
+        except (EOFError, ConnectionError):
             return  # the parent has let go of us
+        except BrokenFrame:  # an item has read a part of what was sent
+            os._exit(os.EX_IOERR)
     if forked:  # else the interpreter ends
-        leave()
+        run_exits()
 
 
 class _Worker:
@@ -96,6 +105,7 @@ class _Worker:
     ) -> None:
         self._pipe = pipe
         self._cell = cell
+        self._pid = os.getpid()
         self._claims_fd = claims_fd
         self._death_fd = death_fd
         self._inherited = inherited
@@ -132,6 +142,8 @@ class _Worker:
                 self._work = None
                 self._cell.rest()
             except BaseException as error:  # the reducer's, the initializer's, or ours: the parent is to know
+                if os.getpid() != self._pid:
+                    leave(error)
                 self._work = None
                 self._cell.rest()
                 if message.kind == _channel.START:
@@ -194,9 +206,12 @@ class _Worker:
     def _run(self, message: Message) -> None:
         fields, claim, places = message.values
         run, items = Run(*fields), PackedItems(*places)
-        if not self._claims(claim) or self._work is None:
+        claimed = self._claims(claim)
+        if not claimed or self._work is None:
             if items.place is not None:
                 self._loans.give_back(items.place[0])
+            if not claimed:
+                self._pipe.send(_channel.MISSED, message.epoch, (run.chunk,))
             return
         outcome = self._map(run, items, message.payload)
         if self._work.heavy and self._may_keep and not self._keeps:
@@ -246,12 +261,14 @@ class _Worker:
             give_back_freed()  # while nobody waits for it
 
     def _claims(self, claim: int) -> bool:
-        """Whether the chunk is ours. A claim for a later one means that the parent took this one back."""
+        """Whether the chunk is ours. If not, the parent took it back, or an item has read the claim."""
         if self._claim < claim:
             try:
                 self._claim = CLAIM.unpack(os.read(self._claims_fd, CLAIM.size))[0]
             except BlockingIOError:
                 return False
+            except (OSError, struct.error):  # an item has closed the pipe, or read a part of a claim
+                os._exit(os.EX_IOERR)
         return self._claim == claim
 
 

@@ -91,8 +91,9 @@ class ProcessPool(Pool):
     "spawn", or "fork", which shares memory copy-on-write and inherits whatever lock a thread holds.
     `env`: environment variables for the workers; BLAS and OpenMP threads default to CPUs divided by workers.
 
-    `max_items_per_worker`: a worker that has run as many is replaced after its chunk; what it holds it ships first, so
-    nothing runs again.
+    `max_items_per_worker`: no worker runs more items than that, in all runs of the pool together. Chunks are cut to
+    what a worker has left; then it ships what it holds, so that nothing runs again, and another worker takes its place.
+    One worker folds a leaf of `Tree`, so `reproducible=True` requires a `chunksize` up to the limit, or one of 1,024.
 
     `memory_limit`: bytes, or a text such as "2GiB" (Linux only). A worker that has more memory of its own after a chunk
     is replaced in the same way, and one that has more in the middle of a chunk hands back the rest of that. One that
@@ -134,6 +135,7 @@ class ProcessPool(Pool):
             refuse_inherited_only("initargs", self._initargs)
         if max_items_per_worker is not None:
             checked_count("max_items_per_worker", max_items_per_worker)
+        self.most_items = max_items_per_worker
         self._memory_limit = checked_limit(memory_limit)
         self._wear = Wear(max_items_per_worker, self._memory_limit)
         self._env = dict(env or {})
@@ -201,7 +203,9 @@ class ProcessPool(Pool):
         self._job, self._crew.runner = b"", None
         for handle in list(self._handles.values()):
             handle.end(self._epoch)
-            if handle.worn:  # there was nothing left to replace it for; the next run starts another
+            if handle.worn or self._wear.has_run_all(
+                handle.items
+            ):  # there was nothing left to replace it for; the next run starts another
                 self._dismiss(self._handles.pop(handle.lane), at_once=not clean)
         self._answers = []
 
@@ -379,6 +383,10 @@ class ProcessPool(Pool):
         batch = handle.cell.read() if handle is not None else None
         return batch if batch is not None and handle is not None and batch.chunk in handle.runs else None
 
+    def items_run(self) -> Mapping[int, int]:
+        """The count of a worker goes on from run to run."""
+        return {lane: handle.items for lane, handle in self._handles.items()}
+
     def peak_memory(self) -> int:
         """Of the workers that are there."""
         return max((peak_memory(handle.child.pid) for handle in list(self._handles.values())), default=0)
@@ -428,12 +436,14 @@ class ProcessPool(Pool):
         self._next_look = monotonic() + LOOK
 
     def _receive(self, handle: Handle) -> None:
-        messages, closed = handle.channel.receive()
+        messages, ended = handle.channel.receive()
         for message in messages:
             self._take(handle, message)
-        if closed:
+        if ended is not None:
             handle.channel.forget()
             self._crew.selector.unregister(handle.channel.sock)
+            if isinstance(ended, _channel.BrokenFrame):
+                handle.kill_misused("wrote to the descriptors of its worker")
             if self._handles.get(handle.lane) is handle and not handle.child.ends_within(DYING):
                 handle.kill("died", "closed the descriptors of its worker, which was then killed")
             self._next_look = 0.0
@@ -446,6 +456,9 @@ class ProcessPool(Pool):
         current = self._handles.get(handle.lane) is handle and handle.ending is None
         if not current or message.epoch not in (0, self._epoch):
             handle.ignore(message)
+            return
+        if message.kind == _channel.MISSED:
+            handle.missed(*message.values)
             return
         answer = handle.answer(message, self._keeps)
         if not handle.worn and (reason := self._wear.after_chunk(handle.child.pid, handle.items)):
