@@ -43,6 +43,8 @@ MAY_IMPORT = {
     "_fingerprint": {"_stable", "functions"},
     "_orders": {"_chunks"},
     "_rendering": set(),
+    # what holds signals back from whoever acquires or releases
+    "_interrupts": set(),
     # floor 1, pure: decisions
     "_pace": set(),
     "_ledger": {"_chunks", "_orders"},
@@ -57,7 +59,7 @@ MAY_IMPORT = {
     "_report": {"_limit", "_report_page", "_sizes", "_tally", "events"},
     # floor 2: effects
     "pools": {
-        *("_chunks", "_kinds", "_lazily", "_orders", "_parcels", "_sizes"),
+        *("_chunks", "_interrupts", "_kinds", "_lazily", "_orders", "_parcels", "_sizes"),
         *("errors", "functions", "reducers", "strategies"),
     },
     "_progress": {"events"},
@@ -73,7 +75,18 @@ MAY_IMPORT = {
     },
     "_verdicts": {"_orders", "errors", "events"},
     "_run": {
-        *("_chunks", "_continuation", "_orders", "_pace", "_pages", "_parcels", "_plan", "_settings", "_verdicts"),
+        *(
+            "_chunks",
+            "_continuation",
+            "_interrupts",
+            "_orders",
+            "_pace",
+            "_pages",
+            "_parcels",
+            "_plan",
+            "_settings",
+            "_verdicts",
+        ),
         *("_watching", "errors", "events", "functions", "pools", "reducers"),
     },
     "_engine": {"_checkpoint", "_run", "_settings", "events", "pools", "reducers", "strategies"},

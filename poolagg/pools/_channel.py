@@ -4,6 +4,8 @@
 
 The parent's end never blocks: a half-written message of a dead worker must not hold up a read, nor a full pipe a write.
 The worker's end blocks, for a worker has nothing else to do.
+
+A write to a process that has died is an error and never SIGPIPE, which kills a program that has set its default action.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import os
 import pickle
 import socket
 import struct
+import sys
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -24,6 +27,7 @@ __all__ = [
     "EXIT",
     "FINISHED",
     "JOB",
+    "QUIETLY",
     "RUN",
     "SHIP",
     "SHIPPED",
@@ -33,6 +37,7 @@ __all__ = [
     "Message",
     "Pipe",
     "identity",
+    "without_sigpipe",
 ]
 
 START, DEFINE, JOB, RUN, SHIP, END, EXIT = range(7)  # to the worker
@@ -40,7 +45,20 @@ FINISHED, SHIPPED, ENDED, BROKEN = range(7, 11)  # from it
 
 Bytes: TypeAlias = bytes | memoryview
 
+QUIETLY: int = getattr(socket, "MSG_NOSIGNAL", 0)
+"""The flag of each write to a socket: no SIGPIPE. Where it is missing, the socket has an option (`without_sigpipe`)."""
+
+_SO_NOSIGPIPE = 0x1022
+"""The option on macOS. Python has no name for it before 3.13."""
+
 _HEADER = struct.Struct("!BIQQ")
+
+
+def without_sigpipe(sock: socket.socket) -> socket.socket:
+    """Have writes to the socket raise BrokenPipeError where `QUIETLY` cannot ask for it."""
+    if sys.platform == "darwin":
+        sock.setsockopt(socket.SOL_SOCKET, _SO_NOSIGPIPE, 1)
+    return sock
 
 
 class Message(NamedTuple):
@@ -94,7 +112,7 @@ class Channel:
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
-        self.sock = sock
+        self.sock = without_sigpipe(sock)
         self._reader = _Reader()
         self._unsent: deque[memoryview] = deque()
 
@@ -112,7 +130,7 @@ class Channel:
         """Send what is left, as far as the pipe takes it. A dead worker's pipe takes everything, for nobody."""
         try:
             while self._unsent:
-                sent = self.sock.sendmsg(list(self._unsent)[:16])
+                sent = self.sock.sendmsg(list(self._unsent)[:16], (), QUIETLY)
                 while sent:
                     part = self._unsent.popleft()
                     if sent < len(part):
@@ -148,7 +166,7 @@ class Pipe:
     """The worker's end."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
+        self._sock = without_sigpipe(sock)
         self._identity = identity(sock.fileno())
         self._reader = _Reader()
 
@@ -156,7 +174,7 @@ class Pipe:
         """Send a whole message."""
         self._check()
         for part in _pack(kind, epoch, values, payloads):
-            self._sock.sendall(part)
+            self._sock.sendall(part, QUIETLY)
 
     def receive(self) -> Message:
         """Wait for a message; EOFError when the parent closed its end."""

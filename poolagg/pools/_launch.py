@@ -23,6 +23,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn, Protocol
 
+from poolagg.pools._descriptors import Descriptor, close_all, descriptors, spare
+
 __all__ = [
     "Child",
     "ForkLauncher",
@@ -53,14 +55,20 @@ class Child:
         """For another thread may kill it, while this one reaps it and the kernel gives its pid away."""
         self._ended = False
         self._exitcode: int | None = None
-        self.pidfd = -1
+        self._watch: Descriptor | None = None
         try:
             if hasattr(os, "pidfd_open"):
-                self.pidfd = os.pidfd_open(pid)
+                with descriptors:
+                    self._watch = Descriptor(os.pidfd_open(pid))
         except OSError:
             self.kill()
             self.reap()
             raise
+
+    @property
+    def pidfd(self) -> int:
+        """The descriptor that is readable when it has ended; -1 where there is none, or once it is closed."""
+        return -1 if self._watch is None else self._watch.fd
 
     def kill(self) -> None:
         """Kill it, at whatever instruction it is."""
@@ -88,22 +96,17 @@ class Child:
 
     def close(self) -> None:
         """Close the descriptor that watches it."""
-        if self.pidfd >= 0:
-            os.close(self.pidfd)
-            self.pidfd = -1
+        close_all([self._watch])
 
 
 class Launcher(Protocol):
     """Starts worker processes."""
 
-    def launch(self, fds: Sequence[int], private: Sequence[int]) -> Child:
-        """Start a worker that holds `fds` and none of `private`, the parent's ends; all stay open here."""
+    def launch(self, fds: Sequence[int]) -> Child:
+        """Start a worker that holds `fds` and none of the parent's ends; all stay open here."""
 
     def close(self) -> None:
         """Leave nothing behind, once all children have ended."""
-
-    def forget_in_child(self) -> None:
-        """Close what a forked child of the parent must not keep."""
 
 
 def _wait(pid: int) -> int | None:
@@ -144,7 +147,8 @@ def seeded(environ: Mapping[str, str]) -> dict[str, str]:
 def interpreter(module: str, fds: Sequence[int], environ: Mapping[str, str], *more: object) -> Child:
     """Start one for `main(*fds, *more)` of a module of ours. It is reaped by its pid, for `subprocess` would poll."""
     command = _command(module, [*fds, *more])
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environ, pass_fds=fds, cwd=folder())
+    with descriptors:  # a child forked meanwhile would keep a pipe of Popen's, which waits for its end
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environ, pass_fds=fds, cwd=folder())
     process.returncode = 0  # it is ours to reap: Popen must neither wait for it nor warn about it
     return Child(process.pid, _wait)
 
@@ -156,56 +160,48 @@ class SpawnLauncher:
         del by_value
         self._environ = seeded(environ)
 
-    def launch(self, fds: Sequence[int], private: Sequence[int]) -> Child:
+    def launch(self, fds: Sequence[int]) -> Child:
         """Start an interpreter."""
-        del private
         return interpreter("poolagg.pools._worker", fds, self._environ)
 
     def close(self) -> None:
-        """Nothing is kept."""
-
-    def forget_in_child(self) -> None:
         """Nothing is kept."""
 
 
 class ForkLauncher:
     """The parent forks."""
 
-    forking = False
-    """Whether the fork that goes on is one of ours."""
+    forking: int | None = None
+    """The thread whose fork, which goes on, is one of ours."""
 
     def __init__(self, environ: Mapping[str, str], by_value: bool) -> None:
         del by_value
         self._environ = dict(environ)
 
-    def launch(self, fds: Sequence[int], private: Sequence[int]) -> Child:
+    def launch(self, fds: Sequence[int]) -> Child:
         """Fork; what was printed and not yet written must not be written twice."""
         sys.stdout.flush()
         sys.stderr.flush()
-        ForkLauncher.forking = True
-        try:
-            pid = os.fork()
-        finally:
-            ForkLauncher.forking = False
-        if pid == 0:
-            _run_forked(fds, private)
+        with descriptors, spare(fds):
+            ForkLauncher.forking = threading.get_ident()
+            try:
+                pid = os.fork()
+            finally:
+                ForkLauncher.forking = None
+            if pid == 0:
+                _run_forked(fds)
         return Child(pid, _wait)
 
     def close(self) -> None:
         """Nothing is kept."""
 
-    def forget_in_child(self) -> None:
-        """Nothing is kept."""
 
-
-def _run_forked(fds: Sequence[int], private: Sequence[int]) -> NoReturn:
+def _run_forked(fds: Sequence[int]) -> NoReturn:
     """Be a worker, and never return into the frames of the parent."""
     status = 1
     try:
         from poolagg.pools._worker import main
 
-        for fd in private:
-            os.close(fd)
         main(*fds, forked=True)
         status = 0
     finally:

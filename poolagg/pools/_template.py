@@ -18,6 +18,7 @@ import socket
 import struct
 
 from poolagg.pools import _worker
+from poolagg.pools._channel import QUIETLY, without_sigpipe
 from poolagg.pools._death import die_with_parent, ignore_interrupts
 
 FDS = 8
@@ -36,7 +37,7 @@ def main(socket_fd: int, death_fd: int, cloudpickle: bool) -> None:
     ignore_interrupts()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would have the kernel reap workers unasked
     die_with_parent(death_fd)
-    with socket.socket(fileno=socket_fd) as parent:
+    with without_sigpipe(socket.socket(fileno=socket_fd)) as parent:
         while True:
             request, fds, _, _ = socket.recv_fds(parent, REQUEST.size, FDS)
             if not request:
@@ -52,7 +53,7 @@ def main(socket_fd: int, death_fd: int, cloudpickle: bool) -> None:
                     return
                 for fd in fds:
                     os.close(fd)
-            parent.sendall(ANSWER.pack(number, pid if what == b"F" else _status(pid)))
+            parent.sendall(ANSWER.pack(number, pid if what == b"F" else _status(pid)), QUIETLY)
 
 
 def _status(pid: int) -> int:

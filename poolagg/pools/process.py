@@ -18,12 +18,13 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from poolagg._interrupts import interrupts_held_back
 from poolagg._orders import Answer, Replace, Revoke, Revoked, Run, Ship, Worn
 from poolagg._parcels import Encoded, Parcel
 from poolagg.pools import _arena, _channel
 from poolagg.pools._cell import Batch
 from poolagg.pools._crew import Crew
-from poolagg.pools._death import interrupts_held_back
+from poolagg.pools._death import born_deaf
 from poolagg.pools._forkserver import TemplateLauncher, TemplateLost
 from poolagg.pools._handle import Handle
 from poolagg.pools._launch import (
@@ -184,7 +185,7 @@ class ProcessPool(Pool):
         for handle in list(self._handles.values()):
             handle.end(self._epoch)
             if handle.worn:  # there was nothing left to replace it for; the next run starts another
-                self._dismiss(self._handles.pop(handle.lane), at_once=not clean)
+                self._dismiss(handle, at_once=not clean)
         self._answers = []
 
     def _interrupt(self) -> None:
@@ -205,7 +206,7 @@ class ProcessPool(Pool):
                 self._collect(left)
                 continue
             for handle in busy:
-                self._dismiss(self._handles.pop(handle.lane), at_once=True)
+                self._dismiss(handle, at_once=True)
         self._answers = []
 
     def _stop(self) -> None:
@@ -220,14 +221,10 @@ class ProcessPool(Pool):
     def _dismiss_all(self, at_once: bool) -> None:
         for handle in list(self._handles.values()):
             self._dismiss(handle, at_once or not handle.idle)
-        self._handles.clear()
         until = monotonic() + GOODBYE
         while not at_once and self._leaving and (left := until - monotonic()) > 0:
             self._collect(left)
-        for handle in self._leaving:
-            handle.child.kill()
-        for handle in list(self._leaving):
-            self._bury(handle)
+        self._crew.end([*self._handles.values(), *self._leaving])
         self._answers = []
 
     # -- workers -----------------------------------------------------------------------------------------------
@@ -235,12 +232,12 @@ class ProcessPool(Pool):
     def _open_crew(self, by_value: bool = False) -> None:
         self._told = None
         if self._crew.launcher is None:
-            with interrupts_held_back():
+            with interrupts_held_back(), born_deaf():
                 self._crew.open(_LAUNCHERS[self.start_method](self._environ(), by_value))
 
     def _launch(self, lane: int) -> None:
         start = dumps_by_value((self._initializer, self._initargs), self._inherited)
-        with interrupts_held_back():  # until the worker is where it will be found
+        with interrupts_held_back(), born_deaf():  # until the worker is where it will be found
             handle = self._handles[lane] = self._start(lane)
             self._crew.selector.register(handle.channel.sock, selectors.EVENT_READ, handle)
             if handle.child.pidfd >= 0:
@@ -276,21 +273,15 @@ class ProcessPool(Pool):
         return self._told
 
     def _dismiss(self, handle: Handle, at_once: bool) -> None:
-        """Have a worker end, in its own time (a little of it) or now."""
-        if at_once:
-            handle.child.kill()
-        else:
-            handle.channel.send(_channel.EXIT, 0)
-        self._leaving.append(handle)
-
-    def _bury(self, handle: Handle) -> None:
-        handle.child.reap()
-        for fd in (handle.channel.sock, handle.child.pidfd):
-            with contextlib.suppress(KeyError, ValueError):
-                self._crew.selector.unregister(fd)
-        handle.close()
-        if handle in self._leaving:
-            self._leaving.remove(handle)
+        """Have a worker end, in its own time (a little of it) or now. It is no lane's any more."""
+        with interrupts_held_back():
+            self._leaving.append(handle)
+            if self._handles.get(handle.lane) is handle:
+                del self._handles[handle.lane]
+            if at_once:
+                handle.child.kill()
+            else:
+                handle.channel.send(_channel.EXIT, 0)
 
     # -- orders and answers ------------------------------------------------------------------------------------
 
@@ -298,7 +289,7 @@ class ProcessPool(Pool):
         """Carry out an order."""
         self._torn = True
         if isinstance(order, Replace):
-            if (old := self._handles.pop(order.lane, None)) is not None:
+            if (old := self._handles.get(order.lane)) is not None:
                 self._dismiss(old, at_once=False)
             self._launch(order.lane)
         elif (handle := self._handles.get(order.lane)) is not None:
@@ -414,11 +405,11 @@ class ProcessPool(Pool):
         with contextlib.suppress(KeyError, ValueError):
             self._crew.selector.get_key(handle.channel.sock)
             self._receive(handle)
-        if self._handles.get(handle.lane) is handle:
-            del self._handles[handle.lane]
-            if handle.ending is None and self._busy:
+        with interrupts_held_back():
+            if self._handles.get(handle.lane) is handle and handle.ending is None and self._busy:
                 self._answers.append(handle.lost())
-        self._bury(handle)
+            handle.child.reap()  # first, where its pipe ends before it does: it is not killed while it says goodbye
+            self._crew.end([handle])
 
 
 def sys_path() -> list[str]:

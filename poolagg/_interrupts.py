@@ -1,0 +1,177 @@
+"""Signals whose handlers may raise, such as Ctrl-C, wait while resources are acquired or released.
+
+    with interrupts_held_back():          a handler that is due is noted
+        acquire, or release
+        with interrupts_allowed():        noted handlers run here, later ones at once
+            wait for what may take long
+                                          noted handlers run here, each once
+
+Python runs signal handlers on the main thread, between any two bytecodes, whichever thread the kernel gave the signal
+to. So a mask of signals does not hold them back in a program with threads: within the block a handler of ours stands in
+for each handler that is a Python function. It does nothing but take a note. In other threads the block does nothing.
+
+An interrupt that comes before the block is entered prevents it. A caller acquires nothing before that.
+"""
+
+from __future__ import annotations
+
+import _signal  # `signal.getsignal` makes an enum of each answer, which takes ten times as long
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+__all__ = ["interrupts_allowed", "interrupts_held_back"]
+
+_NAMES = (
+    *("SIGINT", "SIGTERM", "SIGALRM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGCHLD", "SIGVTALRM", "SIGPROF"),
+    *("SIGWINCH", "SIGXCPU", "SIGBREAK"),
+)
+_SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
+"""Those that programs handle. To look at all 64 would take longer than most blocks do."""
+
+_Handler = Callable[[int, FrameType | None], Any]
+
+_replaced: dict[int, _Handler] = {}
+"""The handlers for which `_note` stands in. An entry stays after the block: `_note` then calls it."""
+
+_noted: dict[int, None] = {}
+"""Signals whose handlers are due, in the order in which they came."""
+
+_installed = False
+"""Whether a block is entered."""
+
+_holding = False
+"""Whether handlers wait. False within `interrupts_allowed`."""
+
+
+def _note(signum: int, frame: FrameType | None) -> None:
+    if _holding:
+        _noted[signum] = None
+    else:
+        _replaced[signum](signum, frame)
+
+
+class interrupts_held_back:  # noqa: N801 - reads as the function it is used as
+    """Run the block without an exception from a signal handler. Blocks nest; the outermost one lets handlers run.
+
+    >>> done = []
+    >>> try:
+    ...     with interrupts_held_back():
+    ...         signal.raise_signal(signal.SIGINT)
+    ...         done.append("the block")
+    ... except KeyboardInterrupt:
+    ...     done.append("KeyboardInterrupt")
+    >>> done
+    ['the block', 'KeyboardInterrupt']
+    """
+
+    __slots__ = ("_before", "_installs", "_main")
+
+    def __enter__(self) -> None:
+        global _holding
+        self._main = threading.get_ident() == threading.main_thread().ident
+        if self._main:
+            self._before, self._installs = _holding, not _installed
+            if self._installs:
+                _install()
+            _holding = True
+
+    def __exit__(self, *_: object) -> None:
+        if self._main:
+            _resume(self._before, self._installs)
+
+
+class interrupts_allowed:  # noqa: N801
+    """Run the block, within `interrupts_held_back`, with handlers that run at once; what is noted runs first."""
+
+    __slots__ = ("_before", "_main")
+
+    def __enter__(self) -> None:
+        global _holding
+        self._main = threading.get_ident() == threading.main_thread().ident
+        if self._main:
+            self._before = _holding
+            try:
+                _resume(False, False)
+            except BaseException:
+                _holding = self._before
+                raise
+
+    def __exit__(self, *_: object) -> None:
+        global _holding
+        if self._main:
+            _holding = self._before
+
+
+def _install() -> None:
+    global _installed
+    try:
+        for signum in _SIGNALS:
+            handler = _signal.getsignal(signum)
+            if handler is not _note and callable(handler):
+                _replaced[signum] = handler  # first: from the next call on `_note` may look it up
+                _signal.signal(signum, _note)
+        _installed = True
+    except BaseException as error:
+        _uninstall()
+        if not _only_elsewhere(error):
+            raise
+
+
+def _only_elsewhere(error: BaseException) -> bool:
+    """Whether this is the main thread of a subinterpreter, where no handler runs."""
+    return isinstance(error, ValueError) and str(error).startswith("signal only works in main thread")
+
+
+def _uninstall() -> None:
+    """Put the handlers back, but for those that have been replaced meanwhile."""
+    global _installed
+    _installed = False
+    for signum, handler in _replaced.items():
+        if _signal.getsignal(signum) is _note:
+            _signal.signal(signum, handler)
+
+
+def _resume(holding: bool, uninstall: bool) -> None:
+    """Leave a block. An interrupt here finds nothing half done: `_note` calls the handler that it stands in for."""
+    global _holding
+    _holding = holding
+    try:
+        if uninstall:
+            _uninstall()
+    finally:
+        if not holding:
+            _run_noted()
+
+
+def _run_noted() -> None:
+    """Run each handler that is due, also if one before it raises."""
+    try:
+        if _noted:
+            signum = next(iter(_noted))
+            del _noted[signum]
+            handler = _signal.getsignal(signum)
+            handler = _replaced[signum] if handler is _note else handler
+            if callable(handler):
+                handler(signum, sys._getframe())
+            else:  # the default action, by now
+                signal.raise_signal(signum)
+    finally:
+        if _noted:
+            _run_noted()
+
+
+def _in_child() -> None:
+    """A forked child leaves no block: the thread that is in one may be another, or never return from it."""
+    global _holding
+    _holding = False
+    _noted.clear()
+    _uninstall()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

@@ -1,0 +1,121 @@
+"""What this process holds of the operating system for its pools, so that a forked child closes its copies at once.
+
+Rule of the room: whatever has a descriptor is opened and held, or closed, within `descriptors`. A fork waits for that
+lock. So a child finds each descriptor either open and held, or closed and forgotten; it never closes a number that
+belongs to somebody else by then, and it keeps no end of a pipe whose end others wait for.
+
+An owner gives a number up before it closes it: nothing closes it twice, whatever interrupts the first time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import Collection
+from typing import Any, Protocol, TypeVar
+
+__all__ = ["Closable", "Descriptor", "close_all", "descriptors", "held", "pipe", "spare"]
+
+descriptors = threading.RLock()
+"""Held for some microseconds, or for as long as a process takes to start."""
+
+
+class Closable(Protocol):
+    """A socket, a selector, a mapping, a `Descriptor`."""
+
+    def close(self) -> None:
+        """Close it; the second time does nothing."""
+
+
+H = TypeVar("H", bound=Closable)
+
+_held: weakref.WeakSet[Any] = weakref.WeakSet()
+_spared: frozenset[int] = frozenset()
+
+
+def held(thing: H) -> H:
+    """Have forked children close it. The caller has opened it, and still has the lock."""
+    _held.add(thing)
+    return thing
+
+
+class Descriptor:
+    """A number, closed once: by its owner, by a forked child, or when it is forgotten."""
+
+    __slots__ = ("__weakref__", "fd")
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        held(self)
+
+    def fileno(self) -> int:
+        """The number; -1 once it is closed."""
+        return self.fd
+
+    def close(self) -> None:
+        """Close it, unless that was done. Somebody's `os.closerange` may have been quicker."""
+        with descriptors, contextlib.suppress(OSError):
+            fd, self.fd = self.fd, -1
+            if fd >= 0:
+                os.close(fd)
+
+    def __del__(self) -> None:
+        if self.fd >= 0:
+            self.close()
+
+
+def pipe() -> tuple[Descriptor, Descriptor]:
+    """A pipe's reading end, and its writing end. The caller has the lock."""
+    reader, writer = os.pipe()
+    return Descriptor(reader), Descriptor(writer)
+
+
+def close_all(things: Collection[Closable | None]) -> None:
+    """Close them, as a fork sees it at one time."""
+    with descriptors:
+        for thing in things:
+            if thing is not None:
+                with contextlib.suppress(BufferError, OSError):  # a mapping that somebody looks at lives until then
+                    thing.close()
+
+
+@contextlib.contextmanager
+def spare(fds: Collection[int]) -> Any:
+    """Within the block, which is in the lock, this thread forks a worker: it keeps these descriptors."""
+    global _spared
+    _spared = frozenset(fds)
+    try:
+        yield
+    finally:
+        _spared = frozenset()
+
+
+def _before_fork() -> None:
+    descriptors.acquire()
+
+
+def _in_parent() -> None:
+    with contextlib.suppress(RuntimeError):  # an interrupt has prevented `_before_fork`
+        descriptors.release()
+
+
+def _in_child() -> None:
+    global _spared
+    descriptors._at_fork_reinit()  # type: ignore[attr-defined]
+    things = [thing for thing in list(_held) if _number(thing) not in _spared]
+    _held.clear()
+    _spared = frozenset()
+    close_all(things)
+
+
+def _number(thing: Any) -> int:
+    try:
+        return int(thing.fileno())
+    except (AttributeError, ValueError):  # a mapping has none, and a closed selector has none any more
+        return -1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)
