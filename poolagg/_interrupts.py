@@ -81,8 +81,14 @@ class interrupts_held_back:  # noqa: N801 - reads as the function it is used as
             _holding = True
 
     def __exit__(self, *_: object) -> None:
+        global _holding
         if self._main:
-            _resume(self._before, self._installs)
+            if self._installs:
+                _uninstall()
+            else:
+                _holding = self._before
+                if not _holding:
+                    _run_noted()
 
 
 class interrupts_allowed:  # noqa: N801
@@ -96,7 +102,8 @@ class interrupts_allowed:  # noqa: N801
         if self._main:
             self._before = _holding
             try:
-                _resume(False, False)
+                _holding = False
+                _run_noted()
             except BaseException:
                 _holding = self._before
                 raise
@@ -108,7 +115,7 @@ class interrupts_allowed:  # noqa: N801
 
 
 def _install() -> None:
-    global _installed
+    global _holding, _installed
     try:
         for signum in _SIGNALS:
             handler = _signal.getsignal(signum)
@@ -116,8 +123,10 @@ def _install() -> None:
                 _replaced[signum] = handler  # first: from the next call on `_note` may look it up
                 _signal.signal(signum, _note)
         _installed = True
+        _holding = True
     except BaseException as error:
-        _uninstall()
+        _installed = False
+        _put_back()
         if not _only_elsewhere(error):
             raise
 
@@ -128,24 +137,24 @@ def _only_elsewhere(error: BaseException) -> bool:
 
 
 def _uninstall() -> None:
-    """Put the handlers back, but for those that have been replaced meanwhile."""
-    global _installed
+    """Leave the outermost block. A handler that is back may raise at once: then the others follow."""
+    global _holding, _installed
     _installed = False
+    try:
+        _put_back()
+    finally:
+        _holding = False
+        try:
+            _put_back()
+        finally:
+            _run_noted()
+
+
+def _put_back() -> None:
+    """Install the handlers again, but for those that have been replaced meanwhile."""
     for signum, handler in _replaced.items():
         if _signal.getsignal(signum) is _note:
             _signal.signal(signum, handler)
-
-
-def _resume(holding: bool, uninstall: bool) -> None:
-    """Leave a block. An interrupt here finds nothing half done: `_note` calls the handler that it stands in for."""
-    global _holding
-    _holding = holding
-    try:
-        if uninstall:
-            _uninstall()
-    finally:
-        if not holding:
-            _run_noted()
 
 
 def _run_noted() -> None:
@@ -167,10 +176,10 @@ def _run_noted() -> None:
 
 def _in_child() -> None:
     """A forked child leaves no block: the thread that is in one may be another, or never return from it."""
-    global _holding
-    _holding = False
+    global _holding, _installed
+    _holding = _installed = False
     _noted.clear()
-    _uninstall()
+    _put_back()
 
 
 if hasattr(os, "register_at_fork"):
