@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from time import monotonic
 from types import TracebackType
@@ -171,9 +172,9 @@ class Run:
         finally:
             self._end(cause)  # an interrupt may have prevented the first call
 
-    def __del__(self) -> None:
-        """An interrupt has prevented `__exit__`."""
-        if self._entered and not self._ended:
+    def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
+        """End a run whose `__exit__` an interrupt has prevented."""
+        if self._entered and not self._ended and not ending():
             self._end(KeyboardInterrupt("the run was interrupted as it ended"))
 
     def snapshot_is_due(self) -> bool:

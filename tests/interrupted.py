@@ -119,8 +119,9 @@ def held() -> dict[str, Any]:
             descriptors[f"fd {fd}"] = os.readlink(f"/proc/self/fd/{fd}")
     children = {}
     for task in os.listdir("/proc/self/task"):
-        for pid in Path(f"/proc/self/task/{task}/children").read_text().split():
-            children[f"process {pid}"] = "child"
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+            for pid in Path(f"/proc/self/task/{task}/children").read_text().split():
+                children[f"process {pid}"] = "child"
     return {**descriptors, **children, **{f"thread {t.name} {t.ident}": "alive" for t in threading.enumerate()}}
 
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 import weakref
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, Protocol, TypeVar
 
 __all__ = ["Closable", "Descriptor", "close_all", "descriptors", "held", "pipe", "spare"]
@@ -61,8 +62,8 @@ class Descriptor:
             if fd >= 0:
                 os.close(fd)
 
-    def __del__(self) -> None:
-        if self.fd >= 0:
+    def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
+        if self.fd >= 0 and not ending():  # a thread that has ended with the interpreter may have the lock for ever
             self.close()
 
 

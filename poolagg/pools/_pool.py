@@ -7,6 +7,7 @@ A pool that was never entered (`with pool:`) is closed after the run.
 from __future__ import annotations
 
 import importlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
@@ -52,6 +53,8 @@ class Pool(ABC):
     _cleared = False
     _busy: object = None
     """Whose run is under way: what was given to `begin`."""
+    _process = 0
+    """The process that it is under way in: a forked child does not go on with a run of another thread's."""
     in_use = False
     """A step of a run is being taken."""
 
@@ -105,7 +108,7 @@ class Pool(ABC):
 
     def check_free(self) -> None:
         """Raise `PoolBusy` if a run is under way, ValueError if the pool is closed."""
-        if self._busy:
+        if self._busy and self._process == os.getpid():
             raise PoolBusy(f"{self!r} is running another job: a pool runs one at a time, so use a second pool")
         self.check_open()
 
@@ -117,7 +120,7 @@ class Pool(ABC):
     def begin(self, job: Job, lanes: int, run: object = True) -> None:
         """Start a run on the first `lanes` lanes; `run` is what `end` will name it by."""
         self.check_free()
-        self._busy = run
+        self._busy, self._process = run, os.getpid()
         try:
             self._begin(job, lanes)
         except BaseException as error:

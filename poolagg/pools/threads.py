@@ -42,7 +42,7 @@ class ThreadPool(Pool):
         self._answers: queue.SimpleQueue[tuple[_Thread, int, Answer] | None] = queue.SimpleQueue()
         self._now: list[Answer] = []
         self._epoch = 0
-        self._process = os.getpid()
+        self._started_in = os.getpid()
         self._finalizer = weakref.finalize(self, _leave, self._lanes)
         self._finalizer.atexit = False  # daemons end with the interpreter
 
@@ -83,9 +83,9 @@ class ThreadPool(Pool):
     def _begin(self, job: Job, lanes: int) -> None:
         self._epoch += 1
         self._now = []
-        if self._process != os.getpid():  # a forked child has none of its parent's threads
+        if self._started_in != os.getpid():  # a forked child has none of its parent's threads
             self._lanes.clear()
-            self._process, self._answers = os.getpid(), queue.SimpleQueue()
+            self._started_in, self._answers = os.getpid(), queue.SimpleQueue()
         for lane in range(lanes):
             if lane not in self._lanes:
                 with interrupts_held_back():
@@ -107,7 +107,7 @@ class ThreadPool(Pool):
         self._finalizer.detach()
         idle = [thread for thread in self._lanes.values() if not thread.busy]
         _leave(self._lanes)
-        if self._process == os.getpid():
+        if self._started_in == os.getpid():
             with interrupts_allowed():  # an initializer may take its time
                 for thread in idle:
                     thread.join()
