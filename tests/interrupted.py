@@ -1,10 +1,11 @@
 """A program that is interrupted at each line of poolagg's own code in turn, and tells what was left or did not work.
 
-    python interrupted.py CASE METHOD STEP FIRST
+    python interrupted.py lines CASE METHOD STEP FIRST
+    python interrupted.py moments CASE METHOD COUNT SEED
 
-One run is recorded. Then there is one run for each line that it came to (each STEP-th, from FIRST on), with a SIGINT at
-that line. The signal is raised there by a trace function: so its handler runs there, as it may between any two
-instructions, and each run can be repeated.
+`lines`: one run is recorded. Then there is one run for each line that it came to (each STEP-th, from FIRST on), with a
+SIGINT at that line. The signal is raised there by a trace function: so its handler runs there, as it may between any
+two instructions, and each run can be repeated. `moments`: COUNT runs, with one to three signals at random moments.
 
 After each run nothing is left of it, the next run in the same pool and one in a new pool give the right result, and
 no finalizer closes the files that were opened meanwhile. Each complaint is a line of the output; the last line counts.
@@ -15,11 +16,13 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import random
 import signal
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -105,7 +108,7 @@ def executor(make: Callable[[], Any], marker: str) -> None:
 
 
 KEPT = {"kept": run, "looked_at": looked_at}
-OWN = {"within": within, "alone": alone}
+OWN = {"within": within, "alone": alone, "executor": executor}
 
 
 # -- what is looked at afterwards --------------------------------------------------------------------------------------
@@ -145,99 +148,138 @@ def stays_open(files: list[int]) -> bool:
     return False
 
 
-@contextlib.contextmanager
-def traced(target: Place | None) -> Iterator[Tracer]:
-    tracer = Tracer(target)
-    sys.settrace(tracer)
-    try:
-        yield tracer
-    finally:
+class AtLine:
+    """A SIGINT when the work arrives at a line for the first time."""
+
+    def __init__(self, target: Place | None) -> None:
+        self.tracer = Tracer(target)
+
+    def __enter__(self) -> None:
+        sys.settrace(self.tracer)
+
+    def __exit__(self, *_: object) -> None:
         sys.settrace(None)
 
+    @property
+    def fired(self) -> bool:
+        return self.tracer.fired
 
-def interrupted(work: Callable[[], None], target: Place, complain: Callable[[str], None]) -> bool:
-    """Whether the work came to the target; it is over then, and has told so."""
+    def __str__(self) -> str:
+        return f"at {self.tracer.target}"
+
+
+class AtMoments:
+    """SIGALRM after `delay` seconds, and then each `gap`; a handler of the program raises, three times at most."""
+
+    def __init__(self, delay: float, gap: float = 0.0) -> None:
+        self._times = delay, gap
+        self._most, self.fired = 3, False
+
+    def __enter__(self) -> None:
+        self._usual = signal.signal(signal.SIGALRM, self._handle)
+        self._began = time.monotonic()
+        signal.setitimer(signal.ITIMER_REAL, *self._times)
+
+    def __exit__(self, *_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        self.seconds = time.monotonic() - self._began
+        if signal.signal(signal.SIGALRM, self._usual) != self._handle:
+            raise AssertionError("the handler was not put back")
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        while frame is not None and frame.f_code is not at_work.__code__:
+            frame = frame.f_back
+        if frame is not None and self._most:
+            self.fired = True
+            self._most -= 1
+            raise KeyboardInterrupt
+
+    def __str__(self) -> str:
+        return f"after {self._times} s"
+
+
+def at_work(work: Callable[[], None]) -> None:
+    """Do the work; nothing else is interrupted."""
+    work()
+
+
+def interrupted(work: Callable[[], None], trigger: Any, complain: Callable[[str], None]) -> bool:
+    """Whether the work was interrupted; it is over then, and has told so."""
     unraisable: list[Any] = []
     sys.unraisablehook = lambda what: unraisable.append(what.exc_type)
     raised = False
     try:
-        with traced(target) as tracer:
-            work()
+        with trigger:
+            at_work(work)
     except KeyboardInterrupt:
         raised = True
     except BaseException as error:
         complain(f"{type(error).__name__}: {error}")
     sys.unraisablehook = sys.__unraisablehook__
-    if tracer.fired and not raised and KeyboardInterrupt not in unraisable:
+    if trigger.fired and not raised and KeyboardInterrupt not in unraisable:
         complain("the interrupt was lost")
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         complain("the handler was not put back")
     if signal.pthread_sigmask(signal.SIG_BLOCK, ()):
         complain("the mask was not put back")
-    return tracer.fired
+    return bool(trigger.fired)
 
 
-def sweep(case: str, method: str, step: int, first: int, folder: str) -> None:
-    makes = {"threads": partial(ThreadPool, 2), "serial": SerialPool}
-    make = makes.get(method, partial(ProcessPool, 2, start_method=method))
-    count = complaints = 0
+class Trial:
+    """Runs of one case, each with an interrupt of its own."""
 
-    def marker() -> str:
-        nonlocal count
-        count += 1
-        return f"{folder}/{count}"
+    def __init__(self, case: str, method: str, folder: str) -> None:
+        self.case, self.method, self.folder = case, method, folder
+        makes: dict[str, Callable[[], Any]] = {"threads": partial(ThreadPool, 2), "serial": SerialPool}
+        self.make = makes.get(method, partial(ProcessPool, 2, start_method=method))
+        self.runs = self.fired = self.complaints = 0
+        self.one(AtLine(None), 0)  # so that everything is imported
 
-    def after(before: dict[str, Any], pool: Any, complain: Callable[[str], None]) -> None:
+    def one(self, trigger: Any, count: int = 1) -> None:
+        def complain(what: str) -> None:
+            self.complaints += 1
+            print(self.case, self.method, trigger, what, flush=True)
+
+        self.runs += count
+        before = held()
+        marker = f"{self.folder}/{time.monotonic()}"
+        if self.case in KEPT:
+            with self.make() as pool:
+                run(pool, "")
+                self.fired += interrupted(partial(KEPT[self.case], pool, marker), trigger, complain)
+                self._look(pool, complain)
+        else:
+            self.fired += interrupted(partial(OWN[self.case], self.make, marker), trigger, complain)
+            self._look(None, complain)
+        if extra := left_behind(before):
+            complain(f"left behind: {extra}")
+
+    def _look(self, pool: Any, complain: Callable[[str], None]) -> None:
+        """Whether the pool, or a new one, is good, and nothing closes what is the user's."""
         files = [os.open(os.devnull, os.O_RDONLY) for _ in range(40)]
         try:
-            if pool is not None:
-                run(pool, "")
+            run(self.make() if pool is None and self.runs % 16 == 1 else pool or SerialPool(), "")
         except BaseException as error:
             complain(f"the next run: {type(error).__name__}: {error}")
         if not stays_open(files):
             complain("a file of the user's was closed")
 
-    def one(target: Place | None) -> Tracer | bool:
-        def complain(what: str) -> None:
-            nonlocal complaints
-            complaints += 1
-            print(case, method, target, what, flush=True)
 
-        before = held()
-        if case in KEPT:
-            with make() as pool:
-                run(pool, "")
-                work = partial(KEPT[case], pool, marker())
-                if target is None:
-                    with traced(None) as tracer:
-                        work()
-                    return tracer
-                fired = interrupted(work, target, complain)
-                after(before, pool, complain)
-        else:
-            work = partial(executor if case == "executor" else OWN[case], make, marker())
-            if target is None:
-                with traced(None) as tracer:
-                    work()
-                return tracer
-            fired = interrupted(work, target, complain)
-            after(before, None, complain)
-        if extra := left_behind(before):
-            complain(f"left behind: {extra}")
-        return fired
-
-    one(None)  # so that everything is imported
-    recorded = one(None)
-    assert isinstance(recorded, Tracer)
-    places = list(recorded.places)[first::step]
-    fired = sum(bool(one(place)) for place in places)
-    if method not in makes:
-        run(make(), "")
-    print(f"{len(places)} places, {fired} reached, {complaints} complaints", flush=True)
+def main(how: str, case: str, method: str, many: int, first: int, folder: str) -> None:
+    trial = Trial(case, method, folder)
+    if how == "lines":
+        recorded = AtLine(None)
+        trial.one(recorded, 0)
+        for place in list(recorded.tracer.places)[first::many]:
+            trial.one(AtLine(place))
+    else:
+        choose, calm = random.Random(first), AtMoments(100)
+        trial.one(calm, 0)
+        for _ in range(many):
+            trial.one(AtMoments(choose.uniform(0, calm.seconds), choose.choice((0, 1e-4, 1e-3))))
+    print(f"{trial.runs} runs, {trial.fired} interrupted, {trial.complaints} complaints", flush=True)
 
 
 if __name__ == "__main__":
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
-        sweep(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), folder)
+        main(*sys.argv[1:4], *map(int, sys.argv[4:6]), folder)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-FORKS = int(os.environ.get("POOLAGG_FORKS", "25"))
+FORKS = int(os.environ.get("POOLAGG_FORKS", "15"))
 
 PROGRAM = """
     import os, signal, sys, threading, time
