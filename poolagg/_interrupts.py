@@ -15,7 +15,7 @@ An interrupt that comes before the block is entered prevents it. A caller acquir
 
 from __future__ import annotations
 
-import _signal  # `signal.getsignal` makes an enum of each answer, which takes ten times as long
+import _signal  # type: ignore[import-not-found]
 import os
 import signal
 import sys
@@ -30,6 +30,7 @@ _NAMES = (
     *("SIGINT", "SIGTERM", "SIGALRM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGCHLD", "SIGVTALRM", "SIGPROF"),
     *("SIGWINCH", "SIGXCPU", "SIGBREAK"),
 )
+# Of `_signal`, for `signal.getsignal` makes an enum of each answer, which takes 30 times as long.
 _SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 """Those that programs handle. To look at all 64 would take longer than most blocks do."""
 
@@ -165,10 +166,8 @@ def _run_noted() -> None:
             del _noted[signum]
             handler = _signal.getsignal(signum)
             handler = _replaced[signum] if handler is _note else handler
-            if callable(handler):
+            if callable(handler):  # else it was taken away meanwhile; the interpreter lets such a signal pass, too
                 handler(signum, sys._getframe())
-            else:  # the default action, by now
-                signal.raise_signal(signum)
     finally:
         if _noted:
             _run_noted()

@@ -187,15 +187,25 @@ class AtMoments:
             raise AssertionError("the handler was not put back")
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        while frame is not None and frame.f_code is not at_work.__code__:
+        codes = []
+        while frame is not None:
+            codes.append(frame.f_code)
             frame = frame.f_back
-        if frame is not None and self._most:
+        if at_work.__code__ in codes and note_unraisable.__code__ not in codes and self._most:
             self.fired = True
             self._most -= 1
             raise KeyboardInterrupt
 
     def __str__(self) -> str:
         return f"after {self._times} s"
+
+
+unraisable: list[Any] = []
+
+
+def note_unraisable(what: Any) -> None:
+    """An interrupt within a finalizer is told by the interpreter. Its traceback is not kept."""
+    unraisable.append(what.exc_type)
 
 
 def at_work(work: Callable[[], None]) -> None:
@@ -205,8 +215,7 @@ def at_work(work: Callable[[], None]) -> None:
 
 def interrupted(work: Callable[[], None], trigger: Any, complain: Callable[[str], None]) -> bool:
     """Whether the work was interrupted; it is over then, and has told so."""
-    unraisable: list[Any] = []
-    sys.unraisablehook = lambda what: unraisable.append(what.exc_type)
+    sys.unraisablehook = note_unraisable
     raised = False
     try:
         with trigger:
@@ -218,6 +227,7 @@ def interrupted(work: Callable[[], None], trigger: Any, complain: Callable[[str]
     sys.unraisablehook = sys.__unraisablehook__
     if trigger.fired and not raised and KeyboardInterrupt not in unraisable:
         complain("the interrupt was lost")
+    unraisable.clear()
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         complain("the handler was not put back")
     if signal.pthread_sigmask(signal.SIG_BLOCK, ()):

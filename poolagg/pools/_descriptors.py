@@ -17,6 +17,8 @@ import weakref
 from collections.abc import Callable, Collection
 from typing import Any, Protocol, TypeVar
 
+from poolagg._interrupts import interrupts_held_back
+
 __all__ = ["Closable", "Descriptor", "close_all", "descriptors", "held", "pipe", "spare"]
 
 descriptors = threading.RLock()
@@ -74,8 +76,11 @@ def pipe() -> tuple[Descriptor, Descriptor]:
 
 
 def close_all(things: Collection[Closable | None]) -> None:
-    """Close them, as a fork sees it at one time."""
-    with descriptors:
+    """Close them, in one step for a fork.
+
+    A handler of the program may raise TimeoutError, which is an OSError: it waits, and is not taken for one of theirs.
+    """
+    with interrupts_held_back(), descriptors:
         for thing in things:
             if thing is not None:
                 with contextlib.suppress(BufferError, OSError):  # a mapping that somebody looks at lives until then

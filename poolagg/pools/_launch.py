@@ -51,8 +51,9 @@ class Child:
             raise ValueError(f"{pid} is no process: to kill it would be to kill many")
         self.pid = pid
         self._reap = reap
-        self._lock = threading.Lock()
-        """For another thread may kill it, while this one reaps it and the kernel gives its pid away."""
+        self._lock = threading.RLock()
+        """For another thread may kill it, while this one reaps it and the kernel gives its pid away. A signal handler
+        that closes the pool may do so within."""
         self._ended = False
         self._exitcode: int | None = None
         self._watch: Descriptor | None = None
