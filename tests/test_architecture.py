@@ -43,8 +43,6 @@ MAY_IMPORT = {
     "_fingerprint": {"_stable", "functions"},
     "_orders": {"_chunks"},
     "_rendering": set(),
-    # what holds signals back from whoever acquires or releases
-    "_interrupts": set(),
     # floor 1, pure: decisions
     "_pace": set(),
     "_ledger": {"_chunks", "_orders"},
@@ -58,6 +56,7 @@ MAY_IMPORT = {
     "_report_page": {"_limit", "_timeline"},
     "_report": {"_limit", "_report_page", "_sizes", "_tally", "events"},
     # floor 2: effects
+    "_interrupts": set(),
     "pools": {
         *("_chunks", "_interrupts", "_kinds", "_lazily", "_orders", "_parcels", "_sizes"),
         *("errors", "functions", "reducers", "strategies"),

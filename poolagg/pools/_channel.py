@@ -49,7 +49,7 @@ QUIETLY: int = getattr(socket, "MSG_NOSIGNAL", 0)
 """The flag of each write to a socket: no SIGPIPE. Where it is missing, the socket has an option (`without_sigpipe`)."""
 
 _SO_NOSIGPIPE = 0x1022
-"""The option on macOS. Python has no name for it before 3.13."""
+"""The number of SO_NOSIGPIPE in the headers of macOS."""
 
 _HEADER = struct.Struct("!BIQQ")
 
