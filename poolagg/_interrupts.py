@@ -6,11 +6,11 @@
             wait for what may take long
                                           noted handlers run here, each once
 
-Python runs signal handlers on the main thread, between any two bytecodes, whichever thread the kernel gave the signal
-to. So a mask of signals does not hold them back in a program with threads: within the block a handler of ours stands in
-for each handler that is a Python function. It does nothing but take a note. In other threads the block does nothing.
+Python runs signal handlers on the main thread, between any two bytecodes, even if the kernel gave the signal to another
+thread. So a mask of signals does not hold them back in a program with threads. Within the block `_note` stands in for
+each handler that is a Python function, and takes a note. In other threads the block does nothing.
 
-An interrupt that comes before the block is entered prevents it. A caller acquires nothing before that.
+An interrupt before the block prevents the block. A caller acquires nothing before it.
 """
 
 from __future__ import annotations
@@ -83,13 +83,12 @@ class interrupts_held_back:  # noqa: N801 - reads as the function it is used as
 
     def __exit__(self, *_: object) -> None:
         global _holding
-        if self._main:
-            if self._installs:
-                _uninstall()
-            else:
-                _holding = self._before
-                if not _holding:
-                    _run_noted()
+        if self._main and self._installs:
+            _uninstall()
+        elif self._main:
+            _holding = self._before
+            if not _holding:
+                _run_noted()
 
 
 class interrupts_allowed:  # noqa: N801
@@ -117,28 +116,28 @@ class interrupts_allowed:  # noqa: N801
 
 def _install() -> None:
     global _holding, _installed
+    _installed = True  # a handler that runs meanwhile may enter blocks, which nest in this one
     try:
         for signum in _SIGNALS:
             handler = _signal.getsignal(signum)
             if handler is not _note and callable(handler):
                 _replaced[signum] = handler  # first: from the next call on `_note` may look it up
                 _signal.signal(signum, _note)
-        _installed = True
         _holding = True
     except BaseException as error:
         _installed = False
         _put_back()
-        if not _only_elsewhere(error):
+        if not _in_subinterpreter(error):
             raise
 
 
-def _only_elsewhere(error: BaseException) -> bool:
-    """Whether this is the main thread of a subinterpreter, where no handler runs."""
+def _in_subinterpreter(error: BaseException) -> bool:
+    """Tell whether handlers cannot be installed here, for they run in the main interpreter alone."""
     return isinstance(error, ValueError) and str(error).startswith("signal only works in main thread")
 
 
 def _uninstall() -> None:
-    """Leave the outermost block. A handler that is back may raise at once: then the others follow."""
+    """Leave the outermost block. If a handler that is back raises at once, the others are put back all the same."""
     global _holding, _installed
     _installed = False
     try:
@@ -152,14 +151,14 @@ def _uninstall() -> None:
 
 
 def _put_back() -> None:
-    """Install the handlers again, but for those that have been replaced meanwhile."""
-    for signum, handler in _replaced.items():
+    """Install the handlers again, but for those that the program has replaced meanwhile."""
+    for signum, handler in list(_replaced.items()):
         if _signal.getsignal(signum) is _note:
             _signal.signal(signum, handler)
 
 
 def _run_noted() -> None:
-    """Run each handler that is due, also if one before it raises."""
+    """Run each handler that is due, even if one before it raises."""
     try:
         if _noted:
             signum = next(iter(_noted))
@@ -174,7 +173,7 @@ def _run_noted() -> None:
 
 
 def _in_child() -> None:
-    """A forked child leaves no block: the thread that is in one may be another, or never return from it."""
+    """Run handlers at once in a forked child: the thread that is in a block may not exist here, or never leave it."""
     global _holding, _installed
     _holding = _installed = False
     _noted.clear()

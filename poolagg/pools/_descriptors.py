@@ -1,10 +1,10 @@
-"""What this process holds of the operating system for its pools, so that a forked child closes its copies at once.
+"""The descriptors of all pools of this process. A forked child closes its copies at once.
 
-Rule of the room: whatever has a descriptor is opened and held, or closed, within `descriptors`. A fork waits for that
-lock. So a child finds each descriptor either open and held, or closed and forgotten; it never closes a number that
-belongs to somebody else by then, and it keeps no end of a pipe whose end others wait for.
+Rule of the room: `descriptors` is the lock around opening and `held`, and around closing. A fork takes it, too. So a
+child finds each descriptor either open and held, or closed and forgotten. It never closes a number that means another
+file by then, and it keeps no end of a pipe that a worker waits for.
 
-An owner gives a number up before it closes it: nothing closes it twice, whatever interrupts the first time.
+An owner gives a number up before it closes it, so that nothing closes it twice.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Protocol, TypeVar
 
 from poolagg._interrupts import interrupts_held_back
@@ -22,7 +22,7 @@ from poolagg._interrupts import interrupts_held_back
 __all__ = ["Closable", "Descriptor", "close_all", "descriptors", "held", "pipe", "spare"]
 
 descriptors = threading.RLock()
-"""Held for some microseconds, or for as long as a process takes to start."""
+"""Taken for some microseconds, or for as long as a process takes to start."""
 
 
 class Closable(Protocol):
@@ -58,7 +58,7 @@ class Descriptor:
         return self.fd
 
     def close(self) -> None:
-        """Close it, unless that was done. Somebody's `os.closerange` may have been quicker."""
+        """Close it, unless that was done. The program may have closed it, too, by `os.closerange`."""
         with descriptors, contextlib.suppress(OSError):
             fd, self.fd = self.fd, -1
             if fd >= 0:
@@ -66,7 +66,7 @@ class Descriptor:
 
     def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
         if self.fd >= 0 and not ending():  # a thread that has ended with the interpreter may have the lock for ever
-            self.close()
+            close_all([self])
 
 
 def pipe() -> tuple[Descriptor, Descriptor]:
@@ -88,8 +88,8 @@ def close_all(things: Collection[Closable | None]) -> None:
 
 
 @contextlib.contextmanager
-def spare(fds: Collection[int]) -> Any:
-    """Within the block, which is in the lock, this thread forks a worker: it keeps these descriptors."""
+def spare(fds: Collection[int]) -> Iterator[None]:
+    """Have the worker that this thread forks within the block keep these descriptors. The caller has the lock."""
     global _spared
     _spared = frozenset(fds)
     try:

@@ -173,7 +173,7 @@ class ForkLauncher:
     """The parent forks."""
 
     forking: int | None = None
-    """The thread whose fork, which goes on, is one of ours."""
+    """The thread that is forking a worker."""
 
     def __init__(self, environ: Mapping[str, str], by_value: bool) -> None:
         del by_value
