@@ -10,7 +10,9 @@ Python runs signal handlers on the main thread, between any two bytecodes, even 
 thread. So a mask of signals does not hold them back in a program with threads. Within the block `_note` stands in for
 each handler that is a Python function, and takes a note. In other threads the block does nothing.
 
-An interrupt before the block prevents the block. A caller acquires nothing before it.
+An interrupt before the block prevents the block. So a caller acquires nothing before it, and a release gets a second
+chance (`even_if_interrupted`). A gap is left that Python code cannot close: the first instruction of an `__exit__`, or
+of a finalizer.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-__all__ = ["interrupts_allowed", "interrupts_held_back"]
+__all__ = ["even_if_interrupted", "interrupts_allowed", "interrupts_held_back"]
 
 _NAMES = (
     *("SIGINT", "SIGTERM", "SIGALRM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGCHLD", "SIGVTALRM", "SIGPROF"),
@@ -114,10 +116,18 @@ class interrupts_allowed:  # noqa: N801
             _holding = self._before
 
 
+def even_if_interrupted(work: Callable[..., Any], *arguments: Any) -> None:
+    """Call `work` twice, for an interrupt may prevent the first call; where it was done, the second does nothing."""
+    try:
+        work(*arguments)
+    finally:
+        work(*arguments)
+
+
 def _install() -> None:
     global _holding, _installed
-    _installed = True  # a handler that runs meanwhile may enter blocks, which nest in this one
     try:
+        _installed = True  # a handler that runs meanwhile may enter blocks, which nest in this one
         for signum in _SIGNALS:
             handler = _signal.getsignal(signum)
             if handler is not _note and callable(handler):

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 from poolagg import _orders as orders
 from poolagg import events
 from poolagg._chunks import overlaps
-from poolagg._interrupts import interrupts_allowed, interrupts_held_back
+from poolagg._interrupts import even_if_interrupted, interrupts_allowed, interrupts_held_back
 from poolagg._pace import PARCEL
 from poolagg._parcels import Parcels, Source, open_parcel
 from poolagg._plan import Plan
@@ -166,16 +166,12 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        cause = None if isinstance(error, GeneratorExit) else error
-        try:
-            self._end(cause)
-        finally:
-            self._end(cause)  # an interrupt may have prevented the first call
+        even_if_interrupted(self._end, None if isinstance(error, GeneratorExit) else error)
 
     def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
         """End a run whose `__exit__` an interrupt has prevented."""
         if self._entered and not self._ended and not ending():
-            self._end(KeyboardInterrupt("the run was interrupted as it ended"))
+            even_if_interrupted(self._end, KeyboardInterrupt("the run was interrupted as it ended"))
 
     def snapshot_is_due(self) -> bool:
         """Whether `every` seconds have passed, and there is something to show. Lanes are asked to ship for the next."""

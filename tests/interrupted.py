@@ -22,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -30,7 +31,7 @@ from types import FrameType
 from typing import Any
 
 import poolagg
-from poolagg import ProcessPool, SerialPool, Sum, ThreadPool, aggregate, snapshots
+from poolagg import ProcessPool, SerialPool, Sum, ThreadPool, aggregate, share, snapshots
 
 PACKAGE = str(Path(poolagg.__file__).parent)
 TRACED = (f"{PACKAGE}/pools/", f"{PACKAGE}/_run.py", f"{PACKAGE}/_engine.py", f"{PACKAGE}/_interrupts.py")
@@ -56,12 +57,21 @@ class Tracer:
         if event == "line":
             place = frame.f_code.co_filename.removeprefix(f"{PACKAGE}/"), frame.f_lineno
             self.places[place] = None
-            if place == self.target:
+            if place == self.target and not begins_a_finalizer(frame):
                 self.fired = True
                 sys.settrace(None)
                 signal.raise_signal(signal.SIGINT)
                 return None
         return self
+
+
+def begins_a_finalizer(frame: FrameType) -> bool:
+    """Whether the interpreter has just called a finalizer. It drops what is raised there, and nothing can be done."""
+    callers = frame, frame.f_back
+    return any(
+        caller is not None and (caller.f_code.co_name == "__del__" or caller.f_code.co_filename == weakref.__file__)
+        for caller in callers
+    )
 
 
 # -- what is run -------------------------------------------------------------------------------------------------------
@@ -107,8 +117,19 @@ def executor(make: Callable[[], Any], marker: str) -> None:
             run(threads, marker)
 
 
+def read(x: int, shared: Any) -> int:
+    return x * len(shared.value) // 100_000
+
+
+def sharing(make: Callable[[], Any], marker: str) -> None:
+    """A value that workers read."""
+    shared = share(bytearray(100_000))
+    with make() as pool:
+        assert aggregate(partial(read, shared=shared), range(ITEMS), Sum(), pool=pool) == RIGHT
+
+
 KEPT = {"kept": run, "looked_at": looked_at}
-OWN = {"within": within, "alone": alone, "executor": executor}
+OWN = {"within": within, "alone": alone, "executor": executor, "sharing": sharing}
 
 
 # -- what is looked at afterwards --------------------------------------------------------------------------------------

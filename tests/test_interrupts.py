@@ -54,8 +54,9 @@ def test_an_interrupt_at_any_line_leaves_nothing_and_spoils_nothing(case: str, p
 
 
 @pytest.mark.timeout(3000 if THOROUGH else 60)
-def test_nor_does_one_on_an_executor() -> None:
-    complaints_of("lines", "executor", "threads", 1 if THOROUGH else 60, FIRST)
+@pytest.mark.parametrize(("case", "pool"), [("executor", "threads"), ("sharing", "fork")])
+def test_nor_does_one_on_an_executor_or_with_a_shared_value(case: str, pool: str) -> None:
+    complaints_of("lines", case, pool, 1 if THOROUGH else 60, FIRST)
 
 
 @pytest.mark.timeout(3000 if THOROUGH else 60)

@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, Protocol, TypeVar
 
-from poolagg._interrupts import interrupts_held_back
+from poolagg._interrupts import even_if_interrupted, interrupts_held_back
 
 __all__ = ["Closable", "Descriptor", "close_all", "descriptors", "held", "pipe", "spare"]
 
@@ -66,7 +66,7 @@ class Descriptor:
 
     def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
         if self.fd >= 0 and not ending():  # a thread that has ended with the interpreter may have the lock for ever
-            close_all([self])
+            even_if_interrupted(close_all, [self])
 
 
 def pipe() -> tuple[Descriptor, Descriptor]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, ClassVar, NoReturn, Self
 
-from poolagg._interrupts import interrupts_held_back
+from poolagg._interrupts import even_if_interrupted, interrupts_held_back
 from poolagg._orders import Answer, Replace, Revoke, Run, Ship
 from poolagg._parcels import Encoded, Parcel
 from poolagg.errors import PoolBusy
@@ -82,10 +82,7 @@ class Pool(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            self.close(at_once=kind is not None)
-        finally:
-            self.close(at_once=True)  # an interrupt may have prevented the first call
+        even_if_interrupted(self.close, kind is not None)
 
     def close(self, at_once: bool = False) -> None:
         """End all workers. Never waits for pending work; `at_once`: not even for idle workers to say goodbye.

@@ -18,7 +18,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from poolagg._interrupts import interrupts_held_back
+from poolagg._interrupts import even_if_interrupted, interrupts_held_back
 from poolagg._orders import Answer, Replace, Revoke, Revoked, Run, Ship, Worn
 from poolagg._parcels import Encoded, Parcel
 from poolagg.pools import _arena, _channel
@@ -135,7 +135,7 @@ class ProcessPool(Pool):
         self._encoder = Encoder()
         self._definitions = 0
         self._inherited: dict[str, Any] | None = None
-        self._finalizer = weakref.finalize(self, self._crew.abandon)
+        self._finalizer = weakref.finalize(self, even_if_interrupted, self._crew.abandon)
         self._finalizer.atexit = False  # then the crew knows what to do
 
     def __repr__(self) -> str:

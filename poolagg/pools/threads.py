@@ -10,7 +10,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from poolagg._interrupts import interrupts_allowed, interrupts_held_back
+from poolagg._interrupts import even_if_interrupted, interrupts_allowed, interrupts_held_back
 from poolagg._orders import Answer, Broken, Replace, Revoke, Revoked, Run, Ship
 from poolagg._parcels import Parcel
 from poolagg.pools._cell import Batch, Over
@@ -43,7 +43,7 @@ class ThreadPool(Pool):
         self._now: list[Answer] = []
         self._epoch = 0
         self._started_in = os.getpid()
-        self._finalizer = weakref.finalize(self, _leave, self._lanes)
+        self._finalizer = weakref.finalize(self, even_if_interrupted, _leave, self._lanes)
         self._finalizer.atexit = False  # daemons end with the interpreter
 
     def __repr__(self) -> str:
