@@ -1,6 +1,6 @@
 """Ctrl-C at any line: nothing is left, the next run is right, and no finalizer closes a file of the user's.
 
-`POOLAGG_INTERRUPTS=1` interrupts at each line, and at thousands of random moments, with each start method.
+`POOLAGG_INTERRUPTS=all` interrupts at each line, and at thousands of random moments, with each start method.
 """
 
 from __future__ import annotations
