@@ -52,10 +52,11 @@ _holding = False
 
 
 def _note(signum: int, frame: FrameType | None) -> None:
+    del frame
     if _holding:
         _noted[signum] = None
     else:
-        _replaced[signum](signum, frame)
+        _replaced[signum](signum, sys._getframe())  # as ever, a handler is given the frame that it is called from
 
 
 class interrupts_held_back:  # noqa: N801 - reads as the function it is used as

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from time import monotonic
 from types import TracebackType
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 from poolagg import _orders as orders
 from poolagg import events
 from poolagg._chunks import overlaps
+from poolagg._interrupts import even_if_interrupted, interrupts_allowed, interrupts_held_back
 from poolagg._pace import PARCEL
 from poolagg._parcels import Parcels, Source, open_parcel
 from poolagg._plan import Plan
@@ -69,7 +71,9 @@ class Snapshot:
 
 
 class Run:
-    """One run: `steps` drives it, and pauses after each round of answers."""
+    """One run: `step` drives it, and returns after each round of answers."""
+
+    _entered = _ended = False
 
     def __init__(self, settings: Settings, every: float | None = None) -> None:
         self._settings = settings
@@ -94,6 +98,8 @@ class Run:
         self._next_redraw = self._next_snapshot = 0.0
         self._timed_out: set[int] = set()
         self._working = False
+        self._lease = object()
+        """What the pool knows this run by. Not the run itself: it ends when it is forgotten."""
 
     def value(self, last: bool = False) -> Any:
         """The finished result of what is committed."""
@@ -102,6 +108,7 @@ class Run:
     # -- the loop ----------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
+        self._entered = True
         try:
             with self._pool_in_use():
                 self._begin()
@@ -158,7 +165,7 @@ class Run:
         if errand is None or not self._working:
             return
         self._watchers.tell(events.Partitioned(len(errand.items), errand.why, monotonic()))
-        self._pool.end(clean=True, again=True)
+        self._pool.end(clean=True, again=True, run=self._lease)
         with (
             contextlib.suppress(PoolAggError),
             Run(Settings(errand.func, errand.items, Into(errand.take), self._pool)) as run,
@@ -169,7 +176,12 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end(None if isinstance(error, GeneratorExit) else error)
+        even_if_interrupted(self._end, None if isinstance(error, GeneratorExit) else error)
+
+    def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
+        """End a run whose `__exit__` an interrupt has prevented."""
+        if self._entered and not self._ended and not ending():
+            even_if_interrupted(self._end, KeyboardInterrupt("the run was interrupted as it ended"))
 
     def snapshot_is_due(self) -> bool:
         """Whether `every` seconds have passed, and there is something to show. Lanes are asked to ship for the next."""
@@ -214,28 +226,35 @@ class Run:
                 settings.func, settings.reducer.for_lanes(), self._strategy, terms.grid,
                 item_timeout=settings.item_timeout,
             )  # fmt: skip
-            self._pool.begin(job, terms.lanes)
+            self._pool.begin(job, terms.lanes, self._lease)
             self._working = True
             for lane, items in self._pool.items_run().items():
                 if lane < terms.lanes:
                     self._plan.spent(lane, items)
 
     def _end(self, error: BaseException | None) -> None:
-        clean = error is None and self._plan.finished and not self._plan.stopped
-        if self._working and self._watchers:  # which workers of the pool's last run do not live to tell
-            self._account.workers_memory = self._pool.peak_memory()
-        try:
-            if self._working:  # else the pool may be somebody else's by now
-                self._pool.end(clean, interrupted=error is not None and not isinstance(error, Exception))
-        finally:
+        """End the run, once. An interrupt waits until the pool and the checkpoint are let go of."""
+        if self._ended:
+            return
+        with interrupts_held_back():
+            self._ended = True
+            clean = error is None and self._plan.finished and not self._plan.stopped
+            if self._working and self._watchers:  # which workers of the pool's last run do not live to tell
+                self._account.workers_memory = self._pool.peak_memory()
             try:
-                self._let_go(error)
+                interrupted = error is not None and not isinstance(error, Exception)
+                self._pool.end(clean, interrupted, run=self._lease)
             finally:
-                self._tell_end(error)
+                try:
+                    self._let_go(error)
+                finally:
+                    self._tell_end(error)
 
     def _tell_end(self, error: BaseException | None) -> None:
         done, failed = len(self._plan.covered) - self._plan.failures, self._plan.failures
-        if self._watchers:
+        with interrupts_allowed():
+            if not self._watchers:
+                return
             self._watchers.tell(events.Progressed(done, failed, self._total))
             self._watchers.tell(self._account.told())
             self._watchers.tell(events.RunEnded(done, failed, monotonic() - self._began, error))
@@ -315,7 +334,8 @@ class Run:
         if self._kept is None:
             return
         try:
-            self._keep_rest(self._kept)
+            with interrupts_allowed():
+                self._keep_rest(self._kept)
         except Exception as another:
             if error is None:
                 raise

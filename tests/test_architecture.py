@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "_aliasing": {"_kinds", "functions"},  # who looks at partials before they are folded, and where `rng` starts anew
     "sources": {"_sizes"},
     "reducers": {"_aliasing", "_kinds", "_lazily"},
+    "_interrupts": set(),
     "_chunks": set(),
     "_numbers": set(),
     "_parcels": {"_numbers"},
@@ -53,7 +54,6 @@ MAY_IMPORT = {
     "_orders": {"_chunks"},
     "_rendering": set(),
     # what holds signals back from whoever acquires or releases
-    "_interrupts": set(),
     # floor 1, pure: decisions
     "_pace": set(),
     "_ledger": {"_chunks", "_orders"},
@@ -70,8 +70,8 @@ MAY_IMPORT = {
     "_report": {"_limit", "_report_page", "_sizes", "_tally", "events"},
     # floor 2: effects
     "pools": {
-        *("_aliasing", "_chunks", "_lazily", "_orders", "_parcels", "_seconds", "_signals", "_sizes"),
-        *("errors", "functions", "reducers", "strategies"),
+        *("_aliasing", "_chunks", "_interrupts", "_lazily", "_orders", "_parcels", "_seconds", "_signals"),
+        *("_sizes", "errors", "functions", "reducers", "strategies"),
     },
     "_progress": {"events"},
     "_ownership": {"_interrupts"},
@@ -90,8 +90,9 @@ MAY_IMPORT = {
         *("_settings", "_terms", "_verdicts", "errors", "events", "functions", "strategies"),
     },
     "_run": {
-        *("_chunks", "_continuation", "_orders", "_pace", "_pages", "_parcels", "_plan", "_seconds", "_settings"),
-        *("_verdicts", "_watching", "errors", "events", "functions", "pools", "reducers"),
+        *("_chunks", "_continuation", "_interrupts", "_orders", "_pace", "_pages", "_parcels", "_plan"),
+        *("_seconds", "_settings", "_verdicts", "_watching", "errors", "events", "functions", "pools"),
+        *("reducers",),
     },
     "_engine": {"_checkpoint", "_run", "_seconds", "_settings", "events", "pools", "reducers", "strategies"},
     # floor 4: doors to the outside

@@ -112,6 +112,7 @@ class Both:
         """As at the end of a worker and of its handle."""
         del self.arena
         self.loans.close()
+        os.close(self.loans.fd)
         self.cell.close()
         os.close(self.fd)
 

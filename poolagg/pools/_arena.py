@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from poolagg.pools._cell import SLOTS, Lent
 from poolagg.pools._channel import Bytes, identity
+from poolagg.pools._descriptors import close_all, descriptors, held
 
 if TYPE_CHECKING:
     import ctypes
@@ -57,7 +58,7 @@ Span = tuple[int, int]
 
 
 def arena_fd() -> int:
-    """A descriptor of anonymous memory that grows when it is needed; -1 where there is no such thing."""
+    """Open anonymous memory that grows when it is needed; -1 where there is no such thing."""
     if not hasattr(os, "memfd_create"):
         return -1
     return os.memfd_create("poolagg-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -84,7 +85,7 @@ class Apart(list[pickle.PickleBuffer]):
 
 
 class Arena:
-    """The writer's side. `least`: see `LEAST`."""
+    """The writer's side. `least`: see `LEAST`. The descriptor is its caller's to close."""
 
     def __init__(self, fd: int, lent: Lent, least: int) -> None:
         self.least = least
@@ -146,11 +147,10 @@ class Arena:
         memory = None
         try:
             os.truncate(self.fd, max(place.offset + place.size, os.fstat(self.fd).st_size))
-            memory = mmap.mmap(self.fd, place.size, offset=place.offset)
+            memory = _mapped(self.fd, place)
             os.posix_fallocate(self.fd, place.offset, place.size)
         except (OSError, ValueError):
-            if memory is not None:
-                memory.close()
+            close_all([memory])
             return None
         return memory
 
@@ -159,13 +159,9 @@ class Arena:
 
     def close(self) -> None:
         """There is no reader any more."""
-        for memory in self._memory.values():
-            memory.close()
+        close_all(self._memory.values())
         self._memory.clear()
         self._places.clear()
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
 
     def _held(self) -> int:
         return sum(place.size for place in self._places.values())
@@ -175,7 +171,7 @@ class Arena:
         memory = self._memory.pop(place.slot)
         with contextlib.suppress(OSError):
             memory.madvise(mmap.MADV_REMOVE)  # a hole in the file: its pages are the system's again
-        memory.close()
+        close_all([memory])
 
 
 def _seal(fd: int) -> None:
@@ -184,6 +180,11 @@ def _seal(fd: int) -> None:
 
     with contextlib.suppress(OSError):
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+
+
+def _mapped(fd: int, place: Place) -> mmap.mmap:
+    with descriptors:
+        return held(mmap.mmap(fd, place.size, offset=place.offset))
 
 
 def _up(size: int, unit: int) -> int:
@@ -215,12 +216,12 @@ class Loans:
         known = self._memory.get(place.slot)
         if known is None or known[0] != place:
             try:
-                known = place, mmap.mmap(self.fd, place.size, offset=place.offset)
+                known = place, _mapped(self.fd, place)
             except OSError:  # each mapping takes a descriptor, and there is none left: a copy does as well
                 return Loan(self._read(kind(), place))
             self._memory[place.slot] = known
-        self._lent[place.slot] = kind.from_buffer(known[1])
-        return Loan(self._lent[place.slot])
+        memory = self._lent[place.slot] = kind.from_buffer(known[1])
+        return Loan(memory)
 
     def _read(self, memory: ctypes.Array[ctypes.c_ubyte], place: Place) -> ctypes.Array[ctypes.c_ubyte]:
         missing = memoryview(memory)
@@ -232,8 +233,8 @@ class Loans:
     def take_back(self) -> None:
         """Give back the slots that nobody looks at any more."""
         for slot in list(self._lent):
-            if sys.getrefcount(self._lent[slot]) <= 2:  # ours, and the argument's
-                del self._lent[slot]
+            if sys.getrefcount(self._lent.get(slot)) <= 2:  # ours, and the argument's
+                self._lent.pop(slot, None)  # a fork in another thread may have been quicker
                 self.give_back(slot)
 
     def give_back(self, slot: int) -> None:
@@ -255,9 +256,6 @@ class Loans:
                     memory.madvise(mmap.MADV_REMOVE)
         self._lent.clear()
         self._memory.clear()
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
 
 
 class Loan:

@@ -24,6 +24,7 @@ from operator import getitem
 from time import monotonic_ns
 from typing import Any, NamedTuple
 
+from poolagg.pools._descriptors import Descriptor, close_all, descriptors
 from poolagg.pools._memory import own_memory
 
 __all__ = ["SLOTS", "Batch", "Cell", "Lent", "Over", "Sharing"]
@@ -134,12 +135,12 @@ class Cell:
     """One worker's cell, seen from either side."""
 
     def __init__(self, fd: int | None = None) -> None:
-        self.fd = _anonymous_memory(_SIZE) if fd is None else fd
-        try:
-            self._memory = mmap.mmap(self.fd, _SIZE)
-        except BaseException:
-            self.close_fd()
-            raise
+        if fd is not None:
+            self._descriptor, self._memory = None, mmap.mmap(fd, _SIZE)
+        else:
+            with descriptors:
+                self._descriptor = _anonymous_memory(_SIZE)
+                self._memory = mmap.mmap(self._descriptor.fd, _SIZE)
         self.lent_to_parent = Lent(self._memory, _LENT)
         self.lent_to_worker = Lent(self._memory, _LENT + SLOTS)
         self.sharing = Sharing(memoryview(self._memory)[_SHARING].cast("q"))
@@ -230,27 +231,34 @@ class Cell:
         """Say how many bytes the parent has sent."""
         _BYTES.pack_into(self._memory, _TO_WORKER, count)
 
+    @property
+    def fd(self) -> int:
+        """The descriptor for the worker; -1 once it is closed."""
+        return -1 if self._descriptor is None else self._descriptor.fd
+
+    def fileno(self) -> int:
+        """The same."""
+        return self.fd
+
     def close_fd(self) -> None:
         """Close the descriptor; the memory stays mapped."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        close_all([self._descriptor])
 
     def close(self) -> None:
         """Give the memory back."""
-        self.close_fd()
         self.sharing.numbers.release()
-        self._memory.close()
+        close_all([self._descriptor, self._memory])
 
 
-def _anonymous_memory(size: int) -> int:
-    """A descriptor of memory that has no name, so that nothing can be left behind."""
+def _anonymous_memory(size: int) -> Descriptor:
+    """Memory that has no name, so that nothing can be left behind."""
     if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("poolagg")
+        memory = Descriptor(os.memfd_create("poolagg"))
     else:
         import tempfile
 
         fd, path = tempfile.mkstemp()
+        memory = Descriptor(fd)
         os.unlink(path)
-    os.truncate(fd, size)
-    return fd
+    os.truncate(memory.fd, size)
+    return memory

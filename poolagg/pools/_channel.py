@@ -7,6 +7,8 @@ the frame is broken, whatever it looks like, and no length is believed that goes
 
 The parent's end never blocks: a half-written message of a dead worker must not hold up a read, nor a full pipe a write.
 The worker's end blocks, for a worker has nothing else to do.
+
+A write to a process that has died is an error and never SIGPIPE, which kills a program that has set its default action.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import os
 import pickle
 import socket
 import struct
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -33,6 +36,7 @@ __all__ = [
     "JOB",
     "MAGIC",
     "MISSED",
+    "QUIETLY",
     "RUN",
     "SHIP",
     "SHIPPED",
@@ -43,6 +47,7 @@ __all__ = [
     "Message",
     "Pipe",
     "identity",
+    "without_sigpipe",
 ]
 
 START, DEFINE, JOB, RUN, SHIP, END, EXIT = range(7)  # to the worker
@@ -50,6 +55,12 @@ FINISHED, SHIPPED, ENDED, BROKEN, MISSED = range(7, 12)  # from it
 IDENTITY = 12  # to the worker
 
 Bytes: TypeAlias = bytes | memoryview
+
+QUIETLY: int = getattr(socket, "MSG_NOSIGNAL", 0)
+"""The flag of each write to a socket: no SIGPIPE. Where it is missing, the socket has an option (`without_sigpipe`)."""
+
+_SO_NOSIGPIPE = 0x1022
+"""The number of SO_NOSIGPIPE in the headers of macOS."""
 
 MAGIC = b"p\xa6g\x99"
 """What each message begins with."""
@@ -59,6 +70,13 @@ _HEADER = struct.Struct("!4sBIQQ")
 
 class BrokenFrame(Exception):
     """What has come through a pipe is not what the other end has sent."""
+
+
+def without_sigpipe(sock: socket.socket) -> socket.socket:
+    """Have writes to the socket raise BrokenPipeError where `QUIETLY` cannot ask for it."""
+    if sys.platform == "darwin":
+        sock.setsockopt(socket.SOL_SOCKET, _SO_NOSIGPIPE, 1)
+    return sock
 
 
 class Message(NamedTuple):
@@ -128,7 +146,7 @@ class Channel:
 
     def __init__(self, sock: socket.socket, cell: Cell) -> None:
         sock.setblocking(False)
-        self.sock = sock
+        self.sock = without_sigpipe(sock)
         self._cell = cell
         self._reader = _Reader(cell.announced)
         self._unsent: deque[memoryview] = deque()
@@ -148,7 +166,7 @@ class Channel:
         """Send what is left, as far as the pipe takes it. A dead worker's pipe takes everything, for nobody."""
         try:
             while self._unsent:
-                sent = self.sock.sendmsg(list(self._unsent)[:16])
+                sent = self.sock.sendmsg(list(self._unsent)[:16], (), QUIETLY)
                 self._sent += sent
                 self._cell.tell_sent(self._sent)
                 while sent:
@@ -186,7 +204,7 @@ class Pipe:
     """The worker's end."""
 
     def __init__(self, sock: socket.socket, cell: Cell) -> None:
-        self._sock = sock
+        self._sock = without_sigpipe(sock)
         self._cell = cell
         self._identity = identity(sock.fileno())
         self._pid = os.getpid()
@@ -205,7 +223,7 @@ class Pipe:
         self._sent += sum(map(len, parts))
         self._cell.announce(self._sent)
         for part in parts:
-            self._sock.sendall(part)
+            self._sock.sendall(part, QUIETLY)
 
     def receive(self) -> Message:
         """Wait for a message; EOFError when the parent closed its end."""

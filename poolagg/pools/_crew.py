@@ -7,11 +7,15 @@ must neither kill the workers nor hold the parent's ends of their pipes. A crew 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import selectors
 import threading
 import weakref
+from collections.abc import Sequence
 
+from poolagg._interrupts import interrupts_held_back
+from poolagg.pools._descriptors import close_all, descriptors, held
 from poolagg.pools._handle import Handle
 from poolagg.pools._launch import ForkLauncher, Launcher
 
@@ -35,42 +39,51 @@ class Crew:
     def open(self, launcher: Launcher) -> None:
         """Hold a launcher, and a selector for what it launches."""
         try:
-            self.selector = selectors.DefaultSelector()
+            with descriptors:
+                self.selector = held(selectors.DefaultSelector())
         except OSError:  # no descriptor left
             launcher.close()
             raise
         self.launcher = launcher
         _crews.add(self)
 
+    def end(self, handles: Sequence[Handle]) -> None:
+        """Kill workers, reap them, and give back what lies between: each step for all, before the next begins."""
+        with interrupts_held_back():
+            for handle in handles:
+                handle.child.kill()
+            for handle in handles:
+                handle.child.reap()
+            for handle in handles:
+                for fd in (handle.channel.sock, handle.child.pidfd):
+                    with contextlib.suppress(KeyError, ValueError):
+                        self.selector.unregister(fd)
+                handle.close()
+                if self.handles.get(handle.lane) is handle:
+                    del self.handles[handle.lane]
+                if handle in self.leaving:
+                    self.leaving.remove(handle)
+
     def close(self) -> None:
         """All workers have ended."""
-        if self.launcher is not None:
-            self.launcher.close()
-            self.selector.close()
+        launcher, self.launcher = self.launcher, None
+        if launcher is not None:
+            launcher.close()
+            close_all([self.selector])
         _crews.discard(self)
 
     def abandon(self) -> None:
         """The pool was forgotten without being closed, or the interpreter ends: kill its workers."""
-        if os.getpid() != self._owner:
-            return
-        for handle in [*self.handles.values(), *self.leaving]:
-            handle.child.kill()
-            handle.child.reap()
-            handle.close()
-        self.handles.clear()
-        self.leaving.clear()
-        self.close()
+        if os.getpid() == self._owner:
+            with interrupts_held_back():
+                self.end([*self.handles.values(), *self.leaving])
+                self.close()
 
     def forget_in_child(self) -> None:
-        """This process is a forked child: the workers are not its own."""
-        for handle in [*self.handles.values(), *self.leaving]:
-            handle.forget_in_child()
+        """This process is a forked child: the workers are not its own, and their descriptors are closed."""
         self.handles.clear()
         self.leaving.clear()
-        if self.launcher is not None:
-            self.launcher.forget_in_child()
-            self.launcher = None  # another use of the pool, in the child, starts workers of the child's own
-            self.selector.close()
+        self.launcher = None  # another use of the pool, in the child, starts workers of the child's own
         self._owner, self.runner = os.getpid(), None
 
 
@@ -83,7 +96,7 @@ def _at_exit() -> None:
 
 
 def _before_fork() -> None:
-    if ForkLauncher.forking:  # a worker: it does not look at what is lent
+    if ForkLauncher.forking == threading.get_ident():  # a worker: it does not look at what is lent
         return
     for crew in list(_crews):
         for handle in [*crew.handles.values(), *crew.leaving]:

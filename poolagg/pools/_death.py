@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Iterator
 
-__all__ = ["die_with_parent", "ignore_interrupts", "interrupts_held_back"]
+__all__ = ["born_deaf", "die_with_parent", "ignore_interrupts"]
 
 
 def die_with_parent(fd: int) -> None:
@@ -49,8 +49,8 @@ def ignore_interrupts() -> None:
 
 
 @contextlib.contextmanager
-def interrupts_held_back() -> Iterator[None]:
-    """Hold Ctrl-C back while a process is started: no half start here, no death of a child that is not deaf yet."""
+def born_deaf() -> Iterator[None]:
+    """Start processes to which Ctrl-C does nothing, before they say so themselves (`ignore_interrupts`)."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -1,91 +1,127 @@
-"""Whether a worker still has its descriptors, and whether nobody but the worker has used them.
+"""The descriptors of all pools of this process. A forked child closes its copies at once.
 
-An item may close them (`os.closerange`), put others in their place (`dup2`), shut the pipe down, write to all
-descriptors or read from them. The worker looks after each batch, before its cell names another: a worker that finds
-damage ends at once, and the cell still names the batch at fault.
+Rule of the room: `descriptors` is the lock around opening and `held`, and around closing. A fork takes it, too. So a
+child finds each descriptor either open and held, or closed and forgotten. It never closes a number that means another
+file by then, and it keeps no end of a pipe that a worker waits for.
 
-    closed, replaced            another device or inode
-    pipe shut down              no longer writable, or the kernel tells of an end
-    orders read by an item      fewer bytes are there than the parent has sent
-    arena read or written       its position, which nobody else uses, has moved: it lies far behind all slots, so that
-                                what an item writes hits none of them
-
-A look costs about 5 microseconds, and a batch lasts a millisecond.
+An owner gives a number up before it closes it, so that nothing closes it twice.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import select
-import socket
-import struct
-from collections.abc import Sequence
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, Protocol, TypeVar
 
-from poolagg.pools._cell import Cell
-from poolagg.pools._channel import Pipe, identity
-from poolagg.pools._forked import leave
+from poolagg._interrupts import even_if_interrupted, interrupts_held_back
 
-with contextlib.suppress(ImportError):  # not everywhere, while threads and the serial pool are
-    import fcntl
-    import termios
+__all__ = ["Closable", "Descriptor", "close_all", "descriptors", "held", "pipe", "spare"]
 
-__all__ = ["Descriptors", "put_aside"]
-
-ASIDE = 1 << 60
-"""The position of the descriptors of shared memory."""
-
-_HANGUP = getattr(select, "POLLRDHUP", select.POLLHUP)
-_NOW = getattr(socket, "MSG_NOSIGNAL", 0) | getattr(socket, "MSG_DONTWAIT", 0)
-_INT = struct.Struct("i")
+descriptors = threading.RLock()
+"""Taken for some microseconds, or for as long as a process takes to start."""
 
 
-class Descriptors:
-    """The descriptors of a worker as they were when it started. They are not inherited by programs that it runs."""
+class Closable(Protocol):
+    """A socket, a selector, a mapping, a `Descriptor`."""
 
-    def __init__(
-        self, sock: socket.socket, pipe: Pipe, cell: Cell, others: Sequence[int], arenas: Sequence[int]
-    ) -> None:
-        self._pid = os.getpid()
-        self._sock, self._pipe, self._cell, self._arenas = sock, pipe, cell, arenas
-        self._files = [(fd, identity(fd)) for fd in (sock.fileno(), *others)]
-        for fd in (sock.fileno(), *others, *arenas):
-            os.set_inheritable(fd, False)
-        for fd in arenas:
-            put_aside(fd)
-        self._poll = select.poll()
-        self._poll.register(sock.fileno(), _HANGUP)
-
-    def check(self) -> None:
-        """End this process if it is another one, or if an item has touched the descriptors."""
-        if os.getpid() != self._pid:
-            leave()
-        try:
-            intact = self._are_there() and self._are_unused()
-        except OSError:
-            intact = False
-        if not intact:
-            os._exit(os.EX_IOERR)
-
-    def _are_there(self) -> bool:
-        for fd, before in self._files:
-            if identity(fd) != before:
-                return False
-        return all(os.lseek(fd, 0, os.SEEK_CUR) == ASIDE for fd in self._arenas)
-
-    def _are_unused(self) -> bool:
-        if self._poll.poll(0):
-            return False
-        self._sock.send(b"", _NOW)  # which a pipe takes that is open for writing, and no other
-        sent = self._cell.sent()  # first: what is sent after this may be there, too
-        return self._pipe.received + _unread(self._sock) >= sent
+    def close(self) -> None:
+        """Close it; the second time does nothing."""
 
 
-def put_aside(fd: int) -> None:
-    """Move the position of shared memory behind all that is in it, for its copies in mappings as well."""
-    os.lseek(fd, ASIDE, os.SEEK_SET)
+H = TypeVar("H", bound=Closable)
+
+_held: weakref.WeakSet[Any] = weakref.WeakSet()
+_spared: frozenset[int] = frozenset()
 
 
-def _unread(sock: socket.socket) -> int:
-    (count,) = _INT.unpack(fcntl.ioctl(sock, termios.FIONREAD, _INT.pack(0)))
-    return int(count)
+def held(thing: H) -> H:
+    """Have forked children close it. The caller has opened it, and still has the lock."""
+    _held.add(thing)
+    return thing
+
+
+class Descriptor:
+    """A number, closed once: by its owner, by a forked child, or when it is forgotten."""
+
+    __slots__ = ("__weakref__", "fd")
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        held(self)
+
+    def fileno(self) -> int:
+        """The number; -1 once it is closed."""
+        return self.fd
+
+    def close(self) -> None:
+        """Close it, unless that was done. The program may have closed it, too, by `os.closerange`."""
+        with descriptors, contextlib.suppress(OSError):
+            fd, self.fd = self.fd, -1
+            if fd >= 0:
+                os.close(fd)
+
+    def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
+        if self.fd >= 0 and not ending():  # a thread that has ended with the interpreter may have the lock for ever
+            even_if_interrupted(close_all, [self])
+
+
+def pipe() -> tuple[Descriptor, Descriptor]:
+    """A pipe's reading end, and its writing end. The caller has the lock."""
+    reader, writer = os.pipe()
+    return Descriptor(reader), Descriptor(writer)
+
+
+def close_all(things: Collection[Closable | None]) -> None:
+    """Close them, in one step for a fork.
+
+    A handler of the program may raise TimeoutError, which is an OSError: it waits, and is not taken for one of theirs.
+    """
+    with interrupts_held_back(), descriptors:
+        for thing in things:
+            if thing is not None:
+                with contextlib.suppress(BufferError, OSError):  # a mapping that somebody looks at lives until then
+                    thing.close()
+
+
+@contextlib.contextmanager
+def spare(fds: Collection[int]) -> Iterator[None]:
+    """Have the worker that this thread forks within the block keep these descriptors. The caller has the lock."""
+    global _spared
+    _spared = frozenset(fds)
+    try:
+        yield
+    finally:
+        _spared = frozenset()
+
+
+def _before_fork() -> None:
+    descriptors.acquire()
+
+
+def _in_parent() -> None:
+    with contextlib.suppress(RuntimeError):  # an interrupt has prevented `_before_fork`
+        descriptors.release()
+
+
+def _in_child() -> None:
+    global _spared
+    descriptors._at_fork_reinit()  # type: ignore[attr-defined]
+    things = [thing for thing in list(_held) if _number(thing) not in _spared]
+    _held.clear()
+    _spared = frozenset()
+    close_all(things)
+
+
+def _number(thing: Any) -> int:
+    try:
+        return int(thing.fileno())
+    except (AttributeError, ValueError):  # a mapping has none, and a closed selector has none any more
+        return -1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)

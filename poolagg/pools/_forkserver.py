@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 import os
 import socket
 import sys
 import threading
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from poolagg.pools._channel import QUIETLY, without_sigpipe
+from poolagg.pools._descriptors import Closable, Descriptor, close_all, descriptors, held, pipe
 from poolagg.pools._frozen import advice
 from poolagg.pools._launch import Child, interpreter, seeded
 from poolagg.pools._template import ALIVE, ANSWER, REQUEST
@@ -37,14 +39,13 @@ class TemplateLauncher:
         self._by_value = by_value
         self._process: Child | None = None
         self._socket: socket.socket | None = None
-        self._death: int = -1
+        self._death: Descriptor | None = None
         self._asking = threading.Lock()
         self._numbers = itertools.count()
         self._start()  # it takes its time to be ready, and the first launch waits for it
 
-    def launch(self, fds: Sequence[int], private: Sequence[int]) -> Child:
+    def launch(self, fds: Sequence[int]) -> Child:
         """Have a worker forked; TemplateLost if the template was killed: the next call starts another."""
-        del private
         template = self._socket or self._start()
         try:
             pid = self._ask(template, b"F", 0, fds)
@@ -57,25 +58,33 @@ class TemplateLauncher:
             raise TemplateLost("the template process was killed") from error
 
     def _start(self) -> socket.socket:
-        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
-            here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            ours.enter_context(here)
-            theirs.enter_context(there)
-            reader, death = os.pipe()
-            theirs.callback(os.close, reader)
-            ours.callback(os.close, death)
+        ours: list[Closable] = []
+        theirs: list[Closable] = []
+        try:
+            with descriptors:
+                here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                ours.append(held(without_sigpipe(here)))
+                theirs.append(held(there))
+                reader, death = pipe()
+                ours.append(death)
+                theirs.append(reader)
             by_value = self._by_value or "cloudpickle" in sys.modules
-            fds = there.fileno(), reader
+            fds = there.fileno(), reader.fd
             self._process = interpreter("poolagg.pools._template", fds, self._environ, by_value)
             self._socket, self._death = here, death
-            ours.pop_all()
+        except BaseException:
+            close_all(ours)
+            raise
+        finally:
+            close_all(theirs)
         return here
 
     def _ask(self, template: socket.socket, what: bytes, pid: int, fds: Sequence[int] = ()) -> int:
         with self._asking:
             number = next(self._numbers)
             try:
-                socket.send_fds(template, [REQUEST.pack(what, number, pid)], fds)
+                ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
+                template.sendmsg([REQUEST.pack(what, number, pid)], ancillary, QUIETLY)  # send_fds drops its flags
                 while answer := template.recv(ANSWER.size):
                     told, value = ANSWER.unpack(answer)
                     if told == number:  # else of a question that was interrupted
@@ -95,24 +104,13 @@ class TemplateLauncher:
 
     def close(self) -> None:
         """End the template."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-        if self._death >= 0:
-            os.close(self._death)
-            self._death = -1
-        if self._process is not None:
-            self._process.kill()
-            self._process.reap()
-            self._process.close()
-            self._process = None
-
-    def forget_in_child(self) -> None:
-        """Neither the template's socket nor the end that keeps it alive."""
-        if self._socket is not None:
-            os.close(self._socket.detach())
-            os.close(self._death)
-            self._socket, self._death, self._process = None, -1, None
+        ends, process = (self._socket, self._death), self._process
+        self._socket = self._death = self._process = None
+        if process is not None:
+            process.kill()
+            process.reap()
+            process.close()
+        close_all(ends)
 
 
 def _is_alive(pid: int) -> bool:

@@ -11,7 +11,6 @@ parent  ◀───────────────────────
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
@@ -28,6 +27,7 @@ from poolagg.pools._arena import LEAST, Arena, Loan, Loans, Place, arena_fd
 from poolagg.pools._cell import Batch, Cell
 from poolagg.pools._channel import Channel, Message
 from poolagg.pools._citizen import identity_of_worker
+from poolagg.pools._descriptors import Closable, Descriptor, close_all, descriptors, held, pipe
 from poolagg.pools._launch import Launcher
 from poolagg.pools._packing import as_reducer_error, pack_items, start_failed, unpack_failures, unpack_pieces
 from poolagg.pools._worker import CLAIM
@@ -48,26 +48,34 @@ class Handle:
 
     def __init__(self, lane: int, launcher: Launcher) -> None:
         self.lane = lane
-        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
-            here, there = socket.socketpair()
-            ours.enter_context(here)
-            theirs.enter_context(there)
-            claims_reader, claims_writer = _pipe(ours, ours)
-            death_reader, death_writer = _pipe(theirs, ours)
-            self.cell = Cell()
-            ours.callback(self.cell.close)
-            os.set_blocking(claims_reader, False)
-            os.set_blocking(claims_writer, False)
-            to_parent, to_worker = _arena(ours), _arena(ours)
-            fds = [there.fileno(), self.cell.fd, claims_reader, death_reader]
-            fds += [fd for fd in (to_parent, to_worker) if fd >= 0]
-            self.child = launcher.launch(fds, [here.fileno(), claims_writer, death_writer])
+        self._ours: list[Closable] = []
+        theirs: list[Closable] = []
+        try:
+            with descriptors:
+                here, there = socket.socketpair()
+                self._ours.append(held(here))
+                theirs.append(held(there))
+                death_reader, death_writer = pipe()
+                theirs.append(death_reader)
+                claims_reader, claims_writer = pipe()
+                self._ours += [death_writer, claims_reader, claims_writer]
+                self.cell = held(Cell())
+                self._ours.append(self.cell)
+                to_parent, to_worker = self._arena_fd(), self._arena_fd()
+            self._claims_reader, self._claims_writer = claims_reader.fd, claims_writer.fd
+            os.set_blocking(self._claims_reader, False)
+            os.set_blocking(self._claims_writer, False)
+            self.channel = Channel(here, self.cell)
             self.loans = Loans(to_parent, self.cell.lent_to_parent)
             self._arena = Arena(to_worker, self.cell.lent_to_worker, LEAST) if to_worker >= 0 else None
-            ours.pop_all()  # the worker has been started, and these stay open
-        self.channel = Channel(here, self.cell)
-        self.cell.close_fd()
-        self._claims_reader, self._claims_writer, self._death = claims_reader, claims_writer, death_writer
+            fds = [there.fileno(), self.cell.fd, self._claims_reader, death_reader.fd]
+            self.child = launcher.launch([*fds, *(fd for fd in (to_parent, to_worker) if fd >= 0)])
+            self.cell.close_fd()
+        except BaseException:
+            close_all(self._ours)
+            raise
+        finally:
+            close_all(theirs)
         self._claim = 0
         self._epoch = 0
         self.runs: dict[int, Run] = {}
@@ -83,6 +91,11 @@ class Handle:
         self.killed: Killed | None = None
         self._misused = False
         """An item has written to the pipe, or read from it: the oldest chunk did it, whatever the cell names by now."""
+
+    def _arena_fd(self) -> int:
+        if (fd := arena_fd()) >= 0:
+            self._ours.append(Descriptor(fd))
+        return fd
 
     # -- orders ------------------------------------------------------------------------------------------------
 
@@ -236,39 +249,15 @@ class Handle:
         """Whether the worker has nothing to do but to read what it was told last."""
         return not self.runs and (self.ending is None or not self._cut_short)
 
-    def forget_in_child(self) -> None:
-        """A forked child keeps none of the parent's ends: else the end of the parent would never be seen."""
-        fds = (self.channel.sock.detach(), self._claims_reader, self._claims_writer, self._death, self.child.pidfd)
-        for fd in (*fds, self.loans.fd, -1 if self._arena is None else self._arena.fd):
-            with contextlib.suppress(OSError):
-                os.close(fd)
-
     def close(self) -> None:
         """Give everything back; the process has ended."""
-        self.channel.close()
-        self.child.close()
         self.loans.close()
         if self._arena is not None:
             self._arena.close()
-        self.cell.close()
-        for fd in (self._claims_reader, self._claims_writer, self._death):
-            os.close(fd)
+        close_all([*self._ours, self.child])
 
 
 # -- how a worker was lost --------------------------------------------------------------------------------------------
-
-
-def _pipe(reader: contextlib.ExitStack, writer: contextlib.ExitStack) -> tuple[int, int]:
-    fds = os.pipe()
-    reader.callback(os.close, fds[0])
-    writer.callback(os.close, fds[1])
-    return fds
-
-
-def _arena(stack: contextlib.ExitStack) -> int:
-    if (fd := arena_fd()) >= 0:
-        stack.callback(os.close, fd)
-    return fd
 
 
 def _worker_lost(exitcode: int | None, how: str = "") -> WorkerLost:

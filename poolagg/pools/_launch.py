@@ -27,6 +27,7 @@ from collections.abc import Callable, Mapping, Sequence
 from time import monotonic, sleep
 from typing import Any, NoReturn, Protocol
 
+from poolagg.pools._descriptors import Descriptor, close_all, descriptors, spare
 from poolagg.pools._frozen import STARTED_BY, is_frozen
 from poolagg.pools._frozen import command as frozen_command
 from poolagg.pools._standard_streams import flush_streams
@@ -69,17 +70,25 @@ class Child:
             raise ValueError(f"{pid} is no process: to kill it would be to kill many")
         self.pid = pid
         self._reap = reap
-        self._lock = threading.Lock()
-        """For another thread may kill it, while this one reaps it and the kernel gives its pid away."""
+        self._lock = threading.RLock()
+        """For another thread may kill it, while this one reaps it and the kernel gives its pid away. A signal handler
+        that closes the pool may do so within."""
         self._ended = False
         self._exitcode: int | None = None
-        self.pidfd = -1
+        self._watch: Descriptor | None = None
         try:
-            self.pidfd = _pidfd(pid)
+            with descriptors:
+                if (pidfd := _pidfd(pid)) >= 0:
+                    self._watch = Descriptor(pidfd)
         except OSError:
             self.kill()
             self.reap()
             raise
+
+    @property
+    def pidfd(self) -> int:
+        """The descriptor that is readable when it has ended; -1 where there is none, or once it is closed."""
+        return -1 if self._watch is None else self._watch.fd
 
     def kill(self) -> None:
         """Kill it, at whatever instruction it is."""
@@ -122,22 +131,17 @@ class Child:
 
     def close(self) -> None:
         """Close the descriptor that watches it."""
-        if self.pidfd >= 0:
-            os.close(self.pidfd)
-            self.pidfd = -1
+        close_all([self._watch])
 
 
 class Launcher(Protocol):
     """Starts worker processes."""
 
-    def launch(self, fds: Sequence[int], private: Sequence[int]) -> Child:
-        """Start a worker that holds `fds` and none of `private`, the parent's ends; all stay open here."""
+    def launch(self, fds: Sequence[int]) -> Child:
+        """Start a worker that holds `fds` and none of the parent's ends; all stay open here."""
 
     def close(self) -> None:
         """Leave nothing behind, once all children have ended."""
-
-    def forget_in_child(self) -> None:
-        """Close what a forked child of the parent must not keep."""
 
 
 def _pidfd(pid: int) -> int:
@@ -196,7 +200,7 @@ def seeded(environ: Mapping[str, str]) -> dict[str, str]:
 def interpreter(module: str, fds: Sequence[int], environ: Mapping[str, str], *more: object) -> Child:
     """Start one for `main(*fds, *more)` of a module of ours. It is reaped by its pid, for `subprocess` would poll."""
     environ = {**environ, STARTED_BY: str(os.getpid())}
-    with contextlib.ExitStack() as stack:
+    with descriptors, contextlib.ExitStack() as stack:  # a child forked meanwhile would keep a pipe of Popen's
         if is_frozen():
             command, start = frozen_command(module, [*fds, *more], import_path())
             stack.callback(os.close, start)
@@ -204,7 +208,7 @@ def interpreter(module: str, fds: Sequence[int], environ: Mapping[str, str], *mo
         else:
             command = _command(module, [*fds, *more])
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environ, pass_fds=fds, cwd=folder())
-        process.returncode = 0  # it is ours to reap: Popen must neither wait for it nor warn about it
+    process.returncode = 0  # it is ours to reap: Popen must neither wait for it nor warn about it
     return Child(process.pid, _wait)
 
 
@@ -215,55 +219,47 @@ class SpawnLauncher:
         del by_value, start
         self._environ = seeded(environ)
 
-    def launch(self, fds: Sequence[int], private: Sequence[int]) -> Child:
+    def launch(self, fds: Sequence[int]) -> Child:
         """Start an interpreter."""
-        del private
         return interpreter("poolagg.pools._worker", fds, self._environ)
 
     def close(self) -> None:
-        """Nothing is kept."""
-
-    def forget_in_child(self) -> None:
         """Nothing is kept."""
 
 
 class ForkLauncher:
     """The parent forks. `start`, the initializer of the workers and its arguments, is inherited and need not travel."""
 
-    forking = False
-    """Whether the fork that goes on is one of ours."""
+    forking: int | None = None
+    """The thread that is forking a worker."""
 
     def __init__(self, environ: Mapping[str, str], by_value: bool, start: tuple[Any, Any] = (None, ())) -> None:
         del environ, by_value
         self._start = start
 
-    def launch(self, fds: Sequence[int], private: Sequence[int]) -> Child:
+    def launch(self, fds: Sequence[int]) -> Child:
         """Fork; what was printed and not yet written must not be written twice."""
         flush_streams()
-        ForkLauncher.forking = True
-        try:
-            pid = os.fork()
-        finally:
-            ForkLauncher.forking = False
-        if pid == 0:
-            _run_forked(fds, private, self._start)
+        with descriptors, spare(fds):
+            ForkLauncher.forking = threading.get_ident()
+            try:
+                pid = os.fork()
+            finally:
+                ForkLauncher.forking = None
+            if pid == 0:
+                _run_forked(fds, self._start)
         return Child(pid, _wait)
 
     def close(self) -> None:
         """Nothing is kept."""
 
-    def forget_in_child(self) -> None:
-        """Nothing is kept."""
 
-
-def _run_forked(fds: Sequence[int], private: Sequence[int], start: tuple[Any, Any]) -> NoReturn:
+def _run_forked(fds: Sequence[int], start: tuple[Any, Any]) -> NoReturn:
     """Be a worker, and never return into the frames of the parent."""
     status = 1
     try:
         from poolagg.pools._worker import main
 
-        for fd in private:
-            os.close(fd)
         main(*fds, forked=True, inherited=start)
         status = 0
     finally:

@@ -7,11 +7,13 @@ A pool that was never entered (`with pool:`) is closed after the run.
 from __future__ import annotations
 
 import importlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, ClassVar, NoReturn, Self
 
+from poolagg._interrupts import even_if_interrupted, interrupts_held_back
 from poolagg._orders import Answer, Replace, Revoke, Run, Ship, Yield
 from poolagg._parcels import Encoded, Parcel
 from poolagg.errors import PoolBusy
@@ -51,7 +53,10 @@ class Pool(ABC):
     _entered = False
     _closed = False
     _cleared = False
-    _busy = False
+    _busy: object = None
+    """Whose run is under way: what was given to `begin`."""
+    _process = 0
+    """The process that it is under way in: a forked child does not go on with a run of another thread's."""
     in_use = False
     """A step of a run is being taken."""
 
@@ -79,7 +84,7 @@ class Pool(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close(at_once=kind is not None)
+        even_if_interrupted(self.close, kind is not None)
 
     def close(self, at_once: bool = False) -> None:
         """End all workers. Never waits for pending work; `at_once`: not even for idle workers to say goodbye.
@@ -88,11 +93,12 @@ class Pool(ABC):
         """
         if self._closed:
             return
-        self._closed = True
-        if self._busy and self.in_use:  # whoever is in the middle of something clears up when its run ends
-            self._stop()
-        else:
-            self._clear(at_once)
+        with interrupts_held_back():
+            self._closed = True
+            if self._busy and self.in_use:  # whoever is in the middle of something clears up when its run ends
+                self._stop()
+            else:
+                self._clear(at_once)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"{self!r} does not travel: func must not refer to it, but may make a pool of its own")
@@ -101,7 +107,7 @@ class Pool(ABC):
 
     def check_free(self) -> None:
         """Raise `PoolBusy` if a run is under way, ValueError if the pool is closed."""
-        if self._busy:
+        if self._busy and self._process == os.getpid():
             raise PoolBusy(f"{self!r} is running another job: a pool runs one at a time, so use a second pool")
         self.check_open()
 
@@ -110,33 +116,35 @@ class Pool(ABC):
         if self._closed:
             raise ValueError(f"{self!r} is closed: make a new one, or keep it open with `with`")
 
-    def begin(self, job: Job, lanes: int) -> None:
-        """Start a run on the first `lanes` lanes."""
+    def begin(self, job: Job, lanes: int, run: object = True) -> None:
+        """Start a run on the first `lanes` lanes; `run` is what `end` will name it by."""
         self.check_free()
-        self._busy = True
+        self._busy, self._process = run, os.getpid()
         try:
             self._begin(job, lanes)
         except BaseException as error:
             self.end(clean=False, interrupted=not isinstance(error, Exception))
             raise
 
-    def end(self, clean: bool, interrupted: bool = False, again: bool = False) -> None:
+    def end(self, clean: bool, interrupted: bool = False, again: bool = False, run: object = None) -> None:
         """The run is over; `clean` if every lane is empty. A pool that was never entered is closed.
 
         `interrupted`: by Ctrl-C, say. The user wants all work to end now. `again`: another run follows at once.
+        `run`: end this one, and no other that may be under way instead.
         """
-        if not self._busy:
-            return
-        self._busy = False
-        if self._closed:
-            self._clear(at_once=True)
-        elif not self._entered and not again:
-            self._closed = True
-            self._clear(at_once=not clean)
-        elif interrupted:
-            self._interrupt()
-        else:
-            self._end(clean)
+        with interrupts_held_back():
+            if not self._busy or run not in (None, self._busy):
+                return
+            self._busy = None
+            if self._closed:
+                self._clear(at_once=True)
+            elif not self._entered and not again:
+                self._closed = True
+                self._clear(at_once=not clean)
+            elif interrupted:
+                self._interrupt()
+            else:
+                self._end(clean)
 
     def open(self) -> None:  # noqa: B027 - most pools have nothing to do
         """Start the workers ahead of the first run."""

@@ -27,6 +27,7 @@ from contextvars import ContextVar
 from types import FunctionType
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, cast
 
+from poolagg._interrupts import even_if_interrupted, interrupts_held_back
 from poolagg.pools._arena import Apart
 from poolagg.pools._standard_streams import standard_descriptors
 from poolagg.pools._travel import in_main, main_namespace, works
@@ -92,16 +93,22 @@ class share(Generic[T]):  # noqa: N801 - reads as the function it is used as
         """Put the pickle where others can get it."""
         if not hasattr(os, "memfd_create"):
             return _Carried(tuple(map(bytes, segments)))
-        memory = _Memory.made(
-            self._ident, segments, f"share() has no room for the {_in_words(self._size)} of this {self._kind}"
-        )
-        if not memory.is_there(self._ident):  # there is no /proc, or not for others
-            os.close(memory.fd)
-            return _Carried(tuple(map(bytes, segments)))
+        no_room = f"share() has no room for the {_in_words(self._size)} of this {self._kind}"
+        with interrupts_held_back():  # until the memory has an owner that closes it
+            memory = _Memory.made(self._ident)
+            close = weakref.finalize(self, even_if_interrupted, memory.close, self._ident)
         # A process that ends needs no help to close its descriptors, and others may still be opening this one.
-        weakref.finalize(self, memory.close, self._ident).atexit = False
-        self._holds = True
-        return memory
+        close.atexit = False
+        try:
+            memory = memory.filled(self._ident, segments, no_room)
+            self._holds = memory.is_there(self._ident)
+        except BaseException:
+            close()
+            raise
+        if self._holds:
+            return memory
+        close()  # there is no /proc, or not for others
+        return _Carried(tuple(map(bytes, segments)))
 
     _holds = False
     """Whether the memory is a descriptor of this process, made here or inherited by a fork."""
@@ -212,36 +219,39 @@ class _Memory(NamedTuple):
     size: int
 
     @classmethod
-    def made(cls, ident: bytes, segments: Segments, no_room: str) -> _Memory:
-        """Write it down, once and for all: the memory is sealed."""
+    def made(cls, ident: bytes) -> _Memory:
+        """Make memory that holds its name, by which `close` knows it, and nothing else yet."""
+        with standard_descriptors():
+            fd = os.memfd_create("poolagg-share", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        memory = cls(os.getpid(), fd, len(ident))
+        os.pwrite(memory.fd, ident, 0)
+        return memory
+
+    def filled(self, ident: bytes, segments: Segments, no_room: str) -> _Memory:
+        """Write the pickle down, once and for all: the memory is sealed."""
         spans = array("q", [len(segments)])
         end = _IDENT + 8 * (1 + 2 * len(segments))
         for segment in segments:
             start = -(-end // _CACHE_LINE) * _CACHE_LINE
             end = start + memoryview(segment).nbytes
             spans.extend((start, end))
-        with standard_descriptors():
-            fd = os.memfd_create("poolagg-share", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        try:
-            _allocate(fd, end, no_room)
-            for offset, data in zip((0, *spans[1::2]), (ident + spans.tobytes(), *segments), strict=True):
-                _write(fd, data, offset)
-            _seal(fd)
-        except BaseException:
-            os.close(fd)
-            raise
-        return cls(os.getpid(), fd, end)
+        _allocate(self.fd, end, no_room)
+        for offset, data in zip((0, *spans[1::2]), (ident + spans.tobytes(), *segments), strict=True):
+            _write(self.fd, data, offset)
+        _seal(self.fd)
+        return self._replace(size=end)
 
     def segments(self, ident: bytes) -> Segments:
         """The pickle and its buffers, where they lie: nobody can write to them. OSError if they are not there."""
         # The number may stand for something else by now. Opening that must neither wait for a pipe nor be a terminal.
-        fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-        try:
-            if os.pread(fd, _IDENT, 0) != ident:
-                raise FileNotFoundError(f"process {self.pid} has closed it")
-            memory = memoryview(mmap.mmap(fd, self.size, mmap.MAP_SHARED, mmap.PROT_READ))
-        finally:
-            os.close(fd)
+        with interrupts_held_back():
+            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+            try:
+                if os.pread(fd, _IDENT, 0) != ident:
+                    raise FileNotFoundError(f"process {self.pid} has closed it")
+                memory = memoryview(mmap.mmap(fd, self.size, mmap.MAP_SHARED, mmap.PROT_READ))
+            finally:
+                os.close(fd)
         (count,) = memory[_IDENT : _IDENT + 8].cast("q")
         spans = memory[_IDENT + 8 : _IDENT + 8 + 16 * count].cast("q").tolist()
         return [memory[start:end] for start, end in zip(spans[::2], spans[1::2], strict=True)]
@@ -255,11 +265,12 @@ class _Memory(NamedTuple):
 
     def close(self, ident: bytes) -> None:
         """Let go of it, unless somebody has closed it already, and the number is another file's."""
-        try:
-            if os.pread(self.fd, _IDENT, 0) == ident:
-                os.close(self.fd)
-        except OSError:
-            pass  # it is closed, or what has its number now is no file
+        with interrupts_held_back():
+            try:
+                if os.pread(self.fd, _IDENT, 0) == ident:
+                    os.close(self.fd)
+            except OSError:
+                pass  # it is closed, or what has its number now is no file
 
     @property
     def _path(self) -> str:

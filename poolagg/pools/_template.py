@@ -19,6 +19,7 @@ import socket
 import struct
 
 from poolagg.pools import _worker
+from poolagg.pools._channel import QUIETLY, without_sigpipe
 from poolagg.pools._death import die_with_parent, ignore_interrupts
 from poolagg.pools._frozen import STARTED_BY
 
@@ -43,7 +44,7 @@ def main(socket_fd: int, death_fd: int, cloudpickle: bool) -> None:
     ignore_interrupts()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would have the kernel reap workers unasked
     die_with_parent(death_fd)
-    with socket.socket(fileno=socket_fd) as parent:
+    with without_sigpipe(socket.socket(fileno=socket_fd)) as parent:
         while True:
             request, fds, _, _ = socket.recv_fds(parent, REQUEST.size, FDS)
             if not request:
@@ -59,7 +60,7 @@ def main(socket_fd: int, death_fd: int, cloudpickle: bool) -> None:
                     return
                 for fd in fds:
                     os.close(fd)
-            parent.sendall(ANSWER.pack(number, pid if what == b"F" else _status(pid, what)))
+            parent.sendall(ANSWER.pack(number, pid if what == b"F" else _status(pid, what)), QUIETLY)
 
 
 def _status(pid: int, what: bytes) -> int:

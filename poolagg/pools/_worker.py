@@ -29,7 +29,6 @@ from poolagg.pools._cell import Cell, Over
 from poolagg.pools._channel import BrokenFrame, Message, Pipe, identity
 from poolagg.pools._citizen import Identity, forget_exits, introduce, new_random_numbers, run_exits
 from poolagg.pools._death import die_with_parent, ignore_interrupts
-from poolagg.pools._descriptors import Descriptors, put_aside
 from poolagg.pools._forked import leave
 from poolagg.pools._frozen import STARTED_BY
 from poolagg.pools._malloc import give_back_freed, keep_freed
@@ -45,6 +44,7 @@ from poolagg.pools._packing import (
 )
 from poolagg.pools._share import open_job
 from poolagg.pools._standard_streams import flush_streams
+from poolagg.pools._tampering import Descriptors, put_aside
 from poolagg.pools._travel import define, main_namespace
 from poolagg.pools._work import Job, Outcome, Work
 from poolagg.strategies import Payload
@@ -78,7 +78,7 @@ def main(
         sys.modules["__main__"] = types.ModuleType("__main__")
     cell = Cell(cell_fd)
     put_aside(cell_fd)  # the mapping has a copy of it, which an item may write to
-    cell.close_fd()
+    os.close(cell_fd)
     with socket.socket(fileno=pipe_fd) as sock:
         pipe = Pipe(sock, cell)
         cell.guard(Descriptors(sock, pipe, cell, [claims_fd, death_fd], arena_fds).check)

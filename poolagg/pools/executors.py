@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
 from typing import Any
 
+from poolagg._interrupts import interrupts_allowed, interrupts_held_back
 from poolagg._orders import Answer, Broken, Lost, Run
 from poolagg.errors import WorkerLost
 from poolagg.functions import star
@@ -70,28 +71,34 @@ class ExecutorPool(ForeignPool):
         current = self._renewed or self._theirs
         if not getattr(current, "_broken", getattr(getattr(current, "_flags", None), "broken", None)):
             return True
-        fresh = _another(current)
-        if fresh is None:
-            return False
-        self._shut_down_renewed()
-        self._renewed = fresh
-        return True
+        with interrupts_held_back():
+            fresh = _another(current)
+            if fresh is None:
+                return False
+            self._shut_down_renewed()
+            self._renewed = fresh
+            return True
 
     def _shut_down_renewed(self) -> None:
         """An executor of our own making; what it still runs, nobody wants."""
         if self._renewed is not None:
-            for process in list((getattr(self._renewed, "_processes", None) or {}).values()) if self._futures else ():
-                process.kill()
-            self._renewed.shutdown(wait=True)
-            self._renewed = None
+            with interrupts_held_back():
+                renewed, self._renewed = self._renewed, None
+                for process in list((getattr(renewed, "_processes", None) or {}).values()) if self._futures else ():
+                    process.kill()
+                renewed.shutdown(wait=False)  # it ends, whatever interrupts the wait for its end
+                with interrupts_allowed():
+                    renewed.shutdown(wait=True)
 
     def _end(self, clean: bool) -> None:
         super()._end(clean)
-        # A thread of executorlib's dies of a future that was cancelled before it came to it, and all wait for ever.
-        if not type(self._theirs).__module__.startswith("executorlib."):
-            for future in list(self._futures):
-                future.cancel()
-        self._shut_down_renewed()
+        try:
+            # A thread of executorlib's dies of a future that was cancelled before it came to it, and all wait for ever.
+            if not type(self._theirs).__module__.startswith("executorlib."):
+                for future in list(self._futures):
+                    future.cancel()
+        finally:
+            self._shut_down_renewed()
 
 
 class ImapPool(ForeignPool):

@@ -17,12 +17,13 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from poolagg._interrupts import even_if_interrupted, interrupts_held_back
 from poolagg._orders import Answer, Replace, Revoke, Revoked, Run, Ship, Worn, Yield, Yielded
 from poolagg._parcels import Encoded, Parcel
 from poolagg.pools import _arena, _channel
 from poolagg.pools._cell import Batch
 from poolagg.pools._crew import Crew
-from poolagg.pools._death import interrupts_held_back
+from poolagg.pools._death import born_deaf
 from poolagg.pools._forkserver import TemplateLauncher, TemplateLost
 from poolagg.pools._frozen import refuse_frozen, refuse_second_run
 from poolagg.pools._handle import Handle
@@ -154,7 +155,7 @@ class ProcessPool(Pool):
         self._encoder = Encoder()
         self._definitions = 0
         self._inherited: dict[str, Any] | None = None
-        self._finalizer = weakref.finalize(self, self._crew.abandon)
+        self._finalizer = weakref.finalize(self, even_if_interrupted, self._crew.abandon)
         self._finalizer.atexit = False  # then the crew knows what to do
 
     def __repr__(self) -> str:
@@ -203,10 +204,9 @@ class ProcessPool(Pool):
         self._job, self._crew.runner = b"", None
         for handle in list(self._handles.values()):
             handle.end(self._epoch)
-            if handle.worn or self._wear.has_run_all(
-                handle.items
-            ):  # there was nothing left to replace it for; the next run starts another
-                self._dismiss(self._handles.pop(handle.lane), at_once=not clean)
+            # There was nothing left to replace it for; the next run starts another.
+            if handle.worn or self._wear.has_run_all(handle.items):
+                self._dismiss(handle, at_once=not clean)
         self._answers = []
 
     def _interrupt(self) -> None:
@@ -227,7 +227,7 @@ class ProcessPool(Pool):
                 self._collect(left)
                 continue
             for handle in busy:
-                self._dismiss(self._handles.pop(handle.lane), at_once=True)
+                self._dismiss(handle, at_once=True)
         self._answers = []
 
     def _stop(self) -> None:
@@ -242,14 +242,10 @@ class ProcessPool(Pool):
     def _dismiss_all(self, at_once: bool) -> None:
         for handle in list(self._handles.values()):
             self._dismiss(handle, at_once or not handle.idle)
-        self._handles.clear()
         until = monotonic() + GOODBYE
         while not at_once and self._leaving and (left := until - monotonic()) > 0:
             self._collect(left)
-        for handle in self._leaving:
-            handle.child.kill()
-        for handle in list(self._leaving):
-            self._bury(handle)
+        self._crew.end([*self._handles.values(), *self._leaving])
         self._answers = []
 
     # -- workers -----------------------------------------------------------------------------------------------
@@ -258,12 +254,12 @@ class ProcessPool(Pool):
         self._told = None
         if self._crew.launcher is None:
             launcher = _LAUNCHERS[self.start_method]
-            with interrupts_held_back(), standard_descriptors():
+            with interrupts_held_back(), born_deaf(), standard_descriptors():
                 self._crew.open(launcher(self._environ(), by_value, (self._initializer, self._initargs)))
 
     def _launch(self, lane: int) -> None:
         start = b"" if self.start_method == "fork" else self._pickled_start()
-        with interrupts_held_back(), standard_descriptors():  # until the worker is where it will be found
+        with interrupts_held_back(), born_deaf(), standard_descriptors():  # until the worker is where it will be found
             handle = self._handles[lane] = self._start(lane)
             self._crew.selector.register(handle.channel.sock, selectors.EVENT_READ, handle)
             if handle.child.pidfd < 0:
@@ -311,21 +307,15 @@ class ProcessPool(Pool):
         return self._told
 
     def _dismiss(self, handle: Handle, at_once: bool) -> None:
-        """Have a worker end, in its own time (a little of it) or now."""
-        if at_once:
-            handle.child.kill()
-        else:
-            handle.channel.send(_channel.EXIT, 0)
-        self._leaving.append(handle)
-
-    def _bury(self, handle: Handle) -> None:
-        handle.child.reap()
-        for fd in (handle.channel.sock, handle.child.pidfd):
-            with contextlib.suppress(KeyError, ValueError):
-                self._crew.selector.unregister(fd)
-        handle.close()
-        if handle in self._leaving:
-            self._leaving.remove(handle)
+        """Have a worker end, in its own time (a little of it) or now. It is no lane's any more."""
+        with interrupts_held_back():
+            self._leaving.append(handle)
+            if self._handles.get(handle.lane) is handle:
+                del self._handles[handle.lane]
+            if at_once:
+                handle.child.kill()
+            else:
+                handle.channel.send(_channel.EXIT, 0)
 
     # -- orders and answers ------------------------------------------------------------------------------------
 
@@ -333,7 +323,7 @@ class ProcessPool(Pool):
         """Carry out an order."""
         self._torn = True
         if isinstance(order, Replace):
-            if (old := self._handles.pop(order.lane, None)) is not None:
+            if (old := self._handles.get(order.lane)) is not None:
                 self._dismiss(old, at_once=False)
             self._launch(order.lane)
         elif (handle := self._handles.get(order.lane)) is not None:
@@ -470,11 +460,11 @@ class ProcessPool(Pool):
         with contextlib.suppress(KeyError, ValueError):
             self._crew.selector.get_key(handle.channel.sock)
             self._receive(handle)
-        if self._handles.get(handle.lane) is handle:
-            del self._handles[handle.lane]
-            if handle.ending is None and self._busy:
+        with interrupts_held_back():
+            if self._handles.get(handle.lane) is handle and handle.ending is None and self._busy:
                 self._answers.append(handle.lost())
-        self._bury(handle)
+            handle.child.reap()  # first, where its pipe ends before it does: it is not killed while it says goodbye
+            self._crew.end([handle])
 
 
 def checked_count(name: str, value: int) -> int:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
+import weakref
 from array import array
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, TypeAlias
 
+from poolagg._interrupts import even_if_interrupted, interrupts_allowed, interrupts_held_back
 from poolagg._orders import Answer, Broken, Replace, Revoke, Revoked, Run, Ship, Yield, Yielded
 from poolagg._parcels import Parcel
 from poolagg.pools._cell import Batch, Over, Sharing
@@ -39,6 +42,9 @@ class ThreadPool(Pool):
         self._lanes: dict[int, _Thread] = {}
         self._answers: Answers = queue.SimpleQueue()  # another one for each run: a late answer goes to none that counts
         self._now: list[Answer] = []
+        self._started_in = os.getpid()
+        self._finalizer = weakref.finalize(self, even_if_interrupted, _leave, self._lanes)
+        self._finalizer.atexit = False  # daemons end with the interpreter
 
     def __repr__(self) -> str:
         return f"ThreadPool(workers={self.workers})"
@@ -77,9 +83,13 @@ class ThreadPool(Pool):
 
     def _begin(self, job: Job, lanes: int) -> None:
         self._forget_answers()
+        if self._started_in != os.getpid():  # a forked child has none of its parent's threads
+            self._lanes.clear()
+            self._started_in = os.getpid()
         for lane in range(lanes):
             if lane not in self._lanes:
-                self._lanes[lane] = _Thread(lane, self._initializer)
+                with interrupts_held_back():
+                    self._lanes[lane] = _Thread(lane, self._initializer)
             self._lanes[lane].begin(job, self._answers)
 
     def _forget_answers(self) -> None:
@@ -98,12 +108,21 @@ class ThreadPool(Pool):
         self._answers.put(None)
 
     def _close(self, at_once: bool) -> None:
-        for thread in self._lanes.values():
+        self._finalizer.detach()
+        idle = [thread for thread in self._lanes.values() if not thread.busy]
+        _leave(self._lanes)
+        if self._started_in == os.getpid():
+            with interrupts_allowed():  # an initializer may take its time
+                for thread in idle:
+                    thread.join()
+
+
+def _leave(lanes: dict[int, _Thread]) -> None:
+    """Have all threads end after what they are doing."""
+    with interrupts_held_back():
+        for thread in lanes.values():
             thread.leave()
-        for thread in self._lanes.values():
-            if not thread.busy:
-                thread.join()
-        self._lanes.clear()
+        lanes.clear()
 
 
 Answers: TypeAlias = "queue.SimpleQueue[Answer | None]"
