@@ -91,6 +91,10 @@ class ProcessPool(Pool):
     "spawn", or "fork", which shares memory copy-on-write and inherits whatever lock a thread holds.
     `env`: environment variables for the workers; BLAS and OpenMP threads default to CPUs divided by workers.
 
+    A worker is a process of `multiprocessing`: it has a name and a parent, proxies of a Manager connect in it, and when
+    it leaves, unless it is killed, `atexit` and finalizers run and files are flushed. Locks and values of
+    `multiprocessing` itself go to forked workers only, as `initargs`, which are inherited there and need not pickle.
+
     `max_items_per_worker`: a worker that has run as many is replaced after its chunk; what it holds it ships first, so
     nothing runs again.
 
