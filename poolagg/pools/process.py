@@ -92,6 +92,10 @@ class ProcessPool(Pool):
     "spawn", or "fork", which shares memory copy-on-write and inherits whatever lock a thread holds.
     `env`: environment variables for the workers; BLAS and OpenMP threads default to CPUs divided by workers.
 
+    A worker is a process of `multiprocessing`: it has a name and a parent, proxies of a Manager connect in it, and when
+    it leaves, unless it is killed, `atexit` and finalizers run and files are flushed. Locks and values of
+    `multiprocessing` itself go to forked workers only, as `initargs`, which are inherited there and need not pickle.
+
     `max_items_per_worker`: no worker runs more items than that, in all runs of the pool together. Chunks are cut to
     what a worker has left; then it ships what it holds, so that nothing runs again, and another worker takes its place.
     One worker folds a leaf of `Tree`, so `reproducible=True` requires a `chunksize` up to the limit, or one of 1,024.
