@@ -64,6 +64,8 @@ class Aliasing:
         self._kinds: set[type] = set()
         self._reuses = self._refills = self._trusted = self._suspected = False
         self.careful = True
+        self.copies = True
+        """Whether what is shared is copied: not where it is folded before `func` is called again."""
         self.bulk = func
         """What to map in bulk, before `prepare`."""
 
@@ -79,7 +81,7 @@ class Aliasing:
                 here.generators.clear()
             box[0] = self._prepare(box[0])
             shared = shared or (not _is_plain(box) and self._is_shared(box, item))
-        return copied(box[0]) if shared else box[0]
+        return copied(box[0]) if shared and self.copies else box[0]
 
     def settle(self) -> None:
         """Decide, after a batch, how to map the next one."""

@@ -197,6 +197,31 @@ def test_what_is_fresh_is_neither_copied_nor_made_twice() -> None:
     assert [id(result) for result in kept] == made
 
 
+def test_what_is_folded_at_once_is_not_copied() -> None:
+    copies: list[int] = []
+
+    class Large(list[int]):
+        def __deepcopy__(self, memo: Any) -> Any:
+            copies.append(1)
+            return Large(self)
+
+    same = Large()
+    assert aggregate(lambda x: same, range(N), Count(), pool=SerialPool()) == N
+    buffer = np.zeros(3)
+
+    class Counted(np.ndarray):
+        __module__ = "numpy"
+
+        def __deepcopy__(self, memo: Any) -> Any:
+            copies.append(1)
+            return super().__deepcopy__(memo)
+
+    view = buffer.view(Counted)
+    result = aggregate(lambda x: np.add(x, 0, out=view), range(N), ArraySum(), pool=SerialPool())
+    assert result.tolist() == [sum(range(N))] * 3
+    assert not copies
+
+
 @pytest.mark.parametrize("part", [lambda item: item, operator.itemgetter("tags"), lambda item: (item["tags"], 1)])
 def test_parts_of_items_go_by_reference_where_a_pool_says_so(part: Any) -> None:
     items = [{"tags": [x]} for x in range(N)]

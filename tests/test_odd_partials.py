@@ -118,8 +118,8 @@ ODD: dict[str, Any] = {
     "datetime64": np.datetime64("2024-01-01"),
     "timedelta64 in ns": np.timedelta64(3, "ns"),
     "timedelta64 in s": np.timedelta64(3, "s"),
-    "NaT": np.datetime64("NaT"),
-    "no span": np.timedelta64("NaT"),
+    "NaT": np.datetime64("NaT", "s"),
+    "no span": np.timedelta64("NaT", "s"),
     "array of no dimension": np.array(3),
     "array of one": np.array([3]),
     "array of objects": np.array([1, None]),
@@ -135,7 +135,7 @@ def python(x: Any) -> Any:
 
 
 def plain_sum(values: list[Any]) -> Any:
-    return functools.reduce(operator.add, map(python, values), 0)
+    return functools.reduce(operator.add, map(python, values))
 
 
 def plain_mean(values: list[Any]) -> Any:
@@ -394,7 +394,7 @@ def key_of(i: int) -> Any:
         ("b", (np.float64("nan"), 2)),
         Point(1.0, float("nan")),
         frozenset([float("nan")]),
-        np.datetime64("NaT"),
+        np.datetime64("NaT", "s"),
         1.5,
         "x",
         (1, 2),
@@ -506,7 +506,7 @@ def test_counts_are_those_of_the_same_keys_with_a_name_for_nan(names: list[Any],
         (Unique(), [float("nan"), (float("nan"),)]),
         (Variance(), [Decimal("NaN"), Decimal(1), Decimal(2)]),
         (Mean(), [complex(NAN, 1), 2.0]),
-        (Max(), [np.datetime64("NaT"), np.datetime64(1, "s")]),
+        (Max(), [np.datetime64("NaT", "s"), np.datetime64(1, "s")]),
     ],
     ids=str,
 )

@@ -130,6 +130,7 @@ class Work:
         reducer = job.reducer
         prepare = reducer.prepare if reducer.prepares else None
         self._aliasing = Aliasing(job.func, prepare, reducer.drains or reducer.prepares)
+        self._holds = reducer.keeps or not job.strategy.carries  # so that a partial outlives its batch
         self._batch = 1
         self._now = 0, 0, 0
         self._failures: list[Failure] = []
@@ -181,7 +182,8 @@ class Work:
         index, stop = interval
         now = perf_counter()
         while index < stop:
-            end = min(stop, index + (1 if run.alone else self._batch))
+            singly = run.alone or (self._aliasing.careful and not self._holds)
+            end = min(stop, index + (1 if singly else self._batch))
             if index > run.start and (now > until or (not run.alone and self._has_too_much())):
                 if (boundary := self._boundary(index)) == index:
                     return index
@@ -249,6 +251,7 @@ class Work:
             self._cut = None
             here.generators.clear()
             self._beat.batch(*self._now)  # the time limit of an item begins anew
+        self._aliasing.copies = self._holds or sum(len(run) for _, run in runs) > 1
         mapped = self._each(self._aliasing, runs, chunk)
         self._aliasing.settle()
         return mapped

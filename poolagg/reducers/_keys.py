@@ -53,7 +53,7 @@ def as_result(key: Any) -> Any:
     if key is NO_DATE or key is NO_SPAN:
         import numpy as np
 
-        return np.datetime64("NaT") if key is NO_DATE else np.timedelta64("NaT")
+        return np.datetime64("NaT", "s") if key is NO_DATE else np.timedelta64("NaT", "s")
     return _rebuilt(key, as_result) if isinstance(key, (tuple, frozenset)) else key
 
 

@@ -231,6 +231,8 @@ class Last(First):
 
 def _is_nan(key: Any) -> bool:
     kind = type(key)
+    if kind is int or kind is str:
+        return False
     if kind is float or isinstance(key, (Real, Decimal)):
         return bool(key != key)
     if kind.__name__ in MISSING:

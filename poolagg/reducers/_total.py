@@ -17,7 +17,8 @@ from collections.abc import Iterable, Sequence
 from datetime import date, timedelta
 from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal, InvalidOperation, localcontext
 from fractions import Fraction
-from operator import mul
+from functools import reduce
+from operator import add, mul
 from typing import Any, NamedTuple
 
 from poolagg._kinds import kinds
@@ -153,8 +154,11 @@ def _of_numpy(x: Any) -> Any:
 
 
 def _exact_sum(start: Any, plain: Sequence[Any]) -> Any:
-    if isinstance(start, int) and kinds(plain) <= {int, bool}:
+    found = kinds(plain)
+    if isinstance(start, int) and found <= {int, bool}:
         return start + sum(plain)  # which is quick while it fits into a machine word: from 0 on it mostly does
+    if _is_span(start) or any(kind.__name__ == "timedelta64" for kind in found):
+        return reduce(add, [x for x in (start, *plain) if _is_span(x) or x != 0])  # numpy adds no number to a span
     with localcontext(_UNBOUNDED):
         return sum(plain, start)
 
