@@ -23,7 +23,7 @@ PROGRAM = """
 
     def killing(event):
         "Kill a worker, or the template, between two steps of the parent: at a moment that it has not chosen."
-        if isinstance(event, events.ChunkDone) and choose.random() < 0.5:
+        if isinstance(event, events.ChunkDone) and len(killed) < until and choose.random() < 0.5:
             pids = [handle.child.pid for handle in pool._handles.values()]
             template = getattr(pool._crew.launcher, "_process", None)
             if template is not None and choose.random() < 0.2:
@@ -35,6 +35,7 @@ PROGRAM = """
     choose, killed = random.Random(4), []
     with ProcessPool(2, start_method={method!r}) as pool:
         while len(killed) < KILLS:
+            until = len(killed) + 3  # in one run: more at one place would be taken for the item's fault
             got = aggregate(dies, range(1, 30), Sum(), pool=pool, retries=50, chunksize=2, watch=killing)
             assert got == sum(range(1, 30)), got
     print("outlived", len(killed) >= KILLS)
