@@ -16,7 +16,7 @@ from typing import Any
 from poolagg._origin import is_own
 from poolagg.errors import short_repr
 
-__all__ = ["HEAP", "attributes", "beside", "has_hooks", "reduced", "variables", "what_hides"]
+__all__ = ["HEAP", "attributes", "beside", "has_hooks", "is_resource", "reduced", "variables", "what_hides"]
 
 HEAP = 1 << 9
 """The flag of a type that was made at run time."""
@@ -75,6 +75,14 @@ def _is_passing(value: Any, name: Any, part: Any) -> bool:
     return False
 
 
+def is_resource(kind: type) -> bool:
+    """Whether instances say by `known_by` what tells them apart: resources, and what applies partials to them."""
+    methods = ("begin", "apply", "commit", "rollback")
+    return hasattr(kind, "known_by") and (
+        kind.__module__.startswith("poolagg.") or all(callable(getattr(kind, name, None)) for name in methods)
+    )
+
+
 def has_hooks(kind: type) -> bool:
     """Whether a class defines how its instances pickle."""
     return any(getattr(kind, name, None) is not getattr(object, name, None) for name in _HOOKS)
@@ -87,6 +95,8 @@ def reduced(value: Any) -> Any:
     found = kind.__reduce_ex__(value, 4) if reduce is None else reduce(value)
     if not isinstance(found, str) and not (isinstance(found, tuple) and 2 <= len(found) <= 6):
         raise TypeError(f"__reduce_ex__ returned {short_repr(found)}")
+    if not isinstance(found, str) and any(part is value for part in found[1]):
+        raise TypeError("__reduce_ex__ tells to make the object from itself")
     return found
 
 

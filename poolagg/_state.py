@@ -28,6 +28,7 @@ import functools
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from hashlib import blake2b, sha256
 from itertools import chain
 from operator import attrgetter
@@ -49,7 +50,7 @@ from types import (
 )
 from typing import Any, NoReturn
 
-from poolagg._attributes import HEAP, attributes, beside, has_hooks, reduced, variables, what_hides
+from poolagg._attributes import HEAP, attributes, beside, has_hooks, is_resource, reduced, variables, what_hides
 from poolagg._instructions import global_names, instructions
 from poolagg._origin import is_imported, is_own, is_reached, is_reached_anywhere, name_of_type
 from poolagg._stable import ATOMS, dump
@@ -282,6 +283,13 @@ class Walk:
             return ("empty cell",)
         return "cell", self.form(held, "")
 
+    def _variable(self, variable: ContextVar[Any]) -> Form:
+        try:
+            held = variable.get()
+        except LookupError:
+            return "empty variable", variable.name
+        return "variable", variable.name, self.form(held, ".get()")
+
     def _method(self, method: MethodType) -> Form:
         return "method", self.form(method.__self__, ".__self__"), self.form(method.__func__, ".__func__")
 
@@ -463,13 +471,6 @@ def _is_sunder(name: str) -> bool:
     return name.startswith("_") and name.endswith("_") and not name.startswith("__")
 
 
-def _is_resource(kind: type) -> bool:
-    methods = ("begin", "apply", "commit", "rollback")
-    return hasattr(kind, "known_by") and (
-        kind.__module__.startswith("poolagg.") or all(callable(getattr(kind, name, None)) for name in methods)
-    )
-
-
 _Describe = Callable[[Walk, Any], Form]
 
 _DESCRIPTORS: tuple[Any, ...] = (
@@ -491,6 +492,7 @@ _EXACTLY: dict[Any, _Describe] = {
     type({}.items()): lambda walk, value: ("items", *walk._pairs(value)),
     CodeType: lambda _, value: ("code", instructions(value)),
     CellType: Walk._cell,
+    ContextVar: Walk._variable,
     FunctionType: Walk._function,
     MethodType: Walk._method,
     BuiltinFunctionType: Walk._builtin,
@@ -533,5 +535,5 @@ def _way(kind: type) -> _Describe:
     if numpy is not None and issubclass(kind, (numpy.ndarray, numpy.generic)):
         return Walk._numbers
     # A resource holds connections and files, which are others in each process.
-    names = ("known_by",) if _is_resource(kind) else _BY_ATTRIBUTES.get(name_of_type(kind))
+    names = ("known_by",) if is_resource(kind) else _BY_ATTRIBUTES.get(name_of_type(kind))
     return Walk._instance if names is None else lambda walk, value: walk._known_by(value, names)

@@ -1,9 +1,9 @@
 """Which values count by their type alone: those that are another in each process and hold nothing of a function.
 
 The whole list: what threads and processes are made of and talk by (locks, threads, executors, all that belongs to
-`multiprocessing`), loggers and their handlers, open files, sockets, weak references and collections of these, context
-variables, event loops, and progress bars of tqdm. Of a subclass of the user's own the public attributes count too. Rule
-of the room: the fingerprint sees nothing of what is added here.
+`multiprocessing`), loggers and their handlers, open files, sockets, weak references and collections of these, event
+loops, and progress bars of tqdm. Of a subclass of the user's own the public attributes count too. Rule of the room: the
+fingerprint sees nothing of what is added here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _TRANSIENT = {
     *(("logging", name) for name in ("Logger", "LoggerAdapter", "Handler")),
     *(("weakref", name) for name in ("ReferenceType", "ProxyType", "CallableProxyType", "finalize")),
     *(("weakref", name) for name in ("WeakKeyDictionary", "WeakValueDictionary")),
-    *(("_weakrefset", "WeakSet"), ("_contextvars", "ContextVar"), ("asyncio.events", "AbstractEventLoop")),
+    *(("_weakrefset", "WeakSet"), ("asyncio.events", "AbstractEventLoop")),
     *(("_socket", "socket"), ("_ssl", "_SSLContext"), ("subprocess", "Popen"), ("mmap", "mmap")),
     *(("tempfile", "_TemporaryFileWrapper"), ("tqdm.std", "tqdm")),
 }

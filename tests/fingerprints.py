@@ -13,9 +13,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 PREAMBLE = """
-import abc, argparse, array, collections, configparser, contextlib, ctypes, dataclasses, datetime, decimal, enum
-import fractions, functools, itertools, logging, operator, os, pathlib, random, re, socket, string, struct, threading
-import types, typing, uuid, weakref, zoneinfo
+import abc, argparse, array, collections, configparser, contextlib, contextvars, ctypes, dataclasses, datetime, decimal
+import enum, fractions, functools, itertools, logging, operator, os, pathlib, random, re, socket, string, struct
+import threading, types, typing, uuid, weakref, zoneinfo
 from types import SimpleNamespace
 import numpy as np
 import poolagg
@@ -65,6 +65,10 @@ class Pickled:
 class Raising:
     def __init__(self, k): self.k = k
     def __reduce__(self): raise TypeError("not me")
+
+class Circular:
+    def __init__(self, k): self.k = k
+    def __reduce__(self): return Circular, (self,)
 
 class Single:
     def __init__(self, k): self.k = k
@@ -284,6 +288,11 @@ VALUES = {
     "an attribute of a date": ("stamped(1)", "stamped(2)"),
     "an object that says what it pickles": ("Pickled(1)", "Pickled(2)"),
     "an object that refuses to pickle": ("Raising(1)", "Raising(2)"),
+    "an object that would be made from itself": ("Circular(1)", "Circular(2)"),
+    "a context variable": (
+        "contextvars.ContextVar('a', default=1)",
+        "contextvars.ContextVar('a', default=2)",
+    ),
     "an object that pickles by name": ("Single(1)", "Single(2)"),
     "an object that is not to be asked": ("Asked(1)", "Asked(2)"),
     "a thread of one's own": ("Thread(1)", "Thread(2)"),
