@@ -32,6 +32,8 @@ class Lane:
     worn: bool = False
     room: float = math.inf
     """How many items its worker may still be given."""
+    reason: str = ""
+    """Why it may be given nothing more, if there was room for less than a leaf."""
 
     @property
     def empty(self) -> bool:

@@ -401,6 +401,8 @@ class Plan:
         if start < end:
             self._run(lane, (start, end), alone)
         else:  # there is room for some items, and none for a leaf
+            run = (self.terms.most_items or 0) - int(lane.room)
+            lane.reason = f"it has run {run:,} items, and max_items_per_worker={self.terms.most_items:,}"
             self._lanes.spend(lane, lane.room)
             self._replace_worn()
 
@@ -463,7 +465,7 @@ class Plan:
             if not lane.chunks:
                 if lane.empty and more:
                     self._lanes.renew(lane.number)
-                    self._orders.append(Replace(lane.number))
+                    self._orders.append(Replace(lane.number, lane.reason))
                 elif not lane.empty:
                     self._ship(lane)
 

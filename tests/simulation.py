@@ -259,7 +259,7 @@ class World:
             case Revoke(lane, _):
                 if not self.workers[lane].dead:
                     self.workers[lane].revokes.append(order)
-            case Replace(lane):
+            case Replace(lane, _):
                 worker = self.workers[lane]
                 assert worker.dead or not (worker.in_flight or worker.inbox or worker.running), order
                 assert not worker.gather.payloads() or worker.dead
