@@ -123,6 +123,12 @@ class Lanes:
         lane.room -= items
         self.settle(lane)
 
+    def close(self, lane: Lane) -> None:
+        """The lane is given nothing more: what its worker may still run is less than a leaf."""
+        run = self._most_items - lane.room
+        lane.reason = f"it has run {run:,} items, and max_items_per_worker={self._most_items:,}"
+        self.spend(lane, lane.room)
+
     def settle(self, lane: Lane) -> None:
         """Its chunks, or its room, have changed, or it is worn: O(log lanes), amortized."""
         lane.worn = lane.worn or (lane.closed and not lane.chunks)

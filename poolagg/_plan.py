@@ -401,9 +401,7 @@ class Plan:
         if start < end:
             self._run(lane, (start, end), alone)
         else:  # there is room for some items, and none for a leaf
-            run = (self.terms.most_items or 0) - int(lane.room)
-            lane.reason = f"it has run {run:,} items, and max_items_per_worker={self.terms.most_items:,}"
-            self._lanes.spend(lane, lane.room)
+            self._lanes.close(lane)
             self._replace_worn()
 
     def _run(self, lane: Lane, interval: Interval, alone: bool = False) -> None:
