@@ -34,6 +34,8 @@ class Lane:
     worn: bool = False
     room: float = math.inf
     """How many items its worker may still be given."""
+    reason: str = ""
+    """Why it may be given nothing more, if there was room for less than a leaf."""
 
     @property
     def empty(self) -> bool:
@@ -122,6 +124,12 @@ class Lanes:
         """The lane's worker may run so many items fewer."""
         lane.room -= items
         self.settle(lane)
+
+    def close(self, lane: Lane) -> None:
+        """The lane is given nothing more: what its worker may still run is less than a leaf."""
+        run = self._most_items - lane.room
+        lane.reason = f"it has run {run:,} items, and max_items_per_worker={self._most_items:,}"
+        self.spend(lane, lane.room)
 
     def settle(self, lane: Lane) -> None:
         """Its chunks, or its room, have changed, or it is worn: O(log lanes), amortized."""

@@ -98,9 +98,11 @@ class Yield(NamedTuple):
 
 
 class Replace(NamedTuple):
-    """The lane is empty and is to have a new worker: its old one is lost, or worn out."""
+    """The lane is empty and is to have a new worker: its old one is lost, or worn out; `reason`: what only the plan
+    knows of that."""
 
     lane: int
+    reason: str = ""
 
 
 # -- answers -------------------------------------------------------------------------------------------------------

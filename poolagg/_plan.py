@@ -430,7 +430,7 @@ class Plan:
         if start < end:
             self._run(lane, (start, end), alone)
         else:  # there is room for some items, and none for a leaf
-            self._lanes.spend(lane, lane.room)
+            self._lanes.close(lane)
             self._replace_worn()
 
     def _run(self, lane: Lane, interval: Interval, alone: bool = False) -> None:
@@ -478,7 +478,7 @@ class Plan:
             if not lane.chunks:
                 if lane.empty and more:
                     self._lanes.renew(lane.number)
-                    self._orders.append(Replace(lane.number))
+                    self._orders.append(Replace(lane.number, lane.reason))
                 elif not lane.empty:
                     self._ship(lane)
 

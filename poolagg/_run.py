@@ -430,7 +430,11 @@ class Run:
             match order:
                 case orders.Run():
                     self._pool.perform(order, self._parcels.find(order.start))
-                case orders.Ship() | orders.Revoke() | orders.Yield() | orders.Replace():
+                case orders.Replace(lane, reason):
+                    if reason:
+                        self._watchers.tell_if(events.WorkerRetired, lane, reason, monotonic())
+                    self._pool.perform(order, None)
+                case orders.Ship() | orders.Revoke() | orders.Yield():
                     self._pool.perform(order, None)
                 case orders.Commit(piece):
                     pending.extend(self._commit(piece))

@@ -266,7 +266,7 @@ class World:
                     self.workers[lane].revokes.append(order)
             case Yield(lane, chunk):
                 events.append(Yielded(lane, chunk, self.divide(self.workers[lane], chunk)))
-            case Replace(lane):
+            case Replace(lane, _):
                 worker = self.workers[lane]
                 assert worker.dead or not (worker.in_flight or worker.inbox or worker.running), order
                 assert not worker.gather.payloads() or worker.dead
