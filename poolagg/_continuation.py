@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-import traceback
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from time import monotonic
@@ -24,6 +23,7 @@ from poolagg._pages import Known, Pages
 from poolagg._parcels import Source
 from poolagg._plan import Plan, Terms
 from poolagg._settings import Settings
+from poolagg._texts import said, trace_of
 from poolagg.errors import CheckpointMismatch, RemoteError, short_repr
 from poolagg.functions import name_of
 from poolagg.strategies import Folding
@@ -203,9 +203,7 @@ class Continuation:
 
     def skip_failed(self, item: events.ItemFailed) -> None:
         """An item has failed for good, and is left out."""
-        failed = FailedItem(
-            item.index, short_repr(item.item), item.attempt, type(item.error).__name__, _trace(item.error)
-        )
+        failed = FailedItem(item.index, item.item_repr, item.attempt, type(item.error).__name__, _trace(item.error))
         with self.covering([(item.index, item.index + 1)]):
             self.failed[item.index] = failed
 
@@ -246,7 +244,7 @@ class Continuation:
         except Exception as error:
             raise TypeError(
                 f"a checkpoint keeps the accumulator of {self._settings.reducer!r}, which does not pickle: "
-                f"{type(error).__name__}: {error}. Wrap it in a class with __reduce__"
+                f"{said(error)}. Wrap it in a class with __reduce__"
             ) from error
 
     def finish(self) -> events.Checkpointed | None:
@@ -328,5 +326,5 @@ def _less(interval: Interval, again: set[int]) -> list[Interval]:
 
 
 def _trace(error: BaseException) -> str:
-    trace = error.trace if isinstance(error, RemoteError) else "".join(traceback.format_exception(error))
+    trace = error.trace if type(error) is RemoteError else trace_of(error)
     return trace[-LONGEST:]

@@ -96,6 +96,8 @@ class Failure(NamedTuple):
     index: int  # type: ignore[assignment]  # of an item: nobody looks for a field in here
     cause: Cause
     error: BaseException
+    item: str = ""
+    """The item's repr, as its lane said it; empty where the parent has the item itself."""
 
 
 class Piece(NamedTuple):
@@ -152,7 +154,8 @@ class Lost(NamedTuple):
     """The lane's worker is gone, with all it held; it was running the items of `suspect`, or none that is known.
 
     `reason`: why its pool has killed it; empty if it has not. `certain`: it is this lane's own loss, and no other item
-    can be to blame, even where lanes share their fate.
+    can be to blame, even where lanes share their fate. `packing`: it died while it packed its state, so that all that
+    the lane held is suspect, beside `suspect`.
     """
 
     lane: int
@@ -161,6 +164,7 @@ class Lost(NamedTuple):
     error: BaseException
     reason: str = ""
     certain: bool = False
+    packing: bool = False
 
 
 class Worn(NamedTuple):
@@ -232,6 +236,7 @@ class Fail(NamedTuple):
     error: BaseException
     attempt: int = 0
     cause: Cause = "raised"
+    item: str = ""
 
 
 Answer: TypeAlias = Finished | Shipped | Revoked | Lost | Worn | Broken

@@ -278,7 +278,7 @@ class Plan:
             self._ledger.skip(failure.index)
             self._orders.append(Skip(failure, attempt))
         else:
-            self._fail(Fail(failure.index, failure.error, attempt, failure.cause))
+            self._fail(Fail(failure.index, failure.error, attempt, failure.cause, failure.item))
         return again
 
     def _fail(self, order: Fail) -> None:
@@ -292,16 +292,23 @@ class Plan:
         runs, held = list(lane.chunks), lane.forget()
         self._lanes.renew(event.lane)
         self._orders.append(Replace(event.lane))
-        self._ledger.wait(*held)
-        suspect = event.suspect
+        suspect, together = event.suspect, event.packing and bool(held)
+        if together:  # one of all that were packed together is to blame
+            self._blame.suspects.extend(held)
+        else:
+            self._ledger.wait(*held)
         # With shared fate one death is that of all lanes: whoever was in flight may be to blame, and runs alone.
         explained = self.terms.shared_fate and not (lane.alone or event.certain)
         if suspect is None and explained and runs:
             suspect = runs[0].start, runs[0].stop
+        explained = explained or together
         for run in runs:
             if suspect is not None and (part := self._ledger.trimmed(*overlap(suspect, (run.start, run.stop)))):
-                self._suspect(run, part, event)
                 explained = True
+                if together:
+                    self._blame.suspects.append((run.start, run.stop))
+                else:
+                    self._suspect(run, part, event)
             elif run.alone:
                 self._blame.suspects.append((run.start, run.stop))
             else:

@@ -20,15 +20,17 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 from poolagg import _orders as orders
 from poolagg import events
 from poolagg._chunks import overlaps
+from poolagg._items import item_of
 from poolagg._pace import PARCEL
-from poolagg._parcels import Parcels, Source, open_parcel
+from poolagg._parcels import Parcels, Source
 from poolagg._plan import Plan
 from poolagg._settings import Settings
+from poolagg._texts import add_note, message_of
 from poolagg._verdicts import error_of_item, error_of_run, note_of_fold, note_of_input, text_of_skipped
 from poolagg._watching import Account, Watchers
 from poolagg.errors import CheckpointMismatch, PoolAggError, SkippedItems, WorkerLost
 from poolagg.functions import name_of
-from poolagg.pools import Job
+from poolagg.pools import Job, Watch
 from poolagg.reducers import Into
 
 if TYPE_CHECKING:  # few runs have a checkpoint, and sqlite3 takes as long to import as a worker to start
@@ -88,7 +90,8 @@ class Run:
         self._pulling_since: float | None = None
         self._began = monotonic()
         self._next_redraw = self._next_snapshot = 0.0
-        self._timed_out: set[int] = set()
+        timeout = settings.item_timeout
+        self._watch = None if timeout is None else Watch(self._pool, timeout)
         self._working = False
 
     def value(self, last: bool = False) -> Any:
@@ -237,15 +240,15 @@ class Run:
             deadlines.append(self._next_redraw)
         if self._every is not None:
             deadlines.append(self._next_snapshot)
-        if self._settings.item_timeout is not None:
-            deadlines.append(self._next_timeout(self._settings.item_timeout))
+        if self._watch is not None:
+            deadlines.append(self._watch.next)
         if self._kept is not None and (look := self._kept.next_look) is not None:
             deadlines.append(look)
         return max(0.0, min(deadlines) - monotonic()) if deadlines else None
 
     def _look_at_the_clock(self) -> None:
-        if self._settings.item_timeout is not None:
-            self._kill_overdue(self._settings.item_timeout)
+        if self._watch is not None and self._working:
+            self._watch.look(range(self._plan.terms.lanes))
         if self._watchers and monotonic() >= self._next_redraw:
             self._next_redraw = monotonic() + REDRAW
             self._watchers.tell(events.Progressed(self._items_done(), len(self._plan.failed), self._total))
@@ -295,7 +298,7 @@ class Run:
         except Exception as another:
             if error is None:
                 raise
-            error.add_note(f"poolagg: and the checkpoint was not written: {another}")
+            add_note(error, f"poolagg: and the checkpoint was not written: {message_of(another)}")
         finally:
             self._kept.close()
 
@@ -327,7 +330,7 @@ class Run:
         except CheckpointMismatch:
             raise
         except Exception as error:
-            error.add_note(note_of_input(self._source.position))
+            add_note(error, note_of_input(self._source.position))
             raise
         self._account.pulling += monotonic() - (until - PULLING)
 
@@ -402,23 +405,24 @@ class Run:
     def _note_item(self, error: BaseException, piece: orders.Piece) -> None:
         at = self._folding.at
         item = None if at is None else self._item(at)
-        error.add_note(note_of_fold(repr(self._settings.reducer), piece, at, item))
+        add_note(error, note_of_fold(repr(self._settings.reducer), piece, at, item))
 
     # -- failures ----------------------------------------------------------------------------------------------
 
-    def _item(self, index: int, most: float = math.inf) -> Any:
-        """The item itself, for messages; None if it does not unpickle here, or is one of more than `most` bytes."""
+    def _item(self, index: int, text: str = "", most: float = math.inf) -> Any:
+        """An item, for messages: itself, or its pickle with its `text`; None if its parcel has more than `most` bytes.
+
+        An item that is in the result already is not kept, and None as well.
+        """
         try:
             parcel = self._parcels.find(index)
-            if parcel.nbytes > most:
-                return None
-            (item,), unpack = open_parcel(*parcel.cut(index, index + 1), 1)
-            return item if unpack is None else unpack(item)
-        except Exception:
+        except LookupError:
             return None
+        return None if parcel.nbytes > most else item_of(parcel, index, text)
 
     def _item_failed(self, failure: orders.Failure, attempt: int, will_retry: bool) -> events.ItemFailed:
-        return events.ItemFailed(failure.index, self._item(failure.index), failure.error, attempt, will_retry)
+        item = self._item(failure.index, failure.item)
+        return events.ItemFailed(failure.index, item, failure.error, attempt, will_retry)
 
     def _skip(self, failed: events.ItemFailed) -> None:
         self._watchers.tell(failed)
@@ -432,29 +436,17 @@ class Run:
     def _fail(self, order: orders.Fail) -> NoReturn:
         if order.index is None:
             raise error_of_run(order.error, repr(self._settings.reducer))
-        failure = orders.Failure(order.index, order.cause, order.error)
+        failure = orders.Failure(order.index, order.cause, order.error, order.item)
         self._watchers.tell_if(self._item_failed, failure, order.attempt, False)
-        raise error_of_item(order, name_of(self._settings.func), order.index, self._item(order.index))
+        raise error_of_item(order, name_of(self._settings.func), order.index, self._item(order.index, order.item))
 
     def _tell_death(self, lost: orders.Lost) -> None:
-        self._timed_out.discard(lost.lane)
         error = lost.error
         exitcode, signal = (error.exitcode, error.signal) if isinstance(error, WorkerLost) else (None, None)
         suspect = lost.suspect[0] if lost.suspect is not None and lost.suspect[1] - lost.suspect[0] == 1 else None
         self._watchers.tell_if(events.WorkerDied, exitcode, signal, suspect, lost.lane, monotonic(), lost.reason)
 
     # -- time --------------------------------------------------------------------------------------------------
-
-    def _next_timeout(self, timeout: float) -> float:
-        batches = [self._pool.batch(lane) for lane in range(self._plan.terms.lanes)]
-        return min([batch.since for batch in batches if batch is not None] + [monotonic()]) + timeout
-
-    def _kill_overdue(self, timeout: float) -> None:
-        for lane in range(self._plan.terms.lanes):
-            batch = self._pool.batch(lane)
-            if batch is not None and monotonic() - batch.since > timeout and lane not in self._timed_out:
-                self._timed_out.add(lane)
-                self._pool.kill(lane, f"ran longer than item_timeout={timeout} s")
 
     def _items_done(self) -> int:
         """Items that are merged, held in a lane, or done in a chunk that is running."""
@@ -474,7 +466,7 @@ class Run:
 
     def _slow_item(self, start: int, stop: int, seconds: float) -> Any:
         """The item that took so long, if it is one; not if telling it took long, too."""
-        return self._item(start, SMALL) if seconds >= SLOW and stop - start == 1 else None
+        return self._item(start, most=SMALL) if seconds >= SLOW and stop - start == 1 else None
 
     def _state_shipped(self, answer: orders.Shipped) -> events.StateShipped:
         nbytes = nbytes_of(answer.pieces)

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from poolagg._orders import Fail, Piece
-from poolagg.errors import PoolAggError, ReducerError, RemoteError, TaskError, WorkerLost, short_repr
+from poolagg._texts import message_of, short_repr
+from poolagg._texts import said as type_and_message
+from poolagg.errors import PoolAggError, ReducerError, RemoteError, TaskError, WorkerLost
 from poolagg.events import ItemFailed
 
 __all__ = ["error_of_item", "error_of_run", "note_of_fold", "note_of_input", "said", "text_of_skipped"]
@@ -15,13 +17,13 @@ ADVICE = 'To go on without such items pass on_error="skip"; to run them again, r
 
 
 def error_of_item(order: Fail, func: str, index: int, item: Any) -> PoolAggError:
-    """The error for an item that failed for good; its cause is what failed."""
+    """The error for an item that failed for good; its cause is what failed. `item` may be one that is not opened."""
     error = order.error
     times = "once" if order.attempt == 1 else f"{order.attempt} times"
     what = f"item {index}, {short_repr(item)}, which was run {times}"
-    if isinstance(error, WorkerLost) and order.cause == "died":
+    if type(error) is WorkerLost and order.cause == "died":
         return WorkerLost(
-            f"{error} while it ran {what}. {ADVICE}",
+            f"{message_of(error)} while it ran {what}. {ADVICE}",
             exitcode=error.exitcode, signal=error.signal, index=index, item=item,
         )  # fmt: skip
     told = TaskError(
@@ -42,7 +44,7 @@ def error_of_run(error: BaseException, reducer: str) -> PoolAggError:
 
 def text_of_skipped(skipped: Sequence[ItemFailed], pulled: int) -> str:
     """How many items are missing from the result, and the first few."""
-    few = "; ".join(f"item {one.index}, {short_repr(one.item)}: {said(one.error)}" for one in skipped[:3])
+    few = "; ".join(f"item {one.index}, {one.item_repr}: {said(one.error)}" for one in skipped[:3])
     more = "" if len(skipped) <= 3 else f"; and {len(skipped) - 3} more"
     return f"{len(skipped)} of {pulled} items failed and are not in the result: {few}{more}"
 
@@ -63,6 +65,6 @@ def note_of_fold(reducer: str, piece: Piece, at: int | None, item: Any) -> str:
 
 def said(error: BaseException) -> str:
     """An exception in a line: its type and message; of one that did not travel, the last line of its traceback."""
-    if isinstance(error, RemoteError):
+    if type(error) is RemoteError:
         return error.trace.strip().rpartition("\n")[2] or error.kind
-    return f"{type(error).__name__}: {error}"
+    return type_and_message(error)

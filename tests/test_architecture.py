@@ -28,8 +28,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 MAY_IMPORT = {
     # floor 0, pure: values and what is made of them
     "_lazily": set(),
-    "errors": set(),
-    "events": set(),
+    "_texts": set(),
     "functions": set(),
     "_sizes": set(),
     "_kinds": set(),
@@ -38,10 +37,14 @@ MAY_IMPORT = {
     "_chunks": set(),
     "_numbers": set(),
     "_parcels": {"_numbers"},
+    "_items": {"_parcels", "_texts"},
+    "errors": {"_items", "_texts"},
+    "events": {"_items", "_texts"},
     "_stable": {"_numbers"},
     "_pages": {"_chunks", "_numbers", "_parcels", "_stable"},
     "_fingerprint": {"_stable", "functions"},
     "_orders": {"_chunks"},
+    "_overdue": set(),
     "_rendering": set(),
     # floor 1, pure: decisions
     "_pace": set(),
@@ -52,12 +55,12 @@ MAY_IMPORT = {
     "strategies": {"_chunks", "_kinds", "_lazily", "reducers"},
     "_limit": set(),
     "_timeline": set(),
-    "_tally": {"_limit", "_timeline", "errors", "events"},
+    "_tally": {"_items", "_limit", "_texts", "_timeline", "events"},
     "_report_page": {"_limit", "_timeline"},
     "_report": {"_limit", "_report_page", "_sizes", "_tally", "events"},
     # floor 2: effects
     "pools": {
-        *("_chunks", "_kinds", "_lazily", "_orders", "_parcels", "_sizes"),
+        *("_chunks", "_kinds", "_lazily", "_orders", "_overdue", "_parcels", "_sizes", "_texts"),
         *("errors", "functions", "reducers", "strategies"),
     },
     "_progress": {"events"},
@@ -65,16 +68,16 @@ MAY_IMPORT = {
     "resources": {"_checkpoint", "errors", "reducers"},
     "_entrusted": {"_checkpoint", "errors", "resources"},
     # floor 3: the one place that holds a plan and a pool
-    "_watching": {"errors", "events"},
+    "_watching": {"_texts", "events"},
     "_settings": {"_checkpoint", "_pages", "_plan", "_progress", "events", "pools", "reducers", "strategies"},
     "_continuation": {
         *("_checkpoint", "_chunks", "_entrusted", "_fingerprint", "_pages", "_parcels", "_plan", "_settings"),
-        *("errors", "events", "functions", "strategies"),
+        *("_texts", "errors", "events", "functions", "strategies"),
     },
-    "_verdicts": {"_orders", "errors", "events"},
+    "_verdicts": {"_orders", "_texts", "errors", "events"},
     "_run": {
-        *("_chunks", "_continuation", "_orders", "_pace", "_pages", "_parcels", "_plan", "_settings", "_verdicts"),
-        *("_watching", "errors", "events", "functions", "pools", "reducers"),
+        *("_chunks", "_continuation", "_items", "_orders", "_pace", "_pages", "_parcels", "_plan", "_settings"),
+        *("_texts", "_verdicts", "_watching", "errors", "events", "functions", "pools", "reducers"),
     },
     "_engine": {"_checkpoint", "_run", "_settings", "events", "pools", "reducers", "strategies"},
     # floor 4: doors to the outside
@@ -83,11 +86,12 @@ MAY_IMPORT = {
         *("_engine", "_progress", "errors", "events", "functions", "pools", "reducers", "sources", "strategies"),
         *("_checkpoint", "_lazily", "_report", "resources", "testing"),
     },
-    "__main__": {"__init__", "_checkpoint", "_rendering", "errors", "events", "sources", "testing"},
+    "__main__": {"__init__", "_checkpoint", "_rendering", "_texts", "errors", "events", "sources", "testing"},
 }
 
 PURE = {
     *("errors", "events", "functions", "reducers", "_chunks", "_numbers", "_parcels", "_orders", "_stable"),
+    *("_items", "_overdue", "_texts"),
     *("_pages", "_fingerprint", "_kinds", "_sizes", "_pace", "_lanes", "_ledger", "_blame", "_plan", "strategies"),
     *("_limit", "_timeline", "_tally", "_report_page", "_report"),
 }

@@ -18,6 +18,7 @@ import socket
 from time import monotonic
 from typing import NamedTuple
 
+from poolagg._chunks import Interval
 from poolagg._orders import Broken, Cause, Finished, Lost, Run, Shipped
 from poolagg._parcels import Parcel
 from poolagg.errors import WorkerLost
@@ -33,11 +34,16 @@ __all__ = ["Handle"]
 
 
 class Killed(NamedTuple):
-    """Why the parent killed a worker: what the worker had done, and in which batch (None: whatever it was running)."""
+    """Why the parent killed a worker: what the worker had done, and in which batch (None: whatever it was running).
+
+    `sent`: it was killed, or else it had left the batch just before. `blameless`: no item is to blame.
+    """
 
     cause: Cause
     how: str
     batch: Batch | None
+    sent: bool
+    blameless: bool = False
 
 
 class Handle:
@@ -109,11 +115,14 @@ class Handle:
         del self.runs[chunk]
         return chunk
 
-    def kill(self, cause: Cause, how: str, batch: Batch | None = None) -> None:
-        """Kill the worker; `how` says what it did. With `batch`: for that one, and for nothing it has begun since."""
-        if self.killed is None:
-            self.killed = Killed(cause, how, batch)
-        self.child.kill()
+    def kill(self, cause: Cause, how: str, batch: Batch | None = None, blameless: bool = False) -> None:
+        """Kill the worker; `how` says what it did. With `batch`: in that one, and in nothing it has begun since."""
+        if self.killed is not None and self.killed.sent:
+            return
+        sent = batch is None or self.cell.condemn(batch)
+        self.killed = Killed(cause, how, batch, sent, blameless)
+        if sent:
+            self.child.kill()
 
     def end(self, epoch: int) -> None:
         """Tell the worker that the run is over; it leaves its chunk at the next batch."""
@@ -163,20 +172,28 @@ class Handle:
         return None if place is None else self.loans.open(Place(*place))
 
     def lost(self) -> Lost:
-        """The worker has ended: what it was running, and how it ended.
-
-        If it was killed for a batch that it had just finished, what it was running since is innocent.
-        """
+        """The worker has ended: what it was running, and how it ended."""
+        exitcode, killed = self.child.reap(), self.killed
         batch = self.cell.read()
-        exitcode = self.child.reap()
-        suspect = (batch.start, batch.stop) if batch is not None and batch.chunk in self.runs else None
-        if self.killed is None:
-            return Lost(self.lane, suspect, "died", _worker_lost(exitcode))
-        cause, how, meant = self.killed
-        if meant is not None and meant != batch:
-            cause, suspect = "died", None
-        error = TimeoutError(f"it {how}") if cause == "timeout" else _worker_lost(exitcode, how)
-        return Lost(self.lane, suspect, cause, error, f"it {how}")
+        if killed is not None and killed.batch is not None:
+            if batch is None and killed.sent:  # it was about to leave the batch, and only begun to say so
+                batch = killed.batch
+            if batch != killed.batch:  # it had left that before
+                killed = None
+        packing = batch is not None and batch.packing
+        suspect = None if killed is not None and killed.blameless else self._suspect(batch)
+        if killed is None:
+            return Lost(self.lane, suspect, "died", _worker_lost(exitcode), packing=packing)
+        how = f"it {killed.how}"
+        error = TimeoutError(how) if killed.cause == "timeout" else _worker_lost(exitcode, killed.how)
+        return Lost(self.lane, suspect, killed.cause, error, how, packing=packing)
+
+    def _suspect(self, batch: Batch | None) -> Interval | None:
+        """What the worker was at; all of the chunk that its state is packed with."""
+        run = None if batch is None else self.runs.get(batch.chunk)
+        if batch is None or run is None:
+            return None
+        return (run.start, batch.stop) if batch.packing else (batch.start, batch.stop)
 
     @property
     def idle(self) -> bool:

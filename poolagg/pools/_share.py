@@ -27,8 +27,9 @@ from contextvars import ContextVar
 from types import FunctionType
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, cast
 
+from poolagg._texts import works
 from poolagg.pools._arena import Apart
-from poolagg.pools._travel import in_main, main_namespace, works
+from poolagg.pools._travel import in_main, main_namespace
 
 __all__ = ["open_job", "pickle_far", "share"]
 

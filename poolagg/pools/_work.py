@@ -18,8 +18,10 @@ from typing import Any, NamedTuple, Protocol
 from poolagg._chunks import Grid, Interval, without
 from poolagg._kinds import kinds
 from poolagg._orders import NONE_YET, Failure, Run, Slowest
+from poolagg._texts import said, set_traceback, short_repr, traceback_of
 from poolagg.errors import ReducerError
 from poolagg.functions import here
+from poolagg.pools._outbox import Outbox
 from poolagg.pools._travel import dumps_by_value
 from poolagg.reducers import Reducer
 from poolagg.strategies import Payload, Strategy
@@ -55,7 +57,7 @@ def pickle_job(job: Job, inherited: Mapping[str, Any] | None = None) -> bytes:
                 dumps_by_value(value)
             except Exception:
                 raise TypeError(
-                    f"{name}, {value!r}, can't be sent to a worker: {type(error).__name__}: {error}. Make what it "
+                    f"{name}, {value!r}, can't be sent to a worker: {said(error)}. Make what it "
                     f"refers to "
                     f"inside the worker (per_worker, or an initializer), or use a ThreadPool"
                 ) from error
@@ -82,18 +84,27 @@ class Outcome(NamedTuple):
     seconds: float
     reduce_seconds: float
     failures: list[Failure]
+    """Empty if they are packed: then they are in the outbox."""
     began: float = 0.0
     slowest: Slowest = NONE_YET
 
 
 class Work:
-    """One job in one lane. `fatal` exceptions in `func` are not the item's failure but end the lane's thread."""
+    """One job in one lane. `fatal` exceptions in `func` are not the item's failure but end the lane's thread.
 
-    def __init__(self, job: Job, beat: Beat, fatal: tuple[type[BaseException], ...] = ()) -> None:
+    `outbox`: what has to leave this process is packed into it, batch by batch.
+    """
+
+    def __init__(
+        self, job: Job, beat: Beat, fatal: tuple[type[BaseException], ...] = (), outbox: Outbox | None = None
+    ) -> None:
         self._job = job
         self._beat = beat
         self._fatal = fatal
         self._gather = job.strategy.gather(job.reducer, job.grid)
+        self._outbox = outbox
+        self._partials = outbox if getattr(self._gather, "ships_partials", False) else None
+        self._opened: Sequence[tuple[int, Sequence[Any]]] = []
         self._batch = 1
         self._failures: list[Failure] = []
         self._reduce_seconds = 0.0
@@ -114,7 +125,8 @@ class Work:
                     break
         self._beat.rest()
         self._reduce(self._gather.close, stop)
-        seconds = perf_counter() - began
+        self._opened = []
+        seconds = perf_counter() - began - (0.0 if self._outbox is None else self._outbox.seconds)
         return Outcome(stop, seconds, self._reduce_seconds, self._failures, at, self._slowest)
 
     def adopt(self, covers: tuple[Interval, ...], data: Any) -> None:
@@ -167,8 +179,9 @@ class Work:
         """Map one batch and gather it; return about how many bytes one partial takes."""
         here.generators.clear()
         runs: Sequence[tuple[int, Sequence[Any]]] = [(index, items)]
+        self._opened = []
         if unpack is not None:
-            runs = self._each(unpack, runs)
+            self._opened = runs = self._each(unpack, runs)
         mapped = self._each(self._job.func, runs)
         reducer = self._job.reducer
         looked_at = reducer.drains or reducer.prepares
@@ -179,7 +192,11 @@ class Work:
         size = 0
         for start, prepareds in mapped:
             size = sys.getsizeof(prepareds[-1], 0)
-            self._reduce(self._gather.add, start, prepareds)
+            if self._partials is None:
+                self._reduce(self._gather.add, start, prepareds)
+            else:
+                for failure in self._partials.add(start, prepareds):
+                    self._fail(failure.index, failure.error)
         return size
 
     def _each(
@@ -206,13 +223,26 @@ class Work:
             start += len(done)
             if start < stop:
                 # With no exception and items left, `func` itself raised StopIteration, which ended the map.
-                self._fail(start, error or RuntimeError("the function raised StopIteration"))
+                if error is None:
+                    error = RuntimeError("the function raised StopIteration")
+                self._fail(start, error)
                 start += 1
 
     def _fail(self, index: int, error: BaseException) -> None:
-        if error.__traceback__ is not None:
-            error.__traceback__ = error.__traceback__.tb_next  # without our own frame
-        self._failures.append(Failure(index, "raised", error))
+        trace = traceback_of(error)
+        set_traceback(error, None if trace is None else trace.tb_next)  # without our own frame
+        if self._outbox is None:
+            self._failures.append(Failure(index, "raised", error))
+        else:
+            self._outbox.fail(Failure(index, "raised", error, self._text(index)))
+
+    def _text(self, index: int) -> str:
+        """The repr of an item that the parent had better not open; empty for others, and for what does not open."""
+        item = next((run[index - start] for start, run in self._opened if start <= index < start + len(run)), None)
+        try:
+            return "" if item is None else short_repr(item)
+        except KeyboardInterrupt:  # of its own
+            return ""
 
     def _reduce(self, method: Callable[..., None], *arguments: Any) -> None:
         began = perf_counter()
@@ -224,7 +254,7 @@ class Work:
 
     def _as_reducers(self, error: Exception, where: str) -> ReducerError:
         return ReducerError(
-            f"{self._job.reducer!r} failed in a worker, {where}: {type(error).__name__}: {error}. "
+            f"{self._job.reducer!r} failed in a worker, {where}: {said(error)}. "
             f"Try it with poolagg.testing.check_reducer, or with pool=SerialPool()"
         )
 
