@@ -58,16 +58,17 @@ class UnreadableItem:
         self.text, self.why = text, why
 
     def __repr__(self) -> str:
-        return f"<{self.text}, which does not unpickle here: {self.why}>"
+        return f"<{self.text.strip('<>')}, which does not unpickle here: {self.why}>"
 
 
 class KeptItem:
     """An item in the form that it travels in; its repr is what its worker said of it, and opens nothing."""
 
-    __slots__ = ("_data", "_text")
+    __slots__ = ("_data", "_opened", "_text")
 
     def __init__(self, data: Encoded, text: str) -> None:
         self._data, self._text = data, text
+        self._opened: list[Any] = []
 
     def __repr__(self) -> str:
         return self._text
@@ -79,7 +80,12 @@ class KeptItem:
         return KeptItem, (data, self._text)
 
     def open(self) -> Any:
-        """The item; an `UnreadableItem` if opening it raises."""
+        """The item, the same each time; an `UnreadableItem` if opening it raises."""
+        if not self._opened:
+            self._opened.append(self._open())
+        return self._opened[0]
+
+    def _open(self) -> Any:
         try:
             return open_item(self._data)
         except BaseException as error:
@@ -109,9 +115,7 @@ class _Opened:
         if owner is None:
             return self
         value = unopened(owner, self._name)
-        if type(value) is KeptItem:
-            value = owner.__dict__[self._name] = value.open()
-        return value
+        return value.open() if type(value) is KeptItem else value
 
     def __set__(self, owner: Any, value: Any) -> None:
         owner.__dict__[self._name] = value
