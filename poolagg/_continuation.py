@@ -6,10 +6,9 @@ the state is torn; should that raise, nothing is committed any more and the last
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import islice
 from time import monotonic
 from typing import Any, NoReturn
@@ -192,11 +191,17 @@ class Continuation:
 
     # -- what happens ------------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def covering(self, intervals: Iterable[Interval], nbytes: int = 0) -> Iterator[None]:
+    def covering(self, intervals: Iterable[Interval], nbytes: int = 0) -> _Covering:
         """Within this, the partials of these items, of `nbytes`, are folded in: wholly, or the state is torn."""
+        return _Covering(self, intervals, nbytes)
+
+    def begin_covering(self) -> bool:
+        """The state is torn from now on; whether it was whole."""
         whole, self._torn = not self._torn, True
-        yield
+        return whole
+
+    def end_covering(self, whole: bool, intervals: Iterable[Interval], nbytes: int) -> None:
+        """These items are in the state."""
         self._cadence.expect(nbytes)
         self.covered.update(intervals)
         self._torn, self.changed, self._finished = not whole, True, False
@@ -258,6 +263,21 @@ class Continuation:
     def close(self) -> None:
         """Give the file free."""
         self._store.close()
+
+
+class _Covering:
+    """What `Continuation.covering` returns. (`contextlib.contextmanager` sets `__traceback__` of what passes, which an
+    exception may forbid.)"""
+
+    def __init__(self, kept: Continuation, intervals: Iterable[Interval], nbytes: int) -> None:
+        self._kept, self._intervals, self._nbytes = kept, intervals, nbytes
+
+    def __enter__(self) -> None:
+        self._whole = self._kept.begin_covering()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._kept.end_covering(self._whole, self._intervals, self._nbytes)
 
 
 def _store(settings: Settings, has_state: bool) -> Store | Entrusted:

@@ -11,7 +11,7 @@ import contextlib
 import math
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from time import monotonic
 from types import TracebackType
@@ -30,7 +30,7 @@ from poolagg._verdicts import error_of_item, error_of_run, note_of_fold, note_of
 from poolagg._watching import Account, Watchers
 from poolagg.errors import CheckpointMismatch, PoolAggError, SkippedItems, WorkerLost
 from poolagg.functions import name_of
-from poolagg.pools import Job, Watch
+from poolagg.pools import Job, Pool, Watch
 from poolagg.reducers import Into
 
 if TYPE_CHECKING:  # few runs have a checkpoint, and sqlite3 takes as long to import as a worker to start
@@ -64,6 +64,27 @@ class Snapshot:
     total: int | None
     elapsed: float
     final: bool
+
+
+class _InUse:
+    """Within this a pool is not cleared away, whoever closes it, from whichever thread.
+
+    (`contextlib.contextmanager` sets `__traceback__` of what passes, which an exception may forbid.)
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    def __enter__(self) -> None:
+        self._before, self._pool.in_use = self._pool.in_use, True
+        try:
+            self._pool.check_open()  # after the flag: whoever closes it sees that, or is seen here
+        except BaseException:
+            self._pool.in_use = self._before
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.in_use = self._before
 
 
 class Run:
@@ -102,7 +123,7 @@ class Run:
 
     def __enter__(self) -> Self:
         try:
-            with self._pool_in_use():
+            with _InUse(self._pool):
                 self._begin()
         except BaseException as error:
             self._end(error)
@@ -111,18 +132,8 @@ class Run:
 
     def step(self) -> bool:
         """One round: pull, wait for answers, carry out what follows. False when the run is over."""
-        with self._pool_in_use():
+        with _InUse(self._pool):
             return self._step()
-
-    @contextlib.contextmanager
-    def _pool_in_use(self) -> Iterator[None]:
-        """It is not cleared away in the middle of what is done here, whoever closes it, from whichever thread."""
-        before, self._pool.in_use = self._pool.in_use, True
-        try:
-            self._pool.check_open()  # after the flag: whoever closes it sees that, or is seen here
-            yield
-        finally:
-            self._pool.in_use = before
 
     def _step(self) -> bool:
         self._pull()
@@ -162,14 +173,14 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end(None if isinstance(error, GeneratorExit) else error)
+        self._end(None if kind is GeneratorExit else error)
 
     def snapshot_is_due(self) -> bool:
         """Whether `every` seconds have passed, and there is something to show. Lanes are asked to ship for the next."""
         if self._every is None or monotonic() < self._next_snapshot:
             return False
         self._next_snapshot = monotonic() + self._every
-        with self._pool_in_use():
+        with _InUse(self._pool):
             self._do(self._plan.handle(orders.Tick()))
         # Before anything has arrived there is nothing to show, and of nothing some reducers have no result.
         return len(self._plan.covered) > len(self._plan.failed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,7 +65,8 @@ def note_of_fold(reducer: str, piece: Piece, at: int | None, item: Any) -> str:
 
 
 def said(error: BaseException) -> str:
-    """An exception in a line: its type and message; of one that did not travel, the last line of its traceback."""
+    """An exception in a line: its type and message; of one that did not travel, that line of its traceback."""
     if type(error) is RemoteError:
-        return error.trace.strip().rpartition("\n")[2] or error.kind
+        lines = re.findall(rf"^(?:  \| )?((?:\w+\.)*{re.escape(error.kind)}(?::.*)?)$", error.trace, re.MULTILINE)
+        return str(lines[-1]) if lines else error.kind
     return type_and_message(error)

@@ -215,7 +215,7 @@ class Work:
             try:
                 done.extend(map(func, source))
             except BaseException as raised:  # SystemExit, KeyboardInterrupt and their like are the item's as well
-                if isinstance(raised, self._fatal):
+                if issubclass(type(raised), self._fatal):
                     raise
                 error = raised
             if done:
