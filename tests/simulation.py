@@ -8,6 +8,7 @@ of its own, for the claims about pace. Both check the plan after every event, an
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import random
 from collections import Counter, deque
@@ -134,6 +135,10 @@ class Faults:
         return "ok"
 
 
+class DiedPacking(Exception):
+    """A worker died while it packed its state."""
+
+
 @dataclass
 class Worker:
     """One lane's worker, and what is on the way to and from it."""
@@ -161,6 +166,7 @@ class World:
         cost: Callable[[int], float] = lambda index: 0.001,
         naming: str = "item",
         guarded: bool = False,
+        packing_kills: bool = False,
         nbytes: int = 8,
         seed: int = 0,
         covered=(),
@@ -176,6 +182,7 @@ class World:
         self.source = Source(items, None)
         self.faults = faults or Faults()
         self.cost, self.naming, self.guarded, self.nbytes = cost, naming, guarded, nbytes
+        self.packing_kills = packing_kills and not self.terms.shared_fate
         self.parcels = Parcels()
         self.folding = strategy.folding(reducer) if result is None else result
         self.workers = [self.new_worker() for _ in range(self.terms.lanes)]
@@ -346,7 +353,8 @@ class World:
         """Take up the next order; ships are done at once, runs by `end`."""
         order = worker.inbox.popleft()
         if isinstance(order, Ship):
-            worker.outbox.append(Shipped(order.lane, self.pack(worker), 0.0, self.ship_seconds(worker)))
+            with contextlib.suppress(DiedPacking):
+                worker.outbox.append(Shipped(order.lane, self.pack(worker), 0.0, self.ship_seconds(worker)))
             return
         worker.running = order
         worker.until = self.now + self.expected(order)
@@ -363,7 +371,7 @@ class World:
     def ship_seconds(self, worker: Worker) -> float:
         return 1e-5
 
-    def pack(self, worker: Worker) -> tuple[Piece, ...]:
+    def pack(self, worker: Worker, suspect: tuple[int, int] | None = None) -> tuple[Piece, ...]:
         pieces = []
         for covers, data in worker.gather.payloads():
             try:
@@ -371,6 +379,10 @@ class World:
             except TypeError as error:
                 bad = {i for start, stop in covers for i in range(start, stop)} & self.faults.unpackable
                 self.offences.update(bad)
+                if self.packing_kills:
+                    cause = self.random.choice(["died", "timeout"])
+                    self.lose(worker, suspect, cause, packing=True)
+                    raise DiedPacking from None
                 pieces.append(Piece(covers, error=error))
             else:
                 pieces.append(Piece(covers, packed, len(packed)))
@@ -419,7 +431,10 @@ class World:
                 flush(index + 1)
         flush(stop)
         worker.gather.close(stop)
-        pieces = self.pack(worker) if run.ship else None
+        try:
+            pieces = self.pack(worker, (run.start, stop)) if run.ship else None
+        except DiedPacking:
+            return
         if pieces is None:
             assert self.strategy.carries
         worker.outbox.append(
@@ -449,8 +464,8 @@ class World:
                 assert isinstance(worker.in_flight.pop(0), Ship)
             case Revoked(_, chunk, True):
                 worker.in_flight = [o for o in worker.in_flight if not (isinstance(o, Run) and o.chunk == chunk)]
-            case Lost(_, suspect, _, _):
-                if suspect is None:
+            case Lost(_, suspect, _, _, _, _, packing):
+                if suspect is None and not packing:
                     self.silent_deaths += 1
         self.tell(answer)
 
@@ -489,7 +504,14 @@ class World:
             return self.random.randint(run.start, index), self.random.randint(index + 1, run.stop)
         return run.start, run.stop
 
-    def lose(self, worker: Worker, suspect: tuple[int, int] | None, cause: str, certain: bool = False) -> None:
+    def lose(
+        self,
+        worker: Worker,
+        suspect: tuple[int, int] | None,
+        cause: str,
+        certain: bool = False,
+        packing: bool = False,
+    ) -> None:
         for _ in range(self.random.randint(0, len(worker.outbox))):  # what it had not quite written is gone
             if not isinstance(worker.outbox[-1], Worn) or self.random.random() < 0.5:
                 worker.outbox.pop()
@@ -504,7 +526,7 @@ class World:
         worker.running = None
         worker.dead = True
         lane = self.workers.index(worker)
-        worker.outbox.append(Lost(lane, suspect, cause, RuntimeError("died"), certain=certain))
+        worker.outbox.append(Lost(lane, suspect, cause, RuntimeError("died"), certain=certain, packing=packing))
 
 
 class Rough(World):
