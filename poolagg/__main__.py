@@ -30,6 +30,7 @@ import cloudpickle
 import poolagg
 from poolagg._checkpoint import look
 from poolagg._rendering import FORMATS, ranked, render
+from poolagg._texts import said
 from poolagg.errors import PoolAggError, RemoteError, TaskError, short_repr
 from poolagg.events import RunEvent
 from poolagg.sources import Blocks, blocks
@@ -92,8 +93,8 @@ def _complain(message: object, code: int) -> int:
 
 def _task_line(error: TaskError) -> str:
     cause = error.__cause__
-    what = cause.kind if isinstance(cause, RemoteError) else f"{type(cause).__name__}: {cause}"
-    return f"item {error.index}, {short_repr(error.item)}, failed: {what}. To leave such items out: --on-error skip"
+    what = cause.kind if type(cause) is RemoteError else "" if cause is None else said(cause)
+    return f"item {error.index}, {error.item_repr}, failed: {what}. To leave such items out: --on-error skip"
 
 
 def _write(text: str) -> int:

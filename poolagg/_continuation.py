@@ -6,11 +6,9 @@ the state is torn; should that raise, nothing is committed any more and the last
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
-import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import islice
 from time import monotonic
 from typing import Any, NoReturn
@@ -25,6 +23,7 @@ from poolagg._parcels import Source
 from poolagg._plan import Plan
 from poolagg._settings import Settings
 from poolagg._terms import Terms
+from poolagg._texts import said, trace_of
 from poolagg._verdicts import Skipped
 from poolagg.errors import CheckpointMismatch, RemoteError, clipped, short_repr
 from poolagg.functions import name_of
@@ -211,11 +210,17 @@ class Continuation:
 
     # -- what happens ------------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def covering(self, intervals: Iterable[Interval], nbytes: int = 0) -> Iterator[None]:
+    def covering(self, intervals: Iterable[Interval], nbytes: int = 0) -> _Covering:
         """Within this, the partials of these items, of `nbytes`, are folded in: wholly, or the state is torn."""
+        return _Covering(self, intervals, nbytes)
+
+    def begin_covering(self) -> bool:
+        """The state is torn from now on; whether it was whole."""
         whole, self._torn = not self._torn, True
-        yield
+        return whole
+
+    def end_covering(self, whole: bool, intervals: Iterable[Interval], nbytes: int) -> None:
+        """These items are in the state."""
         self._cadence.expect(nbytes)
         self.covered.update(intervals)
         self._torn, self.changed, self._finished = not whole, True, False
@@ -225,9 +230,8 @@ class Continuation:
         place = item.index, item.index + 1
         failed = None
         if len(self.failed) < LISTED:
-            failed = FailedItem(
-                item.index, short_repr(item.item), item.attempt, type(item.error).__name__, _trace(item.error)
-            )
+            name, trace = type(item.error).__name__, _trace(item.error)
+            failed = FailedItem(item.index, item.item_repr, item.attempt, name, trace)
         with self.covering([place]):
             if failed is None:
                 self.unlisted.add(*place)
@@ -274,7 +278,7 @@ class Continuation:
         except Exception as error:
             raise TypeError(
                 f"a checkpoint keeps the accumulator of {self._settings.reducer!r}, which does not pickle: "
-                f"{type(error).__name__}: {error}. Wrap it in a class with __reduce__"
+                f"{said(error)}. Wrap it in a class with __reduce__"
             ) from error
 
     def finish(self) -> events.Checkpointed | None:
@@ -288,6 +292,21 @@ class Continuation:
     def close(self) -> None:
         """Give the file free. A call that was interrupted may be made again."""
         self._store.close()
+
+
+class _Covering:
+    """What `Continuation.covering` returns. (`contextlib.contextmanager` sets `__traceback__` of what passes, which an
+    exception may forbid.)"""
+
+    def __init__(self, kept: Continuation, intervals: Iterable[Interval], nbytes: int) -> None:
+        self._kept, self._intervals, self._nbytes = kept, intervals, nbytes
+
+    def __enter__(self) -> None:
+        self._whole = self._kept.begin_covering()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._kept.end_covering(self._whole, self._intervals, self._nbytes)
 
 
 def _store(settings: Settings, has_state: bool) -> Store | Entrusted:
@@ -363,5 +382,5 @@ def _less(covered: Intervals, failed: Intervals) -> Intervals:
 
 
 def _trace(error: BaseException) -> str:
-    trace = error.trace if isinstance(error, RemoteError) else "".join(traceback.format_exception(error))
+    trace = error.trace if type(error) is RemoteError else trace_of(error)
     return clipped(trace, LONGEST)

@@ -114,6 +114,8 @@ class Failure(NamedTuple):
     index: int  # type: ignore[assignment]  # of an item: nobody looks for a field in here
     cause: Cause
     error: BaseException
+    item: str = ""
+    """The item's repr, as its lane said it; empty where the parent has the item itself."""
 
 
 class Piece(NamedTuple):
@@ -179,7 +181,8 @@ class Lost(NamedTuple):
 
     `reason`: why its pool has killed it; empty if it has not. `certain`: it is this lane's own loss, and no other item
     can be to blame, even where lanes share their fate. `silent`: the worker was in no item, so that `suspect` is
-    the chunk it had begun, if any; what it held may be to blame as well.
+    the chunk it had begun, if any; what it held may be to blame as well. `packing`: it died while it packed its state,
+    so that all that the lane held is suspect, beside `suspect`.
     """
 
     lane: int
@@ -189,6 +192,7 @@ class Lost(NamedTuple):
     reason: str = ""
     certain: bool = False
     silent: bool = False
+    packing: bool = False
 
 
 class Worn(NamedTuple):
@@ -277,6 +281,7 @@ class Fail(NamedTuple):
     error: BaseException
     attempt: int = 0
     cause: Cause = "raised"
+    item: str = ""
 
 
 Answer: TypeAlias = Finished | Shipped | Revoked | Yielded | Lost | Worn | Broken

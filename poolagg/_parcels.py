@@ -12,6 +12,7 @@ import pickle
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
+from types import GeneratorType
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from poolagg._numbers import PIECE, TYPES, Numbers, Puller, cut_pieces, join_pieces, read_piece, write_piece
@@ -34,6 +35,9 @@ __all__ = [
 # Items of these exact types cannot change after they were pulled, so a whole chunk of them is pickled at once; all
 # others are pickled one by one as they are pulled, for a generator may reuse its buffer.
 _ATOMS = TYPES | {str, bytes}
+
+_ENDED_FOR_GOOD = {*map(type, map(iter, ([], (), "", b"", {}, set(), range(0))))} | {GeneratorType}
+"""Iterators that remember their end, so that to ask them again runs no code of the user's."""
 
 TOGETHER = 64
 """Numbers that are pulled between two looks at the clock, from a source that is quick. So many, less one, may have to
@@ -128,7 +132,7 @@ class Source:
         self._encode = encode
         self._witness = witness
         self._sliced = iterable if encode is not None and is_sliced(iterable) else None
-        self._iterator = iter(()) if self._sliced is not None else iter(iterable)
+        self._iterator = iter(()) if self._sliced is not None else asked_once(iter(iterable))
         self._puller = Puller(self._iterator)
         self._start = 0
         self._items: list[Any] = []
@@ -324,6 +328,14 @@ def _buffer_size(item: Any) -> int:
     except Exception:  # few items have it
         return 0
     return nbytes if type(nbytes) is int else 0
+
+
+def asked_once(iterator: Iterator[Any]) -> Iterator[Any]:
+    """The same items, from an iterator that may be asked again after its end.
+
+    Not every iterator may: one over a queue would wait for ever. `chain` drops it at its end, for 5 ns an item.
+    """
+    return iterator if type(iterator) in _ENDED_FOR_GOOD else chain(iterator)
 
 
 def length_of(iterable: Iterable[Any]) -> int | None:

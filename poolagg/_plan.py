@@ -282,7 +282,7 @@ class Plan:
             if (leaf := self._ledger.skip(failure.index)) is not None:
                 self._orders.append(LeaveOut(leaf))
         else:
-            self._fail(Fail(failure.index, failure.error, attempt, failure.cause))
+            self._fail(Fail(failure.index, failure.error, attempt, failure.cause, failure.item))
         return again
 
     def _fail(self, order: Fail) -> None:
@@ -299,16 +299,23 @@ class Plan:
         if event.silent:
             self._lost_silently(event, runs, held)
             return
-        self._ledger.wait(*held)
-        suspect = event.suspect
+        suspect, together = event.suspect, event.packing and bool(held)
+        if together:  # one of all that were packed together is to blame
+            self._blame.suspects.extend(held)
+        else:
+            self._ledger.wait(*held)
         # With shared fate one death is that of all lanes: whoever was in flight may be to blame, and runs alone.
         explained = self.terms.shared_fate and not (lane.alone or event.certain)
         if suspect is None and explained and runs:
             suspect = runs[0].start, runs[0].stop
+        explained = explained or together
         for run in runs:
             if suspect is not None and (part := self._ledger.trimmed(*overlap(suspect, (run.start, run.stop)))):
-                self._suspect(run, part, event)
                 explained = True
+                if together:
+                    self._blame.suspects.append((run.start, run.stop))
+                else:
+                    self._suspect(run, part, event)
             else:
                 self._put_back(run)
         if not explained:

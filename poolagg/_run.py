@@ -12,7 +12,7 @@ import math
 import sys
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from time import monotonic
 from types import TracebackType
@@ -22,16 +22,18 @@ from poolagg import _orders as orders
 from poolagg import events
 from poolagg._chunks import overlaps
 from poolagg._interrupts import even_if_interrupted, interrupts_allowed, interrupts_held_back
+from poolagg._items import item_of
 from poolagg._pace import PARCEL
-from poolagg._parcels import Parcels, Source, open_parcel
+from poolagg._parcels import Parcels, Source
 from poolagg._plan import Plan
 from poolagg._seconds import bounded
 from poolagg._settings import Settings
+from poolagg._texts import add_note, message_of
 from poolagg._verdicts import Skipped, error_of_item, error_of_run, note_of_fold, note_of_input
 from poolagg._watching import Account, Watchers
 from poolagg.errors import CheckpointMismatch, PoolAggError, SkippedItems, WorkerLost
 from poolagg.functions import name_of
-from poolagg.pools import Job
+from poolagg.pools import Job, Pool, Watch
 from poolagg.reducers import Into
 
 if TYPE_CHECKING:  # few runs have a checkpoint, and sqlite3 takes as long to import as a worker to start
@@ -70,6 +72,27 @@ class Snapshot:
     final: bool
 
 
+class _InUse:
+    """Within this a pool is not cleared away, whoever closes it, from whichever thread.
+
+    (`contextlib.contextmanager` sets `__traceback__` of what passes, which an exception may forbid.)
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    def __enter__(self) -> None:
+        self._before, self._pool.in_use = self._pool.in_use, True
+        try:
+            self._pool.check_open()  # after the flag: whoever closes it sees that, or is seen here
+        except BaseException:
+            self._pool.in_use = self._before
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.in_use = self._before
+
+
 class Run:
     """One run: `step` drives it, and returns after each round of answers."""
 
@@ -96,7 +119,8 @@ class Run:
         self._pulling_since: float | None = None
         self._began = monotonic()
         self._next_redraw = self._next_snapshot = 0.0
-        self._timed_out: set[int] = set()
+        timeout = settings.item_timeout
+        self._watch = None if timeout is None else Watch(self._pool, timeout)
         self._working = False
         self._lease = object()
         """What the pool knows this run by. Not the run itself: it ends when it is forgotten."""
@@ -110,7 +134,7 @@ class Run:
     def __enter__(self) -> Self:
         self._entered = True
         try:
-            with self._pool_in_use():
+            with _InUse(self._pool):
                 self._begin()
         except BaseException as error:
             self._end(error)
@@ -119,18 +143,8 @@ class Run:
 
     def step(self) -> bool:
         """One round: pull, wait for answers, carry out what follows. False when the run is over."""
-        with self._pool_in_use():
+        with _InUse(self._pool):
             return self._step()
-
-    @contextlib.contextmanager
-    def _pool_in_use(self) -> Iterator[None]:
-        """It is not cleared away in the middle of what is done here, whoever closes it, from whichever thread."""
-        before, self._pool.in_use = self._pool.in_use, True
-        try:
-            self._pool.check_open()  # after the flag: whoever closes it sees that, or is seen here
-            yield
-        finally:
-            self._pool.in_use = before
 
     def _step(self) -> bool:
         self._pull()
@@ -176,7 +190,7 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        even_if_interrupted(self._end, None if isinstance(error, GeneratorExit) else error)
+        even_if_interrupted(self._end, None if kind is GeneratorExit else error)
 
     def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
         """End a run whose `__exit__` an interrupt has prevented."""
@@ -188,7 +202,7 @@ class Run:
         if self._every is None or monotonic() < self._next_snapshot:
             return False
         self._next_snapshot = monotonic() + self._every
-        with self._pool_in_use():
+        with _InUse(self._pool):
             self._do(self._plan.handle(orders.Tick()))
         # Before anything has arrived there is nothing to show, and of nothing some reducers have no result.
         return len(self._plan.covered) > self._plan.failures
@@ -268,16 +282,16 @@ class Run:
             deadlines.append(self._next_redraw)
         if self._every is not None:
             deadlines.append(self._next_snapshot)
-        if self._settings.item_timeout is not None:
-            deadlines.append(self._next_timeout(self._settings.item_timeout))
+        if self._watch is not None:
+            deadlines.append(self._watch.next)
         if self._kept is not None and (look := self._kept.next_look) is not None:
             deadlines.append(look)
         deadlines.extend(at for _, _, at in self._divisible())
         return bounded(min(deadlines) - monotonic()) if deadlines else None
 
     def _look_at_the_clock(self) -> None:
-        if self._settings.item_timeout is not None:
-            self._kill_overdue(self._settings.item_timeout)
+        if self._watch is not None and self._working:
+            self._watch.look(range(self._plan.terms.lanes))
         for lane, chunk, at in self._divisible():
             if monotonic() >= at:
                 self._do(self._plan.handle(orders.Late(lane, chunk)))
@@ -339,7 +353,7 @@ class Run:
         except Exception as another:
             if error is None:
                 raise
-            error.add_note(f"poolagg: and the checkpoint was not written: {another}")
+            add_note(error, f"poolagg: and the checkpoint was not written: {message_of(another)}")
         finally:
             self._close(self._kept, error)
 
@@ -383,7 +397,7 @@ class Run:
         except CheckpointMismatch:
             raise
         except Exception as error:
-            error.add_note(note_of_input(self._source.position))
+            add_note(error, note_of_input(self._source.position))
             raise
         self._account.pulling += monotonic() - (until - PULLING)
 
@@ -475,23 +489,24 @@ class Run:
     def _note_item(self, error: BaseException, piece: orders.Piece) -> None:
         at = self._folding.at
         item = None if at is None else self._item(at)
-        error.add_note(note_of_fold(repr(self._settings.reducer), piece, at, item))
+        add_note(error, note_of_fold(repr(self._settings.reducer), piece, at, item))
 
     # -- failures ----------------------------------------------------------------------------------------------
 
-    def _item(self, index: int, most: float = math.inf) -> Any:
-        """The item itself, for messages; None if it does not unpickle here, or is one of more than `most` bytes."""
+    def _item(self, index: int, text: str = "", most: float = math.inf) -> Any:
+        """An item, for messages: itself, or its pickle with its `text`; None if its parcel has more than `most` bytes.
+
+        An item that is in the result already is not kept, and None as well.
+        """
         try:
             parcel = self._parcels.find(index)
-            if parcel.nbytes > most:
-                return None
-            (item,), unpack = open_parcel(*parcel.cut(index, index + 1), 1)
-            return item if unpack is None else unpack(item)
-        except Exception:
+        except LookupError:
             return None
+        return None if parcel.nbytes > most else item_of(parcel, index, text)
 
     def _item_failed(self, failure: orders.Failure, attempt: int, will_retry: bool) -> events.ItemFailed:
-        return events.ItemFailed(failure.index, self._item(failure.index), failure.error, attempt, will_retry)
+        item = self._item(failure.index, failure.item)
+        return events.ItemFailed(failure.index, item, failure.error, attempt, will_retry)
 
     def _skip(self, failed: events.ItemFailed) -> None:
         self._watchers.tell(failed)
@@ -506,29 +521,17 @@ class Run:
     def _fail(self, order: orders.Fail) -> NoReturn:
         if order.index is None:
             raise error_of_run(order, repr(self._settings.reducer))
-        failure = orders.Failure(order.index, order.cause, order.error)
+        failure = orders.Failure(order.index, order.cause, order.error, order.item)
         self._watchers.tell_if(self._item_failed, failure, order.attempt, False)
-        raise error_of_item(order, name_of(self._settings.func), order.index, self._item(order.index))
+        raise error_of_item(order, name_of(self._settings.func), order.index, self._item(order.index, order.item))
 
     def _tell_death(self, lost: orders.Lost) -> None:
-        self._timed_out.discard(lost.lane)
         error = lost.error
         exitcode, signal = (error.exitcode, error.signal) if isinstance(error, WorkerLost) else (None, None)
         suspect = lost.suspect[0] if lost.suspect is not None and lost.suspect[1] - lost.suspect[0] == 1 else None
         self._watchers.tell_if(events.WorkerDied, exitcode, signal, suspect, lost.lane, monotonic(), lost.reason)
 
     # -- time --------------------------------------------------------------------------------------------------
-
-    def _next_timeout(self, timeout: float) -> float:
-        batches = [self._pool.batch(lane) for lane in range(self._plan.terms.lanes)]
-        return min([batch.since for batch in batches if batch is not None] + [monotonic()]) + timeout
-
-    def _kill_overdue(self, timeout: float) -> None:
-        for lane in range(self._plan.terms.lanes):
-            batch = self._pool.batch(lane)
-            if batch is not None and monotonic() - batch.since > timeout and lane not in self._timed_out:
-                self._timed_out.add(lane)
-                self._pool.kill(lane, f"ran longer than item_timeout={timeout} s")
 
     def _items_done(self) -> int:
         """Items that are merged, held in a lane, or done in a chunk that is running."""
@@ -548,7 +551,7 @@ class Run:
 
     def _slow_item(self, start: int, stop: int, seconds: float) -> Any:
         """The item that took so long, if it is one; not if telling it took long, too."""
-        return self._item(start, SMALL) if seconds >= SLOW and stop - start == 1 else None
+        return self._item(start, most=SMALL) if seconds >= SLOW and stop - start == 1 else None
 
     def _state_shipped(self, answer: orders.Shipped) -> events.StateShipped:
         nbytes = nbytes_of(answer.pieces)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass, field, replace
 
+from poolagg._items import unopened
 from poolagg._limit import Shares
+from poolagg._texts import said, short_repr
 from poolagg._timeline import PARENT, Span, Timeline
-from poolagg.errors import short_repr
 from poolagg.events import (
     Accounted,
     Checkpointed,
@@ -194,7 +195,7 @@ class Tally:
         self.timeline.add(event.lane, Span(began, ended, parts, event.start, event.stop))
         self.first = min(self.first or began, began)
         self.last = max(self.last, event.at)
-        slow = Slow(event.slowest[2], *event.slowest[:2], _text(event.slowest_item))
+        slow = Slow(event.slowest[2], *event.slowest[:2], _text(unopened(event, "slowest_item")))
         if ended >= self.ending:
             self.ending = ended
             most = slow.seconds > 0.5 * event.seconds
@@ -230,8 +231,8 @@ class Tally:
         self.retries += event.will_retry
         self.skipped += not event.will_retry
         if not event.will_retry and len(self.failures) < FEW:
-            what = " ".join(f"{type(event.error).__name__}: {event.error}".split())
-            self.failures.append(f"item {event.index:,}, {short_repr(event.item)}: {what[:200]}")
+            what = " ".join(said(event.error).split())
+            self.failures.append(f"item {event.index:,}, {event.item_repr}: {what[:200]}")
 
     def _death(self, event: WorkerDied) -> None:
         self.lost += 1

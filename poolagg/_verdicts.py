@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from poolagg._orders import Fail, Piece
-from poolagg.errors import PoolAggError, ReducerError, RemoteError, TaskError, WorkerLost, clipped, short_repr
+from poolagg._texts import message_of, short_repr
+from poolagg._texts import said as type_and_message
+from poolagg.errors import PoolAggError, ReducerError, RemoteError, TaskError, WorkerLost, clipped
 from poolagg.events import ItemFailed
 
 __all__ = ["Skipped", "error_of_item", "error_of_run", "note_of_fold", "note_of_input", "said"]
@@ -20,13 +23,13 @@ SAID = 1000
 
 
 def error_of_item(order: Fail, func: str, index: int, item: Any) -> PoolAggError:
-    """The error for an item that failed for good; its cause is what failed."""
+    """The error for an item that failed for good; its cause is what failed. `item` may be one that is not opened."""
     error = order.error
     times = "once" if order.attempt == 1 else f"{order.attempt} times"
     what = f"item {index}, {short_repr(item)}, which was run {times}"
-    if isinstance(error, WorkerLost) and order.cause == "died":
+    if type(error) is WorkerLost and order.cause == "died":
         return WorkerLost(
-            f"{error} while it ran {what}. {ADVICE}",
+            f"{message_of(error)} while it ran {what}. {ADVICE}",
             exitcode=error.exitcode, signal=error.signal, index=index, item=item,
         )  # fmt: skip
     told = TaskError(
@@ -63,8 +66,7 @@ class Skipped:
         """Count one item."""
         self.count += 1
         if len(self._first) < FEW:
-            what = clipped(said(failed.error), SAID)
-            self._first.append(f"item {failed.index}, {short_repr(failed.item)}: {what}")
+            self._first.append(f"item {failed.index}, {failed.item_repr}: {clipped(said(failed.error), SAID)}")
 
     def add_untold(self, count: int) -> None:
         """Count items of which nothing but their number is known."""
@@ -92,7 +94,8 @@ def note_of_fold(reducer: str, piece: Piece, at: int | None, item: Any) -> str:
 
 
 def said(error: BaseException) -> str:
-    """An exception in a line: its type and message; of one that did not travel, the last line of its traceback."""
-    if isinstance(error, RemoteError):
-        return error.trace.strip().rpartition("\n")[2] or error.kind
-    return f"{type(error).__name__}: {error}"
+    """An exception in a line: its type and message; of one that did not travel, that line of its traceback."""
+    if type(error) is RemoteError:
+        lines = re.findall(rf"^(?:  \| )?((?:\w+\.)*{re.escape(error.kind)}(?::.*)?)$", error.trace, re.MULTILINE)
+        return str(lines[-1]) if lines else error.kind
+    return type_and_message(error)

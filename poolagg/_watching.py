@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from poolagg._signals import raised_by_handler
-from poolagg.errors import short_repr
+from poolagg._texts import said, short_repr
 from poolagg.events import Accounted, RunEvent
 
 __all__ = ["Account", "Watchers"]
@@ -36,7 +36,7 @@ class Watchers:
                     raise
                 self._watchers.remove(watcher)
                 warnings.warn(
-                    f"the watcher {short_repr(watcher)} raised {type(error).__name__}: {error}, on "
+                    f"the watcher {short_repr(watcher)} raised {said(error)}, on "
                     f"{short_repr(event)}, "
                     "and is told nothing more; the run goes on",
                     RuntimeWarning,

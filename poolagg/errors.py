@@ -6,8 +6,10 @@ because people log, store and re-raise them.
 
 from __future__ import annotations
 
-import reprlib
 from typing import Any
+
+from poolagg._items import opened_when_asked, repr_of
+from poolagg._texts import short_repr
 
 __all__ = [
     "CheckpointError",
@@ -23,21 +25,6 @@ __all__ = [
     "clipped",
     "short_repr",
 ]
-
-_reprs = reprlib.Repr()
-_reprs.maxstring = _reprs.maxother = 80
-
-
-def short_repr(value: object) -> str:
-    """`repr(value)`, cut to about a line; a repr that raises becomes the type's name.
-
-    >>> short_repr(list(range(1000)))
-    '[0, 1, 2, 3, 4, 5, ...]'
-    """
-    try:
-        return _reprs.repr(value)
-    except Exception:
-        return f"<{type(value).__name__} whose repr raises>"
 
 
 def clipped(text: str, most: int) -> str:
@@ -71,29 +58,44 @@ def _rebuild(kind: type[_WithValues], message: str, values: dict[str, Any]) -> _
     return kind(message, **values)
 
 
+@opened_when_asked("item")
 class TaskError(_WithValues):
     """`func`, or a function of the reducer's that runs with it, failed on one item.
 
     `index` is the item's position in the input, `item` the item itself, `attempts` how often it was run. The original
     exception is `__cause__`; one that does not survive pickling is there as a `RemoteError`.
+
+    An item of a class of yours is kept as its pickle, and opened when you first ask for `item`: if it does not
+    unpickle, an `UnreadableItem` stands for it. `item_repr` is its repr in a line, and opens nothing.
     """
 
     index: int
     item: Any
     attempts: int
 
+    @property
+    def item_repr(self) -> str:
+        """The item's repr, cut to about a line, as the worker that ran it said it."""
+        return repr_of(self)
 
+
+@opened_when_asked("item")
 class WorkerLost(_WithValues):
     """A worker died, and the item it was running was not to be run again.
 
     `exitcode` is the process's exit code or None, `signal` the signal's name or None; `index` and `item` name the item
-    it was running, both None when it was running none.
+    it was running, both None when it was running none. The item is opened when it is asked for, as in `TaskError`.
     """
 
     exitcode: int | None
     signal: str | None
     index: int | None
     item: Any
+
+    @property
+    def item_repr(self) -> str:
+        """The item's repr, cut to about a line; of an item of a class of yours, the name of its class."""
+        return repr_of(self)
 
 
 class ReducerError(PoolAggError):

@@ -5,8 +5,11 @@ Times are seconds, sizes bytes, and `at` is when it happened (`time.monotonic()`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
+
+from poolagg._items import opened_when_asked, repr_of, unopened
+from poolagg._texts import short_repr
 
 __all__ = [
     "Accounted",
@@ -49,15 +52,24 @@ class RunStarted:
     why: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkDone:
+class _WithItem:
+    """An event with an item, which its repr does not open."""
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{one.name}={short_repr(unopened(self, one.name))}" for one in fields(self))  # type: ignore[arg-type]
+        return f"{type(self).__name__}({values})"
+
+
+@opened_when_asked("slowest_item")
+@dataclass(frozen=True, repr=False)
+class ChunkDone(_WithItem):
     """A worker ran items `start` to `stop` (exclusive): `seconds` of work; the parent heard of it `at`.
 
     `reduce_seconds` of them it folded. If it shipped its state with it, `sent` bytes, it took `pack_seconds` more to
     pack that, and the parent `open_seconds` to open it. `began` is when the worker began it, 0 if its clock is another.
     Of the batches that the chunk ran in, the slowest had items `slowest[0]` to `slowest[1]` and took `slowest[2]`. A
     batch lasts about a millisecond, so an item that takes longer is alone in its own; `slowest_item` is that item, if
-    it took a tenth of a second and is small.
+    it took a tenth of a second and is small; it is opened when it is asked for, as in `ItemFailed`.
     """
 
     lane: int
@@ -113,15 +125,25 @@ class Progressed:
     total: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class ItemFailed:
-    """An attempt at one item failed. With `will_retry` false it is final: skipped, or about to be raised."""
+@opened_when_asked("item")
+@dataclass(frozen=True, repr=False)
+class ItemFailed(_WithItem):
+    """An attempt at one item failed. With `will_retry` false it is final: skipped, or about to be raised.
+
+    An item of a class of yours is kept as its pickle, and opened when you first ask for `item`: if it does not
+    unpickle, an `UnreadableItem` stands for it. `item_repr` is its repr in a line, and opens nothing.
+    """
 
     index: int
     item: Any
     error: BaseException
     attempt: int
     will_retry: bool
+
+    @property
+    def item_repr(self) -> str:
+        """The item's repr, cut to about a line, as the worker that ran it said it."""
+        return repr_of(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,6 +158,10 @@ class Died(Exception):
     """The worker is gone."""
 
 
+class DiedPacking(Exception):
+    """A worker died while it packed its state."""
+
+
 @dataclass
 class Worker:
     """One lane's worker, and what is on the way to and from it."""
@@ -187,6 +191,7 @@ class World:
         cost: Callable[[int], float] = lambda index: 0.001,
         naming: str = "item",
         guarded: bool = False,
+        packing_kills: bool = False,
         nbytes: int = 8,
         seed: int = 0,
         covered=(),
@@ -203,6 +208,7 @@ class World:
         self.source = Source(items, None)
         self.faults = faults or Faults()
         self.cost, self.naming, self.guarded, self.nbytes = cost, naming, guarded, nbytes
+        self.packing_kills = packing_kills and not self.terms.shared_fate
         self.parcels = Parcels()
         self.folding = strategy.folding(reducer) if result is None else result
         self.workers = [self.new_worker() for _ in range(self.terms.lanes)]
@@ -382,7 +388,7 @@ class World:
         """Take up the next order; ships are done at once, runs by `end`."""
         order = worker.inbox.popleft()
         if isinstance(order, Ship):
-            with contextlib.suppress(Died):
+            with contextlib.suppress(Died, DiedPacking):
                 worker.outbox.append(Shipped(order.lane, self.pack(worker), 0.0, self.ship_seconds(worker)))
             return
         worker.running, worker.begun = order, order.chunk
@@ -400,7 +406,7 @@ class World:
     def ship_seconds(self, worker: Worker) -> float:
         return 1e-5
 
-    def pack(self, worker: Worker) -> tuple[Piece, ...]:
+    def pack(self, worker: Worker, suspect: tuple[int, int] | None = None) -> tuple[Piece, ...]:
         pieces = []
         payloads = worker.gather.payloads()
         if self.faults.strikes("sinks", [interval for covers, _ in payloads for interval in covers]):
@@ -412,6 +418,10 @@ class World:
             except TypeError as error:
                 bad = {i for start, stop in covers for i in range(start, stop)} & self.faults.unpackable
                 self.offences.update(bad)
+                if self.packing_kills:
+                    cause = self.random.choice(["died", "timeout"])
+                    self.lose(worker, suspect, cause, packing=True)
+                    raise DiedPacking from None
                 pieces.append(Piece(covers, error=error))
             else:
                 pieces.append(Piece(covers, packed, len(packed)))
@@ -467,8 +477,8 @@ class World:
             self.die(worker, run, None, "died")
             return
         try:
-            pieces = self.pack(worker) if run.ship else None
-        except Died:
+            pieces = self.pack(worker, (run.start, stop)) if run.ship else None
+        except (Died, DiedPacking):
             return
         if pieces is None:
             assert self.strategy.carries
@@ -512,9 +522,11 @@ class World:
                 assert isinstance(worker.in_flight.pop(0), Ship)
             case Revoked(_, chunk, True):
                 worker.in_flight = [o for o in worker.in_flight if not (isinstance(o, Run) and o.chunk == chunk)]
-            case Lost(lane, suspect, _, _):
+            case Lost(lane, suspect, _, _, _, _, _, packing):
                 had = self.plan._lanes[lane]
-                if suspect is None:
+                if suspect is None and packing:
+                    self.unexplained += not had.held
+                elif suspect is None:
                     self.silent_deaths += 1
                     self.unexplained += not answer.silent or (not had.held and all(run.alone for run in had.chunks))
         self.tell(answer)
@@ -554,7 +566,14 @@ class World:
             return self.random.randint(run.start, index), self.random.randint(index + 1, run.stop)
         return run.start, run.stop
 
-    def lose(self, worker: Worker, suspect: tuple[int, int] | None, cause: str, certain: bool = False) -> None:
+    def lose(
+        self,
+        worker: Worker,
+        suspect: tuple[int, int] | None,
+        cause: str,
+        certain: bool = False,
+        packing: bool = False,
+    ) -> None:
         for _ in range(self.random.randint(0, len(worker.outbox))):  # what it had not quite written is gone
             if not isinstance(worker.outbox[-1], Worn) or self.random.random() < 0.5:
                 worker.outbox.pop()
@@ -576,7 +595,8 @@ class World:
         worker.running = None
         worker.dead = True
         lane = self.workers.index(worker)
-        worker.outbox.append(Lost(lane, suspect, cause, RuntimeError("died"), certain=certain, silent=silent))
+        lost = Lost(lane, suspect, cause, RuntimeError("died"), certain=certain, silent=silent, packing=packing)
+        worker.outbox.append(lost)
 
 
 class Rough(World):

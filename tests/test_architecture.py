@@ -29,8 +29,7 @@ MAY_IMPORT = {
     # floor 0, pure: values and what is made of them
     "_lazily": set(),
     "_signals": set(),
-    "errors": set(),
-    "events": set(),
+    "_texts": set(),
     "functions": set(),
     "_sizes": set(),
     "_seconds": set(),
@@ -42,6 +41,9 @@ MAY_IMPORT = {
     "_chunks": set(),
     "_numbers": set(),
     "_parcels": {"_numbers"},
+    "_items": {"_parcels", "_texts"},
+    "errors": {"_items", "_texts"},
+    "events": {"_items", "_texts"},
     "_stable": {"_numbers"},
     "_pages": {"_chunks", "_numbers", "_parcels", "_stable"},
     # A value's digest is made of its own attributes, of code, and of names where it is a library's or passes.
@@ -52,6 +54,7 @@ MAY_IMPORT = {
     "_state": {"_attributes", "_instructions", "_origin", "_stable", "_transient", "errors", "functions"},
     "_fingerprint": {"_state"},
     "_orders": {"_chunks"},
+    "_overdue": set(),
     "_rendering": set(),
     # what holds signals back from whoever acquires or releases
     # floor 1, pure: decisions
@@ -65,34 +68,34 @@ MAY_IMPORT = {
     "strategies": {"_chunks", "_kinds", "_lazily", "reducers"},
     "_limit": set(),
     "_timeline": set(),
-    "_tally": {"_limit", "_timeline", "errors", "events"},
+    "_tally": {"_items", "_limit", "_texts", "_timeline", "events"},
     "_report_page": {"_limit", "_timeline"},
     "_report": {"_limit", "_report_page", "_sizes", "_tally", "events"},
     # floor 2: effects
     "pools": {
-        *("_aliasing", "_chunks", "_interrupts", "_lazily", "_orders", "_parcels", "_seconds", "_signals"),
-        *("_sizes", "errors", "functions", "reducers", "strategies"),
+        *("_aliasing", "_chunks", "_interrupts", "_lazily", "_orders", "_overdue", "_parcels", "_seconds"),
+        *("_signals", "_sizes", "_texts", "errors", "functions", "reducers", "strategies"),
     },
     "_progress": {"events"},
     "_ownership": {"_interrupts"},
     "_checkpoint": {"_chunks", "_interrupts", "_ownership", "_seconds", "errors"},
     "resources": {"_interrupts", "_ownership", "_seconds", "errors", "reducers"},
     "_entrusted": {"_checkpoint", "_interrupts", "errors", "resources"},
-    "_verdicts": {"_orders", "errors", "events"},
+    "_verdicts": {"_orders", "_texts", "errors", "events"},
     # floor 3: the one place that holds a plan and a pool
-    "_watching": {"_signals", "errors", "events"},
+    "_watching": {"_signals", "_texts", "events"},
     "_settings": {
         *("_checkpoint", "_chunks", "_pages", "_progress", "_seconds", "_terms", "events", "pools"),
         *("reducers", "strategies"),
     },
     "_continuation": {
         *("_checkpoint", "_chunks", "_entrusted", "_fingerprint", "_pages", "_parcels", "_plan"),
-        *("_settings", "_terms", "_verdicts", "errors", "events", "functions", "strategies"),
+        *("_settings", "_terms", "_texts", "_verdicts", "errors", "events", "functions", "strategies"),
     },
     "_run": {
-        *("_chunks", "_continuation", "_interrupts", "_orders", "_pace", "_pages", "_parcels", "_plan"),
-        *("_seconds", "_settings", "_verdicts", "_watching", "errors", "events", "functions", "pools"),
-        *("reducers",),
+        *("_chunks", "_continuation", "_interrupts", "_items", "_orders", "_pace", "_pages", "_parcels"),
+        *("_plan", "_seconds", "_settings", "_texts", "_verdicts", "_watching", "errors", "events"),
+        *("functions", "pools", "reducers"),
     },
     "_engine": {"_checkpoint", "_run", "_seconds", "_settings", "events", "pools", "reducers", "strategies"},
     # floor 4: doors to the outside
@@ -101,7 +104,7 @@ MAY_IMPORT = {
         *("_engine", "_progress", "errors", "events", "functions", "pools", "reducers", "sources", "strategies"),
         *("_checkpoint", "_lazily", "_report", "resources", "testing"),
     },
-    "__main__": {"__init__", "_checkpoint", "_rendering", "errors", "events", "sources", "testing"},
+    "__main__": {"__init__", "_checkpoint", "_rendering", "_texts", "errors", "events", "sources", "testing"},
 }
 
 PURE = {
@@ -120,7 +123,8 @@ PURE = {
         "_plan",
         "strategies",
     ),
-    *("strategies", "_aliasing", "_limit", "_timeline", "_tally", "_report_page", "_report"),
+    *("_items", "_overdue", "_texts"),
+    *("_aliasing", "_limit", "_timeline", "_tally", "_report_page", "_report"),
 }
 """Rooms without clock, process or file. (`sources` makes files into items, `_rendering` results into text; a report
 writes its page and its trace when it is told to, and nothing else.)"""

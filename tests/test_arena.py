@@ -490,7 +490,7 @@ def test_an_array_that_is_kept_does_not_keep_the_memory_of_others() -> None:
 
 
 def test_memory_that_could_not_be_mapped_is_given_back() -> None:
-    """The worker's address space has no room for a slot beside its array of 100 MB."""
+    """The worker's address space has no room for a slot beside its array of 100 MB, which goes through the pipe."""
 
     def make(x: int) -> Any:
         import resource
@@ -503,7 +503,7 @@ def test_memory_that_could_not_be_mapped_is_given_back() -> None:
         return array
 
     with ProcessPool(1) as pool:
-        assert len(aggregate(make, range(3), Collect(), pool=pool, on_error=lambda event: None, chunksize=1)) == 2
+        assert len(aggregate(make, range(3), Collect(), pool=pool, chunksize=1)) == 3
         settle(pool)
         assert max(held(pool)) <= KEPT
 
@@ -520,18 +520,9 @@ def test_without_memory_for_an_arena_the_pipe_serves(method: str, opened: list[P
 
 
 def test_a_partial_that_does_not_fit_into_memory_a_second_time_is_an_error_of_its_item(method: str) -> None:
-    """Neither in a slot nor in the pipe's copy. The others, and the worker, are as good as before."""
-
-    def make(x: int) -> Any:
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        array = np.ones(200 * MB if x == 3 else 10, "u1")
-        if x == 3:
-            pages = int(Path("/proc/self/statm").read_text().split()[0])
-            resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 50 * MB, resource.RLIM_INFINITY))
-        return array
-
+    """A text has no buffer that could be sent without a copy. The others, and the worker, are as good as before."""
+    make_array = without_room_for_another(3)
+    make = lambda x: make_array(x) if x != 3 else make_array(3, str)
     with ProcessPool(2, start_method=method) as pool:
         died: list[Any] = []
         watch = lambda event: died.append(event) if isinstance(event, events.WorkerDied) else None
@@ -543,6 +534,31 @@ def test_a_partial_that_does_not_fit_into_memory_a_second_time_is_an_error_of_it
         assert isinstance(caught.value.__cause__, MemoryError)
         assert len(run(on_error=lambda event: None)) == 5
         assert not died
+
+
+def test_an_array_that_does_not_fit_into_memory_a_second_time_goes_through_the_pipe(method: str) -> None:
+    with ProcessPool(2, start_method=method) as pool:
+        options = {"pool": pool, "strategy": Stream(), "chunksize": 1}
+        arrays = aggregate(without_room_for_another(3), range(6), Collect(), **options)
+    assert [len(array) for array in arrays] == [10, 10, 10, 200 * MB, 10, 10]
+    assert all(array[0] == array[-1] == 1 for array in arrays)
+
+
+def without_room_for_another(large: int) -> Any:
+    """A function that makes one large object, and leaves its process no room for another."""
+
+    def make(x: int, kind: type | None = None) -> Any:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        size = 200 * MB if x == large else 10
+        array = np.ones(size, "u1") if kind is None else "x" * size
+        if x == large:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 50 * MB, resource.RLIM_INFINITY))
+        return array
+
+    return make
 
 
 # -- workers that die --------------------------------------------------------------------------------------------------

@@ -84,10 +84,11 @@ def ship_in_slots() -> Any:
             return pickle.loads, (pickle.PickleBuffer(dumps(self.data)),)
 
     def initializer() -> None:
-        from poolagg.pools import _worker
+        from poolagg.pools import _outbox, _packing
 
-        pack = _worker.pack_pieces
-        _worker.pack_pieces = lambda payloads, *rest: pack([(covers, Apart(data)) for covers, data in payloads], *rest)
+        dumps = _packing.dumps
+        in_slots = lambda value, apart=None, *rest: dumps(value if apart is None else Apart(value), apart, *rest)
+        _outbox.dumps = _packing.dumps = in_slots
 
     return initializer
 

@@ -68,6 +68,7 @@ def worlds(draw, kinds=KINDS, faulty=True, **fixed):
         "skip": draw(st.booleans()) or draw(st.booleans()),
         "shared_fate": shared,
         "guarded": draw(st.booleans()),
+        "packing_kills": draw(st.booleans()),
         "leaves": draw(st.sampled_from([0, 1, 2, 16])),
         "window_chunks": draw(st.integers(1, 8)),
         "window_bytes": draw(st.sampled_from([0, 60, 1 << 20])),
@@ -275,6 +276,17 @@ def test_a_leaf_may_have_to_be_searched_more_than_once():
 def test_a_partial_that_does_not_pickle_is_found_by_halving(strategy, chunksize):
     """It costs itself and no other, however many partials were shipped with it."""
     world = one_bad_item("unpackable", 1, strategy, skip=True, chunksize=chunksize, n=50)
+    assert list(world.skipped) == [7]
+    assert_exact(world, 50)
+    assert max(world.ran.values()) <= 12
+
+
+@pytest.mark.parametrize("chunksize", [5, 20, None])
+@pytest.mark.parametrize("strategy", [Stream(), Ordered(), Combine(), Tree()], ids=repr)
+def test_a_partial_that_kills_who_packs_its_state_is_found_by_halving(strategy, chunksize):
+    """Whatever the lane held is suspect, and no other item is charged with the deaths."""
+    terms = {"packing_kills": True, "retries": 0, "skip": True, "chunksize": chunksize, "n": 50}
+    world = one_bad_item("unpackable", 1, strategy, **terms)
     assert list(world.skipped) == [7]
     assert_exact(world, 50)
     assert max(world.ran.values()) <= 12

@@ -306,7 +306,7 @@ def test_an_item_does_not_fail_for_what_others_left(tmp_path: Path, monkeypatch:
 
 
 def test_who_runs_when_the_kill_comes_too_late_is_innocent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker that has just ended the item it is killed for costs the next one no attempt."""
+    """A worker that has just ended the item it was to be killed for lives on, with the next one."""
     stopped: list[Any] = []
     kill = Handle.kill
 
@@ -329,8 +329,7 @@ def test_who_runs_when_the_kill_comes_too_late_is_innocent(monkeypatch: pytest.M
     pool = ProcessPool(2, memory_limit="1GiB")
     assert aggregate(slow, range(100), Sum(), pool=pool, retries=0, watch=watch) == sum(range(100))
     assert stopped
-    assert [event.suspect for event in watch.of(events.WorkerDied)] == [None] * len(stopped)
-    assert {event.reason for event in watch.of(events.WorkerDied)} == {"it grew to as much as a test wants"}
+    assert not watch.of(events.WorkerDied)
 
 
 def test_a_run_that_failed_for_an_item_that_grows_is_continued(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from poolagg.pools._adopt import as_pool
     from poolagg.pools._pool import Pool
     from poolagg.pools._share import share
+    from poolagg.pools._watch import Watch
     from poolagg.pools._work import Job
     from poolagg.pools.dask import DaskPool
     from poolagg.pools.process import ProcessPool, usable_cpus
@@ -23,6 +24,7 @@ __all__ = [
     "RayPool",
     "SerialPool",
     "ThreadPool",
+    "Watch",
     "as_pool",
     "share",
     "usable_cpus",
@@ -34,6 +36,7 @@ __getattr__, __dir__ = lazily(
         "_adopt": ("as_pool",),
         "_pool": ("Pool",),
         "_share": ("share",),
+        "_watch": ("Watch",),
         "_work": ("Job",),
         "dask": ("DaskPool",),
         "process": ("ProcessPool", "usable_cpus"),

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import signal
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -27,18 +28,22 @@ from typing import Any, NamedTuple
 from poolagg.pools._descriptors import Descriptor, close_all, descriptors
 from poolagg.pools._memory import own_memory
 
-__all__ = ["SLOTS", "Batch", "Cell", "Lent", "Over", "Sharing"]
+__all__ = ["NO_CHUNK", "SLOTS", "Batch", "Cell", "Lent", "Over", "Sharing"]
 
 SLOTS = 64
 """Slots of an arena at most: as many bytes of the cell say whether they are lent."""
 
-_FIELDS = struct.Struct("=6q")  # epoch, chunk, start, stop, since, left
+NO_CHUNK = -2
+"""The chunk of a state that is packed with none."""
+
+_FIELDS = struct.Struct("=7q")  # epoch, chunk, start, stop, since, left, packing
 _COUNT = struct.Struct("=q")
 _OVER = struct.Struct("=q")
 _BYTES = struct.Struct("q")  # of native alignment, so that it is stored in one piece
-_FROM_WORKER, _OVER_AT, _TO_WORKER = 56, 64, 72  # what the worker writes is in one cache line, the rest in another
-_SHARING = slice(80, 96)
-_LENT = 128  # where the bytes of the slots begin
+_FROM_WORKER = 64
+_SHARING = slice(72, 88)
+_OVER_AT, _TO_WORKER, _CONDEMNED_AT = 128, 136, 144  # what the parent writes is in a cache line of its own
+_LENT = 192  # where the bytes of the slots begin
 _SIZE = _LENT + 2 * SLOTS
 
 
@@ -101,7 +106,8 @@ class Over(BaseException):
 class Batch(NamedTuple):
     """Items `start` to `stop` of a chunk, being mapped since `since` (`time.monotonic()`).
 
-    `left`: bytes by which the worker was larger then than when it was fresh; 0 where memory is not limited.
+    `left`: bytes by which the worker was larger then than when it was fresh; 0 where memory is not limited. `packing`:
+    the items are done, and the worker packs its state, `since` the last sign of life.
     """
 
     chunk: int
@@ -109,6 +115,7 @@ class Batch(NamedTuple):
     stop: int
     since: float
     left: int = 0
+    packing: bool = False
 
 
 class Lent:
@@ -145,6 +152,9 @@ class Cell:
         self.lent_to_worker = Lent(self._memory, _LENT + SLOTS)
         self.sharing = Sharing(memoryview(self._memory)[_SHARING].cast("q"))
         self._count = 0
+        self._fence = threading.Lock()
+        """To take a lock orders what is written before it and what is read after it."""
+        self._before: tuple[int, ...] = (0, -1, 0, 0, 0, 0, 0)
         self._epoch = 0
         self._fresh = 0
         self._limit: int | None = None
@@ -180,14 +190,19 @@ class Cell:
         self.sharing.come_to(stop - 1)  # before: who reads the batch may rely on it
         left = 0 if self._limit is None else max(0, own_memory() - self._fresh)
         self._resting, self._chunk = False, chunk
-        self._write(self._epoch, chunk, start, stop, monotonic_ns(), left)
+        self._write(self._epoch, chunk, start, stop, monotonic_ns(), left, 0)
+
+    def packing(self, chunk: int, reached: int) -> None:
+        """Say that the state is being packed, with a chunk that was run up to item `reached`, or with `NO_CHUNK`."""
+        self._resting = False
+        self._write(self._epoch, chunk, reached, reached, monotonic_ns(), 0, 1)
 
     def rest(self) -> None:
         """Say that nothing is being mapped; which chunk was the last stays there."""
         if self._check is not None and not self._resting:
             self._check()
         self._resting = True
-        self._write(self._epoch, self._chunk, 0, 0, 0, 0)
+        self._write(self._epoch, self._chunk, 0, 0, 0, 0, 0)
 
     def announce(self, count: int) -> None:
         """Say how many bytes the worker has sent, with those that it is about to send."""
@@ -198,6 +213,17 @@ class Cell:
         return _BYTES.unpack_from(self._memory, _TO_WORKER)[0]  # type: ignore[no-any-return]
 
     def _write(self, *fields: int) -> None:
+        self._put(fields)
+        # Here the parent may have decided that what was there before has run for too long. It looks at the count after
+        # it has said so, and this worker looks at what it says after it has changed the count: one of them sees it.
+        with self._fence:
+            condemned = _COUNT.unpack_from(self._memory, _CONDEMNED_AT)[0] == self._count - 1
+        if condemned:
+            self._put(self._before)
+            os.kill(os.getpid(), signal.SIGKILL)
+        self._before = fields
+
+    def _put(self, fields: tuple[int, ...]) -> None:
         self._count += 2
         _COUNT.pack_into(self._memory, 0, self._count - 1)
         _FIELDS.pack_into(self._memory, 8, *fields)
@@ -207,12 +233,29 @@ class Cell:
 
     def read(self) -> Batch | None:
         """The batch that is being mapped, None if there is none, or none can be told."""
+        return self._read()[1]
+
+    def _read(self) -> tuple[int, Batch | None]:
+        """The count, and the batch."""
         for _ in range(100):
-            before = _COUNT.unpack_from(self._memory, 0)
-            _, chunk, start, stop, since, left = _FIELDS.unpack_from(self._memory, 8)
-            if before == _COUNT.unpack_from(self._memory, 0) and not before[0] % 2:
-                return Batch(chunk, start, stop, since / 1e9, left) if chunk >= 0 and stop else None
-        return None
+            (before,) = _COUNT.unpack_from(self._memory, 0)
+            _, chunk, start, stop, since, left, packing = _FIELDS.unpack_from(self._memory, 8)
+            if before == _COUNT.unpack_from(self._memory, 0)[0] and not before % 2:
+                there = packing or (chunk >= 0 and stop)
+                return before, Batch(chunk, start, stop, since / 1e9, left, bool(packing)) if there else None
+        return -1, None
+
+    def condemn(self, batch: Batch) -> bool:
+        """Decide that the worker is to die in this batch; whether it is still in it, and may be killed.
+
+        If not, the worker has gone on; or it has seen this, has put the batch back and killed itself.
+        """
+        count, now = self._read()
+        if now != batch:
+            return False
+        _COUNT.pack_into(self._memory, _CONDEMNED_AT, count + 1)  # never 0, which it is at first
+        with self._fence:
+            return self._read() == (count, batch)
 
     def last(self) -> tuple[int, int]:
         """The run that the worker was ready for last, and the chunk it began last in it; -1 if none yet."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from poolagg._orders import Answer, Broken, Finished, Revoke, Revoked, Run
 from poolagg._parcels import Encoded, Parcel
+from poolagg._texts import said
 from poolagg.errors import PoolAggError, WorkerLost
 from poolagg.pools._packing import as_reducer_error
 from poolagg.pools._pool import Pool, PoolOrder
@@ -139,7 +140,7 @@ class ForeignPool(Pool):
     def _cannot_run(self, error: BaseException) -> WorkerLost:
         """What to tell people of an error that is neither func's nor the reducer's, but their pool's own."""
         hint = "Are its workers alive, and do they have poolagg, as it is here?"
-        return self._lost(f"can't run a chunk: {type(error).__name__}: {str(error).rstrip('.')}. {hint}", error)
+        return self._lost(f"can't run a chunk: {said(error).rstrip('.')}. {hint}", error)
 
     def _lost(self, text: str, cause: BaseException | None = None) -> WorkerLost:
         """What to tell people when something of theirs is gone; of processes elsewhere nobody knows how they ended."""

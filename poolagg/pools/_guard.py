@@ -17,6 +17,7 @@ from typing import NamedTuple
 from poolagg._orders import Broken, Finished, Lost, Replace, Run
 from poolagg._parcels import Parcel
 from poolagg._seconds import bounded
+from poolagg.pools._watch import Watch
 from poolagg.pools._work import Job
 from poolagg.pools.process import ProcessPool
 
@@ -44,17 +45,12 @@ def run_guarded(name: str, job: Job, run: Run, parcel: Parcel) -> Finished | Los
 
 def _answer(pool: ProcessPool, run: Run, parcel: Parcel, timeout: float) -> Finished | Lost | Broken:
     pool.perform(run._replace(lane=0, ship=True), parcel)
-    killed = False
+    watch = Watch(pool, timeout)
     while True:
-        batch = pool.batch(0)
-        since = monotonic() if batch is None else batch.since
-        for answer in pool.wait(bounded(since + timeout - monotonic())):
+        for answer in pool.wait(bounded(watch.next - monotonic())):
             if isinstance(answer, (Finished, Lost, Broken)):
                 return answer
-        batch = pool.batch(0)
-        if batch is not None and monotonic() - batch.since > timeout and not killed:
-            killed = True
-            pool.kill(0, f"ran longer than item_timeout={timeout} s")
+        watch.look(range(1))
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------

@@ -36,11 +36,16 @@ __all__ = ["Handle"]
 
 
 class Killed(NamedTuple):
-    """Why the parent killed a worker: what the worker had done, and in which batch (None: whatever it was running)."""
+    """Why the parent killed a worker: what the worker had done, and in which batch (None: whatever it was running).
+
+    `sent`: it was killed, or else it had left the batch just before. `blameless`: no item is to blame.
+    """
 
     cause: Cause
     how: str
     batch: Batch | None
+    sent: bool
+    blameless: bool = False
 
 
 class Handle:
@@ -145,11 +150,14 @@ class Handle:
         del self.runs[chunk]
         return chunk
 
-    def kill(self, cause: Cause, how: str, batch: Batch | None = None) -> None:
-        """Kill the worker; `how` says what it did. With `batch`: for that one, and for nothing it has begun since."""
-        if self.killed is None:
-            self.killed = Killed(cause, how, batch)
-        self.child.kill()
+    def kill(self, cause: Cause, how: str, batch: Batch | None = None, blameless: bool = False) -> None:
+        """Kill the worker; `how` says what it did. With `batch`: in that one, and in nothing it has begun since."""
+        if self.killed is not None and self.killed.sent:
+            return
+        sent = batch is None or self.cell.condemn(batch)
+        self.killed = Killed(cause, how, batch, sent, blameless)
+        if sent:
+            self.child.kill()
 
     def kill_misused(self, how: str) -> None:
         """Kill a worker whose pipe an item has written to or read from."""
@@ -212,23 +220,25 @@ class Handle:
         return None if place is None else self.loans.open(Place(*place))
 
     def lost(self) -> Lost:
-        """The worker has ended: what it was running, and how it ended.
-
-        If it was killed for a batch that it had just finished, what it was running since is innocent.
-        """
+        """The worker has ended: what it was running, and how it ended."""
+        exitcode, killed = self.child.reap(), self.killed
         batch = self.cell.read()
-        exitcode = self.child.reap()
-        suspect = self._suspect(batch)
-        silent = suspect is None and self.cell.last()[0] == self._epoch
+        if killed is not None and killed.batch is not None:
+            if batch is None and killed.sent:  # it was about to leave the batch, and only begun to say so
+                batch = killed.batch
+            if batch != killed.batch:  # it had left that before
+                killed = None
+        packing = batch is not None and batch.packing
+        blameless = killed is not None and killed.blameless
+        suspect = None if blameless else self._suspect(batch)
+        silent = suspect is None and not (blameless or packing) and self.cell.last()[0] == self._epoch
         if silent:
             suspect = self._begun()
-        if self.killed is None:
-            return Lost(self.lane, suspect, "died", _worker_lost(exitcode), silent=silent)
-        cause, how, meant = self.killed
-        if meant is not None and meant != batch:
-            cause, suspect, silent = "died", None, False
-        error = TimeoutError(f"it {how}") if cause == "timeout" else _worker_lost(exitcode, how)
-        return Lost(self.lane, suspect, cause, error, f"it {how}", silent=silent)
+        if killed is None:
+            return Lost(self.lane, suspect, "died", _worker_lost(exitcode), silent=silent, packing=packing)
+        how = f"it {killed.how}"
+        error = TimeoutError(how) if killed.cause == "timeout" else _worker_lost(exitcode, killed.how)
+        return Lost(self.lane, suspect, killed.cause, error, how, silent=silent, packing=packing)
 
     def _begun(self) -> Interval | None:
         """The oldest chunk, if the worker has begun it: it was mapped, and then gathered or packed."""
@@ -236,9 +246,16 @@ class Handle:
         return (oldest.start, oldest.stop) if oldest is not None and self.cell.last()[1] == oldest.chunk else None
 
     def _suspect(self, batch: Batch | None) -> Interval | None:
-        """The batch that the cell names; or what has run of the oldest chunk, if an item has used the pipe."""
-        if not self._misused:
-            return (batch.start, batch.stop) if batch is not None and batch.chunk in self.runs else None
+        """What the worker was at; all of the chunk that its state is packed with, or whose item has used the pipe."""
+        if self._misused:
+            return self._misuser(batch)
+        run = None if batch is None else self.runs.get(batch.chunk)
+        if batch is None or run is None:
+            return None
+        return (run.start, batch.stop) if batch.packing else (batch.start, batch.stop)
+
+    def _misuser(self, batch: Batch | None) -> Interval | None:
+        """What has run of the oldest chunk."""
         oldest, last = next(iter(self.runs.values()), None), self.cell.last()[1]
         if oldest is None or last < oldest.chunk:
             return None

@@ -129,6 +129,15 @@ class Child:
         poll.register(self.pidfd, select.POLLIN)
         return bool(poll.poll(seconds * 1000))
 
+    @property
+    def stopped(self) -> bool:
+        """Whether it was stopped (SIGSTOP) and not continued; False where the system does not say."""
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb") as file:
+                return file.read().rpartition(b")")[2].split()[0] == b"T"
+        except OSError:
+            return False
+
     def close(self) -> None:
         """Close the descriptor that watches it."""
         close_all([self._watch])

@@ -11,17 +11,27 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import accumulate, chain, islice, pairwise
+from itertools import accumulate, islice, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from poolagg._chunks import Interval
 from poolagg._orders import Failure, Piece
 from poolagg._parcels import PACKED, Encoded, Packed, Parcel
 from poolagg._signals import raised_by_handler
+from poolagg._texts import (
+    add_note,
+    forget_frames,
+    message_of,
+    notes_of,
+    said,
+    trace_of,
+    traceback_of,
+    works,
+)
 from poolagg.errors import PoolAggError, ReducerError, RemoteError, WorkerLost, clipped
 from poolagg.pools._arena import Apart, Arena, Loan, Place, Span
 from poolagg.pools._channel import Bytes
-from poolagg.pools._travel import dumps, works
+from poolagg.pools._travel import dumps
 from poolagg.reducers import Reducer
 from poolagg.strategies import Payload, Strategy
 
@@ -30,13 +40,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PackedFailure",
+    "PackedPayload",
     "PackedPiece",
     "as_reducer_error",
     "job_does_not_open",
     "pack_failure",
     "pack_failures",
     "pack_items",
-    "pack_pieces",
+    "pack_payload",
+    "put_pieces",
     "start_failed",
     "unpack_failure",
     "unpack_failures",
@@ -44,11 +56,13 @@ __all__ = [
     "unpack_pieces",
 ]
 
-PackedFailure: TypeAlias = tuple[int, str, str, int]
-"""Index, type's name, traceback as text, and the length of the pickled exception: 0 if it does not pickle."""
+PackedFailure: TypeAlias = tuple[int, str, str, int, str]
+"""Index, type's name, traceback as text, the length of the pickled exception (0 if it does not pickle), the item's
+repr."""
 
-PackedPiece: TypeAlias = tuple[tuple[Interval, ...], int, PackedFailure | None, list[Span]]
-"""The intervals covered, the length of the payload, why there is none, and where its large buffers are."""
+PackedPiece: TypeAlias = tuple[tuple[Interval, ...], list[tuple[int, int]], PackedFailure | None, list[list[Span]]]
+"""The intervals covered; how many partials are in each pickle (0: it is a state), and its length; why there is none;
+and where the large buffers of each are, in the slot or else behind all pickles."""
 
 
 LONGEST = 16_000
@@ -119,71 +133,97 @@ def _copy(payload: memoryview, span: Span) -> bytearray:
 # -- packing, in the lane ----------------------------------------------------------------------------------------------
 
 
-def pack_failure(index: int, error: BaseException) -> tuple[PackedFailure, bytes]:
+def pack_failure(failure: Failure) -> tuple[PackedFailure, bytes]:
     """An exception, and the bytes it pickles to. Here it is over: its frames, which hold items, are let go of."""
-    trace = clipped(_told_before(error) or "".join(traceback.format_exception(error)), LONGEST)
+    error = failure.error
+    trace = clipped(_told_before(error) or trace_of(error), LONGEST)
+    blob = _proven(error)
+    forget_frames(error)
+    return (failure.index, type(error).__qualname__, trace, len(blob), failure.item), blob
+
+
+def _proven(error: BaseException) -> bytes:
+    """The pickle of an exception, nothing if there is none that opens.
+
+    It is opened here first: the parent opens it without further ado, and an exception may exit or hang where it is
+    opened.
+    """
     try:
         blob = dumps(error)
-    except Exception:
-        blob = b""
-    _forget_frames(error)
-    return (index, type(error).__qualname__, trace, len(blob)), blob
+        return blob if issubclass(type(pickle.loads(blob)), BaseException) else b""
+    except BaseException:
+        return b""
 
 
 def _told_before(error: BaseException) -> str:
     """The traceback that it came with, if it was not raised here but in yet another process: it is told once."""
-    notes: list[str] = getattr(error, "__notes__", [])
-    if error.__traceback__ is not None or not notes or not notes[-1].startswith(IN_THE_WORKER):
+    notes = notes_of(error)
+    if traceback_of(error) is not None or not notes or type(notes[-1]) is not str:
         return ""
-    return notes.pop().removeprefix(IN_THE_WORKER)
-
-
-def _forget_frames(error: BaseException | None) -> None:
-    """They refer to frames of ours, and those to the exception: a cycle that would stay until it is collected."""
-    while error is not None and error.__traceback__ is not None:
-        error.__traceback__ = None
-        _forget_frames(error.__cause__)
-        error = error.__context__
+    return str(notes.pop()).removeprefix(IN_THE_WORKER) if notes[-1].startswith(IN_THE_WORKER) else ""
 
 
 def pack_failures(failures: Sequence[Failure]) -> tuple[list[PackedFailure], list[bytes]]:
-    """The failures of a chunk, and their bytes."""
-    packed = [pack_failure(failure.index, failure.error) for failure in failures]
+    """Some failures, and their bytes."""
+    packed = [pack_failure(failure) for failure in failures]
     return [failure for failure, _ in packed], [blob for _, blob in packed]
 
 
-def pack_pieces(
-    payloads: Sequence[Payload], reducer: Reducer, strategy: Strategy, arena: Arena | Beside | None = None
-) -> tuple[list[PackedPiece], list[bytes], Place | None]:
-    """The payloads of a lane, their bytes, and the slot of the arena that their large buffers are in, if any.
+class PackedPayload(NamedTuple):
+    """A payload as pickles, without their large buffers: see `PackedPiece`."""
+
+    covers: tuple[Interval, ...]
+    counts: list[int]
+    blobs: list[bytes]
+    buffers: list[Sequence[pickle.PickleBuffer]]
+    failure: PackedFailure | None = None
+
+
+def pack_payload(
+    payload: Payload,
+    reducer: Reducer,
+    strategy: Strategy,
+    least: int | None,
+    alive: Callable[[], None] | None = None,
+) -> PackedPayload:
+    """A state, packed; buffers of `least` bytes or more (None: none) are taken out. `alive` is called now and then.
 
     Raises `ReducerError` if the reducer's accumulators never pickle.
     """
-    pieces: list[PackedPiece] = []
-    packed: list[bytes] = []
-    aparts: list[Sequence[pickle.PickleBuffer]] = []
-    for covers, data in payloads:
-        failure, apart = None, None if arena is None else Apart(arena.least)
-        try:
-            blob = dumps(strategy.packed(reducer, data), apart)
-        except Exception as error:
-            _blame_reducer(reducer, error)
-            failure, blob = pack_failure(covers[0][0], error)
-        pieces.append((covers, len(blob), failure, []))
-        packed.append(blob)
-        aparts.append(apart or ())
-    if arena is None or not any(aparts):
-        return pieces, packed, None
-    put = arena.put([buffer.raw() for buffer in chain.from_iterable(aparts)])
-    if put is None:
-        return pack_pieces(payloads, reducer, strategy)
-    place, spans = put[0], iter(put[1])
-    for (*_, where), buffers in zip(pieces, aparts, strict=True):
-        where.extend(islice(spans, len(buffers)))
-    return pieces, packed, place
+    covers, data = payload
+    apart = None if least is None else Apart(least)
+    try:
+        return PackedPayload(covers, [0], [dumps(strategy.packed(reducer, data), apart, alive)], [apart or ()])
+    except BaseException as error:
+        _blame_reducer(reducer, error)
+        failure, blob = pack_failure(Failure(covers[0][0], "raised", error))
+        return PackedPayload(covers, [0], [blob], [()], failure)
 
 
-def _blame_reducer(reducer: Reducer, error: Exception) -> None:
+def put_pieces(
+    packed: Sequence[PackedPayload], arena: Arena | Beside | None
+) -> tuple[list[PackedPiece], list[Bytes], Place | None]:
+    """Packed payloads as they travel, their bytes, and the slot of the arena that their large buffers are in.
+
+    Without a slot the buffers follow the pickles.
+    """
+    blobs: list[Bytes] = [blob for payload in packed for blob in payload.blobs]
+    raw = [buffer.raw() for payload in packed for buffers in payload.buffers for buffer in buffers]
+    place, where = (raw and arena and arena.put(raw)) or (None, _side_by_side(raw))
+    spans = iter(where)
+    pieces: list[PackedPiece] = [
+        (
+            covers,
+            list(zip(counts, map(len, of), strict=True)),
+            failure,
+            [list(islice(spans, len(some))) for some in buffers] if raw else [],
+        )
+        for covers, counts, of, buffers, failure in packed
+    ]
+    return pieces, blobs if place else [*blobs, *raw], place
+
+
+def _blame_reducer(reducer: Reducer, error: BaseException) -> None:
     """An accumulator that does not even travel fresh is no item's fault."""
     if not reducer.mergeable:
         return
@@ -191,7 +231,7 @@ def _blame_reducer(reducer: Reducer, error: Exception) -> None:
         dumps(reducer.init())
     except Exception:
         raise ReducerError(
-            f"the accumulator of {reducer!r} does not pickle ({error}), so it can't leave its worker: wrap "
+            f"the accumulator of {reducer!r} does not pickle ({message_of(error)}), so it can't leave its worker: wrap "
             f"what does not pickle in a class with __reduce__, or fold in the parent with strategy=Stream()"
         ) from error
 
@@ -201,16 +241,16 @@ def _blame_reducer(reducer: Reducer, error: Exception) -> None:
 
 def unpack_failure(failure: PackedFailure, blob: Any) -> BaseException:
     """The exception itself, with the worker's traceback as a note; or what stands for it."""
-    _, kind, trace, size = failure
+    _, kind, trace, size, _ = failure
     error = None
     try:
         error = pickle.loads(blob) if size else None
     except BaseException as unpickling:
         if isinstance(unpickling, KeyboardInterrupt) or works(pickle.loads, blob):
             raise
-    if isinstance(error, BaseException):
-        error.add_note(IN_THE_WORKER + trace)
-        return error
+    if issubclass(type(error), BaseException):
+        add_note(error, IN_THE_WORKER + trace)  # type: ignore[arg-type]
+        return error  # type: ignore[return-value]
     return RemoteError(kind, trace)
 
 
@@ -218,8 +258,8 @@ def unpack_failures(failures: Sequence[PackedFailure], payload: Any) -> tuple[An
     """The failures of a chunk, and the bytes that are left."""
     unpacked = []
     for failure in failures:
-        size = failure[3]
-        unpacked.append(Failure(failure[0], "raised", unpack_failure(failure, payload[:size])))
+        index, _, _, size, item = failure
+        unpacked.append(Failure(index, "raised", unpack_failure(failure, payload[:size]), item))
         payload = payload[size:]
     return payload, tuple(unpacked)
 
@@ -227,36 +267,75 @@ def unpack_failures(failures: Sequence[PackedFailure], payload: Any) -> tuple[An
 def unpack_pieces(
     pieces: Sequence[PackedPiece], payload: Any, loan: Loan | Beside | None = None, keeps: bool = True
 ) -> tuple[Piece, ...]:
-    """The pieces of a lane; one that does not unpickle carries the error.
+    """The pieces of a lane; what does not unpickle is a piece that carries the error.
 
     `keeps`: what is in the slot that was lent is to be kept, so it is copied; else it is opened where it lies.
     """
-    unpacked = []
-    for covers, size, failure, spans in pieces:
-        blob, payload = payload[:size], payload[size:]
-        if failure is not None:
-            unpacked.append(Piece(covers, error=unpack_failure(failure, blob)))
-            continue
-        loads = partial(_loads, loan=loan, spans=spans, keeps=keeps)
-        nbytes = size + sum(stop - start for start, stop in spans)
-        unpacked.append(_unpack_piece(covers, nbytes, loads, blob))
+    behind = payload[sum(size for _, pickles, _, _ in pieces for _, size in pickles) :]
+    view = partial(_copy, behind) if loan is None else loan.copy if keeps else loan.view
+    unpacked: list[Piece] = []
+    for covers, pickles, failure, spans in pieces:
+        run = _Run(covers)
+        for (count, size), where in zip(pickles, spans or [[]] * len(pickles), strict=True):
+            blob, payload = payload[:size], payload[size:]
+            if failure is not None:
+                unpacked.append(Piece(covers, error=unpack_failure(failure, blob)))
+                continue
+            opened = _unpack_piece(covers, size, partial(_loads, view=view, spans=where), blob, where)
+            if count:
+                run.add(count, opened)
+            else:
+                unpacked.append(opened)
+        unpacked += run.pieces
     return tuple(unpacked)
 
 
-def _loads(blob: Any, loan: Loan | Beside | None, spans: Sequence[Span], keeps: bool) -> Any:
-    if loan is None:
-        return pickle.loads(blob)
-    return pickle.loads(blob, buffers=[loan.copy(span) if keeps else loan.view(span) for span in spans])
+class _Run:
+    """The partials of consecutive items, put together from the pickles of their batches."""
+
+    def __init__(self, covers: tuple[Interval, ...]) -> None:
+        self._start = self._stop = covers[0][0]
+        self._partials: list[Any] = []
+        self._nbytes = 0
+        self._pieces: list[Piece] = []
+
+    def add(self, count: int, opened: Piece) -> None:
+        """The next `count` partials; those that do not open are a piece of their own."""
+        if opened.error is not None:
+            start = self._stop
+            self._pieces = self.pieces
+            self._start = self._stop = start + count
+            self._partials, self._nbytes = [], 0
+            self._pieces.append(opened._replace(covers=((start, start + count),)))
+            return
+        self._stop += count
+        self._nbytes += opened.nbytes
+        if self._partials:
+            self._partials += opened.data
+        else:
+            self._partials = opened.data
+
+    @property
+    def pieces(self) -> list[Piece]:
+        """All that was added."""
+        if not self._partials:
+            return self._pieces
+        covers = ((self._start, self._stop),)
+        return [*self._pieces, Piece(covers, (self._start, self._partials), self._nbytes)]
 
 
-def _unpack_piece(covers: Any, nbytes: int, loads: Callable[[Any], Any], blob: Any) -> Piece:
+def _loads(blob: Any, view: Callable[[Span], Any], spans: Sequence[Span]) -> Any:
+    return pickle.loads(blob, buffers=map(view, spans))
+
+
+def _unpack_piece(covers: Any, size: int, loads: Callable[[Any], Any], blob: Any, spans: Sequence[Span]) -> Piece:
     try:
-        return Piece(covers, loads(blob), nbytes)
+        return Piece(covers, loads(blob), size + sum(stop - start for start, stop in spans))
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) or works(loads, blob):
             raise
-        error.add_note("".join(traceback.format_tb(error.__traceback__)))
-        error.__traceback__ = None  # its frames look at the slot
+        add_note(error, "".join(traceback.format_tb(traceback_of(error))))
+        forget_frames(error)  # they look at the slot
         return Piece(covers, error=error)
 
 
@@ -266,7 +345,7 @@ def as_reducer_error(error: BaseException) -> PoolAggError:
         return error
     if raised_by_handler(error):
         return _struck(error)
-    told = ReducerError(f"the reducer failed in a worker: {type(error).__name__}: {error}")
+    told = ReducerError(f"the reducer failed in a worker: {said(error)}")
     told.__cause__ = error
     return told
 
@@ -284,7 +363,7 @@ def _struck(error: BaseException) -> WorkerLost:
 def job_does_not_open(error: BaseException) -> ReducerError:
     """What to tell people when func or reducer does not unpickle where it is to run."""
     told = ReducerError(
-        f"func or reducer could not be unpickled in the worker: {type(error).__name__}: {error}. Is a module "
+        f"func or reducer could not be unpickled in the worker: {said(error)}. Is a module "
         f"it needs importable there? sys.path is {sys.path}"
     )
     told.__cause__ = error
@@ -293,7 +372,7 @@ def job_does_not_open(error: BaseException) -> ReducerError:
 
 def start_failed(error: BaseException) -> WorkerLost:
     """What to tell people when an initializer raised."""
-    text = f"a worker could not start, for its initializer failed: {type(error).__name__}: {error}"
+    text = f"a worker could not start, for its initializer failed: {said(error)}"
     lost = WorkerLost(text, exitcode=None, signal=None, index=None, item=None)
     lost.__cause__ = error
     return lost

@@ -174,8 +174,16 @@ class Pool(ABC):
         """Bytes that the largest worker has ever had; 0 if nobody knows."""
         return 0
 
-    def kill(self, lane: int, how: str) -> None:
-        """End a lane's work, which took too long, as `how` says; `Lost` with a TimeoutError is the answer."""
+    def stopped(self, lane: int) -> bool:
+        """Whether a lane that has work was stopped, so that it does none until somebody continues it."""
+        del lane
+        return False
+
+    def kill(self, lane: int, how: str, batch: Batch | None) -> None:
+        """End a lane's work in the batch that took too long, as `how` says; `Lost` with a TimeoutError is the answer.
+
+        Nothing happens to a lane that has left the batch. With no batch the lane ends, and no item is to blame.
+        """
         raise NotImplementedError
 
     @abstractmethod

@@ -16,19 +16,21 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 from poolagg._chunks import Interval
-from poolagg._orders import NONE_YET, Answer, Broken, Cause, Finished, Lost, Run, Slowest
+from poolagg._orders import NONE_YET, Answer, Broken, Cause, Failure, Finished, Lost, Run, Slowest
 from poolagg._parcels import Parcel, open_parcel
 from poolagg.errors import ReducerError
 from poolagg.pools._arena import LEAST, Span
 from poolagg.pools._beside import Beside
+from poolagg.pools._outbox import Outbox
 from poolagg.pools._packing import (
     PackedFailure,
+    PackedPayload,
     PackedPiece,
     as_reducer_error,
     job_does_not_open,
     pack_failure,
-    pack_failures,
-    pack_pieces,
+    pack_payload,
+    put_pieces,
     unpack_failure,
     unpack_failures,
     unpack_pieces,
@@ -209,7 +211,7 @@ def run_lease(
     try:
         return _run(call, beat or NoBeat(), there, Beside())
     except BaseException as error:
-        return Failed(*pack_failure(call.run[2] if call.run else 0, error))
+        return Failed(*pack_failure(Failure(call.run[2] if call.run else 0, "raised", error)))
 
 
 def halves(returned: Any) -> tuple[Any, State | None]:
@@ -229,14 +231,15 @@ def _run(call: Call, beat: Beat, leaves: Sequence[State], beside: Beside | None)
     try:
         if job.item_timeout is not None and call.run is not None:
             return _guarded(call, job, beside)
-        work = Work(job, beat)
+        outbox = Outbox(None if beside is None else beside.least)
+        work = Work(job, beat, outbox=outbox)
         outcome = Outcome(0, 0.0, 0.0, [])
         if call.run is not None:
             assert call.items is not None
             run = Run(*call.run)
             outcome = work.run(run, *open_parcel(*call.items, run.stop - run.start))
         spoiled = _adopted(work, job, leaves)
-        return _packed(job, outcome, work.payloads(), spoiled, beside)
+        return _packed(job, outcome, outbox, work.payloads(), spoiled, beside)
     except ReducerError:
         raise
     except BaseException as error:  # SystemExit in a reducer must not end a worker of somebody else's
@@ -258,19 +261,21 @@ def _adopted(work: Work, job: Job, leaves: Sequence[State]) -> list[tuple[tuple[
 def _packed(
     job: Job,
     outcome: Outcome,
+    outbox: Outbox,
     payloads: Sequence[Payload],
     spoiled: Sequence[tuple[tuple[Interval, ...], BaseException]],
     beside: Beside | None,
 ) -> Returned:
-    began = perf_counter()
-    failures, blobs = pack_failures(outcome.failures)
-    pieces, packed, _ = pack_pieces(payloads, job.reducer, job.strategy, beside)
+    began, seconds = perf_counter(), outbox.seconds
+    failures, blobs, packed = outbox.take()
+    least = None if beside is None else beside.least
+    packed += [pack_payload(payload, job.reducer, job.strategy, least) for payload in payloads]
     for covers, error in spoiled:
-        failure, blob = pack_failure(covers[0][0], error)
-        pieces.append((covers, len(blob), failure, []))
-        packed.append(blob)
-    payload = packed[0] if len(packed) == 1 else b"".join(packed)
-    times = outcome.seconds, outcome.reduce_seconds, perf_counter() - began
+        failure, blob = pack_failure(Failure(covers[0][0], "raised", error))
+        packed.append(PackedPayload(covers, [0], [blob], [()], failure))
+    pieces, parts, _ = put_pieces(packed, beside)
+    payload = bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
+    times = outcome.seconds, outcome.reduce_seconds, perf_counter() - began + seconds
     facts = Facts(outcome.stop, *times, failures, b"".join(blobs), outcome.slowest)
     return Returned(facts, State(pieces, payload, beside))
 
@@ -284,12 +289,17 @@ def _guarded(call: Call, job: Job, beside: Beside | None) -> Returned | Ended:
     run, (kind, data, offset) = Run(*call.run), call.items
     answer = run_guarded(call.name, job, run, Parcel(run.start - offset, run.stop, kind, data, 0))
     if isinstance(answer, Lost):
-        return Ended(answer.suspect, answer.cause, *pack_failure(run.start, answer.error), answer.reason)
+        packed = pack_failure(Failure(run.start, answer.cause, answer.error))
+        return Ended(answer.suspect, answer.cause, *packed, answer.reason)
     pieces = answer.pieces or ()
     times = answer.seconds, answer.reduce_seconds
-    outcome = Outcome(answer.stop, *times, list(answer.failures), slowest=answer.slowest)
+    outcome = Outcome(answer.stop, *times, [], slowest=answer.slowest)
+    outbox = Outbox()
+    for failure in answer.failures:
+        outbox.fail(failure)
     good = [(piece.covers, piece.data) for piece in pieces if piece.error is None]
-    return _packed(job, outcome, good, [(piece.covers, piece.error) for piece in pieces if piece.error], beside)
+    spoiled = [(piece.covers, piece.error) for piece in pieces if piece.error is not None]
+    return _packed(job, outcome, outbox, good, spoiled, beside)
 
 
 def run_here(job: Job, run: Run, parcel: Parcel) -> Answer:

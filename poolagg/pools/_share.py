@@ -28,9 +28,10 @@ from types import FunctionType
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, cast
 
 from poolagg._interrupts import even_if_interrupted, interrupts_held_back
+from poolagg._texts import works
 from poolagg.pools._arena import Apart
 from poolagg.pools._standard_streams import standard_descriptors
-from poolagg.pools._travel import in_main, main_namespace, works
+from poolagg.pools._travel import in_main, main_namespace
 
 __all__ = ["open_job", "pickle_far", "share"]
 

@@ -21,6 +21,7 @@ from types import FunctionType
 from typing import Any
 
 from poolagg._parcels import Encoded, Packed
+from poolagg._texts import message_of, works
 from poolagg.pools._arena import LEAST, Apart
 
 __all__ = [
@@ -34,7 +35,6 @@ __all__ = [
     "only_inherited",
     "plainly",
     "refuse_inherited_only",
-    "works",
 ]
 
 
@@ -136,34 +136,32 @@ class _Nowhere:
         return len(data)
 
 
-def works(function: Callable[[Any], Any], argument: Any) -> bool:
-    """Whether a call that has just raised works now: then it was a signal handler that raised, in the middle of it.
-
-    `signal.alarm` with a handler that raises is how people put a limit on a call. Its exception may strike where ours
-    are expected, and must not be taken for one of them.
-    """
-    try:
-        function(argument)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:
-        return False
-    return True
-
-
-def dumps(value: Any, apart: Apart | None = None) -> bytes:
+def dumps(value: Any, apart: Apart | None = None, alive: Callable[[], None] | None = None) -> bytes:
     """Pickle, plainly if possible. Raises what cloudpickle raises if it is not possible at all.
 
-    `apart` takes the large buffers out, if it is given and the pickle is a plain one.
+    `apart` takes the large buffers out, if it is given and the pickle is a plain one. `alive` is called for each
+    64 kB of it.
     """
     try:
-        return pickle.dumps(value, 5, buffer_callback=apart)
+        return _dumps_alive(value, apart, alive) if alive else pickle.dumps(value, 5, buffer_callback=apart)
     except Exception:
         if works(pickle.dumps, value):
             raise
         if apart is not None:
             apart.clear()
         return dumps_by_value(value)
+
+
+def _dumps_alive(value: Any, apart: Apart | None, alive: Callable[[], None]) -> bytes:
+    parts: list[bytes] = []
+
+    class File:
+        def write(self, data: Any) -> None:
+            alive()
+            parts.append(bytes(data))
+
+    pickle.Pickler(File(), 5, buffer_callback=apart).dump(value)
+    return b"".join(parts)
 
 
 def define(name: str, cls: type) -> None:
@@ -193,15 +191,15 @@ class Encoder:
         self._apart = Apart(LEAST)
 
     def __call__(self, item: Any) -> Encoded:
-        """Pickle one item; never raises."""
+        """Pickle one item; never raises. What it raises itself is for its worker to tell."""
         try:
             data = dumps(item, self._apart)
             if b"__main__" in data:
                 data = self._refer_to_main(item, data)
             if self._apart:
                 return Packed(data, [bytes(buffer.raw()) for buffer in self._apart])
-        except Exception as error:
-            if works(dumps, item):
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) or works(dumps, item):
                 raise
             data = _unpicklable(item, error)
         finally:
@@ -233,14 +231,14 @@ def encode_by_value(item: Any) -> bytes:
     try:
         data = dumps(item)
         return dumps_by_value(item) if b"__main__" in data else data
-    except Exception as error:
-        if works(dumps_by_value, item):
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) or works(dumps_by_value, item):
             raise
         return _unpicklable(item, error)
 
 
-def _unpicklable(item: Any, error: Exception) -> bytes:
-    return pickle.dumps(_Unpicklable(f"item of type {type(item).__name__} does not pickle: {error}"), 5)
+def _unpicklable(item: Any, error: BaseException) -> bytes:
+    return pickle.dumps(_Unpicklable(f"item of type {type(item).__name__} does not pickle: {message_of(error)}"), 5)
 
 
 class _Unpicklable:

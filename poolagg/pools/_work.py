@@ -22,10 +22,12 @@ from poolagg._aliasing import Aliasing
 from poolagg._chunks import Grid, Interval, without
 from poolagg._orders import NONE_YET, Failure, Run, Slowest
 from poolagg._signals import raised_by_handler
+from poolagg._texts import said, set_traceback, short_repr, traceback_of
 from poolagg.errors import ReducerError
 from poolagg.functions import here
 from poolagg.pools._cell import Sharing
 from poolagg.pools._forked import leave
+from poolagg.pools._outbox import Outbox
 from poolagg.pools._travel import dumps_by_value, only_inherited
 from poolagg.reducers import Reducer
 from poolagg.strategies import Payload, Strategy
@@ -79,7 +81,7 @@ def pickle_job(job: Job, inherited: Mapping[str, Any] | None = None) -> bytes:
                 if (refusal := only_inherited(f"{name}, {value!r},", error)) is not None:
                     raise refusal from error
                 raise TypeError(
-                    f"{name}, {value!r}, can't be sent to a worker: {type(error).__name__}: {error}. Make what it "
+                    f"{name}, {value!r}, can't be sent to a worker: {said(error)}. Make what it "
                     f"refers to "
                     f"inside the worker (per_worker, or an initializer), or use a ThreadPool"
                 ) from error
@@ -110,6 +112,7 @@ class Outcome(NamedTuple):
     seconds: float
     reduce_seconds: float
     failures: list[Failure]
+    """Empty if they are packed: then they are in the outbox."""
     began: float = 0.0
     slowest: Slowest = NONE_YET
 
@@ -117,10 +120,17 @@ class Outcome(NamedTuple):
 class Work:
     """One job in one lane. Exceptions in `func` that are `fatal` are not the item's failure but end the lane's thread.
 
-    Outside of `func`, what a signal handler raises propagates as it is: it is not the reducer's failure.
+    Outside of `func`, what a signal handler raises propagates as it is: it is not the reducer's failure. `outbox`: what
+    has to leave this process is packed into it, batch by batch.
     """
 
-    def __init__(self, job: Job, beat: Beat, fatal: Callable[[BaseException], bool] = lambda _: False) -> None:
+    def __init__(
+        self,
+        job: Job,
+        beat: Beat,
+        fatal: Callable[[BaseException], bool] = lambda _: False,
+        outbox: Outbox | None = None,
+    ) -> None:
         self._job = job
         self._beat = beat
         self._sharing = beat.sharing
@@ -131,6 +141,9 @@ class Work:
         prepare = reducer.prepare if reducer.prepares else None
         self._aliasing = Aliasing(job.func, prepare, reducer.drains or reducer.prepares)
         self._holds = reducer.keeps or not job.strategy.carries  # so that a partial outlives its batch
+        self._outbox = outbox
+        self._partials = outbox if getattr(self._gather, "ships_partials", False) else None
+        self._opened: Sequence[tuple[int, Sequence[Any]]] = []
         self._batch = 1
         self._now = 0, 0, 0
         self._failures: list[Failure] = []
@@ -154,7 +167,8 @@ class Work:
                     break
         self._beat.rest()
         self._reduce(self._gather.close, stop)
-        seconds = perf_counter() - began
+        self._opened = []
+        seconds = perf_counter() - began - (0.0 if self._outbox is None else self._outbox.seconds)
         return Outcome(stop, seconds, self._reduce_seconds, self._failures, at, self._slowest)
 
     def adopt(self, covers: tuple[Interval, ...], data: Any) -> None:
@@ -213,7 +227,8 @@ class Work:
 
     def _has_too_much(self) -> bool:
         """Whether the lane has too much memory, or failures, to go on: exceptions are kept until the chunk ends."""
-        return len(self._failures) >= FAILURES or self._beat.full()
+        failures = len(self._failures) if self._outbox is None else self._outbox.failures
+        return failures >= FAILURES or self._beat.full()
 
     def _adapt(self, items: int, seconds: float, size: int) -> None:
         by_time = items * BATCH / max(seconds, 1e-9)
@@ -231,13 +246,20 @@ class Work:
         here.generators.clear()
         self._cut = None
         runs: Sequence[tuple[int, Sequence[Any]]] = [(index, items)]
+        self._opened = []
         if unpack is not None:
-            runs = self._each(unpack, runs)
+            self._opened = runs = self._each(unpack, runs)
         mapped = self._mapped(runs, chunk)
         size = 0
         for start, prepareds in mapped:
             size = sys.getsizeof(prepareds[-1], 0)
-            self._reduce(self._gather.add, start, prepareds)
+            if self._partials is None:
+                self._reduce(self._gather.add, start, prepareds)
+            else:
+                for failure in self._partials.add(start, prepareds):
+                    self._fail(failure.index, failure.error)
+        if self._failures and self._outbox is not None:
+            self._pack_failures(self._outbox)
         return size
 
     def _mapped(self, runs: Sequence[tuple[int, Sequence[Any]]], chunk: int | None) -> list[tuple[int, list[Any]]]:
@@ -311,13 +333,31 @@ class Work:
                     self._cut = start
                     return
                 # With no exception and items left, `func` itself raised StopIteration, which ended the map.
-                self._fail(start, error or RuntimeError("the function raised StopIteration"))
+                if error is None:
+                    error = RuntimeError("the function raised StopIteration")
+                self._fail(start, error)
                 start += 1
 
     def _fail(self, index: int, error: BaseException) -> None:
-        while error.__traceback__ is not None and error.__traceback__.tb_frame.f_code.co_filename in OUR_FILES:
-            error.__traceback__ = error.__traceback__.tb_next
+        trace = traceback_of(error)
+        while trace is not None and trace.tb_frame.f_code.co_filename in OUR_FILES:
+            trace = trace.tb_next
+        set_traceback(error, trace)
         self._failures.append(Failure(index, "raised", error))
+
+    def _pack_failures(self, outbox: Outbox) -> None:
+        """Pack the failures of the batch, as part of the batch."""
+        for failure in self._failures:
+            outbox.fail(failure._replace(item=self._text(failure.index)))
+        self._failures = []
+
+    def _text(self, index: int) -> str:
+        """The repr of an item that the parent had better not open; empty for others, and for what does not open."""
+        item = next((run[index - start] for start, run in self._opened if start <= index < start + len(run)), None)
+        try:
+            return "" if item is None else short_repr(item)
+        except KeyboardInterrupt:  # of its own
+            return ""
 
     def _reduce(self, method: Callable[..., None], *arguments: Any) -> None:
         began = perf_counter()
@@ -337,7 +377,7 @@ class Work:
         if raised_by_handler(error):
             raise error
         raise ReducerError(
-            f"{self._job.reducer!r} failed in a worker, {where}: {type(error).__name__}: {error}. "
+            f"{self._job.reducer!r} failed in a worker, {where}: {said(error)}. "
             f"Try it with poolagg.testing.check_reducer, or with pool=SerialPool()"
         ) from error
 
@@ -349,7 +389,7 @@ def let_callers_go(failures: Iterable[Failure]) -> None:
     collector comes. The frames of `func` stay as they are, for debuggers.
     """
     for failure in failures:
-        trace = failure.error.__traceback__
+        trace = traceback_of(failure.error)
         frame = None if trace is None else trace.tb_frame.f_back
         while frame is not None:
             try:

@@ -18,28 +18,33 @@ import socket
 import struct
 import sys
 import types
+from collections.abc import Callable, Sequence
+from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeAlias
 
 from poolagg._orders import Failure, Run
 from poolagg._parcels import open_parcel
 from poolagg.pools import _channel
 from poolagg.pools._arena import Arena, Loan, Loans, Place
-from poolagg.pools._cell import Cell, Over
-from poolagg.pools._channel import BrokenFrame, Message, Pipe, identity
+from poolagg.pools._cell import NO_CHUNK, Cell, Over
+from poolagg.pools._channel import BrokenFrame, Bytes, Message, Pipe, identity
 from poolagg.pools._citizen import Identity, forget_exits, introduce, new_random_numbers, run_exits
 from poolagg.pools._death import die_with_parent, ignore_interrupts
 from poolagg.pools._forked import leave
 from poolagg.pools._frozen import STARTED_BY
 from poolagg.pools._malloc import give_back_freed, keep_freed
 from poolagg.pools._memory import fresh_memory
+from poolagg.pools._outbox import Outbox
 from poolagg.pools._packing import (
     PackedItems,
+    PackedPayload,
     PackedPiece,
     as_reducer_error,
     job_does_not_open,
     pack_failures,
-    pack_pieces,
+    pack_payload,
+    put_pieces,
     unpack_items,
 )
 from poolagg.pools._share import open_job
@@ -52,6 +57,11 @@ from poolagg.strategies import Payload
 __all__ = ["CLAIM", "main"]
 
 CLAIM = struct.Struct("=q")
+
+Shipment: TypeAlias = tuple[list[PackedPiece] | None, list[Bytes], tuple[int, int, int] | None, float]
+"""Pieces as they travel, their bytes, the slot of their large buffers, and the seconds that packing took."""
+
+NOTHING: Shipment = (None, [], None, 0.0)
 
 
 def main(
@@ -118,6 +128,7 @@ class _Worker:
         self._claim = -1
         self._epoch = 0
         self._work: Work | None = None
+        self._outbox = Outbox()
         self._job: Job | None = None
         self._assigned: set[str] = set()
         self._not_started: BaseException | None = None
@@ -156,7 +167,8 @@ class _Worker:
             flush_streams()
 
     def _say_broken(self, epoch: int, error: BaseException) -> None:
-        failures, blobs = pack_failures([Failure(0, "raised", e) for e in (error, error.__cause__) if e is not None])
+        errors = (error, error.__cause__)
+        failures, blobs = pack_failures([Failure(0, "raised", one) for one in errors if one is not None])
         self._pipe.send(_channel.BROKEN, epoch, (failures, error is self._not_started), blobs)
 
     # -- what the parent asks for ------------------------------------------------------------------------------
@@ -201,7 +213,8 @@ class _Worker:
         if self._memory_limit is not None:
             self._cell.weigh(fresh_memory(self._memory_limit), self._memory_limit)
             self._memory_limit = None  # it is not fresh any more, and looking at it is the parent's business
-        self._work = Work(self._job, self._cell)
+        self._outbox = Outbox(None if self._arena is None else self._arena.least)
+        self._work = Work(self._job, self._cell, outbox=self._outbox)
 
     def _run(self, message: Message) -> None:
         fields, claim, places = message.values
@@ -217,9 +230,11 @@ class _Worker:
         if self._work.heavy and self._may_keep and not self._keeps:
             keep_freed()
             self._keeps = True
-        failures, blobs = pack_failures(outcome.failures)
+        seconds, (failures, blobs, partials) = self._outbox.seconds, self._outbox.take()
         shipped = self._work.payloads() if run.ship else None  # and let go of after it was sent, for that may take long
-        pieces, payloads, *packing = (None, [], None, 0.0) if shipped is None else self._pack(shipped)
+        alive = partial(self._cell.packing, run.chunk, outcome.stop)
+        packed = NOTHING if shipped is None else self._pack(shipped, alive, partials, seconds)
+        pieces, payloads, *packing = packed
         times = (outcome.seconds, outcome.reduce_seconds, outcome.began, outcome.slowest)
         values = (run.chunk, outcome.stop, times, failures, pieces, *packing)
         self._pipe.send(_channel.FINISHED, self._epoch, values, [*blobs, *payloads])
@@ -240,17 +255,27 @@ class _Worker:
         if self._work is None:
             return
         shipped = self._work.payloads()
-        pieces, payloads, *packing = self._pack(shipped)
+        pieces, payloads, *packing = self._pack(shipped, partial(self._cell.packing, NO_CHUNK, 0))
         self._pipe.send(_channel.SHIPPED, self._epoch, (pieces, *packing), payloads)
 
     def _pack(
-        self, payloads: list[Payload]
-    ) -> tuple[list[PackedPiece], list[bytes], tuple[int, int, int] | None, float]:
-        """Payloads as they travel, their bytes, the slot of their large buffers, and the seconds that packing took."""
+        self,
+        payloads: list[Payload],
+        alive: Callable[[], None],
+        partials: Sequence[PackedPayload] = (),
+        seconds: float = 0.0,
+    ) -> Shipment:
+        """Pack states, beside the partials that are packed already."""
         assert self._job is not None
-        began = perf_counter()
-        pieces, packed, place = pack_pieces(payloads, self._job.reducer, self._job.strategy, self._arena)
-        return pieces, packed, place and (place.slot, place.offset, place.size), perf_counter() - began
+        job, began = self._job, perf_counter()
+        least, watched = None if self._arena is None else self._arena.least, job.item_timeout is not None
+        states = []
+        for payload in payloads:
+            alive()
+            states.append(pack_payload(payload, job.reducer, job.strategy, least, alive if watched else None))
+        self._cell.rest()
+        pieces, packed, place = put_pieces([*partials, *states], self._arena)
+        return pieces, packed, place and (place.slot, place.offset, place.size), perf_counter() - began + seconds
 
     def _end(self, message: Message) -> None:
         self._work = self._job = None

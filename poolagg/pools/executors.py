@@ -55,7 +55,8 @@ class ExecutorPool(ForeignPool):
         if future.cancelled():
             self._put(run, CancelledError(), epoch)
         else:
-            self._put(run, future.exception() or future.result(), epoch)
+            error = future.exception()
+            self._put(run, future.result() if error is None else error, epoch)
 
     def _broken(self, run: Run, error: BaseException) -> Answer:
         lost = WorkerLost(

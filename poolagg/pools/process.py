@@ -21,7 +21,7 @@ from poolagg._interrupts import even_if_interrupted, interrupts_held_back
 from poolagg._orders import Answer, Replace, Revoke, Revoked, Run, Ship, Worn, Yield, Yielded
 from poolagg._parcels import Encoded, Parcel
 from poolagg.pools import _arena, _channel
-from poolagg.pools._cell import Batch
+from poolagg.pools._cell import NO_CHUNK, Batch
 from poolagg.pools._crew import Crew
 from poolagg.pools._death import born_deaf
 from poolagg.pools._forkserver import TemplateLauncher, TemplateLost
@@ -375,7 +375,8 @@ class ProcessPool(Pool):
         """Read the lane's cell."""
         handle = self._handles.get(lane)
         batch = handle.cell.read() if handle is not None else None
-        return batch if batch is not None and handle is not None and batch.chunk in handle.runs else None
+        known = batch is not None and handle is not None and (batch.chunk in handle.runs or batch.chunk == NO_CHUNK)
+        return batch if known else None
 
     def items_run(self) -> Mapping[int, int]:
         """The count of a worker goes on from run to run."""
@@ -385,16 +386,24 @@ class ProcessPool(Pool):
         """Of the workers that are there."""
         return max((peak_memory(handle.child.pid) for handle in list(self._handles.values())), default=0)
 
-    def kill(self, lane: int, how: str) -> None:
-        """Kill the lane's worker."""
+    def stopped(self, lane: int) -> bool:
+        """Whether the lane's worker was stopped (SIGSTOP), with work to do."""
+        handle = self._handles.get(lane)
+        return handle is not None and not handle.idle and handle.child.stopped
+
+    def kill(self, lane: int, how: str, batch: Batch | None) -> None:
+        """Kill the lane's worker, in this batch."""
         if (handle := self._handles.get(lane)) is not None:
-            handle.kill("timeout", how, self.batch(lane))
+            if batch is None:
+                handle.kill("died", how, blameless=True)
+            else:
+                handle.kill("timeout", how, batch)
 
     def _stop_outgrown(self) -> None:
         for lane, handle in self._handles.items():
             batch = self.batch(lane)
-            how = "" if batch is None else self._wear.within_item(handle.child.pid, batch)
-            if how and self.batch(lane) == batch:  # still: one that has ended its item may ship what it holds
+            how = "" if batch is None or batch.packing else self._wear.within_item(handle.child.pid, batch)
+            if how:  # one that has ended its item may ship what it holds
                 handle.kill("died", how, batch)
 
     def _collect(self, timeout: float | None) -> None:

@@ -42,6 +42,9 @@ class Ordered(Stream):
 
 
 class _Runs:
+    ships_partials = True
+    """Each payload is (index of the first, partials): in another process they are packed batch by batch instead."""
+
     def __init__(self) -> None:
         self._runs: list[tuple[int, list[Any]]] = []
 

@@ -1,0 +1,104 @@
+"""Objects that bite whoever pickles or opens them: an item of a stranger's may do anything to the process it is in."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from tasks import fail
+
+BITES = ["raise", "SystemExit", "KeyboardInterrupt", "recurse", "exit", "SIGSEGV", "hang"]
+"""How: an exception of each sort, and three ways in which nothing is left to be raised."""
+
+DEADLY = {"exit", "SIGSEGV"}
+
+
+def bite(how: str) -> Any:
+    """Do it."""
+    if how in ("SystemExit", "KeyboardInterrupt"):
+        raise {"SystemExit": SystemExit, "KeyboardInterrupt": KeyboardInterrupt}[how]("as told")
+    if how == "recurse":
+        return bite(how)
+    if how == "fine":
+        return how
+    return fail(how)
+
+
+class WhenOpened:
+    """Bites whoever unpickles it, and looks as told."""
+
+    def __init__(self, how: str, name: str = "") -> None:
+        self.how, self.name = how, name
+
+    def __reduce__(self) -> Any:
+        return bite, (self.how,)
+
+    def __repr__(self) -> str:
+        return f"WhenOpened({self.how!r})"
+
+
+class WhenPickled:
+    """Bites whoever pickles it."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def __reduce__(self) -> Any:
+        if self.how == "recurse":
+            sys.setrecursionlimit(300)
+        bite(self.how)
+        return WhenPickled, (self.how,)
+
+
+class ErrorWhenPickled(Exception):
+    """An exception that bites whoever pickles it."""
+
+    def __reduce__(self) -> Any:
+        bite(self.args[0])
+        return ErrorWhenPickled, self.args
+
+
+class ErrorWhenOpened(Exception):
+    """An exception that bites whoever unpickles it."""
+
+    def __reduce__(self) -> Any:
+        return bite, self.args
+
+
+class ErrorInWords(Exception):
+    """An exception that bites whoever asks what it says."""
+
+    def __str__(self) -> str:
+        bite(self.args[0])
+        return "nothing"
+
+    __repr__ = __str__
+
+
+class LooksBad:
+    """An item whose repr bites."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def __repr__(self) -> str:
+        bite(self.how)
+        return "nothing"
+
+
+class InTheParent:
+    """Opens anywhere but in the process that made it."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def __reduce__(self) -> Any:
+        return open_elsewhere, (self.pid,)
+
+
+def open_elsewhere(pid: int) -> InTheParent:
+    """Made anew, or raises."""
+    if os.getpid() == pid:
+        raise LookupError("not here")
+    return InTheParent(pid)
