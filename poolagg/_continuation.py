@@ -23,7 +23,7 @@ from poolagg._parcels import Source
 from poolagg._plan import Plan
 from poolagg._settings import Settings
 from poolagg._terms import Terms
-from poolagg._texts import said, trace_of
+from poolagg._texts import add_note, said, trace_of
 from poolagg._verdicts import Skipped
 from poolagg.errors import CheckpointMismatch, RemoteError, clipped, short_repr
 from poolagg.functions import name_of
@@ -292,6 +292,18 @@ class Continuation:
     def close(self) -> None:
         """Give the file free. A call that was interrupted may be made again."""
         self._store.close()
+
+    def let_go(self, error: BaseException | None) -> None:
+        """Give the file or the resource free, also past an interruption, after a run that may have ended by `error`."""
+        try:
+            self.close()
+        except Exception as another:
+            if error is None:
+                raise
+            add_note(error, f"poolagg: and {said(another)} was raised when the checkpoint was closed")
+        except BaseException:
+            self.close()
+            raise
 
 
 class _Covering:

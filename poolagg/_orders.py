@@ -7,6 +7,7 @@ tuples, for every worker begins by making these classes, and dataclasses take it
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from poolagg._chunks import Interval
@@ -42,6 +43,7 @@ __all__ = [
     "Worn",
     "Yield",
     "Yielded",
+    "nbytes_of",
 ]
 
 Cause: TypeAlias = Literal["raised", "died", "timeout"]
@@ -287,3 +289,8 @@ class Fail(NamedTuple):
 Answer: TypeAlias = Finished | Shipped | Revoked | Yielded | Lost | Worn | Broken
 Event: TypeAlias = Answer | Pulled | SourceEnded | Merged | Late | Tick
 Order: TypeAlias = Run | Ship | Revoke | Yield | Replace | Commit | Again | Skip | LeaveOut | Fail
+
+
+def nbytes_of(pieces: Iterable[Piece]) -> int:
+    """How much was shipped."""
+    return sum(piece.nbytes for piece in pieces)

@@ -40,7 +40,6 @@ from poolagg._orders import (
     Replace,
     Revoked,
     Run,
-    Ship,
     Shipped,
     Skip,
     SourceEnded,
@@ -49,14 +48,11 @@ from poolagg._orders import (
     Yielded,
 )
 from poolagg._pace import Pace
+from poolagg._shipping import Shipping
 from poolagg._stealing import Stealing
 from poolagg._terms import Terms
 
 __all__ = ["Plan", "Terms"]
-
-
-HELD = 4096
-"""Intervals that a lane holds at most: each item that fails leaves a gap, and a gap takes memory here and there."""
 
 
 class Plan:
@@ -72,7 +68,7 @@ class Plan:
         self._lanes = Lanes(terms.lanes, terms.in_flight, terms.most_items)
         self._stealing = Stealing(self._ledger, self._lanes, terms.grid)
         self._chunk = 0
-        self._kept_bytes = 0
+        self._shipping = Shipping(terms, self.pace, self._ledger, self._lanes)
         self._orders: list[Order] = []
 
     @property
@@ -173,7 +169,7 @@ class Plan:
         """Take in what happened; give the orders that follow from it."""
         match event:
             case Pulled(start, stop, nbytes, kept_bytes):
-                self._kept_bytes = kept_bytes
+                self._shipping.kept_bytes = kept_bytes
                 self.pace.pulled(stop - start, nbytes)
                 self._ledger.pull(start, stop)
             case SourceEnded():
@@ -181,7 +177,8 @@ class Plan:
             case Merged(seconds):
                 self.pace.merged(seconds)
             case Tick():
-                self._ship_all()
+                if not self.stopped:
+                    self._orders.extend(self._shipping.of_all())
             case Finished():
                 self._finished(event)
             case Shipped(lane, pieces, pack, opening):
@@ -400,7 +397,8 @@ class Plan:
         self._run_suspects()
         while self._ledger.waiting and self._admissible() and (lane := self._free_lane()):
             self._run_some(lane, self._ledger.next(self.pace.size(None)))
-        self._ship_last()
+        if self._ended and not (self._ledger.waiting or self._blame.suspects):
+            self._orders.extend(self._shipping.of_idle())
         if self.terms.in_flight > 1 and self._starving:
             self._orders.extend(self._stealing.revoke())
 
@@ -422,7 +420,7 @@ class Plan:
                 return
             lane = min(lanes, key=lambda lane: len(lane.held))
             if not lane.empty:
-                self._ship(lane)
+                self._orders.extend(self._shipping.of(lane))
                 return
             self._run_some(lane, self._blame.suspects.popleft(), alone=True)
 
@@ -442,42 +440,12 @@ class Plan:
 
     def _run(self, lane: Lane, interval: Interval, alone: bool = False) -> None:
         start, stop = interval
-        ship = not self.terms.carries or alone or self._ship_is_due(lane, stop - start)
+        ship = not self.terms.carries or alone or self._shipping.is_due(lane, stop - start)
         budget = float("inf") if self.terms.chunksize is not None or alone else self.pace.budget
         run = Run(lane.number, self._chunk, start, stop, ship, alone, budget, self._ledger.failed_in(start, stop))
         self._chunk += 1
         self._lanes.give(lane, run)
         self._orders.append(run)
-
-    def _ship_is_due(self, lane: Lane, items: int) -> bool:
-        """Shipping pays when it is cheap against the work since the last time, or much would have to run again."""
-        work = lane.held_seconds
-        if 0 < self.terms.leaves <= lane.held_chunks + len(lane.chunks) + 1:
-            return True
-        for run in lane.chunks:
-            work = 0.0 if run.ship else work + self.pace.seconds(run.stop - run.start)
-        kept_bytes = max(self._kept_bytes, self.pace.item_bytes * self._ledger.uncovered)
-        if kept_bytes > self.terms.kept_bytes or len(lane.held) > HELD:
-            return True
-        return self.pace.worth_shipping(work + self.pace.seconds(items))
-
-    def _ship(self, lane: Lane) -> None:
-        if not lane.shipping:
-            lane.shipping = True
-            self._orders.append(Ship(lane.number))
-
-    def _ship_all(self) -> None:
-        for lane in self._lanes:
-            if self.terms.carries and not self.stopped and (lane.held or lane.chunks):
-                self._ship(lane)
-
-    def _ship_last(self) -> None:
-        """With nothing left to run, what lanes hold is all that is missing."""
-        if not self._ended or not self.terms.carries or self._ledger.waiting or self._blame.suspects:
-            return
-        for lane in self._lanes:
-            if lane.held and not lane.chunks:
-                self._ship(lane)
 
     def _replace_worn(self) -> None:
         more = not self._ended or self._ledger.waiting or self._blame.suspects
@@ -487,7 +455,7 @@ class Plan:
                     self._lanes.renew(lane.number)
                     self._orders.append(Replace(lane.number, lane.reason))
                 elif not lane.empty:
-                    self._ship(lane)
+                    self._orders.extend(self._shipping.of(lane))
 
     # -- input order -------------------------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ from poolagg._verdicts import Skipped, error_of_item, error_of_run, note_of_fold
 from poolagg._watching import Account, Watchers
 from poolagg.errors import CheckpointMismatch, PoolAggError, SkippedItems, WorkerLost
 from poolagg.functions import name_of
-from poolagg.pools import Job, Pool, Watch
+from poolagg.pools import Watch
 from poolagg.reducers import Into
 
 if TYPE_CHECKING:  # few runs have a checkpoint, and sqlite3 takes as long to import as a worker to start
@@ -70,27 +70,6 @@ class Snapshot:
     total: int | None
     elapsed: float
     final: bool
-
-
-class _InUse:
-    """Within this a pool is not cleared away, whoever closes it, from whichever thread.
-
-    (`contextlib.contextmanager` sets `__traceback__` of what passes, which an exception may forbid.)
-    """
-
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-
-    def __enter__(self) -> None:
-        self._before, self._pool.in_use = self._pool.in_use, True
-        try:
-            self._pool.check_open()  # after the flag: whoever closes it sees that, or is seen here
-        except BaseException:
-            self._pool.in_use = self._before
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.in_use = self._before
 
 
 class Run:
@@ -134,7 +113,7 @@ class Run:
     def __enter__(self) -> Self:
         self._entered = True
         try:
-            with _InUse(self._pool):
+            with self._pool.used():
                 self._begin()
         except BaseException as error:
             self._end(error)
@@ -143,7 +122,7 @@ class Run:
 
     def step(self) -> bool:
         """One round: pull, wait for answers, carry out what follows. False when the run is over."""
-        with _InUse(self._pool):
+        with self._pool.used():
             return self._step()
 
     def _step(self) -> bool:
@@ -202,7 +181,7 @@ class Run:
         if self._every is None or monotonic() < self._next_snapshot:
             return False
         self._next_snapshot = monotonic() + self._every
-        with _InUse(self._pool):
+        with self._pool.used():
             self._do(self._plan.handle(orders.Tick()))
         # Before anything has arrived there is nothing to show, and of nothing some reducers have no result.
         return len(self._plan.covered) > self._plan.failures
@@ -236,11 +215,7 @@ class Run:
     def _begin_work(self) -> None:
         if not self._working:
             settings, terms = self._settings, self._plan.terms
-            job = Job(
-                settings.func, settings.reducer.for_lanes(), self._strategy, terms.grid,
-                item_timeout=settings.item_timeout,
-            )  # fmt: skip
-            self._pool.begin(job, terms.lanes, self._lease)
+            self._pool.begin(settings.job(terms.grid), terms.lanes, self._lease)
             self._working = True
             for lane, items in self._pool.items_run().items():
                 if lane < terms.lanes:
@@ -256,7 +231,7 @@ class Run:
             if self._working and self._watchers:  # which workers of the pool's last run do not live to tell
                 self._account.workers_memory = self._pool.peak_memory()
             try:
-                interrupted = error is not None and not isinstance(error, Exception)
+                interrupted = error is not None and not issubclass(type(error), Exception)
                 self._pool.end(clean, interrupted, run=self._lease)
             finally:
                 try:
@@ -267,11 +242,9 @@ class Run:
     def _tell_end(self, error: BaseException | None) -> None:
         done, failed = len(self._plan.covered) - self._plan.failures, self._plan.failures
         with interrupts_allowed():
-            if not self._watchers:
-                return
-            self._watchers.tell(events.Progressed(done, failed, self._total))
-            self._watchers.tell(self._account.told())
-            self._watchers.tell(events.RunEnded(done, failed, monotonic() - self._began, error))
+            self._watchers.tell_if(events.Progressed, done, failed, self._total)
+            self._watchers.tell_if(self._account.told)
+            self._watchers.tell_if(events.RunEnded, done, failed, monotonic() - self._began, error)
 
     def _patience(self) -> float | None:
         """How long the lanes may be waited for: not at all while there are items to pull."""
@@ -355,19 +328,7 @@ class Run:
                 raise
             add_note(error, f"poolagg: and the checkpoint was not written: {message_of(another)}")
         finally:
-            self._close(self._kept, error)
-
-    def _close(self, kept: Continuation, error: BaseException | None) -> None:
-        """Let go of the file or the resource, also past an interruption."""
-        try:
-            kept.close()
-        except Exception as another:
-            if error is None:
-                raise
-            error.add_note(f"poolagg: and {another!r} was raised when the checkpoint was closed")
-        except BaseException:
-            kept.close()
-            raise
+            self._kept.let_go(error)
 
     # -- the input ---------------------------------------------------------------------------------------------
 
@@ -545,7 +506,7 @@ class Run:
         start = self._plan.start_of(answer.lane, answer.chunk)
         return events.ChunkDone(
             answer.lane, start, answer.stop, answer.seconds, monotonic(), answer.reduce_seconds,
-            answer.pack_seconds, answer.open_seconds, nbytes_of(answer.pieces or ()), answer.began,
+            answer.pack_seconds, answer.open_seconds, orders.nbytes_of(answer.pieces or ()), answer.began,
             answer.slowest, self._slow_item(*answer.slowest),
         )  # fmt: skip
 
@@ -554,10 +515,5 @@ class Run:
         return self._item(start, most=SMALL) if seconds >= SLOW and stop - start == 1 else None
 
     def _state_shipped(self, answer: orders.Shipped) -> events.StateShipped:
-        nbytes = nbytes_of(answer.pieces)
+        nbytes = orders.nbytes_of(answer.pieces)
         return events.StateShipped(answer.lane, nbytes, answer.pack_seconds, answer.open_seconds, monotonic())
-
-
-def nbytes_of(pieces: Iterable[orders.Piece]) -> int:
-    """How much was shipped."""
-    return sum(piece.nbytes for piece in pieces)

@@ -9,7 +9,7 @@ from poolagg._chunks import Grid
 from poolagg._seconds import checked_seconds
 from poolagg._terms import Terms
 from poolagg.events import ItemFailed, RunEvent
-from poolagg.pools import Pool, ProcessPool, as_pool
+from poolagg.pools import Job, Pool, ProcessPool, as_pool
 from poolagg.reducers import Into, Reducer, as_reducer
 from poolagg.strategies import Combine, Ordered, Strategy, Stream, Tree
 
@@ -86,6 +86,10 @@ class Settings:
             chunk_seconds=pool.chunk_seconds,
             leaves=pool.leaves,
         )
+
+    def job(self, grid: Grid | None) -> Job:
+        """What every worker is told at the start of the run."""
+        return Job(self.func, self.reducer.for_lanes(), self.strategy, grid, item_timeout=self.item_timeout)
 
     def _grid(self, most_items: int | None) -> Grid | None:
         """Leaves that one worker may run; a ValueError if the result was promised to depend on larger ones."""

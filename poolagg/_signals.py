@@ -12,6 +12,8 @@ from itertools import pairwise
 from types import CodeType, FrameType
 from typing import Any
 
+from poolagg._texts import traceback_of
+
 __all__ = ["handlers", "raised_by_handler"]
 
 CO_OPTIMIZED, CO_VARARGS = 1, 4
@@ -19,7 +21,7 @@ CO_OPTIMIZED, CO_VARARGS = 1, 4
 
 def raised_by_handler(error: BaseException, among: Iterable[CodeType] | None = None) -> bool:
     """Return whether a signal handler raised `error`; `among`: one of these, as `handlers` returns them."""
-    trace = error.__traceback__
+    trace = traceback_of(error)
     while trace is not None:
         frame = trace.tb_frame
         if (among is None or frame.f_code in among) and _is_handler(frame):

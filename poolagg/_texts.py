@@ -10,11 +10,12 @@ import reprlib
 import traceback
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeGuard, TypeVar
 
 __all__ = [
     "add_note",
     "forget_frames",
+    "is_a",
     "message_of",
     "notes_of",
     "said",
@@ -24,6 +25,8 @@ __all__ = [
     "traceback_of",
     "works",
 ]
+
+T = TypeVar("T")
 
 _reprs = reprlib.Repr()
 _reprs.maxstring = _reprs.maxother = 80
@@ -70,6 +73,11 @@ def message_of(error: BaseException) -> str:
     'three'
     """
     return _asked(str, error, lambda name: f"<{name} whose str raises>")
+
+
+def is_a(error: object, kind: type[T]) -> TypeGuard[T]:
+    """Whether an exception is of a type; `isinstance` would also ask for its `__class__`, which may raise."""
+    return issubclass(type(error), kind)
 
 
 def said(error: BaseException) -> str:

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from poolagg._orders import Fail, Piece
-from poolagg._texts import message_of, short_repr
+from poolagg._texts import is_a, message_of, short_repr
 from poolagg._texts import said as type_and_message
 from poolagg.errors import PoolAggError, ReducerError, RemoteError, TaskError, WorkerLost, clipped
 from poolagg.events import ItemFailed
@@ -43,7 +43,7 @@ def error_of_run(order: Fail, reducer: str) -> PoolAggError:
     """The error for a run that cannot go on, with no item to blame."""
     error = order.error
     told: PoolAggError
-    if isinstance(error, PoolAggError):
+    if is_a(error, PoolAggError):
         return error
     if order.cause == "timeout":
         text = f"a worker was killed, for {error}, and no single item could be named that took so long"

@@ -28,8 +28,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 MAY_IMPORT = {
     # floor 0, pure: values and what is made of them
     "_lazily": set(),
-    "_signals": set(),
     "_texts": set(),
+    "_signals": {"_texts"},
     "functions": set(),
     "_sizes": set(),
     "_seconds": set(),
@@ -63,8 +63,9 @@ MAY_IMPORT = {
     "_blame": {"_chunks", "_ledger", "_orders"},
     "_lanes": {"_chunks", "_orders"},
     "_terms": {"_chunks"},
+    "_shipping": {"_lanes", "_ledger", "_orders", "_pace", "_terms"},
     "_stealing": {"_chunks", "_lanes", "_ledger", "_orders"},
-    "_plan": {"_blame", "_chunks", "_lanes", "_ledger", "_orders", "_pace", "_stealing", "_terms"},
+    "_plan": {"_blame", "_chunks", "_lanes", "_ledger", "_orders", "_pace", "_shipping", "_stealing", "_terms"},
     "strategies": {"_chunks", "_kinds", "_lazily", "reducers"},
     "_limit": set(),
     "_timeline": set(),
@@ -123,7 +124,7 @@ PURE = {
         "_plan",
         "strategies",
     ),
-    *("_items", "_overdue", "_texts"),
+    *("_items", "_overdue", "_shipping", "_stealing", "_texts"),
     *("_aliasing", "_limit", "_timeline", "_tally", "_report_page", "_report"),
 }
 """Rooms without clock, process or file. (`sources` makes files into items, `_rendering` results into text; a report

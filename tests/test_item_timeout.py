@@ -84,15 +84,17 @@ def test_a_worker_dies_in_the_batch_that_was_condemned_or_lives_on() -> None:
     killed = 0
     for number in range(150):
         cell = Cell()
+        fd = os.dup(cell.fd)  # a forked child closes the parent's own
         if not (pid := os.fork()):
             with contextlib.suppress(BaseException):
-                mine = Cell(os.dup(cell.fd))
+                mine = Cell(fd)
                 mine.begin(1)
                 for index in range(1, 10**9):
                     mine.batch(0, index, index + 1)
                     if number % 3 == 0:
                         mine.rest()
             os._exit(7)
+        os.close(fd)
         while (batch := cell.read()) is None or batch.start < 20:
             pass
         for _ in range(number % 5):

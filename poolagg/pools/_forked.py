@@ -13,6 +13,7 @@ import sys
 from collections import deque
 from typing import NoReturn
 
+from poolagg._texts import is_a
 from poolagg.functions import here
 
 __all__ = ["leave"]
@@ -36,7 +37,7 @@ def leave(error: BaseException | None = None) -> NoReturn:
 def _exit_code(error: BaseException | None) -> int:
     if error is None:
         return 0
-    if not isinstance(error, SystemExit):
+    if not is_a(error, SystemExit):
         sys.excepthook(type(error), error, error.__traceback__)
         return 1
     if error.code is None:

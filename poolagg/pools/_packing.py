@@ -21,6 +21,7 @@ from poolagg._signals import raised_by_handler
 from poolagg._texts import (
     add_note,
     forget_frames,
+    is_a,
     message_of,
     notes_of,
     said,
@@ -341,7 +342,7 @@ def _unpack_piece(covers: Any, size: int, loads: Callable[[Any], Any], blob: Any
 
 def as_reducer_error(error: BaseException) -> PoolAggError:
     """What ended a lane's work, as the reducer's error, if it is not known better."""
-    if isinstance(error, (ReducerError, WorkerLost)):
+    if is_a(error, ReducerError) or is_a(error, WorkerLost):
         return error
     if raised_by_handler(error):
         return _struck(error)

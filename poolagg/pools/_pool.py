@@ -25,6 +25,27 @@ __all__ = ["Pool", "PoolOrder"]
 PoolOrder = Run | Ship | Revoke | Yield | Replace
 
 
+class _Used:
+    """Within this a pool is not cleared away, whoever closes it, from whichever thread.
+
+    (`contextlib.contextmanager` sets `__traceback__` of what passes, which an exception may forbid.)
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    def __enter__(self) -> None:
+        self._before, self._pool.in_use = self._pool.in_use, True
+        try:
+            self._pool.check_open()  # after the flag: whoever closes it sees that, or is seen here
+        except BaseException:
+            self._pool.in_use = self._before
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.in_use = self._before
+
+
 class Pool(ABC):
     """The lanes of one run after another."""
 
@@ -111,6 +132,10 @@ class Pool(ABC):
             raise PoolBusy(f"{self!r} is running another job: a pool runs one at a time, so use a second pool")
         self.check_open()
 
+    def used(self) -> _Used:
+        """A block within which a concurrent `close` waits."""
+        return _Used(self)
+
     def check_open(self) -> None:
         """Raise ValueError if the pool is closed."""
         if self._closed:
@@ -123,7 +148,7 @@ class Pool(ABC):
         try:
             self._begin(job, lanes)
         except BaseException as error:
-            self.end(clean=False, interrupted=not isinstance(error, Exception))
+            self.end(clean=False, interrupted=not issubclass(type(error), Exception))
             raise
 
     def end(self, clean: bool, interrupted: bool = False, again: bool = False, run: object = None) -> None:

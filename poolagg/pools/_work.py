@@ -22,7 +22,7 @@ from poolagg._aliasing import Aliasing
 from poolagg._chunks import Grid, Interval, without
 from poolagg._orders import NONE_YET, Failure, Run, Slowest
 from poolagg._signals import raised_by_handler
-from poolagg._texts import said, set_traceback, short_repr, traceback_of
+from poolagg._texts import is_a, said, set_traceback, short_repr, traceback_of
 from poolagg.errors import ReducerError
 from poolagg.functions import here
 from poolagg.pools._cell import Sharing
@@ -366,7 +366,7 @@ class Work:
         except BaseException as error:
             if os.getpid() != self._pid:
                 leave(error)
-            if not isinstance(error, Exception):
+            if not is_a(error, Exception):
                 raise
             self._raise_as_reducers(error, f"near item {arguments[0]}")
         if os.getpid() != self._pid:

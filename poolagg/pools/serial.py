@@ -69,7 +69,9 @@ def _interrupts() -> Callable[[BaseException], bool]:
     Handlers that `func` installs are not among them, for it limits its own time by them.
     """
     callers = handlers() if threading.current_thread() is threading.main_thread() else frozenset()
-    return lambda error: isinstance(error, KeyboardInterrupt) or (bool(callers) and raised_by_handler(error, callers))
+    return lambda error: (
+        issubclass(type(error), KeyboardInterrupt) or (bool(callers) and raised_by_handler(error, callers))
+    )
 
 
 class SerialPool(Pool):
