@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import itertools
 import operator
+import os
+import signal
 import threading
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing.pool import ThreadPool as StandardThreadPool
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -114,6 +118,25 @@ def test_nothing_is_kept_after_a_run(pool: Any) -> None:
 
         run()
         wait_for(lambda watched=watched: watched.gone)
+
+
+def dies_once(folder: Path, thing: Thing) -> Thing:
+    if thing.value == 50 and not (folder / "died").exists():
+        (folder / "died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return thing
+
+
+def test_nothing_is_kept_when_a_pool_of_one_run_ends(method: str, tmp_path: Path) -> None:
+    """Also where a worker died."""
+    watched = Watched()
+
+    def run() -> None:
+        func, things = functools.partial(dies_once, tmp_path), (watched(Thing(i)) for i in range(100))
+        aggregate(watched(func), things, Sum().of(value_of), pool=ProcessPool(2, start_method=method))
+
+    run()
+    assert watched.gone
 
 
 def test_nothing_is_kept_after_an_error(pool: Any) -> None:

@@ -193,7 +193,7 @@ class Channel:
         except BlockingIOError:
             return messages, None
         except (EOFError, ConnectionError, BrokenFrame) as error:
-            return messages, error
+            return messages, error.with_traceback(None)  # which keeps frames, and they what they call it
 
     def close(self) -> None:
         """Close the pipe."""
