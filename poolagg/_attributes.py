@@ -16,7 +16,19 @@ from typing import Any
 from poolagg._origin import is_own
 from poolagg.errors import short_repr
 
-__all__ = ["HEAP", "attributes", "beside", "has_hooks", "is_resource", "reduced", "variables", "what_hides"]
+__all__ = [
+    *("HEAP", "attributes", "beside", "has_hooks", "is_resource", "reduced", "registered", "variables", "what_hides"),
+]
+    "HEAP",
+    "attributes",
+    "beside",
+    "has_hooks",
+    "is_resource",
+    "reduced",
+    "registered",
+    "variables",
+    "what_hides",
+]
 
 HEAP = 1 << 9
 """The flag of a type that was made at run time."""
@@ -88,10 +100,15 @@ def has_hooks(kind: type) -> bool:
     return any(getattr(kind, name, None) is not getattr(object, name, None) for name in _HOOKS)
 
 
+def registered(kind: type) -> Any:
+    """What copyreg has for a type. Of exceptions nothing: libraries have them pickle with tracebacks, once imported."""
+    return None if issubclass(kind, BaseException) else copyreg.dispatch_table.get(kind)
+
+
 def reduced(value: Any) -> Any:
     """What pickle would be given; a TypeError if that is neither a name nor the parts of a value."""
     kind: Any = type(value)
-    reduce = copyreg.dispatch_table.get(kind)
+    reduce = registered(kind)
     found = kind.__reduce_ex__(value, 4) if reduce is None else reduce(value)
     if not isinstance(found, str) and not (isinstance(found, tuple) and 2 <= len(found) <= 6):
         raise TypeError(f"__reduce_ex__ returned {short_repr(found)}")

@@ -22,7 +22,6 @@ what has none (members of a set, keys) is looked at one by one, each as if there
 
 from __future__ import annotations
 
-import copyreg
 import enum
 import functools
 import sys
@@ -50,7 +49,17 @@ from types import (
 )
 from typing import Any, NoReturn
 
-from poolagg._attributes import HEAP, attributes, beside, has_hooks, is_resource, reduced, variables, what_hides
+from poolagg._attributes import (
+    HEAP,
+    attributes,
+    beside,
+    has_hooks,
+    is_resource,
+    reduced,
+    registered,
+    variables,
+    what_hides,
+)
 from poolagg._instructions import global_names, instructions
 from poolagg._origin import is_imported, is_own, is_reached, is_reached_anywhere, name_of_type
 from poolagg._stable import ATOMS, dump
@@ -404,7 +413,7 @@ class Walk:
             parts = set.__iter__(value) if issubclass(kind, set) else frozenset.__iter__(value)
             return *head, self._unordered(parts), self._names(attributes(value))
         error = None
-        if reduces := kind in copyreg.dispatch_table or has_hooks(kind):
+        if reduces := registered(kind) is not None or has_hooks(kind):
             try:
                 pickled = reduced(value)
             except Exception as raised:

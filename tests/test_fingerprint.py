@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copyreg
 import datetime
 import gc
 import hashlib
@@ -568,3 +569,13 @@ def test_items_with_a_time_zone_without_a_repr_are_known_again():
     times = [datetime.datetime(2020, 1, 1, tzinfo=Zone(hours)) for hours in (1, 1, 2)]
     assert stable(times[0]) == stable(times[1]) != stable(times[2])
     assert "0x" not in repr(list(map(stable, times)))
+
+
+def test_how_a_library_pickles_exceptions_is_no_difference(monkeypatch):
+    """Some have all exceptions of the program pickle with their tracebacks, from when they are imported."""
+    error = ValueError("no number", 1)
+    before = told("K = ValueError('no number', 1)\ndef f(x): return K")
+    monkeypatch.setitem(copyreg.dispatch_table, ValueError, lambda error: (ValueError, error.args, {"trace": 1}))
+    assert copyreg.dispatch_table[ValueError](error)[2]
+    assert told("K = ValueError('no number', 1)\ndef f(x): return K") == before
+    assert differences(before, told("K = ValueError('no number', 2)\ndef f(x): return K"))

@@ -14,6 +14,7 @@ there; or the old one, and nothing is.
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 from collections.abc import Callable, Mapping
 from hashlib import blake2b
@@ -193,9 +194,16 @@ class Database:
     def _connected(self) -> Session:
         """Begin a session. An interrupt ends the wait for a server, and leaves no connection without an owner."""
         with interrupts_held_back():
-            with interrupts_allowed():
-                connection = self._connect()
-            self._session = session = opened(connection)
+            made: list[Any] = []
+            try:
+                with interrupts_allowed():
+                    made.append(self._connect())
+                self._session = session = opened(made[0])
+            except BaseException:  # an interrupt as the wait ends, or a connection of no driver
+                for connection in made:
+                    with contextlib.suppress(Exception):
+                        connection.close()
+                raise
         return session
 
     def _lock(self, session: Session, patience: float) -> None:
