@@ -19,16 +19,6 @@ from poolagg.errors import short_repr
 __all__ = [
     *("HEAP", "attributes", "beside", "has_hooks", "is_resource", "reduced", "registered", "variables", "what_hides"),
 ]
-    "HEAP",
-    "attributes",
-    "beside",
-    "has_hooks",
-    "is_resource",
-    "reduced",
-    "registered",
-    "variables",
-    "what_hides",
-]
 
 HEAP = 1 << 9
 """The flag of a type that was made at run time."""
