@@ -16,9 +16,7 @@ from typing import Any
 from poolagg._origin import is_own
 from poolagg.errors import short_repr
 
-__all__ = [
-    *("HEAP", "attributes", "beside", "has_hooks", "is_resource", "reduced", "registered", "variables", "what_hides"),
-]
+__all__ = ["HEAP", "attributes", "beside", "has_hooks", "is_resource", "reduced", "variables", "what_hides"]
 
 HEAP = 1 << 9
 """The flag of a type that was made at run time."""
@@ -86,11 +84,12 @@ def is_resource(kind: type) -> bool:
 
 
 def has_hooks(kind: type) -> bool:
-    """Whether a class defines how its instances pickle."""
-    return any(getattr(kind, name, None) is not getattr(object, name, None) for name in _HOOKS)
+    """Whether a class, or copyreg for it, defines how its instances pickle."""
+    own = any(getattr(kind, name, None) is not getattr(object, name, None) for name in _HOOKS)
+    return own or _registered(kind) is not None
 
 
-def registered(kind: type) -> Any:
+def _registered(kind: type) -> Any:
     """What copyreg has for a type. Of exceptions nothing: libraries have them pickle with tracebacks, once imported."""
     return None if issubclass(kind, BaseException) else copyreg.dispatch_table.get(kind)
 
@@ -98,7 +97,7 @@ def registered(kind: type) -> Any:
 def reduced(value: Any) -> Any:
     """What pickle would be given; a TypeError if that is neither a name nor the parts of a value."""
     kind: Any = type(value)
-    reduce = registered(kind)
+    reduce = _registered(kind)
     found = kind.__reduce_ex__(value, 4) if reduce is None else reduce(value)
     if not isinstance(found, str) and not (isinstance(found, tuple) and 2 <= len(found) <= 6):
         raise TypeError(f"__reduce_ex__ returned {short_repr(found)}")

@@ -49,17 +49,7 @@ from types import (
 )
 from typing import Any, NoReturn
 
-from poolagg._attributes import (
-    HEAP,
-    attributes,
-    beside,
-    has_hooks,
-    is_resource,
-    reduced,
-    registered,
-    variables,
-    what_hides,
-)
+from poolagg._attributes import HEAP, attributes, beside, has_hooks, is_resource, reduced, variables, what_hides
 from poolagg._instructions import global_names, instructions
 from poolagg._origin import is_imported, is_own, is_reached, is_reached_anywhere, name_of_type
 from poolagg._stable import ATOMS, dump
@@ -413,7 +403,7 @@ class Walk:
             parts = set.__iter__(value) if issubclass(kind, set) else frozenset.__iter__(value)
             return *head, self._unordered(parts), self._names(attributes(value))
         error = None
-        if reduces := registered(kind) is not None or has_hooks(kind):
+        if reduces := has_hooks(kind):
             try:
                 pickled = reduced(value)
             except Exception as raised:
