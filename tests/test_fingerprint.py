@@ -310,6 +310,8 @@ def test_any_value_counts_however_deep_it_is(data):
     for holder in holders:
         one, other = (HOLDERS[holder].format(value) for value in (one, other))
     check(name, template.format(one), template.format(other))
+    if "share(" in one:
+        gc.collect()  # some hold themselves, and so the memory of what is shared
 
 
 def test_a_fingerprint_is_the_same_in_every_process():

@@ -167,8 +167,9 @@ class _Climbing:
         return self._reducer.finish(nodes.popitem()[1] if nodes else self._reducer.init())
 
     def done(self) -> bool:
-        nodes = self._present()
-        return len(nodes) == 1 and self._reducer.done(next(iter(nodes.values())))
+        """Ask the node of the first items alone: others come in any order, and there may always be some."""
+        first = [acc for (_, place), acc in self._present().items() if place == 0]
+        return len(first) == 1 and self._reducer.done(first[0])
 
     def _present(self) -> dict[tuple[int, int], Any]:
         return {key: acc for key, acc in self._nodes.items() if acc is not _Absent.ABSENT}
