@@ -15,12 +15,10 @@ from __future__ import annotations
 
 import copy
 import enum
+import sys
 import types
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
-from fractions import Fraction
 from functools import lru_cache
 from itertools import islice
 from sys import getrefcount
@@ -31,10 +29,10 @@ from poolagg.functions import here
 
 __all__ = ["Aliasing", "copied", "listed", "mutable"]
 
-PLAIN = {
-    *(int, float, complex, bool, str, bytes, type(None), Decimal, Fraction, date, datetime, time, timedelta, range),
-}
-"""Types that hold nothing mutable."""
+PLAIN: set[type] = {int, float, complex, bool, str, bytes, type(None), range}
+"""Types that hold nothing mutable; with those of `_LATER` whose modules are loaded by now: workers need few of them."""
+
+_LATER = {"decimal": ("Decimal",), "fractions": ("Fraction",), "datetime": ("date", "datetime", "time", "timedelta")}
 
 ENOUGH = 5
 """Shared partials, all different, after which a function is taken to have no buffer: more than anyone alternates."""
@@ -57,6 +55,7 @@ class Aliasing:
     """
 
     def __init__(self, func: Callable[[Any], Any], prepare: Callable[[Any], Any] | None, drains: bool) -> None:
+        _add_loaded()
         self._func = func
         self._prepare = prepare
         self._drains = drains
@@ -163,6 +162,12 @@ class Aliasing:
             return elements
         self._refills = True
         return list(map(copied, self._func(item)))
+
+
+def _add_loaded() -> None:
+    for module, names in _LATER.items():
+        if module in sys.modules:
+            PLAIN.update(vars(sys.modules[module])[name] for name in names if name in vars(sys.modules[module]))
 
 
 def listed(elements: Callable[[], Iterable[Any]]) -> list[Any]:

@@ -71,6 +71,7 @@ class Lanes:
 
     def __init__(self, count: int, in_flight: int, most_items: int | None = None) -> None:
         self._most_items = math.inf if most_items is None else most_items
+        self._limited = most_items is not None
         self._lanes = {number: Lane(number, room=self._most_items) for number in range(count)}
         self._rooms = [_Lowest() for _ in range(in_flight)]
         self._place: dict[int, int] = {}
@@ -102,13 +103,15 @@ class Lanes:
     def give(self, lane: Lane, run: Run) -> None:
         """The lane has this chunk, too."""
         lane.chunks.append(run)
-        lane.room -= run.items()
+        if self._limited:
+            lane.room -= run.items()
         self.settle(lane)
 
     def finish(self, lane: Lane, reached: int) -> Run:
         """Take out the lane's oldest chunk, which ran as far as item `reached`."""
         run = lane.chunks.popleft()
-        lane.room += run.items() - run.items(reached)
+        if self._limited:
+            lane.room += run.items() - run.items(reached)
         self.settle(lane)
         return run
 

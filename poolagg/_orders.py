@@ -76,7 +76,8 @@ class Run(NamedTuple):
     def items(self, reached: int | None = None) -> int:
         """How many items there are to run; with `reached`, how many of them lie before that."""
         stop = self.stop if reached is None else reached
-        return stop - self.start - sum(index < stop for index in self.without)
+        left_out = sum(index < stop for index in self.without) if self.without else 0
+        return stop - self.start - left_out
 
 
 class Ship(NamedTuple):

@@ -281,7 +281,7 @@ class Run:
     def _divisible(self) -> list[tuple[int, int, float]]:
         """While others have nothing to do: lanes, the chunks they run, and from when on these should be divided."""
         plan, batch = self._plan, self._pool.batch
-        running = [(lane, batch(lane)) for lane in range(plan.terms.lanes)] if plan.starving else []
+        running = [(lane, batch(lane)) for lane in (range(plan.terms.lanes) if plan.starving else ())]
         return [(lane, at.chunk, at.since + LATE) for lane, at in running if at and plan.divisible(lane, at.chunk)]
 
     # -- the checkpoint ----------------------------------------------------------------------------------------

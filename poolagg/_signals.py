@@ -6,6 +6,7 @@ are caught. It is none of theirs.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import signal
 from collections.abc import Callable, Iterable
 from itertools import pairwise
@@ -31,13 +32,14 @@ def raised_by_handler(error: BaseException, among: Iterable[CodeType] | None = N
 
 
 def handlers() -> frozenset[CodeType]:
-    """Return the code of the handlers that are installed now, for signals that interrupt a program: about 10 us."""
-    found = (_code_of(signal.getsignal(number)) for number in _NUMBERS)
-    return frozenset(code for code in found if code is not None)
+    """Return the code of the handlers that are installed now, for signals that interrupt a program: about 1 us."""
+    # Of `_signal`, for `signal.getsignal` makes an enum of each answer, which takes 30 times as long.
+    found = {handler for handler in map(_signal.getsignal, _NUMBERS) if callable(handler)}
+    return frozenset(code for code in map(_code_of, found) if code is not None)
 
 
 _NAMES = ("SIGALRM", "SIGVTALRM", "SIGPROF", "SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU")
-_NUMBERS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+_NUMBERS = [int(getattr(signal, name)) for name in _NAMES if hasattr(signal, name)]
 """Signals that programs handle to be interrupted; to ask for all 64 takes ten times as long."""
 
 

@@ -141,7 +141,7 @@ class _Loader:
 
 
 def run_exits() -> None:
-    """Do what an interpreter does at its end, for a forked process, which must not return into its parent's frames."""
+    """Do what an interpreter does at its end, for a forked process, which leaves without it."""
     if (util := sys.modules.get("multiprocessing.util")) is not None:
         util._exit_function()
     threading._shutdown()  # type: ignore[attr-defined]

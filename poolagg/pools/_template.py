@@ -12,6 +12,7 @@ It ends when the parent closes the socket, and when the parent dies.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import signal
@@ -20,6 +21,7 @@ import struct
 
 from poolagg.pools import _worker
 from poolagg.pools._channel import QUIETLY, without_sigpipe
+from poolagg.pools._citizen import run_exits
 from poolagg.pools._death import die_with_parent, ignore_interrupts
 from poolagg.pools._frozen import STARTED_BY
 
@@ -56,8 +58,10 @@ def main(socket_fd: int, death_fd: int, cloudpickle: bool) -> None:
                     parent.close()
                     os.close(death_fd)
                     signal.signal(signal.SIGIO, signal.SIG_DFL)
+                    gc.freeze()  # what is the template's has no file to be flushed
                     _worker.main(*fds)
-                    return
+                    run_exits()
+                    os._exit(0)  # to take all modules apart would take 10 ms, for which the parent waits
                 for fd in fds:
                     os.close(fd)
             parent.sendall(ANSWER.pack(number, pid if what == b"F" else _status(pid, what)), QUIETLY)
