@@ -3,6 +3,7 @@
     functools.cache, lru_cache      the function and the parameters: the cache begins empty, as in any new process
     functools.singledispatch        the implementations, by class
     functools.cached_property       on Python 3.11 it holds a lock, which is made anew
+    functools.partialmethod         from Python 3.14 on it cannot be made without its function
     typing.NewType, type aliases    the name, and what it stands for
     struct.Struct                   its format
     weak dicts and sets             what is in them; what nobody else refers to is gone again when it arrives
@@ -100,6 +101,14 @@ def _reduce_cached_property(own: functools.cached_property[Any]) -> Any:
     return functools.cached_property, (own.func,), {name: value for name, value in vars(own).items() if name != "lock"}
 
 
+def _reduce_partial_method(own: functools.partialmethod[Any]) -> Any:
+    return _partial_method, (own.func, own.args, own.keywords)
+
+
+def _partial_method(function: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    return functools.partialmethod(function, *arguments, **keywords)
+
+
 # -- values ------------------------------------------------------------------------------------------------------------
 
 
@@ -158,6 +167,7 @@ def _reduce_local(_: threading.local) -> Any:
 _REDUCTIONS: dict[type, Callable[[Any], Any]] = {
     type(functools.cache(abs)): _reduce_cached,
     functools.cached_property: _reduce_cached_property,
+    functools.partialmethod: _reduce_partial_method,
     typing.NewType: _reduce_new_type,
     struct.Struct: _reduce_struct,
     threading.local: _reduce_local,
