@@ -250,6 +250,8 @@ class Work:
         if unpack is not None:
             self._opened = runs = self._each(unpack, runs)
         mapped = self._mapped(runs, chunk)
+        if chunk is not None and runs and self._cut is None:
+            self._come_to_the_end(chunk, runs[-1][0] + len(runs[-1][1]), index + len(items))
         size = 0
         for start, prepareds in mapped:
             size = sys.getsizeof(prepareds[-1], 0)
@@ -261,6 +263,13 @@ class Work:
         if self._failures and self._outbox is not None:
             self._pack_failures(self._outbox)
         return size
+
+    def _come_to_the_end(self, chunk: int, reached: int, end: int) -> None:
+        """Say that the last items are done, which did not unpack; unless the parent has given them away."""
+        if reached < end and self._sharing is not None:
+            self._sharing.come_to(end - 1)
+            if self._sharing.asked(chunk):
+                self._leave(reached)
 
     def _mapped(self, runs: Sequence[tuple[int, Sequence[Any]]], chunk: int | None) -> list[tuple[int, list[Any]]]:
         """Map in bulk where that is safe; else one item after the other, if need be once more."""
@@ -296,12 +305,19 @@ class Work:
         self, func: Callable[[Any], Any], runs: Sequence[tuple[int, Sequence[Any]]], chunk: int | None = None
     ) -> list[tuple[int, list[Any]]]:
         mapped: list[tuple[int, list[Any]]] = []
+        before = runs[0][0] if runs else 0
         for start, values in runs:
             mapped.extend(self._apply(func, start, values, chunk))
-            if chunk is not None and self._cut is not None:  # later items are other lanes', also those not unpacked
-                self._failures = [failure for failure in self._failures if failure.index < self._cut]
+            if chunk is not None and self._cut is not None:
+                self._leave(before if self._cut == start else self._cut)
                 break
+            before = start + len(values)
         return mapped
+
+    def _leave(self, cut: int) -> None:
+        """Leave items from `cut` on to other lanes, also those that did not unpack: the lane had not come to them."""
+        self._cut = cut
+        self._failures = [failure for failure in self._failures if failure.index < cut]
 
     def _apply(
         self, func: Callable[[Any], Any], start: int, values: Sequence[Any], chunk: int | None = None
