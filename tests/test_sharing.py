@@ -140,6 +140,41 @@ def test_a_lane_runs_no_item_that_the_parent_was_told_it_would_not(
     assert covered == [index for index in ran if index % 5]
 
 
+@given(
+    count=st.integers(2, 40),
+    batch=st.sampled_from([1, 7, 40]),
+    closed=st.sets(st.integers(0, 39)),
+    at=st.integers(0, 39),
+    opening=st.booleans(),
+)
+def test_items_that_do_not_unpack_are_run_or_given_away_as_others_are(
+    count: int, batch: int, closed: set[int], at: int, opening: bool
+) -> None:
+    """Whenever the parent asks, while items are unpacked or run: each is told as failed, or given away, not both."""
+    reached: list[int | None] = []
+    lane = Lane()
+
+    def asks(index: int, now: bool) -> int:
+        if index == at and now and not reached:
+            reached.append(lane.ask(3))
+        return index
+
+    def unpack(index: int) -> int:
+        if asks(index, opening) in closed:
+            raise ValueError(index)
+        return index
+
+    work = Work(Job(lambda index: asks(index, not opening), Sum(), Combine()), lane)
+    work._batch = batch
+    outcome = work.run(Run(0, 3, 0, count, ship=True, budget=1e9), range(count), unpack)
+    if reached and reached[0] is not None:
+        assert outcome.stop <= reached[0]
+    covered = [index for covers, _ in work.payloads() for a, b in covers for index in range(a, b)]
+    failed = [failure.index for failure in outcome.failures]
+    assert sorted(covered + failed) == list(range(outcome.stop))
+    assert set(failed) == closed & set(range(outcome.stop))
+
+
 def test_who_asks_for_a_chunk_that_is_not_running_learns_nothing() -> None:
     lane = Lane()
     lane.batch(3, 0, 10)
