@@ -9,23 +9,15 @@ import functools
 import signal
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from types import FrameType
 from typing import Any
 
 import pytest
+from five_pools import POOLS
 
-from poolagg import Fold, ProcessPool, SerialPool, Sum, TaskError, ThreadPool, WorkerLost, aggregate
+from poolagg import Fold, ProcessPool, SerialPool, Sum, TaskError, WorkerLost, aggregate
 from poolagg._signals import handlers, raised_by_handler
 from poolagg.errors import ReducerError
-
-POOLS: dict[str, Callable[[], Any]] = {
-    "serial": SerialPool,
-    "threads": lambda: ThreadPool(2),
-    "processes": lambda: ProcessPool(2),
-    "an executor of threads": lambda: ThreadPoolExecutor(2),
-    "an executor of processes": lambda: ProcessPoolExecutor(2),
-}
 
 
 class Interrupted(Exception):

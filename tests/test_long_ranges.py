@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
+from five_pools import POOLS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,11 +14,8 @@ from poolagg import (
     Checkpoint,
     Collect,
     First,
-    ProcessPool,
-    SerialPool,
     Sum,
     TaskError,
-    ThreadPool,
     aggregate,
     snapshots,
 )
@@ -37,14 +32,6 @@ RANGES = {
     "far away and down": range(-LARGE, -LARGE - 70, -7),
     "empty": range(LARGE, -LARGE),
     "of one": range(LARGE, 2 * LARGE, 5 * LARGE),
-}
-
-POOLS: dict[str, Callable[[], Any]] = {
-    "serial": SerialPool,
-    "threads": lambda: ThreadPool(2),
-    "processes": lambda: ProcessPool(2),
-    "an executor of threads": lambda: ThreadPoolExecutor(2),
-    "an executor of processes": lambda: ProcessPoolExecutor(2),
 }
 
 

@@ -12,24 +12,16 @@ import signal
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing.pool import ThreadPool as StandardThreadPool
 from pathlib import Path
 from typing import Any
 
 import pytest
+from five_pools import POOLS
 from tasks import wait_for
 
 import poolagg
-from poolagg import Collect, Fold, Into, ProcessPool, Report, SerialPool, Sum, TaskError, ThreadPool, aggregate
-
-POOLS: dict[str, Callable[[], Any]] = {
-    "serial": SerialPool,
-    "threads": lambda: ThreadPool(2),
-    "processes": lambda: ProcessPool(2),
-    "an executor of threads": lambda: ThreadPoolExecutor(2),
-    "an executor of processes": lambda: ProcessPoolExecutor(2),
-}
+from poolagg import Collect, Fold, Into, ProcessPool, Report, Sum, TaskError, ThreadPool, aggregate
 
 
 class Thing:
