@@ -46,10 +46,17 @@ def test_what_is_right_is_what_a_loop_gives(job, monkeypatch, tmp_path):
 
 
 def test_every_peer_gets_it_right(monkeypatch):
-    """Each, in its own idiom, on a job of many small results and on one of few large ones."""
+    """Each, in its own idiom, on a job of many small results and on one of few large ones.
+
+    A peer that fails among the others is asked again by itself: some take a busy machine for a dead worker.
+    """
     monkeypatch.setattr(peers.suite, "cases", lambda scale: [job for job in jobs(scale) if job.name in FEW])
     results, missing = measured("peers", monkeypatch, lambda contestant: not contestant.name.startswith("Ray"))
-    assert not results.unsound()
+    failed = {run.contestant for run in results.unsound() if run.status == "failed" and "poolagg" not in run.contestant}
+    assert {run.contestant for run in results.unsound()} <= failed
+    for name in failed:
+        alone, _ = measured("peers", monkeypatch, lambda contestant, name=name: contestant.name == name)
+        assert not alone.unsound()
     assert {run.case for run in results.runs} == set(FEW)
     skip_or_fail(missing)
 
