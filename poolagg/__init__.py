@@ -12,9 +12,10 @@ from poolagg._lazily import lazily
 if TYPE_CHECKING:
     from poolagg import errors, events, pools, resources, strategies, testing
     from poolagg._checkpoint import Checkpoint
-    from poolagg._engine import Snapshot, aggregate, snapshots
+    from poolagg._engine import aggregate, snapshots
     from poolagg._progress import Progress
     from poolagg._report import Report
+    from poolagg._snapshot import Snapshot
     from poolagg.errors import (
         CheckpointError,
         CheckpointMismatch,
@@ -124,9 +125,10 @@ __getattr__, __dir__ = lazily(
     __name__,
     {
         "_checkpoint": ("Checkpoint",),
-        "_engine": ("Snapshot", "aggregate", "snapshots"),
+        "_engine": ("aggregate", "snapshots"),
         "_progress": ("Progress",),
         "_report": ("Report",),
+        "_snapshot": ("Snapshot",),
         "errors": (
             "CheckpointError",
             "CheckpointMismatch",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from poolagg.reducers._numbers import Count, Mean, Std, Sum, Variance
     from poolagg.reducers._picking import Bottom, First, Last, Max, Min, Sample, Top
     from poolagg.reducers._reducer import Place, Reducer, fold, join, reduced
-    from poolagg.reducers._tee import Tee, as_reducer
+    from poolagg.reducers._tee import ReducerLike, Tee, as_reducer
 
 __all__ = [
     "ArrayReduce",
@@ -35,6 +35,7 @@ __all__ = [
     "Place",
     "Reduce",
     "Reducer",
+    "ReducerLike",
     "Sample",
     "Std",
     "Sum",
@@ -94,6 +95,7 @@ __getattr__, __dir__ = lazily(
             "reduced",
         ),
         "_tee": (
+            "ReducerLike",
             "Tee",
             "as_reducer",
         ),
