@@ -32,7 +32,7 @@ R2 = TypeVar("R2")
 R3 = TypeVar("R3")
 R4 = TypeVar("R4")
 S = TypeVar("S")
-"""A `Snapshot[R]`: pyright infers the keys of a dict of reducers in `next(snapshots(...))` only from the whole."""
+"""A `Snapshot[R]`. With `Snapshots[R]` pyright loses the keys of a dict of reducers in `next(snapshots(...))`."""
 
 
 class Options(TypedDict, total=False):

@@ -52,7 +52,7 @@ class Tee(Combinator[R]):
     def __init__(self, members: Any) -> None:
         if not members:
             raise ValueError(f"a Tee needs at least one reducer, got {members!r}")
-        self.keys = tuple(members) if isinstance(members, Mapping) else None
+        self.keys: tuple[Any, ...] | None = tuple(members) if isinstance(members, Mapping) else None
         super().__init__(*map(as_reducer, members.values() if isinstance(members, Mapping) else members))
 
     def prepare(self, partial: Any) -> Any:
