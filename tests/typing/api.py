@@ -205,6 +205,8 @@ def results_of_snapshots() -> None:
     assert_type(next(snapshots(square, NUMBERS, Count().by(str))).value, dict[str, int])
     assert_type(next(snapshots(square, NUMBERS, Mean().then(round))).value, int)
     assert_type(next(snapshots(square, NUMBERS, power)).value, int)
+    total: int = next(snapshots(square, NUMBERS, operator.add)).value
+    assert_type(total, int)
 
 
 def what_goes_around_func() -> None:
