@@ -33,7 +33,7 @@ def checker(request: pytest.FixtureRequest) -> str:
 
 
 def reports(checker: str, file: Path, folder: Path, python: Path) -> str:
-    """What a checker says of a file, run in `folder`, where its configuration is; nothing if it finds no error."""
+    """Return the errors that a checker finds in a file; `folder` holds the configuration."""
     options = {
         "mypy": ["--python-executable", python, "--no-error-summary", "--cache-dir", folder / ".mypy_cache"],
         "pyright": ["--pythonpath", python],
@@ -46,7 +46,7 @@ def reports(checker: str, file: Path, folder: Path, python: Path) -> str:
 
 @pytest.fixture
 def user(tmp_path: Path) -> tuple[Path, Path]:
-    """The folder of a user who has poolagg in an environment with nothing else, and the Python of that."""
+    """Make a folder with an environment that holds poolagg alone; return it and its Python."""
     environment = tmp_path / "venv"
     venv.create(environment, symlinks=True)
     (packages,) = environment.glob("lib/python*/site-packages")
