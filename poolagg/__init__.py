@@ -2,173 +2,91 @@
 
 aggregate(func, iterable, reducer)
 
-Names are loaded when they are first used: a worker process, which enters by a side door, needs few of these rooms.
+Each name is loaded at its first use, since a worker process needs few of the modules.
 """
 
 from typing import TYPE_CHECKING
 
 from poolagg._lazily import lazily
 
-if TYPE_CHECKING:
-    from poolagg import errors, events, pools, resources, strategies, testing
-    from poolagg._checkpoint import Checkpoint
-    from poolagg._engine import Snapshot, aggregate, snapshots
-    from poolagg._progress import Progress
-    from poolagg._report import Report
-    from poolagg.errors import (
-        CheckpointError,
-        CheckpointMismatch,
-        PoolAggError,
-        PoolBusy,
-        ReducerError,
-        RemoteError,
-        ResourceError,
-        SkippedItems,
-        TaskError,
-        WorkerLost,
-    )
-    from poolagg.functions import per_worker, rng, star, with_item
-    from poolagg.pools import ProcessPool, SerialPool, ThreadPool, share
-    from poolagg.reducers import (
-        ArrayReduce,
-        ArraySum,
-        Bottom,
-        Collect,
-        Count,
-        First,
-        Fold,
-        Frequencies,
-        GroupBy,
-        Histogram,
-        Into,
-        Last,
-        Max,
-        Mean,
-        MergeCounts,
-        Min,
-        Reduce,
-        Reducer,
-        Sample,
-        Std,
-        Sum,
-        Tee,
-        Top,
-        Unique,
-        Variance,
-    )
-    from poolagg.sources import blocks, prefetch
-
 __version__ = "0.1.0"
 
-__all__ = [
-    "ArrayReduce",
-    "ArraySum",
-    "Bottom",
-    "Checkpoint",
-    "CheckpointError",
-    "CheckpointMismatch",
-    "Collect",
-    "Count",
-    "First",
-    "Fold",
-    "Frequencies",
-    "GroupBy",
-    "Histogram",
-    "Into",
-    "Last",
-    "Max",
-    "Mean",
-    "MergeCounts",
-    "Min",
-    "PoolAggError",
-    "PoolBusy",
-    "ProcessPool",
-    "Progress",
-    "Reduce",
-    "Reducer",
-    "ReducerError",
-    "RemoteError",
-    "Report",
-    "ResourceError",
-    "Sample",
-    "SerialPool",
-    "SkippedItems",
-    "Snapshot",
-    "Std",
-    "Sum",
-    "TaskError",
-    "Tee",
-    "ThreadPool",
-    "Top",
-    "Unique",
-    "Variance",
-    "WorkerLost",
-    "aggregate",
-    "blocks",
-    "errors",
-    "events",
-    "per_worker",
-    "pools",
-    "prefetch",
-    "resources",
-    "rng",
-    "share",
-    "snapshots",
-    "star",
-    "strategies",
-    "testing",
-    "with_item",
-]
-
-__getattr__, __dir__ = lazily(
-    __name__,
-    {
-        "_checkpoint": ("Checkpoint",),
-        "_engine": ("Snapshot", "aggregate", "snapshots"),
-        "_progress": ("Progress",),
-        "_report": ("Report",),
-        "errors": (
-            "CheckpointError",
-            "CheckpointMismatch",
-            "PoolAggError",
-            "PoolBusy",
-            "ReducerError",
-            "RemoteError",
-            "ResourceError",
-            "SkippedItems",
-            "TaskError",
-            "WorkerLost",
+if TYPE_CHECKING:
+    from poolagg import errors as errors
+    from poolagg import events as events
+    from poolagg import pools as pools
+    from poolagg import resources as resources
+    from poolagg import strategies as strategies
+    from poolagg import testing as testing
+    from poolagg._checkpoint import Checkpoint as Checkpoint
+    from poolagg._engine import aggregate as aggregate
+    from poolagg._engine import snapshots as snapshots
+    from poolagg._progress import Progress as Progress
+    from poolagg._report import Report as Report
+    from poolagg._snapshot import Snapshot as Snapshot
+    from poolagg.errors import CheckpointError as CheckpointError
+    from poolagg.errors import CheckpointMismatch as CheckpointMismatch
+    from poolagg.errors import PoolAggError as PoolAggError
+    from poolagg.errors import PoolBusy as PoolBusy
+    from poolagg.errors import ReducerError as ReducerError
+    from poolagg.errors import RemoteError as RemoteError
+    from poolagg.errors import ResourceError as ResourceError
+    from poolagg.errors import SkippedItems as SkippedItems
+    from poolagg.errors import TaskError as TaskError
+    from poolagg.errors import WorkerLost as WorkerLost
+    from poolagg.functions import per_worker as per_worker
+    from poolagg.functions import rng as rng
+    from poolagg.functions import star as star
+    from poolagg.functions import with_item as with_item
+    from poolagg.pools import ProcessPool as ProcessPool
+    from poolagg.pools import SerialPool as SerialPool
+    from poolagg.pools import ThreadPool as ThreadPool
+    from poolagg.pools import share as share
+    from poolagg.reducers import ArrayReduce as ArrayReduce
+    from poolagg.reducers import ArraySum as ArraySum
+    from poolagg.reducers import Bottom as Bottom
+    from poolagg.reducers import Collect as Collect
+    from poolagg.reducers import Count as Count
+    from poolagg.reducers import First as First
+    from poolagg.reducers import Fold as Fold
+    from poolagg.reducers import Frequencies as Frequencies
+    from poolagg.reducers import GroupBy as GroupBy
+    from poolagg.reducers import Histogram as Histogram
+    from poolagg.reducers import Into as Into
+    from poolagg.reducers import Last as Last
+    from poolagg.reducers import Max as Max
+    from poolagg.reducers import Mean as Mean
+    from poolagg.reducers import MergeCounts as MergeCounts
+    from poolagg.reducers import Min as Min
+    from poolagg.reducers import Reduce as Reduce
+    from poolagg.reducers import Reducer as Reducer
+    from poolagg.reducers import Sample as Sample
+    from poolagg.reducers import Std as Std
+    from poolagg.reducers import Sum as Sum
+    from poolagg.reducers import Tee as Tee
+    from poolagg.reducers import Top as Top
+    from poolagg.reducers import Unique as Unique
+    from poolagg.reducers import Variance as Variance
+    from poolagg.sources import blocks as blocks
+    from poolagg.sources import prefetch as prefetch
+else:
+    __getattr__, __dir__, __all__ = lazily(
+        __name__,
+        modules="errors events pools resources strategies testing",
+        _checkpoint="Checkpoint",
+        _engine="aggregate snapshots",
+        _progress="Progress",
+        _report="Report",
+        _snapshot="Snapshot",
+        errors=(
+            "CheckpointError CheckpointMismatch PoolAggError PoolBusy ReducerError RemoteError ResourceError "
+            "SkippedItems TaskError WorkerLost"
         ),
-        "functions": ("per_worker", "rng", "star", "with_item"),
-        "pools": ("ProcessPool", "SerialPool", "ThreadPool", "share"),
-        "reducers": (
-            "ArrayReduce",
-            "ArraySum",
-            "Bottom",
-            "Collect",
-            "Count",
-            "First",
-            "Fold",
-            "Frequencies",
-            "GroupBy",
-            "Histogram",
-            "Into",
-            "Last",
-            "Max",
-            "Mean",
-            "MergeCounts",
-            "Min",
-            "Reduce",
-            "Reducer",
-            "Sample",
-            "Std",
-            "Sum",
-            "Tee",
-            "Top",
-            "Unique",
-            "Variance",
+        functions="per_worker rng star with_item",
+        pools="ProcessPool SerialPool ThreadPool share",
+        reducers=(
+            "ArrayReduce ArraySum Bottom Collect Count First Fold Frequencies GroupBy Histogram Into Last Max "
+            "Mean MergeCounts Min Reduce Reducer Sample Std Sum Tee Top Unique Variance"
         ),
-        "sources": ("blocks", "prefetch"),
-    },
-    rooms=("errors", "events", "pools", "resources", "strategies", "testing"),
-)
+        sources="blocks prefetch",
+    )

@@ -405,7 +405,7 @@ def _function(typed: str) -> tuple[Any, dict[str, Any]]:
 
 def _value(typed: str, names: dict[str, Any]) -> Any:
     """The value of an expression, or of one in a file's or module's names, written FILE:EXPRESSION."""
-    public = {name: getattr(poolagg, name) for name in poolagg.__all__}
+    public = {name: getattr(poolagg, name) for name in dir(poolagg) if not name.startswith("_")}
     place, expression = _place_and_expression(typed) or ("", typed)
     names = vars(_module(place)) if place else names
     return _evaluated(expression, {**public, "math": math, "operator": operator, **names})

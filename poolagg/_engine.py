@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypedDict, TypeVar, Unpack, overload
 
 from poolagg import events
-from poolagg._run import Run, Snapshot
+from poolagg._run import Run
 from poolagg._seconds import checked_seconds
 from poolagg._settings import Settings
+from poolagg._snapshot import Snapshot
 from poolagg.pools import Pool
 from poolagg.reducers import Into
 from poolagg.strategies import Strategy, Stream
 
 if TYPE_CHECKING:
     from poolagg._checkpoint import Checkpoint
+    from poolagg.reducers import Reducer, ReducerLike
 
-__all__ = ["Options", "Snapshot", "aggregate", "snapshots"]
+__all__ = ["Options", "aggregate", "snapshots"]
+
+Item = TypeVar("Item")
+Partial = TypeVar("Partial")
+Key = TypeVar("Key")
+R = TypeVar("R")
+R1 = TypeVar("R1")
+R2 = TypeVar("R2")
+R3 = TypeVar("R3")
+R4 = TypeVar("R4")
+S = TypeVar("S")
+"""A `Snapshot[R]`. With `Snapshots[R]` pyright loses the keys of a dict of reducers in `next(snapshots(...))`."""
 
 
 class Options(TypedDict, total=False):
@@ -39,6 +52,60 @@ class Options(TypedDict, total=False):
     checkpoint: Checkpoint | str | os.PathLike[str] | None
 
 
+@overload
+def aggregate(
+    func: Callable[[Item], Any], iterable: Iterable[Item], reducer: Reducer[R], **options: Unpack[Options]
+) -> R: ...
+@overload
+def aggregate(
+    func: Callable[[Item], Any], iterable: Iterable[Item], reducer: Mapping[Key, Reducer[R]], **options: Unpack[Options]
+) -> dict[Key, R]: ...
+@overload
+def aggregate(
+    func: Callable[[Item], Any],
+    iterable: Iterable[Item],
+    reducer: Mapping[Key, ReducerLike],
+    **options: Unpack[Options],
+) -> dict[Key, Any]: ...
+@overload
+def aggregate(
+    func: Callable[[Item], Any],
+    iterable: Iterable[Item],
+    reducer: tuple[Reducer[R1], Reducer[R2]],
+    **options: Unpack[Options],
+) -> tuple[R1, R2]: ...
+@overload
+def aggregate(
+    func: Callable[[Item], Any],
+    iterable: Iterable[Item],
+    reducer: tuple[Reducer[R1], Reducer[R2], Reducer[R3]],
+    **options: Unpack[Options],
+) -> tuple[R1, R2, R3]: ...
+@overload
+def aggregate(
+    func: Callable[[Item], Any],
+    iterable: Iterable[Item],
+    reducer: tuple[Reducer[R1], Reducer[R2], Reducer[R3], Reducer[R4]],
+    **options: Unpack[Options],
+) -> tuple[R1, R2, R3, R4]: ...
+@overload
+def aggregate(
+    func: Callable[[Item], Any], iterable: Iterable[Item], reducer: tuple[ReducerLike, ...], **options: Unpack[Options]
+) -> tuple[Any, ...]: ...
+@overload
+def aggregate(
+    func: Callable[[Item], Partial],
+    iterable: Iterable[Item],
+    reducer: Callable[[Partial, Partial], Partial],
+    **options: Unpack[Options],
+) -> Partial: ...
+@overload
+def aggregate(
+    func: Callable[[Item], Partial],
+    iterable: Iterable[Item],
+    reducer: Callable[[R, Partial], R],
+    **options: Unpack[Options],
+) -> R: ...
 def aggregate(
     func: Callable[[Any], Any],
     iterable: Iterable[Any],
@@ -96,13 +163,85 @@ def aggregate(
     return run.value(last=True)
 
 
+@overload
+def snapshots(
+    func: Callable[[Item], Any],
+    iterable: Iterable[Item],
+    reducer: Reducer[R],
+    every: float = 0.5,
+    **options: Unpack[Options],
+) -> Snapshots[Snapshot[R]]: ...
+@overload
+def snapshots(
+    func: Callable[[Item], Any],
+    iterable: Iterable[Item],
+    reducer: Mapping[Key, Reducer[R]],
+    every: float = 0.5,
+    **options: Unpack[Options],
+) -> Snapshots[Snapshot[dict[Key, R]]]: ...
+@overload
+def snapshots(
+    func: Callable[[Item], Any],
+    iterable: Iterable[Item],
+    reducer: Mapping[Key, ReducerLike],
+    every: float = 0.5,
+    **options: Unpack[Options],
+) -> Snapshots[Snapshot[dict[Key, Any]]]: ...
+@overload
+def snapshots(
+    func: Callable[[Item], Any],
+    iterable: Iterable[Item],
+    reducer: tuple[Reducer[R1], Reducer[R2]],
+    every: float = 0.5,
+    **options: Unpack[Options],
+) -> Snapshots[Snapshot[tuple[R1, R2]]]: ...
+@overload
+def snapshots(
+    func: Callable[[Item], Any],
+    iterable: Iterable[Item],
+    reducer: tuple[Reducer[R1], Reducer[R2], Reducer[R3]],
+    every: float = 0.5,
+    **options: Unpack[Options],
+) -> Snapshots[Snapshot[tuple[R1, R2, R3]]]: ...
+@overload
+def snapshots(
+    func: Callable[[Item], Any],
+    iterable: Iterable[Item],
+    reducer: tuple[Reducer[R1], Reducer[R2], Reducer[R3], Reducer[R4]],
+    every: float = 0.5,
+    **options: Unpack[Options],
+) -> Snapshots[Snapshot[tuple[R1, R2, R3, R4]]]: ...
+@overload
+def snapshots(
+    func: Callable[[Item], Any],
+    iterable: Iterable[Item],
+    reducer: tuple[ReducerLike, ...],
+    every: float = 0.5,
+    **options: Unpack[Options],
+) -> Snapshots[Snapshot[tuple[Any, ...]]]: ...
+@overload
+def snapshots(
+    func: Callable[[Item], Partial],
+    iterable: Iterable[Item],
+    reducer: Callable[[Partial, Partial], Partial],
+    every: float = 0.5,
+    **options: Unpack[Options],
+) -> Snapshots[Snapshot[Partial]]: ...
+@overload
+def snapshots(
+    func: Callable[[Item], Partial],
+    iterable: Iterable[Item],
+    reducer: Callable[[R, Partial], R],
+    every: float = 0.5,
+    **options: Unpack[Options],
+) -> Snapshots[Snapshot[R]]: ...
 def snapshots(
     func: Callable[[Any], Any],
     iterable: Iterable[Any],
     reducer: Any,
     every: float = 0.5,
     **options: Unpack[Options],
-) -> Snapshots:
+) -> Snapshots[Snapshot[Any]]:
     """`aggregate(func, iterable, reducer, **options)` as an iterator of `Snapshot`s, one each `every` seconds.
 
     The last one is final. Leaving the loop, or the `with` block, stops the run cleanly.
@@ -115,16 +254,16 @@ def snapshots(
     return Snapshots(Run(Settings(func, iterable, reducer, **options), every))
 
 
-class Snapshots:
+class Snapshots(Generic[S]):
     """What `snapshots` returns: an iterator and context manager."""
 
     def __init__(self, run: Run) -> None:
-        self._snapshots = _looks(run)
+        self._snapshots: Generator[S, None, None] = _looks(run)
 
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> Snapshot:
+    def __next__(self) -> S:
         return next(self._snapshots)
 
     def __enter__(self) -> Self:
@@ -140,7 +279,7 @@ class Snapshots:
         self._snapshots.close()
 
 
-def _looks(run: Run) -> Generator[Snapshot, None, None]:
+def _looks(run: Run) -> Generator[Any, None, None]:
     with run:
         while run.step():
             if run.snapshot_is_due():

@@ -13,7 +13,6 @@ import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
@@ -28,6 +27,7 @@ from poolagg._parcels import Parcels, Source
 from poolagg._plan import Plan
 from poolagg._seconds import bounded
 from poolagg._settings import Settings
+from poolagg._snapshot import Snapshot
 from poolagg._texts import add_note, message_of
 from poolagg._verdicts import Skipped, error_of_item, error_of_run, note_of_fold, note_of_input
 from poolagg._watching import Account, Watchers
@@ -40,7 +40,7 @@ if TYPE_CHECKING:  # few runs have a checkpoint, and sqlite3 takes as long to im
     from poolagg._continuation import Continuation
     from poolagg._pages import Pages
 
-__all__ = ["Run", "Snapshot"]
+__all__ = ["Run"]
 
 LATE = 0.005
 """Seconds that a batch, which is to last a millisecond, may take before its lane is asked to share its chunk."""
@@ -59,17 +59,6 @@ SLOW = 0.1
 
 SMALL = 1 << 16
 """Bytes of a parcel at most that is opened once more to tell an item of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The result of the `done` items that are merged so far; `final` marks the last one, which is the result."""
-
-    value: Any
-    done: int
-    total: int | None
-    elapsed: float
-    final: bool
 
 
 class Run:

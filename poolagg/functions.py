@@ -10,17 +10,19 @@ import operator
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, TypeVarTuple
 
 if TYPE_CHECKING:
     import numpy as np
 
 __all__ = ["per_worker", "rng", "star", "with_item"]
 
+Item = TypeVar("Item")
 T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 
 
-class star:  # noqa: N801 - reads as the function it stands for
+class star(Generic[T]):  # noqa: N801 - reads as the function it stands for
     """Call `func` with the elements of the one tuple it is given: `star(f)((a, b)) == f(a, b)`.
 
     For functions of several arguments, and for the `apply` of `Into`. Never done implicitly: an item that is a tuple is
@@ -30,19 +32,19 @@ class star:  # noqa: N801 - reads as the function it stands for
     [32, 9]
     """
 
-    def __init__(self, func: Callable[..., Any]) -> None:
+    def __init__(self, func: Callable[..., T]) -> None:
         if not callable(func):
             raise TypeError(f"star() takes a function, not {func!r}")
         self.func = func
 
-    def __call__(self, arguments: Iterable[Any]) -> Any:
+    def __call__(self, arguments: Iterable[Any]) -> T:
         return self.func(*arguments)
 
     def __repr__(self) -> str:
         return f"star({name_of(self.func)})"
 
 
-class with_item:  # noqa: N801
+class with_item(Generic[T]):  # noqa: N801
     """Return the item beside the result: `with_item(f)(x) == (x, f(x))`.
 
     For searches that keep the input of the best output: `aggregate(with_item(loss), grid, Min(key=itemgetter(1)))`.
@@ -51,12 +53,12 @@ class with_item:  # noqa: N801
     (-3, 3)
     """
 
-    def __init__(self, func: Callable[[Any], Any]) -> None:
+    def __init__(self, func: Callable[[Any], T]) -> None:
         if not callable(func):
             raise TypeError(f"with_item() takes a function, not {func!r}")
         self.func = func
 
-    def __call__(self, item: Any) -> tuple[Any, Any]:
+    def __call__(self, item: Item) -> tuple[Item, T]:
         return item, self.func(item)
 
     def __repr__(self) -> str:
@@ -89,7 +91,7 @@ class per_worker(Generic[T]):  # noqa: N801
     True
     """
 
-    def __init__(self, factory: Callable[..., T], *arguments: Any) -> None:
+    def __init__(self, factory: Callable[[*Arguments], T], *arguments: *Arguments) -> None:
         if not callable(factory):
             raise TypeError(f"per_worker() takes a function that makes the value, not the value itself: {factory!r}")
         self._factory = factory
@@ -105,7 +107,7 @@ class per_worker(Generic[T]):  # noqa: N801
         return made
 
     def __repr__(self) -> str:
-        return f"per_worker({', '.join(map(name_of, (self._factory, *self._arguments)))})"
+        return f"per_worker({', '.join([name_of(self._factory), *map(name_of, self._arguments)])})"
 
 
 class _Here(threading.local):

@@ -56,6 +56,7 @@ MAY_IMPORT = {
     "_orders": {"_chunks"},
     "_overdue": set(),
     "_rendering": set(),
+    "_snapshot": set(),
     # what holds signals back from whoever acquires or releases
     # floor 1, pure: decisions
     "_pace": set(),
@@ -95,15 +96,25 @@ MAY_IMPORT = {
     },
     "_run": {
         *("_chunks", "_continuation", "_interrupts", "_items", "_orders", "_pace", "_pages", "_parcels"),
-        *("_plan", "_seconds", "_settings", "_texts", "_verdicts", "_watching", "errors", "events"),
+        *("_plan", "_seconds", "_settings", "_snapshot", "_texts", "_verdicts", "_watching", "errors", "events"),
         *("functions", "pools", "reducers"),
     },
-    "_engine": {"_checkpoint", "_run", "_seconds", "_settings", "events", "pools", "reducers", "strategies"},
+    "_engine": {
+        "_checkpoint",
+        "_run",
+        "_seconds",
+        "_settings",
+        "_snapshot",
+        "events",
+        "pools",
+        "reducers",
+        "strategies",
+    },
     # floor 4: doors to the outside
     "testing": {"_engine", "errors", "pools", "reducers"},
     "__init__": {
         *("_engine", "_progress", "errors", "events", "functions", "pools", "reducers", "sources", "strategies"),
-        *("_checkpoint", "_lazily", "_report", "resources", "testing"),
+        *("_checkpoint", "_lazily", "_report", "_snapshot", "resources", "testing"),
     },
     "__main__": {"__init__", "_checkpoint", "_rendering", "_texts", "errors", "events", "sources", "testing"},
 }
@@ -124,7 +135,7 @@ PURE = {
         "_plan",
         "strategies",
     ),
-    *("_items", "_overdue", "_shipping", "_stealing", "_texts"),
+    *("_items", "_overdue", "_shipping", "_snapshot", "_stealing", "_texts"),
     *("_aliasing", "_limit", "_timeline", "_tally", "_report_page", "_report"),
 }
 """Rooms without clock, process or file. (`sources` makes files into items, `_rendering` results into text; a report

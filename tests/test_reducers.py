@@ -12,13 +12,15 @@ import threading
 from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from poolagg import aggregate
 from poolagg.reducers import (
     ArrayReduce,
     ArraySum,
@@ -51,6 +53,8 @@ from poolagg.reducers import (
     reduced,
 )
 from poolagg.testing import check_reducer
+
+T = TypeVar("T")
 
 
 def tens(x):
@@ -505,6 +509,8 @@ def test_a_fold_does_not_keep_the_other_state():
         (statistics.mean, r"Mean\(\)"),
         (Sum, r"Sum is a class: write Sum\(\)"),
         (Top, r"Top is a class: write Top\(\.\.\.\)"),
+        (GroupBy[int], r"GroupBy is a class: write GroupBy\(\.\.\.\)"),
+        (list[int], r"list is not a reducer: write Collect\(\)"),
         (Fraction, r"Collect\(\).then\(Fraction\)"),
         (str.upper, "two arguments"),
         (lambda x: x, "two arguments"),
@@ -519,6 +525,36 @@ def test_what_is_no_reducer_is_told_its_right_spelling(wrong, right):
     for make in (as_reducer, lambda x: Tee({"a": x}), GroupBy):
         with pytest.raises(TypeError, match=right):
             make(wrong)
+
+
+def test_a_mapping_of_reducers_need_not_be_a_dict():
+    """The result is a dict."""
+    assert reduced(as_reducer(MappingProxyType({"n": Count(), "all": Collect()})), "ab") == {"n": 2, "all": ["a", "b"]}
+
+
+class Gathered(Reducer[list[T]], Generic[T]):
+    """A generic reducer."""
+
+    def init(self):
+        return []
+
+    def step_at(self, acc, where, x):
+        return [*acc, (where, x)]
+
+    def merge(self, a, b):
+        return a + b
+
+    def finish(self, acc):
+        return [x for _, x in sorted(acc)]
+
+
+@pytest.mark.parametrize("made", [Gathered(), Gathered[str]()])
+def test_a_reducer_may_be_generic(made):
+    """In its values; it keeps the laws, is shown and pickles, whether its type is named or not."""
+    check_reducer(made, ["b", "a", "c"])
+    assert repr(made) == "Gathered()"
+    assert reduced(pickle.loads(pickle.dumps(made)), "ba") == ["b", "a"]
+    assert aggregate(str, range(20), made, workers=2) == list(map(str, range(20)))
 
 
 def test_two_argument_functions_are_reducers():

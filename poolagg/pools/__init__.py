@@ -5,43 +5,28 @@ from typing import TYPE_CHECKING
 from poolagg._lazily import lazily
 
 if TYPE_CHECKING:
-    from poolagg.pools._adopt import as_pool
-    from poolagg.pools._pool import Pool
-    from poolagg.pools._share import share
-    from poolagg.pools._watch import Watch
-    from poolagg.pools._work import Job
-    from poolagg.pools.dask import DaskPool
-    from poolagg.pools.process import ProcessPool, usable_cpus
-    from poolagg.pools.ray import RayPool
-    from poolagg.pools.serial import SerialPool
-    from poolagg.pools.threads import ThreadPool
-
-__all__ = [
-    "DaskPool",
-    "Job",
-    "Pool",
-    "ProcessPool",
-    "RayPool",
-    "SerialPool",
-    "ThreadPool",
-    "Watch",
-    "as_pool",
-    "share",
-    "usable_cpus",
-]
-
-__getattr__, __dir__ = lazily(
-    __name__,
-    {
-        "_adopt": ("as_pool",),
-        "_pool": ("Pool",),
-        "_share": ("share",),
-        "_watch": ("Watch",),
-        "_work": ("Job",),
-        "dask": ("DaskPool",),
-        "process": ("ProcessPool", "usable_cpus"),
-        "ray": ("RayPool",),
-        "serial": ("SerialPool",),
-        "threads": ("ThreadPool",),
-    },
-)
+    from poolagg.pools._adopt import as_pool as as_pool
+    from poolagg.pools._pool import Pool as Pool
+    from poolagg.pools._share import share as share
+    from poolagg.pools._watch import Watch as Watch
+    from poolagg.pools._work import Job as Job
+    from poolagg.pools.dask import DaskPool as DaskPool
+    from poolagg.pools.process import ProcessPool as ProcessPool
+    from poolagg.pools.process import usable_cpus as usable_cpus
+    from poolagg.pools.ray import RayPool as RayPool
+    from poolagg.pools.serial import SerialPool as SerialPool
+    from poolagg.pools.threads import ThreadPool as ThreadPool
+else:
+    __getattr__, __dir__, __all__ = lazily(
+        __name__,
+        _adopt="as_pool",
+        _pool="Pool",
+        _share="share",
+        _watch="Watch",
+        _work="Job",
+        dask="DaskPool",
+        process="ProcessPool usable_cpus",
+        ray="RayPool",
+        serial="SerialPool",
+        threads="ThreadPool",
+    )

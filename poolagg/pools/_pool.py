@@ -11,7 +11,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, ClassVar, NoReturn, Self
+from typing import Any, ClassVar, NoReturn, Self, TypeVar
 
 from poolagg._interrupts import even_if_interrupted, interrupts_held_back
 from poolagg._orders import Answer, Replace, Revoke, Run, Ship, Yield
@@ -21,6 +21,9 @@ from poolagg.pools._cell import Batch
 from poolagg.pools._work import Job
 
 __all__ = ["Pool", "PoolOrder"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 PoolOrder = Run | Ship | Revoke | Yield | Replace
 
@@ -83,7 +86,7 @@ class Pool(ABC):
 
     # -- for people --------------------------------------------------------------------------------------------
 
-    def imap_unordered(self, func: Callable[[Any], Any], iterable: Iterable[Any]) -> Iterator[Any]:
+    def imap_unordered(self, func: Callable[[Item], Result], iterable: Iterable[Item]) -> Iterator[Result]:
         """Yield the results of `func` as they come, each once: as in the standard library, with poolagg's promises.
 
         The input is pulled lazily, only as fast as results are taken. Leaving the loop stops the run cleanly. An

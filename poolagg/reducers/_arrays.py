@@ -11,15 +11,22 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from functools import lru_cache
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from poolagg.reducers._arguments import call, shown
 from poolagg.reducers._reducer import Reducer
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array: TypeAlias = NDArray[Any] | Any
+    Counts: TypeAlias = NDArray[np.int64]
+
 __all__ = ["ArrayReduce", "ArraySum", "Histogram"]
 
 
-class ArrayReduce(Reducer):
+class ArrayReduce(Reducer["Array"]):
     """`ufunc.reduce` over equally shaped arrays, element by element, in place; of nothing, None.
 
     The ufunc takes two arrays, is associative and commutative: `np.maximum`, `np.logical_or`, `np.bitwise_xor`.
@@ -121,7 +128,7 @@ class ArraySum(ArrayReduce):
         return call("ArraySum", dtype=self.dtype)
 
 
-class Histogram(Reducer):
+class Histogram(Reducer["Counts"]):
     """How many values fall between each two edges, as an array of int64: the counts of `np.histogram`.
 
     A partial is a number or an array of any shape. The last bin includes its right edge; values outside, and nan,

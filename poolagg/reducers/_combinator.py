@@ -10,7 +10,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from poolagg.reducers._reducer import Place, Reducer
+from poolagg.reducers._reducer import Place, R, Reducer
 
 __all__ = ["Combinator"]
 
@@ -18,7 +18,7 @@ ANYWHERE: Place = (0,)
 """The place given to reducers that do not look at it."""
 
 
-class Combinator(Reducer):
+class Combinator(Reducer[R]):
     """A reducer made of `parts`: mergeable if all are; ordered, placed or preparing if any is."""
 
     def __init__(self, *parts: Reducer) -> None:

@@ -12,7 +12,7 @@ from poolagg.reducers._reducer import Reducer
 __all__ = ["Frequencies", "MergeCounts"]
 
 
-class MergeCounts(Reducer):
+class MergeCounts(Reducer[Counter[Any]]):
     """The sum of partials that are mappings of counts, as a Counter; zero and negative counts are kept.
 
     Linear in the counts. Every nan is the same key. Raises TypeError for a partial that is not a mapping of numbers.
@@ -24,7 +24,7 @@ class MergeCounts(Reducer):
 
     keyed = True
 
-    def prepare(self, partial: Any) -> Any:
+    def prepare(self, partial: Any, /) -> Any:
         if not isinstance(partial, Mapping):
             raise TypeError(
                 f"MergeCounts() adds mappings of counts, got {partial!r}: Frequencies().flat() counts elements"

@@ -13,22 +13,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, groupby
-from typing import Any
+from typing import Any, TypeVar
 
 from poolagg._aliasing import listed
 from poolagg.reducers._arguments import need_callable, shown
 from poolagg.reducers._combinator import Combinator
 from poolagg.reducers._marks import DROPPED
-from poolagg.reducers._reducer import Place, Reducer
+from poolagg.reducers._reducer import Place, R, Reducer
 
 __all__ = ["Derived", "Flat", "Of", "Then", "Where"]
 
+S = TypeVar("S")
 
 LARGE = 256
 """Elements for which a call of their own costs next to nothing, and a copy would."""
 
 
-class Derived(Combinator):
+class Derived(Combinator[R]):
     """A reducer that is `inner` but for what a subclass overrides; the accumulator is `inner`'s own."""
 
     def __init__(self, inner: Reducer) -> None:
@@ -47,8 +48,9 @@ class Derived(Combinator):
     def merge(self, acc: Any, other: Any) -> Any:
         return self.inner.merge(acc, other)
 
-    def finish(self, acc: Any) -> Any:
-        return self.inner.finish(acc)
+    def finish(self, acc: Any) -> R:
+        result: R = self.inner.finish(acc)
+        return result
 
     def done(self, acc: Any) -> bool:
         return self.inner.done(acc)
@@ -57,10 +59,10 @@ class Derived(Combinator):
         return self.inner._checked(before, after, method)
 
 
-class Of(Derived):
+class Of(Derived[R]):
     """`inner` of `f(partial)`."""
 
-    def __init__(self, inner: Reducer, f: Callable[[Any], Any]) -> None:
+    def __init__(self, inner: Reducer[R], f: Callable[[Any], Any]) -> None:
         need_callable(f"{inner!r}.of(f)", f)
         super().__init__(inner)
         self.f = f
@@ -76,10 +78,10 @@ class Of(Derived):
         return f"{self.inner!r}.of({shown(self.f)})"
 
 
-class Where(Derived):
+class Where(Derived[R]):
     """`inner` of the partials for which `pred` is true."""
 
-    def __init__(self, inner: Reducer, pred: Callable[[Any], Any]) -> None:
+    def __init__(self, inner: Reducer[R], pred: Callable[[Any], Any]) -> None:
         need_callable(f"{inner!r}.where(pred)", pred)
         super().__init__(inner)
         self.pred = pred
@@ -102,7 +104,7 @@ class Where(Derived):
         return f"{self.inner!r}.where({shown(self.pred)})"
 
 
-class Flat(Derived):
+class Flat(Derived[R]):
     """`inner` of the elements of each partial."""
 
     @property
@@ -127,15 +129,15 @@ class Flat(Derived):
         return f"{self.inner!r}.flat()"
 
 
-class Then(Derived):
+class Then(Derived[S]):
     """`inner`, presented by `f`."""
 
-    def __init__(self, inner: Reducer, f: Callable[[Any], Any]) -> None:
+    def __init__(self, inner: Reducer[R], f: Callable[[R], S]) -> None:
         need_callable(f"{inner!r}.then(f)", f)
         super().__init__(inner)
         self.f = f
 
-    def finish(self, acc: Any) -> Any:
+    def finish(self, acc: Any) -> S:
         return self.f(self.inner.finish(acc))
 
     def for_lanes(self) -> Reducer:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from poolagg.reducers._arguments import call, need_callable
 from poolagg.reducers._marks import EMPTY
-from poolagg.reducers._reducer import Reducer, Untouched
+from poolagg.reducers._reducer import R, Reducer, Untouched
 
 __all__ = ["Fold", "Into", "Reduce"]
 
+T = TypeVar("T")
 
-class Fold(Reducer):
+
+class Fold(Reducer[R]):
     """A reducer from functions: `functools.reduce(step, partials, init())`, in the parent and in input order.
 
     `init` is a factory. Without it the first partial becomes the accumulator, and there is no result of nothing: the
@@ -33,6 +35,22 @@ class Fold(Reducer):
     True
     """
 
+    @overload
+    def __init__(
+        self,
+        step: Callable[[R, Any], R],
+        init: Callable[[], R] | None = None,
+        merge: Callable[[R, R], R] | None = None,
+        ordered: bool = False,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Fold[Any],
+        step: Callable[[Any, Any], Any],
+        init: Callable[[], Any] | None = None,
+        merge: Callable[[Any, Any], Any] | None = None,
+        ordered: bool = False,
+    ) -> None: ...
     def __init__(
         self,
         step: Callable[[Any, Any], Any],
@@ -73,12 +91,13 @@ class Fold(Reducer):
         # A later step may change the accumulator in place, and `other` must not change with it.
         return _copied(other) if acc is EMPTY else self._merge(acc, other)
 
-    def finish(self, acc: Any) -> Any:
+    def finish(self, acc: Any) -> R:
         return _copied(self.finish_last(acc))
 
-    def finish_last(self, acc: Any) -> Any:
+    def finish_last(self, acc: Any) -> R:
         if acc is not EMPTY:
-            return acc
+            result: R = acc
+            return result
         error = TypeError("reduce() of empty iterable with no initial value")
         error.add_note(f"no partial reached {self!r}: Fold(step, init=factory) has a result of nothing")
         raise error
@@ -95,7 +114,7 @@ class Fold(Reducer):
         return call("Fold", self._step, init=self._init, merge=self._merge, ordered=ordered)
 
 
-class Reduce(Fold):
+class Reduce(Fold[R]):
     """`functools.reduce(f, partials)` for an `f` you declare associative and commutative: combined in the workers.
 
     No result of nothing: the TypeError is that of `functools.reduce`.
@@ -106,7 +125,7 @@ class Reduce(Fold):
     7
     """
 
-    def __init__(self, f: Callable[[Any, Any], Any]) -> None:
+    def __init__(self, f: Callable[[Any, Any], R]) -> None:
         need_callable("Reduce(f)", f)
         super().__init__(f, merge=f)
 
@@ -114,7 +133,7 @@ class Reduce(Fold):
         return call("Reduce", self._step)
 
 
-class Into(Reducer):
+class Into(Reducer[None]):
     """Call `apply(partial)` in the parent, one partial at a time; the result is None.
 
     For what already exists and is yours: a database, a grid, a file. `ordered=True` keeps to the input order.
@@ -161,7 +180,7 @@ def _can_commit(what: Any) -> bool:
     return all(callable(getattr(what, name, None)) for name in ("begin", "apply", "commit", "rollback"))
 
 
-def _copied(acc: Any) -> Any:
+def _copied(acc: T) -> T:
     try:
         return copy.deepcopy(acc)
     except Exception:  # whatever a class raises that does not copy

@@ -12,7 +12,7 @@ from poolagg.reducers._reducer import Place, Reducer
 __all__ = ["Collect", "Unique"]
 
 
-class Collect(Reducer):
+class Collect(Reducer[list[Any]]):
     """The list of the partials, in input order whatever arrives first. The values themselves are not copied.
 
     The accumulator is the stretches of the list by the place each begins at, never changed once they are in; linear,
@@ -43,7 +43,7 @@ class Collect(Reducer):
         return list(chain.from_iterable(acc[place] for place in sorted(acc)))
 
 
-class Unique(Reducer):
+class Unique(Reducer[set[Any]]):
     """The set of the partials, which must be hashable; every nan is the same element, `math.nan`.
 
     >>> from poolagg.reducers import reduced

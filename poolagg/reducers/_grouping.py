@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, overload
 
 from poolagg.reducers._arguments import need_callable, shown
 from poolagg.reducers._combinator import Combinator
 from poolagg.reducers._keys import as_key, as_result, may_hold_marks
-from poolagg.reducers._reducer import Place, Reducer, join
-from poolagg.reducers._tee import as_reducer
+from poolagg.reducers._reducer import Place, R, Reducer, join
+from poolagg.reducers._tee import ReducerLike, as_reducer
 
 __all__ = ["By", "GroupBy"]
 
 
-class GroupBy(Combinator):
+class GroupBy(Combinator[dict[Any, R]]):
     """Reduce the values of each key on their own: partials are (key, value) pairs, the result is a dict.
 
     Linear; a batch is grouped first, so that each key's values are folded in bulk. Keys must be hashable, and every
@@ -27,6 +27,10 @@ class GroupBy(Combinator):
 
     keyed = True
 
+    @overload
+    def __init__(self, reducer: Reducer[R]) -> None: ...
+    @overload
+    def __init__(self: GroupBy[Any], reducer: ReducerLike) -> None: ...
     def __init__(self, reducer: Any) -> None:
         super().__init__(as_reducer(reducer))
 
@@ -68,7 +72,7 @@ class GroupBy(Combinator):
             acc[key] = join(self.inner, self._of(acc, key), theirs)
         return acc
 
-    def finish(self, acc: dict[Any, Any]) -> dict[Any, Any]:
+    def finish(self, acc: dict[Any, Any]) -> dict[Any, R]:
         if may_hold_marks(acc):
             return {as_result(key): self.inner.finish(inner) for key, inner in acc.items()}
         return {key: self.inner.finish(inner) for key, inner in acc.items()}
@@ -87,10 +91,10 @@ class GroupBy(Combinator):
         return f"GroupBy({self.inner!r})"
 
 
-class By(GroupBy):
+class By(GroupBy[R]):
     """`inner` for each group of partials with the same `key`."""
 
-    def __init__(self, inner: Reducer, key: Callable[[Any], Any]) -> None:
+    def __init__(self, inner: Reducer[R], key: Callable[[Any], Any]) -> None:
         need_callable(f"{inner!r}.by(key)", key)
         super().__init__(inner)
         self.key = key

@@ -20,7 +20,7 @@ from poolagg.reducers._total import Numbers, Total, numbers
 __all__ = ["Count", "Mean", "Std", "Sum", "Variance"]
 
 
-class Count(Reducer):
+class Count(Reducer[int]):
     """How many partials there were; of nothing, 0.
 
     >>> from poolagg.reducers import reduced
@@ -44,7 +44,7 @@ class Count(Reducer):
         return acc + other
 
 
-class Sum(Reducer):
+class Sum(Reducer[Any]):
     """The sum of the partials; of nothing, 0. Floats are summed exactly and rounded once.
 
     Ints, Fractions and Decimals stay what they are, as with `sum`; one float makes the result a float, one complex a
@@ -93,7 +93,7 @@ class Moments(NamedTuple):
     squares: Total = Total()
 
 
-class Mean(Reducer):
+class Mean(Reducer[float]):
     """The arithmetic mean: the exact sum divided by the count, rounded once; of nothing, nan.
 
     The mean of ints is a float, of Fractions a Fraction, of Decimals a Decimal. Same costs and errors as Sum.

@@ -13,7 +13,7 @@ from operator import itemgetter
 from typing import Any, TypeAlias
 
 from poolagg.reducers._arguments import call, need_callable, need_count
-from poolagg.reducers._reducer import Place, Reducer
+from poolagg.reducers._reducer import Place, R, Reducer
 
 __all__ = ["Bottom", "First", "Last", "Max", "Min", "Sample", "Top"]
 
@@ -24,7 +24,7 @@ MISSING = {"MaskedConstant", "NaTType"}
 _key, _place, _value = itemgetter(0), itemgetter(1), itemgetter(2)
 
 
-class Picking(Reducer):
+class Picking(Reducer[R]):
     """The `k` best partials by `key`, ties by input order; a key that is nan (NaT, masked) is worse than every other.
 
     Linear in the partials, and k log k when some of a batch get in.
@@ -87,7 +87,7 @@ class Picking(Reducer):
         return ranked[: self.k]
 
 
-class Bottom(Picking):
+class Bottom(Picking[list[Any]]):
     """The k smallest partials, smallest first: `heapq.nsmallest(k, partials, key)`.
 
     Ties go by input order. The key is computed in the map phase; only keys are compared, with `<`. A key that is nan
@@ -116,7 +116,7 @@ class Top(Bottom):
     largest = True
 
 
-class Min(Picking):
+class Min(Picking[Any]):
     """The smallest partial, the first of equals: `min(partials, key=key)`; of nothing, None.
 
     The key is computed in the map phase. A key that is nan is larger than every other, so that the result does not
@@ -151,7 +151,7 @@ class Max(Min):
     largest = True
 
 
-class Sample(Picking):
+class Sample(Picking[list[Any]]):
     """A uniform random sample of k partials, without replacement, in input order; all of them if there are fewer.
 
     It depends on the seed and on the places of the partials, not on workers or timing: each place is hashed with the
@@ -179,7 +179,7 @@ class Sample(Picking):
         return call("Sample", self.k, seed=self.seed)
 
 
-class First(Reducer):
+class First(Reducer[Any]):
     """The partial that stands first in the input; of nothing, None.
 
     The run ends early once the very first partial is there; with `where`, an earlier one may still come.

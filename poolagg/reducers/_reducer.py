@@ -16,20 +16,31 @@ defines `step_at` and keeps places in its accumulator, and so commutes all the s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from poolagg.reducers._arguments import call
 
-__all__ = ["Place", "Reducer", "Untouched", "fold", "join", "reduced"]
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
+    R = TypeVarWithDefault("R", default=Any)
+else:
+    R = TypeVar("R")
+K = TypeVar("K")
+S = TypeVar("S")
+
+__all__ = ["Place", "R", "Reducer", "Untouched", "fold", "join", "reduced"]
 
 Place: TypeAlias = tuple[int, ...]
 """Where a partial stood: the item's index first, then its position in each `flat` it came through. Sortable."""
 
 
-class Reducer:
+class Reducer(Generic[R]):
     """How partial results become one result. Subclass it, or use `Fold` to make one from functions.
 
-    >>> class Product(Reducer):
+    `Reducer[int]` names the type of the result, for type checkers; it may be left out.
+
+    >>> class Product(Reducer[int]):
     ...     def init(self): return 1
     ...     def step(self, acc, prepared): return acc * prepared
     ...     def merge(self, acc, other): return acc * other
@@ -52,7 +63,7 @@ class Reducer:
     """True: the accumulator is a dict, empty at first, that merges key by key, so that parts of its keys can be merged
     apart. Of its right argument `merge` uses `items()` and nothing else."""
 
-    def prepare(self, partial: Any) -> Any:
+    def prepare(self, partial: Any, /) -> Any:
         """Turn one result of `func` into what `step` takes: pure, in the map phase; an error here is the item's."""
         return partial
 
@@ -60,24 +71,24 @@ class Reducer:
         """Return a fresh accumulator, a new one at every call."""
         raise NotImplementedError(f"{type(self).__name__} must define init(self)")
 
-    def step(self, acc: Any, prepared: Any) -> Any:
+    def step(self, acc: Any, prepared: Any, /) -> Any:
         """Return `acc` with one prepared partial folded in; it may mutate and return `acc`."""
         del acc, prepared
         missing = "is placed: call step_at" if self.placed else "must define step(self, acc, prepared)"
         raise NotImplementedError(f"{type(self).__name__} {missing}")
 
-    def steps(self, acc: Any, prepareds: Sequence[Any]) -> Any:
+    def steps(self, acc: Any, prepareds: Sequence[Any], /) -> Any:
         """Fold many: equal to looped `step`. Override it where a bulk form is faster."""
         for prepared in prepareds:
             acc = self._checked(acc, self.step(acc, prepared), "step")
         return acc
 
-    def step_at(self, acc: Any, place: Place, prepared: Any) -> Any:
+    def step_at(self, acc: Any, place: Place, prepared: Any, /) -> Any:
         """Like `step`, for reducers that depend on where the partial stood; define it instead of `step`."""
         del place
         return self.step(acc, prepared)
 
-    def steps_at(self, acc: Any, place: Place, prepareds: Sequence[Any]) -> Any:
+    def steps_at(self, acc: Any, place: Place, prepareds: Sequence[Any], /) -> Any:
         """Fold many at consecutive places: the k-th stands at `(*place[:-1], place[-1] + k)`."""
         if not self.placed:
             return self._checked(acc, self.steps(acc, prepareds), "steps")
@@ -86,22 +97,23 @@ class Reducer:
             acc = self._checked(acc, self.step_at(acc, (*front, k), prepared), "step_at")
         return acc
 
-    def merge(self, acc: Any, other: Any) -> Any:
+    def merge(self, acc: Any, other: Any, /) -> Any:
         """Join two accumulators; it may mutate `acc`, never mutates or keeps `other`.
 
         Without it only the parent folds.
         """
         raise NotImplementedError(f"{self!r} has no merge")
 
-    def finish(self, acc: Any) -> Any:
+    def finish(self, acc: Any, /) -> R:
         """Present the result: pure, repeatable, and it shares no mutable state with `acc`."""
-        return acc
+        result: R = acc
+        return result
 
-    def finish_last(self, acc: Any) -> Any:
+    def finish_last(self, acc: Any, /) -> R:
         """`finish` where `acc` is not used any more, and may itself be the result: saves `Fold` a copy."""
         return self.finish(acc)
 
-    def done(self, acc: Any) -> bool:
+    def done(self, acc: Any, /) -> bool:
         """True when nothing that is still to come can change the result: ends the run early."""
         del acc
         return False
@@ -123,7 +135,7 @@ class Reducer:
 
     # The derived forms. Their classes are subclasses of this one, so they are imported when asked for.
 
-    def of(self, f: Callable[[Any], Any]) -> Reducer:
+    def of(self, f: Callable[[Any], Any]) -> Reducer[R]:
         """Reduce `f(partial)` instead of the partial.
 
         >>> from poolagg.reducers import Sum
@@ -135,7 +147,7 @@ class Reducer:
 
         return Of(self, f)
 
-    def where(self, pred: Callable[[Any], Any]) -> Reducer:
+    def where(self, pred: Callable[[Any], Any]) -> Reducer[R]:
         """Reduce only the partials for which `pred(partial)` is true.
 
         >>> from poolagg.reducers import Count
@@ -146,7 +158,7 @@ class Reducer:
 
         return Where(self, pred)
 
-    def by(self, key: Callable[[Any], Any]) -> Reducer:
+    def by(self, key: Callable[[Any], K]) -> Reducer[dict[K, R]]:
         """Reduce each group of partials with the same `key(partial)` on its own; the result is a dict.
 
         A `where` to the left of it leaves partials out of their group, which is there all the same; one to the
@@ -160,7 +172,7 @@ class Reducer:
 
         return By(self, key)
 
-    def flat(self) -> Reducer:
+    def flat(self) -> Reducer[R]:
         """Take each partial as an iterable of partials: what MapReduce calls emitting.
 
         >>> from poolagg.reducers import Sum
@@ -171,7 +183,7 @@ class Reducer:
 
         return Flat(self)
 
-    def then(self, f: Callable[[Any], Any]) -> Reducer:
+    def then(self, f: Callable[[R], S]) -> Reducer[S]:
         """Present `f(result)` instead of the result.
 
         >>> from poolagg.reducers import Collect
@@ -198,7 +210,7 @@ class Reducer:
         return after
 
 
-class Untouched(Reducer):
+class Untouched(Reducer[Any]):
     """What travels of a reducer that only the parent folds: nothing. Its partials are handed over as they are lent."""
 
     keeps = False
@@ -214,7 +226,7 @@ def join(reducer: Reducer, acc: Any, other: Any) -> Any:
     return reducer._checked(acc, reducer.merge(acc, other), "merge")
 
 
-def reduced(reducer: Reducer, partials: Iterable[Any]) -> Any:
+def reduced(reducer: Reducer[R], partials: Iterable[Any]) -> R:
     """What `reducer` makes of the partials, here and now: what every run must equal, however it is spread.
 
     >>> from poolagg.reducers import Mean

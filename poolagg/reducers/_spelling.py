@@ -65,6 +65,8 @@ def no_reducer(what: Any) -> str | None:
     >>> no_reducer(len)
     'len is not a reducer: write Count()'
     """
+    if isinstance(origin := getattr(what, "__origin__", None), type):  # `list[int]`, or a generic reducer's class
+        return no_reducer(origin)
     name = shown(what)
     if meant := _MEANT.get(f"{getattr(what, '__module__', None)}.{name}"):
         return f"{name} is not a reducer: write {meant}"

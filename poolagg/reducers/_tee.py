@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar, overload
 
 from poolagg.reducers._combinator import Combinator
 from poolagg.reducers._functions import Fold
-from poolagg.reducers._reducer import Place, Reducer, join
+from poolagg.reducers._reducer import Place, R, Reducer, join
 from poolagg.reducers._spelling import no_reducer
 
-__all__ = ["Tee", "as_reducer"]
+__all__ = ["ReducerLike", "Tee", "as_reducer"]
+
+K = TypeVar("K")
+R1 = TypeVar("R1")
+R2 = TypeVar("R2")
+R3 = TypeVar("R3")
+R4 = TypeVar("R4")
+
+ReducerLike: TypeAlias = (
+    "Reducer[Any] | Mapping[Any, ReducerLike] | tuple[ReducerLike, ...] | Callable[[Any, Any], Any]"
+)
+"""The type of everything that `as_reducer` accepts."""
 
 
-class Tee(Combinator):
+class Tee(Combinator[R]):
     """Several reducers over the same partials in one pass: a dict or a tuple of results.
 
     A dict or tuple of reducers in a reducer's place means this, nested ones too. It merges if all its members do, and
@@ -24,10 +35,24 @@ class Tee(Combinator):
     {'n': 2, 'mean': 2.0}
     """
 
-    def __init__(self, members: Mapping[Any, Any] | tuple[Any, ...]) -> None:
+    @overload
+    def __init__(self: Tee[dict[K, R1]], members: Mapping[K, Reducer[R1]]) -> None: ...
+    @overload
+    def __init__(self: Tee[dict[K, Any]], members: Mapping[K, ReducerLike]) -> None: ...
+    @overload
+    def __init__(self: Tee[tuple[R1, R2]], members: tuple[Reducer[R1], Reducer[R2]]) -> None: ...
+    @overload
+    def __init__(self: Tee[tuple[R1, R2, R3]], members: tuple[Reducer[R1], Reducer[R2], Reducer[R3]]) -> None: ...
+    @overload
+    def __init__(
+        self: Tee[tuple[R1, R2, R3, R4]], members: tuple[Reducer[R1], Reducer[R2], Reducer[R3], Reducer[R4]]
+    ) -> None: ...
+    @overload
+    def __init__(self: Tee[tuple[Any, ...]], members: tuple[ReducerLike, ...]) -> None: ...
+    def __init__(self, members: Any) -> None:
         if not members:
             raise ValueError(f"a Tee needs at least one reducer, got {members!r}")
-        self.keys = tuple(members) if isinstance(members, Mapping) else None
+        self.keys: tuple[Any, ...] | None = tuple(members) if isinstance(members, Mapping) else None
         super().__init__(*map(as_reducer, members.values() if isinstance(members, Mapping) else members))
 
     def prepare(self, partial: Any) -> Any:
@@ -63,7 +88,11 @@ class Tee(Combinator):
         return f"Tee({self.parts if self.keys is None else dict(zip(self.keys, self.parts, strict=True))!r})"
 
 
-def as_reducer(what: Any) -> Reducer:
+@overload
+def as_reducer(what: Reducer[R]) -> Reducer[R]: ...
+@overload
+def as_reducer(what: ReducerLike) -> Reducer[Any]: ...
+def as_reducer(what: Any) -> Reducer[Any]:
     """The reducer that `what` stands for: a Reducer, a dict or tuple of them, or a two-argument function.
 
     A two-argument function means exactly `functools.reduce(f, map(func, iterable))`, input order included. Anything
@@ -76,7 +105,7 @@ def as_reducer(what: Any) -> Reducer:
     """
     if isinstance(what, Reducer):
         return what
-    if isinstance(what, (dict, tuple)):
+    if isinstance(what, (Mapping, tuple)):
         return Tee(what)
     if reason := no_reducer(what):
         raise TypeError(reason)

@@ -16,21 +16,22 @@ from typing import TYPE_CHECKING
 from poolagg._lazily import lazily
 
 if TYPE_CHECKING:
-    from poolagg.strategies._combine import Combine, Partition
+    from poolagg.strategies._combine import Combine as Combine
+    from poolagg.strategies._combine import Partition as Partition
     from poolagg.strategies._strategy import Errand as Errand
-    from poolagg.strategies._strategy import Folding, Gather, Strategy
+    from poolagg.strategies._strategy import Folding as Folding
+    from poolagg.strategies._strategy import Gather as Gather
     from poolagg.strategies._strategy import Payload as Payload
-    from poolagg.strategies._stream import Ordered, Stream
-    from poolagg.strategies._tree import Tree
-
-__all__ = ["Combine", "Folding", "Gather", "Ordered", "Partition", "Strategy", "Stream", "Tree"]
-
-__getattr__, __dir__ = lazily(
-    __name__,
-    {
-        "_combine": ("Combine", "Partition"),
-        "_strategy": ("Errand", "Folding", "Gather", "Payload", "Strategy"),
-        "_stream": ("Ordered", "Stream"),
-        "_tree": ("Tree",),
-    },
-)
+    from poolagg.strategies._strategy import Strategy as Strategy
+    from poolagg.strategies._stream import Ordered as Ordered
+    from poolagg.strategies._stream import Stream as Stream
+    from poolagg.strategies._tree import Tree as Tree
+else:
+    __getattr__, __dir__, __all__ = lazily(
+        __name__,
+        unlisted="Errand Payload",
+        _combine="Combine Partition",
+        _strategy="Errand Folding Gather Payload Strategy",
+        _stream="Ordered Stream",
+        _tree="Tree",
+    )

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import combinations, combinations_with_replacement
 from typing import Any, NamedTuple, NoReturn, TypeAlias
 
-from poolagg.reducers import Reducer, as_reducer, join
+from poolagg.reducers import Reducer, ReducerLike, as_reducer, join
 from poolagg.testing._equality import alike
 from poolagg.testing._laws import LawBroken, fewest
 
@@ -25,7 +25,7 @@ SEVERAL = 6
 """How many of the samples are tried in pairs as well."""
 
 
-def check_reducer(reducer: Any, samples: Iterable[Any], equal: Callable[[Any, Any], Any] = alike) -> None:
+def check_reducer(reducer: ReducerLike, samples: Iterable[Any], equal: Callable[[Any, Any], Any] = alike) -> None:
     """Raise LawBroken if `reducer` breaks a law on the samples, partials as `func` would return them.
 
     `equal` compares results: by default as `==` does, with nan equal to nan and arrays compared as a whole, also inside

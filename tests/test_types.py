@@ -1,0 +1,109 @@
+"""Type checkers see the types that the API promises, in this tree and in an installed package."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import shutil
+import subprocess
+import sys
+import venv
+from importlib.util import find_spec
+from pathlib import Path
+
+import extras
+import pytest
+
+import poolagg
+
+ROOT = Path(__file__).parent.parent
+API, PROGRAM = ROOT / "tests" / "typing" / "api.py", ROOT / "tests" / "typing" / "program.py"
+PACKAGES = ["poolagg", "poolagg.pools", "poolagg.reducers", "poolagg.strategies"]
+
+pytestmark = pytest.mark.timeout(300)  # a checker without a cache reads numpy, too
+
+
+@pytest.fixture(params=["mypy", "pyright"])
+def checker(request: pytest.FixtureRequest) -> str:
+    """Each type checker, if it is installed."""
+    if find_spec(request.param) is None:
+        extras.missing(request.param)
+    return str(request.param)
+
+
+def reports(checker: str, file: Path, folder: Path, python: Path) -> str:
+    """Return the errors that a checker finds in a file; `folder` holds the configuration."""
+    options = {
+        "mypy": ["--python-executable", python, "--no-error-summary", "--cache-dir", folder / ".mypy_cache"],
+        "pyright": ["--pythonpath", python],
+    }
+    command = [sys.executable, "-m", checker, *options[checker], file]
+    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280)
+    assert ran.returncode in (0, 1), ran.stdout + ran.stderr
+    return ran.stdout if ran.returncode else ""
+
+
+@pytest.fixture
+def user(tmp_path: Path) -> tuple[Path, Path]:
+    """Make a folder with an environment that holds poolagg alone; return it and its Python."""
+    environment = tmp_path / "venv"
+    venv.create(environment, symlinks=True)
+    (packages,) = environment.glob("lib/python*/site-packages")
+    shutil.copytree(ROOT / "poolagg", packages / "poolagg", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "mypy.ini").write_text("[mypy]\nstrict = true\n")
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps({"typeCheckingMode": "standard"}))
+    return tmp_path, environment / "bin" / "python"
+
+
+def test_the_api_has_the_types_it_promises(checker):
+    """`assert_type` for results, and lines that must be errors, for both checkers."""
+    assert reports(checker, API, ROOT, Path(sys.executable)) == ""
+
+
+def test_a_program_of_a_user_has_no_errors(checker, user):
+    """With the package installed, and a reducer of the user's own whose parameters have other names."""
+    folder, python = user
+    shutil.copy(PROGRAM, folder)
+    assert reports(checker, folder / PROGRAM.name, folder, python) == ""
+
+
+def test_checkers_see_every_public_name_and_no_other(checker, user):
+    """Of every package, though names are loaded at their first use."""
+    folder, python = user
+    names = [f"{package}.{name}" for package in PACKAGES for name in importlib.import_module(package).__all__]
+    imports = [f"import {package}" for package in PACKAGES]
+    (folder / "names.py").write_text("\n".join([*imports, *names]))
+    bare = sorted({name.rpartition(".")[2] for name in names})
+    (folder / "star.py").write_text("\n".join([*(f"from {package} import *" for package in PACKAGES), *bare]))
+    (folder / "typos.py").write_text("\n".join([*imports, *(f"{name}x" for name in names)]))
+    assert reports(checker, folder / "names.py", folder, python) == ""
+    assert reports(checker, folder / "star.py", folder, python) == ""
+    wrong = reports(checker, folder / "typos.py", folder, python)
+    assert [name for name in names if f'"{name.rpartition(".")[2]}x"' not in wrong] == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_checkers_and_the_interpreter_load_a_name_from_the_same_module(package):
+    """The imports under TYPE_CHECKING are the table of the names that are loaded at their first use."""
+    module = importlib.import_module(package)
+    tree = ast.parse(Path(module.__file__).read_text("utf-8"))
+    imported = {
+        (node.module.removeprefix(package).lstrip("."), alias.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module not in ("typing", "poolagg._lazily")
+        for alias in node.names
+    }
+    (call,) = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    table = {keyword.arg: ast.literal_eval(keyword.value).split() for keyword in call.keywords}
+    unlisted, modules = table.pop("unlisted", []), table.pop("modules", [])
+    assert imported == {(home, name) for home, names in table.items() for name in names} | {("", m) for m in modules}
+    assert all(getattr(module, name) is not None for _, name in imported)
+    assert module.__all__ == sorted({name for _, name in imported} - set(unlisted))
+    assert set(module.__all__) <= set(dir(module))
+
+
+def test_public_names_exist():
+    """And a name that does not is an AttributeError."""
+    with pytest.raises(AttributeError, match=r"module 'poolagg' has no attribute 'Som'"):
+        poolagg.Som
