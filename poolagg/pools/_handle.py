@@ -109,7 +109,7 @@ class Handle:
         identity = identity_of_worker(self.identity)
         if not self._introduced or identity != self.identity:
             self.identity, self._introduced = identity, True
-            self.channel.send(_channel.IDENTITY, 0, tuple(identity))
+            self.channel.send(_channel.IDENTITY, 0, identity)
 
     def run(self, epoch: int, run: Run, parcel: Parcel) -> None:
         """Send a chunk, and the claim to it."""
