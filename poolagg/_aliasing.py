@@ -30,9 +30,10 @@ from poolagg.functions import here
 __all__ = ["Aliasing", "copied", "listed", "mutable"]
 
 PLAIN: set[type] = {int, float, complex, bool, str, bytes, type(None), range}
-"""Types that hold nothing mutable; with those of `_LATER` whose modules are loaded by now: workers need few of them."""
+"""Types that hold nothing mutable; with those of `_later` whose modules are loaded by now: workers need few of them."""
 
-_LATER = {"decimal": ("Decimal",), "fractions": ("Fraction",), "datetime": ("date", "datetime", "time", "timedelta")}
+_later = {"decimal": ("Decimal",), "fractions": ("Fraction",), "datetime": ("date", "datetime", "time", "timedelta")}
+"""Types that are added once their modules are loaded."""
 
 ENOUGH = 5
 """Shared partials, all different, after which a function is taken to have no buffer: more than anyone alternates."""
@@ -165,9 +166,12 @@ class Aliasing:
 
 
 def _add_loaded() -> None:
-    for module, names in _LATER.items():
+    for module, names in [*_later.items()]:
         if module in sys.modules:
-            PLAIN.update(vars(sys.modules[module])[name] for name in names if name in vars(sys.modules[module]))
+            found = [vars(sys.modules[module]).get(name) for name in names]
+            PLAIN.update(kind for kind in found if kind is not None)
+            if None not in found:  # else the module is being imported
+                _later.pop(module, None)
 
 
 def listed(elements: Callable[[], Iterable[Any]]) -> list[Any]:
