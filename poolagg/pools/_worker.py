@@ -177,7 +177,8 @@ class _Worker:
         introduce(message.values, self._death_fd)
 
     def _start(self, message: Message) -> None:
-        environ, cwd, path, least, self._memory_limit = message.values
+        identity, environ, cwd, path, least, self._memory_limit = message.values
+        introduce(identity, self._death_fd)
         self._may_keep = self._memory_limit is None
         _set_environ(environ)
         sys.path[:] = path
