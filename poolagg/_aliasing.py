@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
 from sys import getrefcount
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 from poolagg._kinds import kinds
 from poolagg.functions import here
@@ -30,9 +30,10 @@ from poolagg.functions import here
 __all__ = ["Aliasing", "copied", "listed", "mutable"]
 
 PLAIN: set[type] = {int, float, complex, bool, str, bytes, type(None), range}
-"""Types that hold nothing mutable; with those of `_LATER` whose modules are loaded by now: workers need few of them."""
+"""Types that hold nothing mutable; with those of `_later` whose modules are loaded by now: workers need few of them."""
 
-_LATER = {"decimal": ("Decimal",), "fractions": ("Fraction",), "datetime": ("date", "datetime", "time", "timedelta")}
+_later = {"decimal": ("Decimal",), "fractions": ("Fraction",), "datetime": ("date", "datetime", "time", "timedelta")}
+"""Types that are added once their modules are loaded."""
 
 ENOUGH = 5
 """Shared partials, all different, after which a function is taken to have no buffer: more than anyone alternates."""
@@ -128,7 +129,7 @@ class Aliasing:
         if not shared:
             return False
         own = set(_ids([item]))
-        others = [found for found in shared if own.isdisjoint(found.owners)]
+        others = [found for found in shared if own.isdisjoint(found[1])]
         if not others:
             self._trusted = True  # for it returns parts of its items
             return False
@@ -165,9 +166,12 @@ class Aliasing:
 
 
 def _add_loaded() -> None:
-    for module, names in _LATER.items():
+    for module, names in [*_later.items()]:
         if module in sys.modules:
-            PLAIN.update(vars(sys.modules[module])[name] for name in names if name in vars(sys.modules[module]))
+            found = [vars(sys.modules[module]).get(name) for name in names]
+            PLAIN.update(kind for kind in found if kind is not None)
+            if None not in found:  # else the module is being imported
+                _later.pop(module, None)
 
 
 def listed(elements: Callable[[], Iterable[Any]]) -> list[Any]:
@@ -222,12 +226,11 @@ def mutable(kind: Any) -> bool:
 # -- what is shared ---------------------------------------------------------------------------------------------------
 
 
-class _Found(NamedTuple):
-    key: int
-    """Its identity, or of an array the address of its memory: `buffer[:n]` is another object each time."""
-    owners: list[int]
-    """The identities of itself and of what its memory belongs to."""
-    value: Any
+_Found: TypeAlias = tuple[int, list[int], Any]
+"""A shared value: its key, the identities of itself and of what its memory belongs to, and the value itself.
+
+The key is the identity, or of an array the address of its memory: `buffer[:n]` is another object each time.
+"""
 
 
 def _shared(values: Iterable[Any], depth: int = DEPTH, outer: bool = False) -> Iterator[_Found]:
@@ -243,7 +246,7 @@ def _shared(values: Iterable[Any], depth: int = DEPTH, outer: bool = False) -> I
         if kind is memoryview or _is_array(kind):
             yield from _shared_memory(value, shared)
         elif shared and mutable(kind):
-            yield _Found(id(value), [id(value)], value)
+            yield id(value), [id(value)], value
         elif depth and (inner := _inside(value)):
             yield from _shared(inner, depth - 1, shared)
 
@@ -257,7 +260,7 @@ def _shared_memory(value: Any, shared: bool) -> Iterator[_Found]:
     if shared and any(map(_writable, owners)):
         interface = getattr(value, "__array_interface__", None)
         key = id(owners[-1]) if interface is None else interface["data"][0]
-        yield _Found(key, list(map(id, owners)), value)
+        yield key, list(map(id, owners)), value
 
 
 def _owners(value: Any) -> Iterator[Any]:
@@ -316,5 +319,5 @@ def _repeats(elements: Sequence[Any]) -> bool:
     """Whether one mutable object, or memory, is in several of the elements."""
     changing = set(filter(mutable, kinds(elements)))
     tops = [id(element) for element in elements if type(element) in changing]
-    keys = [shared.key for shared in _shared(elements)]
+    keys = [key for key, _, _ in _shared(elements)]
     return len(set(tops)) < len(tops) or len(set(keys)) < len(keys)

@@ -7,7 +7,7 @@ any time.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 __all__ = ["Grid", "Interval", "Intervals", "overlap", "overlaps", "without"]
@@ -121,13 +121,15 @@ def overlaps(left: Iterable[Interval], right: Sequence[Interval]) -> list[Interv
     return [(start, stop) for start, stop in common if start < stop]
 
 
-def without(interval: Interval, indices: Iterable[int]) -> list[Interval]:
+def without(interval: Interval, indices: Collection[int]) -> list[Interval]:
     """`interval` less some single items.
 
     >>> without((0, 6), [2, 5])
     [(0, 2), (3, 5)]
     """
     start, stop = interval
+    if not indices:
+        return [interval] if start < stop else []
     left = []
     for index in sorted(indices):
         if start < index:

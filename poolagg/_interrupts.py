@@ -23,6 +23,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from threading import get_ident
 from types import FrameType
 from typing import Any
 
@@ -49,6 +50,9 @@ _installed = False
 
 _holding = False
 """Whether handlers wait. False within `interrupts_allowed`."""
+
+_main_thread = threading.main_thread().ident
+"""To ask for it each time takes as long as the rest of a nested block."""
 
 
 def _note(signum: int, frame: FrameType | None) -> None:
@@ -77,7 +81,7 @@ class interrupts_held_back:  # noqa: N801 - reads as the function it is used as
 
     def __enter__(self) -> None:
         global _holding
-        self._main = threading.get_ident() == threading.main_thread().ident
+        self._main = get_ident() == _main_thread
         if self._main:
             self._before, self._installs = _holding, not _installed
             if self._installs:
@@ -101,7 +105,7 @@ class interrupts_allowed:  # noqa: N801
 
     def __enter__(self) -> None:
         global _holding
-        self._main = threading.get_ident() == threading.main_thread().ident
+        self._main = get_ident() == _main_thread
         if self._main:
             self._before = _holding
             try:
@@ -129,9 +133,8 @@ def _install() -> None:
     global _holding, _installed
     try:
         _installed = True  # a handler that runs meanwhile may enter blocks, which nest in this one
-        for signum in _SIGNALS:
-            handler = _signal.getsignal(signum)
-            if handler is not _note and callable(handler):
+        for signum, handler in zip(_SIGNALS, map(_signal.getsignal, _SIGNALS), strict=True):
+            if callable(handler) and handler is not _note:
                 _replaced[signum] = handler  # first: from the next call on `_note` may look it up
                 _signal.signal(signum, _note)
         _holding = True
@@ -185,8 +188,9 @@ def _run_noted() -> None:
 
 def _in_child() -> None:
     """Run handlers at once in a forked child: the thread that is in a block may not exist here, or never leave it."""
-    global _holding, _installed
+    global _holding, _installed, _main_thread
     _holding = _installed = False
+    _main_thread = get_ident()
     _noted.clear()
     _put_back()
 

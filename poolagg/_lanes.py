@@ -10,11 +10,15 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from operator import attrgetter
 
 from poolagg._chunks import Interval
 from poolagg._orders import Run
 
 __all__ = ["Lane", "Lanes"]
+
+
+_is_alone = attrgetter("alone")
 
 
 @dataclass(slots=True)
@@ -50,7 +54,7 @@ class Lane:
     @property
     def alone(self) -> bool:
         """Whether it runs a suspect, beside which it may be given nothing."""
-        return any(run.alone for run in self.chunks)
+        return any(map(_is_alone, self.chunks))
 
     def forget(self) -> list[Interval]:
         """Give up what is held, and give its intervals."""
@@ -90,11 +94,14 @@ class Lanes:
     @property
     def idle(self) -> int:
         """How many have no chunk, and may be given one."""
-        return len(self._rooms[0])
+        return len(self._rooms[0].numbers)
 
     def roomiest(self) -> Lane | None:
         """Of those that may be given a chunk one with the fewest, the lowest number first: O(log lanes), amortized."""
-        return next((self._lanes[room.first()] for room in self._rooms if len(room)), None)
+        for room in self._rooms:
+            if room.numbers:
+                return self._lanes[room.first()]
+        return None
 
     def with_room(self) -> list[Lane]:
         """All that may be given a chunk: O(lanes)."""
@@ -136,15 +143,16 @@ class Lanes:
 
     def settle(self, lane: Lane) -> None:
         """Its chunks, or its room, have changed, or it is worn: O(log lanes), amortized."""
-        lane.worn = lane.worn or (lane.closed and not lane.chunks)
-        number, chunks, alone = lane.number, len(lane.chunks), lane.alone
-        _put(self.worn, number, lane.worn)
-        _put(self.alone, number, alone)
-        _put(self.busy, number, chunks > 0)
-        place = None if lane.closed or alone or chunks >= len(self._rooms) else chunks
+        number, chunks, closed = lane.number, len(lane.chunks), lane.closed
+        lane.worn = lane.worn or (closed and not chunks)
+        alone = chunks > 0 and lane.alone
+        (self.worn.add if lane.worn else self.worn.discard)(number)
+        (self.alone.add if alone else self.alone.discard)(number)
+        (self.busy.add if chunks else self.busy.discard)(number)
+        place = None if closed or alone or chunks >= len(self._rooms) else chunks
         before = self._place.pop(number, None)
         if before is not None and before != place:
-            self._rooms[before].discard(number)
+            self._rooms[before].numbers.discard(number)
         if place is not None:
             self._place[number] = place
             self._rooms[place].add(number)
@@ -165,34 +173,21 @@ class Lanes:
         assert self.busy == {lane.number for lane in self if lane.chunks}
 
 
-def _put(numbers: set[int], number: int, there: bool) -> None:
-    if there:
-        numbers.add(number)
-    else:
-        numbers.discard(number)
-
-
 class _Lowest:
     """Numbers that come and go, with the lowest at hand: a heap, where those that went stay until they surface."""
 
     def __init__(self) -> None:
-        self._numbers: set[int] = set()
+        self.numbers: set[int] = set()
         self._heap: list[int] = []
         self._heaped: set[int] = set()
 
-    def __len__(self) -> int:
-        return len(self._numbers)
-
     def add(self, number: int) -> None:
-        self._numbers.add(number)
+        self.numbers.add(number)
         if number not in self._heaped:
             self._heaped.add(number)
             heappush(self._heap, number)
 
-    def discard(self, number: int) -> None:
-        self._numbers.discard(number)
-
     def first(self) -> int:
-        while self._heap[0] not in self._numbers:
+        while self._heap[0] not in self.numbers:
             self._heaped.remove(heappop(self._heap))
         return self._heap[0]

@@ -134,7 +134,10 @@ class Ledger:
 
     def failed_in(self, start: int, stop: int) -> tuple[int, ...]:
         """The items that failed for good; only a leaf that is folded anew may still contain such."""
-        parts = overlaps([(start, stop)], self.failed.near(start, stop))
+        near = self.failed.near(start, stop)
+        if not near:
+            return ()
+        parts = overlaps([(start, stop)], near)
         return tuple(index for a, b in parts for index in range(a, b))
 
     def to_run(self, interval: Interval) -> list[Interval]:

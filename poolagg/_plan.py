@@ -135,11 +135,11 @@ class Plan:
     @property
     def starving(self) -> bool:
         """Whether a lane has nothing to do, and chunks that are running may be divided for it."""
-        return self.terms.chunksize is None and bool(self._lanes.busy) and self._starving
+        return self.terms.chunksize is None and self._starving
 
     @property
     def _starving(self) -> bool:
-        if not self._lanes.idle or self.stopped or self._ledger.waiting or self._blame.suspects:
+        if not self._lanes.busy or not self._lanes.idle or self.stopped or self._ledger.waiting or self._blame.suspects:
             return False
         return self._ended or not self.appetite
 
@@ -399,7 +399,7 @@ class Plan:
             self._run_some(lane, self._ledger.next(self.pace.size(None)))
         if self._ended and self.terms.carries and not (self._ledger.waiting or self._blame.suspects):
             self._orders.extend(self._shipping.of_idle())
-        if self.terms.in_flight > 1 and self._lanes.busy and self._starving:
+        if self.terms.in_flight > 1 and self._starving:
             self._orders.extend(self._stealing.revoke())
 
     def _free_lane(self) -> Lane | None:

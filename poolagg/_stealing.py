@@ -79,6 +79,8 @@ class Stealing:
 
     def give_back(self, start: int, stop: int) -> None:
         """Have the rest of a chunk wait, in as many parts as lanes have no work: its items may be heavy."""
+        if start == stop:
+            return
         size = -(-(stop - start) // max(1, self._lanes.idle))
         while start < stop:
             end = min(stop, self._ledger.chunk_end(start, size))

@@ -53,7 +53,8 @@ MAY_IMPORT = {
     "_instructions": {"_stable"},
     "_state": {"_attributes", "_instructions", "_origin", "_stable", "_transient", "errors", "functions"},
     "_fingerprint": {"_state"},
-    "_orders": {"_chunks"},
+    "_worker_messages": {"_chunks"},
+    "_orders": {"_chunks", "_worker_messages"},
     "_overdue": set(),
     "_rendering": set(),
     "_snapshot": set(),
@@ -76,7 +77,7 @@ MAY_IMPORT = {
     # floor 2: effects
     "pools": {
         *("_aliasing", "_chunks", "_interrupts", "_lazily", "_orders", "_overdue", "_parcels", "_seconds"),
-        *("_signals", "_sizes", "_texts", "errors", "functions", "reducers", "strategies"),
+        *("_signals", "_sizes", "_texts", "_worker_messages", "errors", "functions", "reducers", "strategies"),
     },
     "_progress": {"events"},
     "_ownership": {"_interrupts"},
@@ -121,7 +122,7 @@ MAY_IMPORT = {
 
 PURE = {
     *("errors", "events", "functions", "reducers", "_chunks", "_numbers", "_parcels", "_orders", "_stable"),
-    *("_origin", "_transient", "_attributes", "_instructions", "_state", "_seconds"),
+    *("_worker_messages", "_origin", "_transient", "_attributes", "_instructions", "_state", "_seconds"),
     *(
         "_pages",
         "_fingerprint",

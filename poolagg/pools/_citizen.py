@@ -20,7 +20,7 @@ import itertools
 import os
 import sys
 import threading
-from typing import Any, NamedTuple, cast
+from typing import Any, TypeAlias, cast
 
 __all__ = ["Identity", "forget_exits", "identity_of_worker", "introduce", "new_random_numbers", "run_exits"]
 
@@ -32,14 +32,12 @@ _numbers = itertools.count(1)
 """For workers of a parent that does not know `multiprocessing`, which counts processes itself."""
 
 
-class Identity(NamedTuple):
-    """Who a worker is: as the parent's process number, with the parent's secret for connections to its managers."""
+Identity: TypeAlias = tuple[tuple[int, ...], int, str, bytes | None]
+"""The numbers of a worker, as `multiprocessing` counts; the parent's process number, name and authkey.
 
-    numbers: tuple[int, ...]
-    parent: int
-    parent_name: str
-    authkey: bytes | None
-    """None: the parent does not know `multiprocessing` yet."""
+The authkey is the parent's secret for connections to its managers; None: the parent does not know `multiprocessing`
+yet.
+"""
 
 
 # -- in the parent -----------------------------------------------------------------------------------------------------
@@ -49,10 +47,10 @@ def identity_of_worker(before: Identity | None = None) -> Identity:
     """Who a new worker is; `before`: who it was told to be, which may have become out of date."""
     process = sys.modules.get(_MODULE)
     if process is None:
-        return before or Identity((next(_numbers),), os.getpid(), "MainProcess", None)
+        return before or ((next(_numbers),), os.getpid(), "MainProcess", None)
     me = process.current_process()
-    numbers = before.numbers if before else (*me._identity, next(process._process_counter))
-    return Identity(numbers, os.getpid(), me.name, bytes(me.authkey))
+    numbers = before[0] if before else (*me._identity, next(process._process_counter))
+    return numbers, os.getpid(), me.name, bytes(me.authkey)
 
 
 # -- in the worker: arriving -------------------------------------------------------------------------------------------
@@ -83,7 +81,8 @@ def new_random_numbers() -> None:
 def introduce(identity: Identity, sentinel: int) -> None:
     """Be that process, for `multiprocessing`; `sentinel` is readable when the parent has ended."""
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Import)]
-    if _MODULE in sys.modules or identity.authkey is not None:
+    *_, authkey = identity
+    if _MODULE in sys.modules or authkey is not None:
         _become(identity, sentinel)
     else:
         sys.meta_path.insert(0, _Import(identity, sentinel))
@@ -91,19 +90,20 @@ def introduce(identity: Identity, sentinel: int) -> None:
 
 def _become(identity: Identity, sentinel: int) -> None:
     """As `BaseProcess._bootstrap` begins."""
+    numbers, parent, parent_name, authkey = identity
     process: Any = importlib.import_module(_MODULE)
-    if process.current_process()._identity != identity.numbers:
-        me = process.BaseProcess(name=f"PoolWorker-{':'.join(map(str, identity.numbers))}")
-        me._identity, me._parent_pid, me._parent_name = identity.numbers, identity.parent, identity.parent_name
+    if process.current_process()._identity != numbers:
+        me = process.BaseProcess(name=f"PoolWorker-{':'.join(map(str, numbers))}")
+        me._identity, me._parent_pid, me._parent_name = numbers, parent, parent_name
         me._config.pop("daemon", None)  # workers may have children
         process._process_counter, process._children = itertools.count(1), set()
         process._current_process = me
-        process._parent_process = process._ParentProcess(identity.parent_name, identity.parent, sentinel)
+        process._parent_process = process._ParentProcess(parent_name, parent, sentinel)
         if (util := sys.modules.get("multiprocessing.util")) is not None:
             util._finalizer_registry.clear()
             util._run_after_forkers()
-    if identity.authkey is not None:
-        process.current_process().authkey = identity.authkey
+    if authkey is not None:
+        process.current_process().authkey = authkey
 
 
 class _Import:

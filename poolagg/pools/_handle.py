@@ -16,7 +16,7 @@ import signal
 import socket
 import struct
 from time import monotonic
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from poolagg._chunks import Interval
 from poolagg._orders import Broken, Cause, Finished, Lost, Run, Shipped
@@ -88,8 +88,8 @@ class Handle:
         self._claimed: dict[int, int] = {}
         self.items = 0
         self.worn = False
-        self.identity = identity_of_worker()
-        self._introduced = self._cut_short = False
+        self._identity = identity_of_worker()
+        self._cut_short = False
         self.ending: int | None = None
         """The epoch whose end the worker has not acknowledged yet."""
         self.ended_at = 0.0
@@ -104,12 +104,16 @@ class Handle:
 
     # -- orders ------------------------------------------------------------------------------------------------
 
+    def start(self, settings: tuple[Any, ...], payload: bytes) -> None:
+        """Tell the worker its identity for `multiprocessing`, its settings and its initializer."""
+        self.channel.send(_channel.START, 0, (self._identity, *settings), [payload])
+
     def introduce(self) -> None:
-        """Tell the worker who it is for `multiprocessing`, if it has not been told so."""
-        identity = identity_of_worker(self.identity)
-        if not self._introduced or identity != self.identity:
-            self.identity, self._introduced = identity, True
-            self.channel.send(_channel.IDENTITY, 0, tuple(identity))
+        """Tell the worker its identity if it has changed: this process may have imported `multiprocessing` since."""
+        identity = identity_of_worker(self._identity)
+        if identity != self._identity:
+            self._identity = identity
+            self.channel.send(_channel.IDENTITY, 0, identity)
 
     def run(self, epoch: int, run: Run, parcel: Parcel) -> None:
         """Send a chunk, and the claim to it."""

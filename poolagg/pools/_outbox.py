@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
-from poolagg._orders import Failure
+from poolagg._worker_messages import Failure
 from poolagg.pools._arena import Apart
 from poolagg.pools._packing import PackedFailure, PackedPayload, pack_failure
 from poolagg.pools._travel import dumps

@@ -15,7 +15,6 @@ from itertools import accumulate, islice, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from poolagg._chunks import Interval
-from poolagg._orders import Failure, Piece
 from poolagg._parcels import PACKED, Encoded, Packed, Parcel
 from poolagg._signals import raised_by_handler
 from poolagg._texts import (
@@ -29,6 +28,7 @@ from poolagg._texts import (
     traceback_of,
     works,
 )
+from poolagg._worker_messages import Failure, Piece
 from poolagg.errors import PoolAggError, ReducerError, RemoteError, WorkerLost, clipped
 from poolagg.pools._arena import Apart, Arena, Loan, Place, Span
 from poolagg.pools._channel import Bytes

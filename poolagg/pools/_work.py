@@ -20,9 +20,9 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 from poolagg import _aliasing
 from poolagg._aliasing import Aliasing
 from poolagg._chunks import Grid, Interval, without
-from poolagg._orders import NONE_YET, Failure, Run, Slowest
 from poolagg._signals import raised_by_handler
 from poolagg._texts import is_a, said, set_traceback, short_repr, traceback_of
+from poolagg._worker_messages import NONE_YET, Failure, Run, Slowest
 from poolagg.errors import ReducerError
 from poolagg.functions import here
 from poolagg.pools._cell import Sharing

@@ -23,13 +23,13 @@ from functools import partial
 from time import perf_counter
 from typing import Any, TypeAlias
 
-from poolagg._orders import Failure, Run
 from poolagg._parcels import open_parcel
+from poolagg._worker_messages import Failure, Run
 from poolagg.pools import _channel
 from poolagg.pools._arena import Arena, Loan, Loans, Place
 from poolagg.pools._cell import NO_CHUNK, Cell, Over
 from poolagg.pools._channel import BrokenFrame, Bytes, Message, Pipe, identity
-from poolagg.pools._citizen import Identity, forget_exits, introduce, new_random_numbers, run_exits
+from poolagg.pools._citizen import forget_exits, introduce, new_random_numbers, run_exits
 from poolagg.pools._death import die_with_parent, ignore_interrupts
 from poolagg.pools._forked import leave
 from poolagg.pools._frozen import STARTED_BY
@@ -174,10 +174,11 @@ class _Worker:
     # -- what the parent asks for ------------------------------------------------------------------------------
 
     def _introduce(self, message: Message) -> None:
-        introduce(Identity(*message.values), self._death_fd)
+        introduce(message.values, self._death_fd)
 
     def _start(self, message: Message) -> None:
-        environ, cwd, path, least, self._memory_limit = message.values
+        identity, environ, cwd, path, least, self._memory_limit = message.values
+        introduce(identity, self._death_fd)
         self._may_keep = self._memory_limit is None
         _set_environ(environ)
         sys.path[:] = path

@@ -272,9 +272,7 @@ class ProcessPool(Pool):
                 self._crew.selector.register(handle.child.pidfd, selectors.EVENT_READ, handle)
         if self._closed:  # meanwhile, by another thread, who has not seen this worker
             handle.child.kill()
-        handle.introduce()
-        settings = (self._environ(), folder(), import_path(), _arena.LEAST, self._memory_limit)
-        handle.channel.send(_channel.START, 0, settings, [start])
+        handle.start((self._environ(), folder(), import_path(), _arena.LEAST, self._memory_limit), start)
         self._brief(handle, self._encoder.definitions)
 
     def _pickled_start(self) -> bytes:
@@ -296,7 +294,7 @@ class ProcessPool(Pool):
         for definition in definitions:
             handle.channel.send(_channel.DEFINE, self._epoch, (), [definition])
         if self._job:
-            handle.introduce()  # again, for this process may have imported multiprocessing since
+            handle.introduce()
             handle.channel.send(_channel.JOB, self._epoch, (), [self._job])
 
     def _environ(self) -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from poolagg.reducers._keys import as_result, mark_new, may_hold_marks
+from poolagg.reducers._keys import mark_new, without_marks
 from poolagg.reducers._reducer import Reducer
 
 __all__ = ["Frequencies", "MergeCounts"]
@@ -59,9 +59,9 @@ class MergeCounts(Reducer[Counter[Any]]):
 
     def finish(self, acc: Counter[Any]) -> Counter[Any]:
         result = Counter(acc)
-        if may_hold_marks(acc):
+        if (entries := without_marks(acc)) is not None:
             result.clear()
-            dict.update(result, zip(map(as_result, acc), acc.values(), strict=True))
+            dict.update(result, entries)
         return result
 
 

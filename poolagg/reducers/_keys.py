@@ -15,9 +15,9 @@ from operator import ne
 from typing import Any
 
 from poolagg._kinds import kinds
-from poolagg.reducers._marks import NAN, NO_DATE, NO_SPAN, Mark
+from poolagg.reducers._marks import INSIDE, NAN, NO_DATE, NO_SPAN, Mark
 
-__all__ = ["all_equal_themselves", "as_key", "as_result", "mark_new", "may_hold_marks"]
+__all__ = ["all_equal_themselves", "as_key", "as_result", "mark_new", "may_hold_marks", "without_marks"]
 
 SURE = {int, str, bytes, bool, type(None), Mark}
 """Types whose values equal themselves."""
@@ -76,8 +76,11 @@ def may_hold_marks(keys: Iterable[Any]) -> bool:
 
 
 def mark_new(counts: dict[Any, Any], before: int) -> None:
-    """Put marks in the place of nan among the keys of a dict of counts that came when it had `before` of them."""
-    if SURE.issuperset(map(type, islice(reversed(counts), len(counts) - before))):
+    """Put marks in the place of nan among the keys of a dict of counts that came when it had `before` of them.
+
+    The key `INSIDE`, with a count of 0, says that there are marks inside other keys.
+    """
+    if _are_texts(islice(reversed(counts), len(counts) - before)):
         return
     fresh = list(islice(reversed(counts), len(counts) - before))
     if all_equal_themselves(fresh):
@@ -88,6 +91,26 @@ def mark_new(counts: dict[Any, Any], before: int) -> None:
     values = [counts.pop(key) for key in fresh]
     for mark, value in zip(reversed(marked), reversed(values), strict=True):  # in the order in which they came
         counts[mark] = counts[mark] + value if mark in counts else value
+    if any(type(mark) is not Mark and key is not mark for key, mark in zip(fresh, marked, strict=True)):
+        counts.setdefault(INSIDE, 0)
+
+
+def without_marks(counts: dict[Any, Any]) -> list[tuple[Any, Any]] | None:
+    """The entries of a dict of counts, with nan in the place of each mark; None if it has no marks."""
+    if not any(mark in counts for mark in Mark):
+        return None
+    return [(as_result(key), count) for key, count in counts.items() if key is not INSIDE]
+
+
+def _are_texts(keys: Iterable[Any]) -> bool:
+    """Whether all keys are strings. To join some at a time is the quickest way to see it."""
+    left = iter(keys)
+    try:
+        while some := list(islice(left, 1024)):
+            "".join(some)
+    except TypeError:
+        return False
+    return True
 
 
 def _rebuilt(key: Any, convert: Callable[[Any], Any]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ["DROPPED", "EMPTY", "NAN", "NO_DATE", "NO_SPAN", "Mark"]
+__all__ = ["DROPPED", "EMPTY", "INSIDE", "NAN", "NO_DATE", "NO_SPAN", "Mark"]
 
 
 class Mark(enum.Enum):
@@ -20,6 +20,7 @@ class Mark(enum.Enum):
 
     NO_DATE = "a key that is the NaT of numpy's datetime64"
     NO_SPAN = "a key that is the NaT of numpy's timedelta64"
+    INSIDE = "a key that says that there are marks inside other keys, such as tuples"
 
     def __repr__(self) -> str:
         return self.name
@@ -30,3 +31,4 @@ DROPPED = Mark.DROPPED
 NAN = Mark.NAN
 NO_DATE = Mark.NO_DATE
 NO_SPAN = Mark.NO_SPAN
+INSIDE = Mark.INSIDE
