@@ -34,14 +34,15 @@ MAY_IMPORT = {
     "_sizes": set(),
     "_seconds": set(),
     "_kinds": set(),
+    "_plain": set(),
     "_aliasing": {"_kinds", "functions"},  # who looks at partials before they are folded, and where `rng` starts anew
     "sources": {"_sizes"},
-    "reducers": {"_aliasing", "_kinds", "_lazily"},
+    "reducers": {"_aliasing", "_kinds", "_lazily", "_plain"},
     "_interrupts": set(),
     "_chunks": set(),
     "_numbers": set(),
     "_parcels": {"_numbers"},
-    "_items": {"_parcels", "_texts"},
+    "_items": {"_parcels", "_plain", "_texts"},
     "errors": {"_items", "_texts"},
     "events": {"_items", "_texts"},
     "_stable": {"_numbers"},
@@ -66,7 +67,7 @@ MAY_IMPORT = {
     "_shipping": {"_lanes", "_ledger", "_orders", "_pace", "_terms"},
     "_stealing": {"_chunks", "_lanes", "_ledger", "_orders"},
     "_plan": {"_blame", "_chunks", "_lanes", "_ledger", "_orders", "_pace", "_shipping", "_stealing", "_terms"},
-    "strategies": {"_chunks", "_kinds", "_lazily", "reducers"},
+    "strategies": {"_chunks", "_kinds", "_lazily", "_plain", "reducers"},
     "_limit": set(),
     "_timeline": set(),
     "_tally": {"_items", "_limit", "_texts", "_timeline", "events"},
@@ -74,7 +75,7 @@ MAY_IMPORT = {
     "_report": {"_limit", "_report_page", "_sizes", "_tally", "events"},
     # floor 2: effects
     "pools": {
-        *("_aliasing", "_chunks", "_interrupts", "_lazily", "_orders", "_overdue", "_parcels", "_seconds"),
+        *("_aliasing", "_chunks", "_interrupts", "_lazily", "_orders", "_overdue", "_parcels", "_plain", "_seconds"),
         *("_signals", "_sizes", "_texts", "errors", "functions", "reducers", "strategies"),
     },
     "_progress": {"events"},
@@ -124,7 +125,7 @@ PURE = {
         "_plan",
         "strategies",
     ),
-    *("_items", "_overdue", "_shipping", "_stealing", "_texts"),
+    *("_items", "_overdue", "_plain", "_shipping", "_stealing", "_texts"),
     *("_aliasing", "_limit", "_timeline", "_tally", "_report_page", "_report"),
 }
 """Rooms without clock, process or file. (`sources` makes files into items, `_rendering` results into text; a report
