@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -295,6 +296,16 @@ def test_what_bites_where_it_is_opened_is_named_where_it_ends_the_run(pool: Proc
         with pytest.raises((TaskError, WorkerLost), match=f"item {BAD}") as caught:
             aggregate(func, range(30), Collect(), pool=pool, retries=0, item_timeout=TIMEOUT, strategy=strategy)
         assert caught.value.index == BAD
+
+
+@pytest.mark.parametrize("how", ["SystemExit", "exit"])
+def test_what_bites_where_it_is_opened_is_found_in_an_executor(how: str) -> None:
+    failed: list[events.ItemFailed] = []
+    func = lambda x: WhenOpened(how) if x == BAD else x
+    with ProcessPoolExecutor(2) as executor:
+        got = aggregate(func, range(30), Collect(), pool=executor, on_error=failed.append, retries=0)
+    assert [one.index for one in failed] == [BAD]
+    assert got == OTHERS
 
 
 def test_a_repr_that_is_no_plain_text_does_not_bite(pool: ProcessPool) -> None:
