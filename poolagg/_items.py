@@ -13,31 +13,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from poolagg._parcels import PACKED, Encoded, Packed, Parcel, open_item, open_parcel, size_of
+from poolagg._plain import PLAIN
 from poolagg._texts import said, short_repr, works
 
 __all__ = ["KeptItem", "UnreadableItem", "item_of", "opened_when_asked", "repr_of", "unopened"]
 
 T = TypeVar("T")
-
-_PATHS = {"PosixPath", "PurePosixPath", "PureWindowsPath", "WindowsPath"}
-
-_PLAIN = {
-    "builtins": {"bytearray", "complex", "frozenset", "range", "set", "slice"},
-    "collections": {"Counter", "OrderedDict", "deque"},
-    "datetime": {"date", "datetime", "time", "timedelta", "timezone"},
-    "decimal": {"Decimal"},
-    "fractions": {"Fraction"},
-    "uuid": {"UUID"},
-    "poolagg.sources": {"Block"},
-    "numpy": {"dtype", "ndarray"},
-    "pathlib": _PATHS,
-    "pathlib._local": _PATHS,
-    "numpy.core.multiarray": {"_reconstruct", "scalar"},
-    "numpy._core.multiarray": {"_reconstruct", "scalar"},
-    "numpy.core.numeric": {"_frombuffer"},
-    "numpy._core.numeric": {"_frombuffer"},
-}
-"""What a plain value may name in its pickle, by module: nothing that runs code of the user's."""
 
 
 class _Foreign(pickle.UnpicklingError):
@@ -46,7 +27,7 @@ class _Foreign(pickle.UnpicklingError):
 
 class _Plain(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if name not in _PLAIN.get(module, ()):
+        if name not in PLAIN.get(module, ()):
             raise _Foreign(f"{module}.{name}")
         return super().find_class(module, name)
 

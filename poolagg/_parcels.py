@@ -8,6 +8,7 @@ checkpoint) sees each item before it is handed on: as it is pulled, or many at a
 from __future__ import annotations
 
 import bisect
+import io
 import pickle
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,6 +30,7 @@ __all__ = [
     "length_of",
     "open_item",
     "open_parcel",
+    "open_watched",
     "size_of",
 ]
 
@@ -97,6 +99,21 @@ def open_item(data: Encoded) -> Any:
         return pickle.loads(data)
     buffers = [bytearray(buffer) if isinstance(buffer, bytes) else buffer for buffer in data.buffers]
     return pickle.loads(data.pickle, buffers=buffers)
+
+
+def open_watched(data: Packed, alive: Callable[[], None]) -> Any:
+    """Unpickle, upon the very buffers; `alive` is called for each 64 kB of the pickle."""
+    return pickle.load(_Watched(data.pickle, alive), buffers=data.buffers)
+
+
+class _Watched(io.BytesIO):
+    def __init__(self, data: bytes, alive: Callable[[], None]) -> None:
+        super().__init__(data)
+        self._alive = alive
+
+    def read(self, size: int | None = -1) -> bytes:
+        self._alive()
+        return super().read(size)
 
 
 def size_of(data: Encoded) -> int:

@@ -48,9 +48,9 @@ def works(function: Callable[[Any], Any], argument: Any) -> bool:
 
 
 def _asked(question: Callable[[Any], str], value: Any, instead: Callable[[str], str]) -> str:
-    """The answer to `question(value)`; `instead` of the type's name if that raises."""
+    """The answer to `question(value)`, as a str of no subclass; `instead` of the type's name if that raises."""
     try:
-        return question(value)
+        return str.__str__(question(value))
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) or works(question, value):
             raise

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 import sys
 from typing import Any
 
 from tasks import fail
 
-BITES = ["raise", "SystemExit", "KeyboardInterrupt", "recurse", "exit", "SIGSEGV", "hang"]
+BITES = ["raise", "SystemExit", "KeyboardInterrupt", "MemoryError", "recurse", "exit", "SIGSEGV", "hang"]
 """How: an exception of each sort, and three ways in which nothing is left to be raised."""
 
 DEADLY = {"exit", "SIGSEGV"}
@@ -16,8 +17,8 @@ DEADLY = {"exit", "SIGSEGV"}
 
 def bite(how: str) -> Any:
     """Do it."""
-    if how in ("SystemExit", "KeyboardInterrupt"):
-        raise {"SystemExit": SystemExit, "KeyboardInterrupt": KeyboardInterrupt}[how]("as told")
+    if how in ("SystemExit", "KeyboardInterrupt", "MemoryError"):
+        raise getattr(builtins, how)("as told")
     if how == "recurse":
         return bite(how)
     if how == "fine":
@@ -49,6 +50,50 @@ class WhenPickled:
             sys.setrecursionlimit(300)
         bite(self.how)
         return WhenPickled, (self.how,)
+
+
+class ListThatBites(list[Any]):
+    """An accumulator that bites whoever unpickles it, once it holds the bad item."""
+
+    def __reduce__(self) -> Any:
+        bites = next((one for one in self if type(one) is WhenOpened), None)
+        return (ListThatBites, (list(self),)) if bites is None else (bite, (bites.how,))
+
+
+class KeyThatBites:
+    """A key that bites whoever unpickles it, unless it is told not to."""
+
+    def __init__(self, x: int, how: str = "fine") -> None:
+        self.x, self.how = x, how
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is KeyThatBites and other.x == self.x
+
+    def __hash__(self) -> int:
+        return hash(self.x)
+
+    def __reduce__(self) -> Any:
+        return key_or_bite, (self.x, self.how)
+
+
+def key_or_bite(x: int, how: str) -> KeyThatBites:
+    """Made anew, or not."""
+    bite(how)
+    return KeyThatBites(x, how)
+
+
+class ReprThatBites(str):
+    """A text, as which an item describes itself, that bites whoever unpickles it."""
+
+    def __reduce__(self) -> Any:
+        return bite, ("exit",)
+
+
+class DescribedByText:
+    """An item whose repr is no plain str."""
+
+    def __repr__(self) -> str:
+        return ReprThatBites("described")
 
 
 class ErrorWhenPickled(Exception):

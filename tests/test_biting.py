@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +17,37 @@ import pytest
 from biting import (
     BITES,
     DEADLY,
+    DescribedByText,
     ErrorInWords,
     ErrorWhenOpened,
     ErrorWhenPickled,
     InTheParent,
+    KeyThatBites,
+    ListThatBites,
     LooksBad,
     WhenOpened,
     WhenPickled,
 )
 from tasks import DoesNotUnpickle, HoldsALock, identity
 
-from poolagg import Collect, Count, ProcessPool, Report, TaskError, WorkerLost, aggregate, events
+from poolagg import (
+    Collect,
+    Count,
+    Fold,
+    Frequencies,
+    ProcessPool,
+    Report,
+    TaskError,
+    Tee,
+    Top,
+    WorkerLost,
+    aggregate,
+    events,
+)
 from poolagg._items import UnreadableItem, unopened
 from poolagg._parcels import Packed
 from poolagg.pools import _watch
-from poolagg.strategies import Combine, Ordered, Stream, Tree
+from poolagg.strategies import Combine, Ordered, Partition, Stream, Tree
 
 BAD = 13
 STRATEGIES = [Stream(), Ordered(), Combine(), Tree()]
@@ -211,6 +228,90 @@ def test_it_is_named_where_it_ends_the_run(pool: ProcessPool, how: str) -> None:
                 strategy=strategy,
             )  # fmt: skip
         assert caught.value.index == BAD
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=repr)
+@pytest.mark.parametrize("how", BITES)
+def test_a_result_that_bites_where_it_is_opened_is_its_items_failure(
+    pool: ProcessPool, how: str, strategy: Any
+) -> None:
+    """As a partial, in a list of partials, or in a state: the worker opens it, and never the parent."""
+    func = lambda x: WhenOpened(how) if x == BAD else x
+    assert skipped(func, list(range(30)), pool, how, strategy=strategy) == OTHERS
+
+
+def parity(x: Any) -> int:
+    return 1 if type(x) is WhenOpened else x % 2
+
+
+def append(acc: list[Any], x: Any) -> list[Any]:
+    acc.append(x)
+    return acc
+
+
+def extend(acc: list[Any], other: list[Any]) -> list[Any]:
+    acc.extend(other)
+    return acc
+
+
+REDUCERS = {
+    "Tee": Tee({"n": Count(), "all": Collect()}),
+    "by": Collect().by(parity),
+    "Top": Top(30, key=str),
+    "Fold": Fold(append, ListThatBites, extend),
+}
+
+
+@pytest.mark.parametrize("name", REDUCERS)
+@pytest.mark.parametrize("how", ["raise", "SystemExit", "exit", "hang"])
+def test_a_state_that_bites_where_it_is_opened_costs_the_one_item(pool: ProcessPool, how: str, name: str) -> None:
+    func = lambda x: WhenOpened(how) if x == BAD else x
+    failed: list[events.ItemFailed] = []
+    got = aggregate(
+        func, range(30), REDUCERS[name], pool=pool, on_error=failed.append, retries=0, item_timeout=TIMEOUT,
+        strategy=Combine(),
+    )  # fmt: skip
+    assert [one.index for one in failed] == [BAD]
+    assert sorted({"Tee": lambda: got["all"], "by": lambda: got[0] + got[1]}.get(name, lambda: got)()) == OTHERS
+
+
+@pytest.mark.parametrize("strategy", [Combine(), Partition(4)], ids=repr)
+@pytest.mark.parametrize("how", ["raise", "SystemExit", "exit", "hang"])
+def test_a_key_that_bites_where_it_is_opened_costs_the_one_item(pool: ProcessPool, how: str, strategy: Any) -> None:
+    """Also in dicts that travel in parts, each of which is a pickle of its own where its keys are plain."""
+    func = lambda x: KeyThatBites(x, how if x == BAD else "fine")
+    failed: list[events.ItemFailed] = []
+    got = aggregate(
+        func, range(30), Frequencies(), pool=pool, on_error=failed.append, retries=0, item_timeout=TIMEOUT,
+        strategy=strategy,
+    )  # fmt: skip
+    assert [one.index for one in failed] == [BAD]
+    assert got == {KeyThatBites(x): 1 for x in OTHERS}
+
+
+@pytest.mark.parametrize("how", ["raise", "SystemExit", "exit", "hang"])
+def test_what_bites_where_it_is_opened_is_named_where_it_ends_the_run(pool: ProcessPool, how: str) -> None:
+    func = lambda x: [x, WhenOpened(how)] if x == BAD else x
+    for strategy in STRATEGIES:
+        with pytest.raises((TaskError, WorkerLost), match=f"item {BAD}") as caught:
+            aggregate(func, range(30), Collect(), pool=pool, retries=0, item_timeout=TIMEOUT, strategy=strategy)
+        assert caught.value.index == BAD
+
+
+@pytest.mark.parametrize("how", ["SystemExit", "exit"])
+def test_what_bites_where_it_is_opened_is_found_in_an_executor(how: str) -> None:
+    failed: list[events.ItemFailed] = []
+    func = lambda x: WhenOpened(how) if x == BAD else x
+    with ProcessPoolExecutor(2) as executor:
+        got = aggregate(func, range(30), Collect(), pool=executor, on_error=failed.append, retries=0)
+    assert [one.index for one in failed] == [BAD]
+    assert got == OTHERS
+
+
+def test_a_repr_that_is_no_plain_text_does_not_bite(pool: ProcessPool) -> None:
+    failed: list[events.ItemFailed] = []
+    aggregate(refuse, [DescribedByText()], Collect(), pool=pool, on_error=failed.append)
+    assert failed[0].item_repr == "described"
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=repr)

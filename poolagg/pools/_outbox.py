@@ -14,7 +14,7 @@ from typing import Any
 from poolagg._worker_messages import Failure
 from poolagg.pools._arena import Apart
 from poolagg.pools._packing import PackedFailure, PackedPayload, pack_failure
-from poolagg.pools._travel import dumps
+from poolagg.pools._proof import dumps_proved
 
 __all__ = ["Outbox"]
 
@@ -56,7 +56,7 @@ class Outbox:
     def _add(self, start: int, partials: list[Any]) -> BaseException | None:
         apart = None if self._least is None else Apart(self._least)
         try:
-            blob = dumps(partials, apart)
+            blob = dumps_proved(partials, apart)
         except BaseException as error:  # SystemExit and its like are the item's as well
             return error
         self._append(start, len(partials), blob, apart or ())

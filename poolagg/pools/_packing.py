@@ -32,6 +32,7 @@ from poolagg._worker_messages import Failure, Piece
 from poolagg.errors import PoolAggError, ReducerError, RemoteError, WorkerLost, clipped
 from poolagg.pools._arena import Apart, Arena, Loan, Place, Span
 from poolagg.pools._channel import Bytes
+from poolagg.pools._proof import dumps_proved
 from poolagg.pools._travel import dumps
 from poolagg.reducers import Reducer
 from poolagg.strategies import Payload, Strategy
@@ -194,7 +195,7 @@ def pack_payload(
     covers, data = payload
     apart = None if least is None else Apart(least)
     try:
-        return PackedPayload(covers, [0], [dumps(strategy.packed(reducer, data), apart, alive)], [apart or ()])
+        return PackedPayload(covers, [0], [dumps_proved(strategy.packed(reducer, data), apart, alive)], [apart or ()])
     except BaseException as error:
         _blame_reducer(reducer, error)
         failure, blob = pack_failure(Failure(covers[0][0], "raised", error))

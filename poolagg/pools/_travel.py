@@ -16,7 +16,7 @@ import functools
 import io
 import pickle
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import FunctionType
 from typing import Any
 
@@ -136,32 +136,19 @@ class _Nowhere:
         return len(data)
 
 
-def dumps(value: Any, apart: Apart | None = None, alive: Callable[[], None] | None = None) -> bytes:
+def dumps(value: Any, apart: Apart | None = None) -> bytes:
     """Pickle, plainly if possible. Raises what cloudpickle raises if it is not possible at all.
 
-    `apart` takes the large buffers out, if it is given and the pickle is a plain one. `alive` is called for each
-    64 kB of it.
+    `apart` takes the large buffers out, if it is given and the pickle is a plain one.
     """
     try:
-        return _dumps_alive(value, apart, alive) if alive else pickle.dumps(value, 5, buffer_callback=apart)
+        return pickle.dumps(value, 5, buffer_callback=apart)
     except Exception:
         if works(pickle.dumps, value):
             raise
         if apart is not None:
             apart.clear()
         return dumps_by_value(value)
-
-
-def _dumps_alive(value: Any, apart: Apart | None, alive: Callable[[], None]) -> bytes:
-    parts: list[bytes] = []
-
-    class File:
-        def write(self, data: Any) -> None:
-            alive()
-            parts.append(bytes(data))
-
-    pickle.Pickler(File(), 5, buffer_callback=apart).dump(value)
-    return b"".join(parts)
 
 
 def define(name: str, cls: type) -> None:

@@ -21,6 +21,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from poolagg._plain import plain
+
 __all__ = ["FloatSum", "quotient", "square_root", "squares"]
 
 UNIT_BITS = 2148
@@ -33,6 +35,7 @@ MOST_PARTS = 6
 PLUS_INFINITY, MINUS_INFINITY, NOT_A_NUMBER = 1, 2, 4
 
 
+@plain
 class FloatSum(NamedTuple):
     """The exact sum of floats: immutable, small, and equal to any other with the same value.
 

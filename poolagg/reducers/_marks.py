@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import enum
 
+from poolagg._plain import plain
+
 __all__ = ["DROPPED", "EMPTY", "INSIDE", "NAN", "NO_DATE", "NO_SPAN", "Mark"]
 
 
+@plain
 class Mark(enum.Enum):
     """An enum because its members pickle and deep-copy to themselves, so `is` works everywhere.
 

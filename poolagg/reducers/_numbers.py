@@ -12,6 +12,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from poolagg._kinds import kinds
+from poolagg._plain import plain
 from poolagg.reducers._arguments import need_count
 from poolagg.reducers._exact import quotient, square_root
 from poolagg.reducers._reducer import Reducer
@@ -85,6 +86,7 @@ class Sum(Reducer[Any]):
         return acc.value()
 
 
+@plain
 class Moments(NamedTuple):
     """How many numbers, their sum, and the sum of their squares (which `Mean` leaves at 0)."""
 

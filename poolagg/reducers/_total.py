@@ -22,6 +22,7 @@ from operator import add, mul
 from typing import Any, NamedTuple
 
 from poolagg._kinds import kinds
+from poolagg._plain import plain
 from poolagg.reducers._exact import FloatSum, quotient, squares
 
 __all__ = ["Numbers", "Total", "numbers"]
@@ -30,6 +31,7 @@ _UNBOUNDED = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[Invalid
 _NUMBERS = (int, float, complex, Fraction, Decimal)
 
 
+@plain
 class Numbers(NamedTuple):
     """A batch of numbers, sorted by how they are added."""
 
@@ -38,6 +40,7 @@ class Numbers(NamedTuple):
     imags: Sequence[float] = ()
 
 
+@plain
 class Total(NamedTuple):
     """A sum of numbers: `plain` ones, and the exact sum of floats once there were any; `imag` once any was complex.
 

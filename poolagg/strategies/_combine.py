@@ -13,7 +13,7 @@ from typing import Any
 
 from poolagg._chunks import Grid, Interval
 from poolagg.reducers import Reducer, fold, join
-from poolagg.strategies._keyed import Divided, Packed, Parts, Runs, compact, divided, merged, opened, put, update
+from poolagg.strategies._keyed import KEY, Divided, Packed, Parts, Runs, compact, divided, merged, opened, put, update
 from poolagg.strategies._strategy import Errand, Folding, Gather, Payload, Strategy
 
 __all__ = ["Combine", "Partition"]
@@ -30,9 +30,6 @@ MANY = 400_000
 
 KEPT = 256 << 20
 """Bytes of unopened parts at most, unless the result itself is larger: then the parent merges them after all."""
-
-KEY = 100
-"""Bytes of memory that a key of the result takes, or more."""
 
 ADDED_TO = 1 << 18
 """Counts that a lane adds to: what adds to more waits for memory so long that runs are as quick."""

@@ -20,16 +20,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from poolagg._kinds import kinds
+from poolagg._plain import pickled, plain
 from poolagg.reducers import Reducer, join
 
-__all__ = ["Divided", "Entries", "Parts", "Runs", "compact", "merged", "opened", "put", "update"]
+__all__ = ["KEY", "Divided", "Entries", "Parts", "Runs", "compact", "merged", "opened", "put", "update"]
 
 BETWEEN = "\0"
+
+KEY = 100
+"""Bytes of memory that a key takes with its count, or more."""
 
 WAITING = 32 << 20
 """Bytes of runs that a lane keeps, before it looks for keys that are in several of them."""
 
 
+@plain
 class Entries:
     """Entries without a dict: what `merge` of a keyed reducer asks for is no more than `items`."""
 
@@ -44,11 +49,15 @@ class Entries:
         return zip(self._keys, self._values, strict=True)
 
     def packed(self) -> Packed:
-        """As they travel; as they are if they don't pickle, for in a thread they need not."""
+        """As they travel; as they are if they don't pickle, for in a thread they need not.
+
+        Also as they are unless they are plain, so that no pickle within a pickle runs the user's code.
+        """
         try:
-            return pickle.dumps((_dense(self._keys), _dense(self._values)), 5)
+            data, harmless = pickled((_dense(self._keys), _dense(self._values)))
         except Exception:
             return self
+        return data if harmless else self
 
 
 Packed: TypeAlias = bytes | Entries
@@ -62,6 +71,7 @@ def opened(part: Packed) -> Entries:
     return Entries(_loose(keys), _loose(values))
 
 
+@plain
 class Parts(NamedTuple):
     """A dict of so many keys in parts, each packed. A key is in the same part whatever worker it comes from, as far as
     workers agree about its hash; of equal keys (1, True, 1.0) all are in one.
@@ -83,9 +93,11 @@ def divided(entries: Mapping[Any, Any], count: int) -> Parts:
 
 def _parts(parts: Iterable[Entries]) -> Parts:
     keys, packed = zip(*((len(part), part.packed()) for part in parts), strict=True)
-    return Parts(sum(keys), sum(map(len, packed)), list(packed))
+    nbytes = (len(part) * (KEY if isinstance(part, Entries) else 1) for part in packed)
+    return Parts(sum(keys), sum(nbytes), list(packed))
 
 
+@plain
 class Divided(list[Parts]):
     """An accumulator as it leaves its lane: one or several dicts that are not merged yet."""
 
@@ -135,6 +147,7 @@ def put(acc: dict[Any, Any], entries: Entries) -> None:
     dict.update(acc, dict(entries.items()))
 
 
+@plain
 class _Compact:
     """A dict that pickles in compact form, and comes out as a dict."""
 
