@@ -14,14 +14,14 @@ from time import monotonic
 from typing import Any, NoReturn
 
 from poolagg import events
-from poolagg._checkpoint import NOTHING, Checkpoint, FailedItem, Held, Store, packed, unpacked
+from poolagg._checkpoint import NOTHING, Checkpoint, CheckpointData, FailedItem, packed, unpacked
 from poolagg._chunks import Grid, Interval, Intervals
-from poolagg._entrusted import Entrusted, is_private
 from poolagg._fingerprint import differences, fingerprint
 from poolagg._pages import Known, Pages
 from poolagg._parcels import Source
 from poolagg._plan import Plan
 from poolagg._settings import Settings
+from poolagg._store import FileStore, ResourceStore, Store, is_private
 from poolagg._terms import Terms
 from poolagg._texts import add_note, said, trace_of
 from poolagg._verdicts import Skipped
@@ -138,7 +138,7 @@ class Continuation:
 
     # -- what stood in it --------------------------------------------------------------------------------------
 
-    def _take_up(self, held: Held, terms: Terms) -> None:
+    def _take_up(self, held: CheckpointData, terms: Terms) -> None:
         if not held.facts:
             return
         self._compare(held.facts)
@@ -321,10 +321,10 @@ class _Covering:
             self._kept.end_covering(self._whole, self._intervals, self._nbytes)
 
 
-def _store(settings: Settings, has_state: bool) -> Store | Entrusted:
+def _store(settings: Settings, has_state: bool) -> Store:
     """Where the run is kept: in the resource that it changes, if that can commit, else in a file of its own."""
     if settings.resource is None:
-        return Store(settings.checkpoint.path)
+        return FileStore(settings.checkpoint.path)
     if has_state and not is_private(settings.resource):
         exposed = getattr(settings.resource, "exposure", None)
         raise ValueError(
@@ -332,7 +332,7 @@ def _store(settings: Settings, has_state: bool) -> Store | Entrusted:
             f"whoever can write that could run code here{': ' * bool(exposed)}{exposed or ''}. Make a run for each; or "
             "say that nobody but you can write it, with private=True"
         )
-    return Entrusted(settings.resource)
+    return ResourceStore(settings.resource)
 
 
 class _Recalled(str):
@@ -378,7 +378,7 @@ def _said(name: str, before: dict[str, Any], now: dict[str, Any]) -> str:
     return f"{name} differs" if old == new else f"{name} was {old or 'not there'} and is {new or 'not there'}"
 
 
-def _bytes(held: Held) -> dict[str, Any]:
+def _bytes(held: CheckpointData) -> dict[str, Any]:
     return {"pages": held.pages, "partial": bytes.fromhex(held.facts["input"]["partial"])}
 
 

@@ -78,10 +78,10 @@ MAY_IMPORT = {
         *("_signals", "_sizes", "_texts", "errors", "functions", "reducers", "strategies"),
     },
     "_progress": {"events"},
-    "_ownership": {"_interrupts"},
-    "_checkpoint": {"_chunks", "_interrupts", "_ownership", "_seconds", "errors"},
-    "resources": {"_interrupts", "_ownership", "_seconds", "errors", "reducers"},
-    "_entrusted": {"_checkpoint", "_interrupts", "errors", "resources"},
+    "_files": {"_interrupts"},
+    "_checkpoint": {"_chunks", "_seconds", "errors"},
+    "resources": {"_files", "_interrupts", "_seconds", "errors", "reducers"},
+    "_store": {"_checkpoint", "_files", "_interrupts", "errors", "resources"},
     "_verdicts": {"_orders", "_texts", "errors", "events"},
     # floor 3: the one place that holds a plan and a pool
     "_watching": {"_signals", "_texts", "events"},
@@ -90,8 +90,8 @@ MAY_IMPORT = {
         *("reducers", "strategies"),
     },
     "_continuation": {
-        *("_checkpoint", "_chunks", "_entrusted", "_fingerprint", "_pages", "_parcels", "_plan"),
-        *("_settings", "_terms", "_texts", "_verdicts", "errors", "events", "functions", "strategies"),
+        *("_checkpoint", "_chunks", "_fingerprint", "_pages", "_parcels", "_plan"),
+        *("_settings", "_store", "_terms", "_texts", "_verdicts", "errors", "events", "functions", "strategies"),
     },
     "_run": {
         *("_chunks", "_continuation", "_interrupts", "_items", "_orders", "_pace", "_pages", "_parcels"),
@@ -105,7 +105,7 @@ MAY_IMPORT = {
         *("_engine", "_progress", "errors", "events", "functions", "pools", "reducers", "sources", "strategies"),
         *("_checkpoint", "_lazily", "_report", "resources", "testing"),
     },
-    "__main__": {"__init__", "_checkpoint", "_rendering", "_texts", "errors", "events", "sources", "testing"},
+    "__main__": {"__init__", "_rendering", "_store", "_texts", "errors", "events", "sources", "testing"},
 }
 
 PURE = {

@@ -37,11 +37,11 @@ from poolagg import (
     events,
     snapshots,
 )
-from poolagg._entrusted import Entrusted
+from poolagg._files import LockFile
+from poolagg._store import ResourceStore
 from poolagg.resources import IntoDatabase, IntoFile
 from poolagg.resources import _database as database
 from poolagg.resources import _session as sessions
-from poolagg.resources._lock import LockFile
 from poolagg.strategies import Combine, Ordered, Stream
 from poolagg.testing import LawBroken, check_resource
 
@@ -780,7 +780,7 @@ def test_a_commit_writes_the_end_of_a_long_ledger_only(tmp_path):
     """Of the digests of a million items, and as many batches, no more than a few pieces each."""
     where = places.place("sqlite", tmp_path)
     where.make()
-    store = Entrusted(where.into().resource)
+    store = ResourceStore(where.into().resource)
     store.open()
     written = []
     execute = sessions.Session.execute
@@ -798,7 +798,7 @@ def test_a_commit_writes_the_end_of_a_long_ledger_only(tmp_path):
             store.commit(facts, b"", b"12345678", [])
     store.close()
     assert sum(written) <= 10 * 2 * database.PIECE * 4 / 3
-    again = Entrusted(where.into().resource)
+    again = ResourceStore(where.into().resource)
     assert again.open().pages == b"12345678" * 100_010
     again.close()
 

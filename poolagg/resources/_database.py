@@ -21,12 +21,11 @@ from hashlib import blake2b
 from time import monotonic
 from typing import Any, NoReturn, TypeVar
 
+from poolagg._files import FIRST_PAUSE, exposure_of_database, pause, within
 from poolagg._interrupts import interrupts_allowed, interrupts_held_back
-from poolagg._ownership import exposure_of_database
 from poolagg._seconds import checked_seconds
 from poolagg.errors import ResourceError, short_repr
 from poolagg.reducers import Into
-from poolagg.resources._lock import FIRST_PAUSE, pause, within
 from poolagg.resources._session import Session, connector, is_locked, opened, passes
 
 __all__ = ["IntoDatabase"]
