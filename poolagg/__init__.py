@@ -168,7 +168,7 @@ __getattr__, __dir__ = lazily(
             "Unique",
             "Variance",
         ),
-        "sources": ("blocks", "prefetch"),
+        "sources": ("Block", "blocks", "prefetch"),
     },
     rooms=("errors", "events", "pools", "resources", "strategies", "testing"),
 )

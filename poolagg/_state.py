@@ -51,7 +51,7 @@ from typing import Any, NoReturn
 
 from poolagg._attributes import HEAP, attributes, beside, has_hooks, is_resource, reduced, variables, what_hides
 from poolagg._instructions import global_names, instructions
-from poolagg._origin import is_imported, is_own, is_reached, is_reached_anywhere, name_of_type
+from poolagg._origin import PACKAGE, counted_as, is_imported, is_own, is_reached, is_reached_anywhere, name_of_type
 from poolagg._stable import ATOMS, dump
 from poolagg._transient import is_transient
 from poolagg.errors import short_repr
@@ -268,7 +268,7 @@ class Walk:
 
     def _function(self, function: FunctionType) -> Form:
         if is_imported(function):
-            return "named", function.__module__, function.__qualname__
+            return "named", counted_as(function.__module__), function.__qualname__
         if function.__code__ in _SINGLEDISPATCH and hasattr(function, "registry"):
             # Its closure also holds a cache, and a number that counts how many classes are registered anywhere.
             return "singledispatch", self.form(function.registry, ".registry")
@@ -295,7 +295,7 @@ class Walk:
     def _builtin(self, builtin: Any) -> Form:
         owner, module = builtin.__self__, getattr(builtin, "__module__", None)
         if owner is None or isinstance(owner, ModuleType) or is_reached(builtin, module, builtin.__qualname__):
-            return "named", str(module), builtin.__qualname__
+            return "named", counted_as(module), builtin.__qualname__
         return "bound", builtin.__name__, self.form(owner, ".__self__")
 
     def _descriptor(self, descriptor: Any) -> Form:
@@ -322,9 +322,9 @@ class Walk:
 
     def _class(self, kind: type) -> Form:
         """Classes of the user's own by what they define; others by name."""
-        module, name = name_of_type(kind)
+        module, name = kind.__module__, kind.__qualname__
         if not is_own(module) and (is_reached(kind, module, name) or not kind.__flags__ & HEAP):
-            return "named", module, name
+            return "named", *name_of_type(kind)
         bases = [self.form(base, ".__bases__") for base in kind.__bases__]
         defined = {name: part for name, part in vars(kind).items() if name not in _NOTED}
         members: list[Form] = []
@@ -397,7 +397,7 @@ class Walk:
     def _instance(self, value: Any) -> Form:
         kind = type(value)
         if (name := self._singleton(value)) is not None:
-            return "named", kind.__module__, name
+            return "named", counted_as(kind.__module__), name
         head = "object", self._class_of(value)
         if issubclass(kind, (set, frozenset)):  # what it pickles is in the order of this process
             parts = set.__iter__(value) if issubclass(kind, set) else frozenset.__iter__(value)
@@ -515,7 +515,7 @@ _BY_ATTRIBUTES = {
     ("ctypes", "CDLL"): ("_name",),
     ("numba.core.registry", "CPUDispatcher"): ("py_func", "targetoptions"),  # it pickles with a random name
     ("pydantic._internal._validate_call", "ValidateCallWrapper"): ("function", "function.__annotations__"),
-    ("poolagg.pools._share", "share"): ("value",),
+    (PACKAGE, "share"): ("value",),
     **{("typing", name): ("__name__",) for name in ("TypeVar", "ParamSpec", "TypeVarTuple")},
 }
 """Types whose state is in these attributes, and which do not pickle, or as something else."""

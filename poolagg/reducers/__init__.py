@@ -1,4 +1,8 @@
-"""Reducers: how partial results become one. `Reducer` is the protocol, `as_reducer` what may stand for one."""
+"""Reducers: how partial results become one. `Reducer` is the protocol, `as_reducer` what may stand for one.
+
+States pickle by names of this package, such as `poolagg.reducers.Total`, and checkpoints keep these names. So a class
+whose instances are in a state has `__module__ = "poolagg.reducers"`, and the package keeps its name.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -60,6 +64,7 @@ __getattr__, __dir__ = lazily(
             "Frequencies",
             "MergeCounts",
         ),
+        "_exact": ("FloatSum",),
         "_functions": (
             "Fold",
             "Into",
@@ -73,6 +78,7 @@ __getattr__, __dir__ = lazily(
         "_numbers": (
             "Count",
             "Mean",
+            "Moments",
             "Std",
             "Sum",
             "Variance",
@@ -97,5 +103,6 @@ __getattr__, __dir__ = lazily(
             "Tee",
             "as_reducer",
         ),
+        "_total": ("Total",),
     },
 )

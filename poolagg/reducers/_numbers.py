@@ -93,6 +93,9 @@ class Moments(NamedTuple):
     squares: Total = Total()
 
 
+Moments.__module__ = "poolagg.reducers"
+
+
 class Mean(Reducer):
     """The arithmetic mean: the exact sum divided by the count, rounded once; of nothing, nan.
 
