@@ -51,7 +51,8 @@ MAY_IMPORT = {
     "_transient": set(),
     "_attributes": {"_origin", "errors"},
     "_instructions": {"_stable"},
-    "_state": {"_attributes", "_instructions", "_origin", "_stable", "_transient", "errors", "functions"},
+    "_walk": {"_origin", "_stable", "errors"},
+    "_state": {"_attributes", "_instructions", "_origin", "_stable", "_transient", "_walk", "functions"},
     "_fingerprint": {"_state"},
     "_orders": {"_chunks"},
     "_overdue": set(),
@@ -110,7 +111,7 @@ MAY_IMPORT = {
 
 PURE = {
     *("errors", "events", "functions", "reducers", "_chunks", "_numbers", "_parcels", "_orders", "_stable"),
-    *("_origin", "_transient", "_attributes", "_instructions", "_state", "_seconds"),
+    *("_origin", "_transient", "_attributes", "_instructions", "_state", "_walk", "_seconds"),
     *(
         "_pages",
         "_fingerprint",

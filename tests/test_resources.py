@@ -42,6 +42,7 @@ from poolagg._store import ResourceStore
 from poolagg.resources import IntoDatabase, IntoFile
 from poolagg.resources import _database as database
 from poolagg.resources import _session as sessions
+from poolagg.resources._pieces import PIECE
 from poolagg.strategies import Combine, Ordered, Stream
 from poolagg.testing import LawBroken, check_resource
 
@@ -797,7 +798,7 @@ def test_a_commit_writes_the_end_of_a_long_ledger_only(tmp_path):
         for _ in range(10):
             store.commit(facts, b"", b"12345678", [])
     store.close()
-    assert sum(written) <= 10 * 2 * database.PIECE * 4 / 3
+    assert sum(written) <= 10 * 2 * PIECE * 4 / 3
     again = ResourceStore(where.into().resource)
     assert again.open().pages == b"12345678" * 100_010
     again.close()
