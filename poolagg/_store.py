@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Hashable, Iterable
-from typing import Any, NoReturn
+from collections.abc import Hashable
+from typing import NoReturn
 from weakref import WeakValueDictionary
 
-from poolagg._checkpoint import LONGEST_HEAD, NOTHING, CheckpointData, FailedItem, check_format
+from poolagg._checkpoint import LONGEST_HEAD, NOTHING, CheckpointData, check_format
 from poolagg._files import (
     Exposed,
     OpenFile,
@@ -69,13 +69,10 @@ class Store:
         content = self._begin()
         self.held = CheckpointData() if content is None else CheckpointData.decoded(content, self._refuse)
         self._check(self.held)
-        self._pages = bytearray(self.held.pages)
         return self.held
 
-    def commit(self, facts: dict[str, Any], state: bytes, pages: bytes, failed: Iterable[FailedItem]) -> None:
-        """Replace it in one step: new facts and state, more pages, and these failed items and no others."""
-        self._pages += pages
-        data = CheckpointData(facts, state, bytes(self._pages), {item.number: item for item in failed})
+    def commit(self, data: CheckpointData) -> None:
+        """Replace it in one step."""
         self._write(data.encoded())
 
     def close(self) -> None:

@@ -90,9 +90,11 @@ MAY_IMPORT = {
         *("_checkpoint", "_chunks", "_pages", "_progress", "_seconds", "_terms", "events", "pools"),
         *("reducers", "strategies"),
     },
+    "_schedule": set(),
     "_continuation": {
         *("_checkpoint", "_chunks", "_fingerprint", "_pages", "_parcels", "_plan"),
-        *("_settings", "_store", "_terms", "_texts", "_verdicts", "errors", "events", "functions", "strategies"),
+        *("_schedule", "_settings", "_store", "_terms", "_texts", "_verdicts", "errors", "events", "functions"),
+        *("strategies",),
     },
     "_run": {
         *("_chunks", "_continuation", "_interrupts", "_items", "_orders", "_pace", "_pages", "_parcels"),
@@ -111,7 +113,7 @@ MAY_IMPORT = {
 
 PURE = {
     *("errors", "events", "functions", "reducers", "_chunks", "_numbers", "_parcels", "_orders", "_stable"),
-    *("_origin", "_transient", "_attributes", "_instructions", "_state", "_walk", "_seconds"),
+    *("_origin", "_transient", "_attributes", "_instructions", "_schedule", "_state", "_walk", "_seconds"),
     *(
         "_pages",
         "_fingerprint",

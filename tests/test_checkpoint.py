@@ -67,11 +67,11 @@ from poolagg import (
     snapshots,
 )
 from poolagg.__main__ import main
-from poolagg._checkpoint import FORMAT, HEAD, FailedItem
-from poolagg._continuation import DEAR, LEAST, SHARE, Cadence
+from poolagg._checkpoint import FORMAT, HEAD, CheckpointData, FailedItem
 from poolagg._fingerprint import differences, fingerprint
 from poolagg._pages import ALONE, SHARED, SIZE, Pages, page_of
 from poolagg._parcels import Source, open_parcel
+from poolagg._schedule import DEAR, LEAST, SHARE, CheckpointSchedule
 from poolagg._store import FileStore, look
 from poolagg.sources import Block
 from poolagg.strategies import Combine, Ordered, Partition, Stream, Tree
@@ -775,14 +775,13 @@ def test_pages_know_an_input_again(items, data):
     stop = data.draw(st.integers(0, len(items)))
     needed = data.draw(st.integers(0, stop))
     first = Pages(items)
-    saved, known = b"", None
+    known = None
     for _ in range(data.draw(st.integers(1, 3))):
         for item in items[first.position : data.draw(st.integers(first.position, stop))]:
             first.see(item)
-        added, known = first.unsaved(min(needed, first.position))
-        saved += added
+        known = first.known(min(needed, first.position))
     again = Pages(items)
-    again.expect(known._replace(pages=saved), _differs)
+    again.expect(known, _differs)
     assert [*pulled(again, items)] == items
 
 
@@ -798,8 +797,7 @@ def known_of(items, draw=None):
     pages = Pages(items)
     for _ in pulled(pages, items, draw):
         pass
-    added, known = pages.unsaved(len(items))
-    return known._replace(pages=added)
+    return pages.known(len(items))
 
 
 NUMBERS = st.one_of(
@@ -818,8 +816,7 @@ def test_what_is_known_of_an_input_does_not_tell_how_it_was_pulled(some, kind, c
     one_by_one = Pages(items)
     for item in items:
         one_by_one.see(item)
-    added, known = one_by_one.unsaved(count)
-    assert known_of(items, data.draw) == known_of(items) == known._replace(pages=added)
+    assert known_of(items, data.draw) == known_of(items) == one_by_one.known(count)
 
 
 SAME = [0, 0.0, -0.0, False, None, "", b"", 0j, (), [], "0", b"0", 1, 1.0, True, -1, -2, 2**31, 2**61 - 1]
@@ -884,15 +881,15 @@ def test_pages_find_the_item_that_differs(count, kind, more, data):
 def test_arrays_are_known_by_slices(rows):
     """As exactly as lists."""
     pages = Pages(rows)
-    added, known = pages.unsaved(6200)
-    assert len(added) == SIZE * page_of(6199)[0] + SIZE * (known.items == page_of(6199)[2])
-    Pages(rows.copy()).expect(known._replace(pages=added), _differs)
+    known = pages.known(6200)
+    assert len(known.pages) == SIZE * page_of(6199)[0] + SIZE * (known.items == page_of(6199)[2])
+    Pages(rows.copy()).expect(known, _differs)
     other = rows.copy()
     other[77] = -1
     with pytest.raises(Differ, match="item 77 is"):
-        Pages(other).expect(known._replace(pages=added), _differs)
+        Pages(other).expect(known, _differs)
     with pytest.raises(Differ, match="items now"):
-        Pages(rows[:4000]).expect(known._replace(pages=added), _differs)
+        Pages(rows[:4000]).expect(known, _differs)
     with pytest.raises(Differ, match="was an array of"):
         Pages(rows.astype("f4")).expect(known, _differs)
 
@@ -904,41 +901,41 @@ def test_arrays_are_known_by_slices(rows):
 def test_commits_cost_one_percent_at_most(costs):
     """Of any stretch of the run from the end of one commit to the end of the next of the same cost."""
     assert SHARE == 0.01
-    cadence, now, spent = Cadence(None, 0.0), 0.0, 0.0
+    schedule, now, spent = CheckpointSchedule(None, 0.0), 0.0, 0.0
     for cost in costs:
-        assert cadence.next - now >= LEAST - 1e-9  # which is what a clock of floats takes from it
-        began = cadence.next
-        cadence.wrote(cost, began + cost)
+        assert schedule.next - now >= LEAST - 1e-9  # which is what a clock of floats takes from it
+        began = schedule.next
+        schedule.wrote(cost, began + cost)
         now = began + cost
         spent += cost
-        assert spent <= SHARE * cadence.next + 1e-9
+        assert spent <= SHARE * schedule.next + 1e-9
 
 
 @given(st.lists(st.integers(0, 10**10), min_size=1, max_size=9))
 def test_the_first_commit_waits_until_it_is_cheap(sizes):
     """By the size of the largest state that came; once a commit has shown what it costs, that counts alone."""
-    cadence = Cadence(None, 0.0)
+    schedule = CheckpointSchedule(None, 0.0)
     for nbytes in sizes:
-        cadence.expect(nbytes)
+        schedule.expect(nbytes)
     cost = max(sizes) * DEAR
-    assert cadence.next >= LEAST
-    assert cost <= SHARE * (cadence.next + cost) + 1e-9
-    began = cadence.next
-    cadence.wrote(0.001, began)
-    cadence.expect(10**10)
-    assert cadence.next == began + LEAST
+    assert schedule.next >= LEAST
+    assert cost <= SHARE * (schedule.next + cost) + 1e-9
+    began = schedule.next
+    schedule.wrote(0.001, began)
+    schedule.expect(10**10)
+    assert schedule.next == began + LEAST
 
 
 def test_every_forces_the_first_commit_too():
     """However large the states are."""
-    cadence = Cadence(5.0, 0.0)
-    cadence.expect(10**10)
-    assert cadence.next == 5.0
+    schedule = CheckpointSchedule(5.0, 0.0)
+    schedule.expect(10**10)
+    assert schedule.next == 5.0
 
 
 def test_a_large_state_is_committed_once_by_a_short_run(path, monkeypatch):
     """What came from a lane says how large; a commit of 40 MB is not due at once, however often one may be made."""
-    monkeypatch.setattr("poolagg._continuation.LEAST", 0.0)
+    monkeypatch.setattr("poolagg._schedule.LEAST", 0.0)
     for size, few in ((40_000_000, True), (10, False)):
         seen = Started()
         with ProcessPool(1) as pool:
@@ -949,11 +946,11 @@ def test_a_large_state_is_committed_once_by_a_short_run(path, monkeypatch):
 
 def test_every_forces_more():
     """But never fewer commits than are cheap."""
-    cadence = Cadence(5.0, 0.0)
-    assert cadence.next == LEAST
-    cadence.wrote(3.0, 10.0)
-    assert cadence.next == 15.0
-    assert Cadence(0.1, 0.0).next == 0.1
+    schedule = CheckpointSchedule(5.0, 0.0)
+    assert schedule.next == LEAST
+    schedule.wrote(3.0, 10.0)
+    assert schedule.next == 15.0
+    assert CheckpointSchedule(0.1, 0.0).next == 0.1
 
 
 def test_every_makes_workers_ship(path):
@@ -1146,7 +1143,8 @@ def test_what_is_committed_is_there(path, monkeypatch):
     store = FileStore(path)
     store.open()
     state = store.held.state
-    store.commit(store.held.facts, state * 3, b"12345678", [FailedItem(1, "'x'", 1, "ValueError", "ValueError: x")])
+    failed = {1: FailedItem(1, "'x'", 1, "ValueError", "ValueError: x")}
+    store.commit(CheckpointData(store.held.facts, state * 3, b"12345678", failed))
     store.close()
     held = look(path)
     assert held.state == state * 3

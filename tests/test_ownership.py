@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ class InCheckpoint(Target):
         self.run(own, 10)
         store = FileStore(os.path.join(own, "run.ckpt"))
         held = store.open()
-        store.commit(held.facts, self.evil, b"", [])
+        store.commit(replace(held, state=self.evil))
         store.close()
         return [(self.keep("evil", (self.workshop / "run.ckpt").read_bytes()), "run.ckpt.new")]
 
@@ -152,7 +153,7 @@ class InDatabase(Target):
         """Put the pickle into the ledger, checksums and all."""
         entrusted = ResourceStore(self.reducer(os.path.dirname(database), private=True)["rows"].resource)
         held = entrusted.open()
-        entrusted.commit(held.facts, self.evil, b"", [])
+        entrusted.commit(replace(held, state=self.evil))
         entrusted.close()
 
     def made(self) -> list[tuple[Path, str]]:
@@ -371,7 +372,7 @@ def test_a_ledger_beside_a_file_is_looked_at_when_it_is_open(
     call()
     entrusted = ResourceStore(IntoFile(path).resource)
     held = entrusted.open()
-    entrusted.commit(held.facts, pickle.dumps(Evil(marker)), b"", [])
+    entrusted.commit(replace(held, state=pickle.dumps(Evil(marker))))
     entrusted.close()
     evil = os.path.join(folder, "evil")
     os.rename(f"{path}.ledger", evil)

@@ -17,6 +17,7 @@ from families import FAMILIES
 
 import poolagg
 from poolagg import Collect, Mean, SerialPool, SkippedItems, Sum, aggregate, blocks
+from poolagg._checkpoint import CheckpointData
 from poolagg._fingerprint import fingerprint
 from poolagg._origin import PACKAGE, is_own, name_of_type
 from poolagg._stable import stable
@@ -69,9 +70,9 @@ def states(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     seen: list[bytes] = []
     for kind in (FileStore, ResourceStore):
 
-        def commit(self: Any, facts: Any, state: bytes, *rest: Any, commit: Any = kind.commit) -> None:
-            seen.append(state)
-            commit(self, facts, state, *rest)
+        def commit(self: Any, data: CheckpointData, commit: Any = kind.commit) -> None:
+            seen.append(data.state or b"")
+            commit(self, data)
 
         monkeypatch.setattr(kind, "commit", commit)
     return seen

@@ -37,6 +37,7 @@ from poolagg import (
     events,
     snapshots,
 )
+from poolagg._checkpoint import CheckpointData
 from poolagg._files import LockFile
 from poolagg._store import ResourceStore
 from poolagg.resources import IntoDatabase, IntoFile
@@ -792,11 +793,11 @@ def test_a_commit_writes_the_end_of_a_long_ledger_only(tmp_path):
         return execute(self, sql, *values)
 
     facts = {"input": {"kind": "items"}}
-    store.commit(facts, b"", b"12345678" * 100_000, [])
+    store.commit(CheckpointData(facts, b"", b"12345678" * 100_000))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sessions.Session, "execute", counting)
-        for _ in range(10):
-            store.commit(facts, b"", b"12345678", [])
+        for number in range(1, 11):
+            store.commit(CheckpointData(facts, b"", b"12345678" * (100_000 + number)))
     store.close()
     assert sum(written) <= 10 * 2 * PIECE * 4 / 3
     again = ResourceStore(where.into().resource)
