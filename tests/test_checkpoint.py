@@ -1007,6 +1007,86 @@ def test_two_runs_at_once_are_refused(path):
     assert call() == 3
 
 
+HOLDING = """
+import os, sys
+from poolagg._store import FileStore
+store = FileStore(sys.argv[1])
+store.open()
+if os.fork() == 0:
+    os.write(1, b"forked")
+    os.read(0, 1)
+    os._exit(0)
+os.read(0, 1)
+"""
+
+
+@pytest.mark.orphans
+def test_a_lock_ends_with_its_process(path):
+    """A child that was forked meanwhile, and lives on, does not hold it."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDING, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holding:
+        assert holding.stdout.read(6) == b"forked"
+        with pytest.raises(CheckpointError, match="in use by another run: wait"):
+            FileStore(path).open()
+        holding.kill()
+        holding.wait()
+        store = FileStore(path)
+        store.open()
+        store.close()
+        holding.stdin.close()  # which ends the child
+        assert holding.stdout.read() == b""
+
+
+def test_a_store_that_is_forgotten_holds_nothing(path):
+    """Neither its lock, nor its place among those in use."""
+    store = FileStore(path)
+    store.open()
+    del store
+    again = FileStore(path)
+    again.open()
+    again.close()
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_file_that_is_replaced_during_a_run_stays(gone, path):
+    """It is somebody's; one that was deleted is made again."""
+
+    def items():
+        yield 1
+        os.unlink(path)
+        if not gone:
+            Path(path).write_text("mine")
+        yield 2
+
+    call = functools.partial(aggregate, abs, reducer=Sum(), pool=SERIAL, checkpoint=path)
+    if gone:
+        assert call(items()) == 3
+        assert call(iter([1, 2])) == 3
+    else:
+        with pytest.raises(CheckpointError, match="was replaced by another file while a run used it"):
+            call(items())
+        assert Path(path).read_text() == "mine"
+
+
+def test_what_a_run_keeps_is_shown_to_itself(path):
+    """Without a lock, in the same process, whole at any moment."""
+    shown = []
+
+    def items():
+        for i in range(40):
+            if i > 20:
+                shown.append(look(path).facts.get("covered"))
+            yield i
+
+    kept = Checkpoint(path, every=1e-9)
+    run = functools.partial(aggregate, abs, reducer=Sum(), pool=SERIAL, strategy=Stream())
+    assert run(items(), checkpoint=kept, chunksize=2) == 780
+    assert len(shown) == 19
+    assert shown[-1]
+    assert run(iter(range(40)), checkpoint=path) == 780
+
+
 def test_what_a_run_keeps_is_shown_while_it_goes_on(path):
     """From another process; the run goes on undisturbed."""
     shown = []
@@ -1132,6 +1212,7 @@ def test_a_full_disk_ends_the_run_and_the_last_commit_stands(path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert look(path) == before
+    assert os.listdir(os.path.dirname(path)) == ["run.ckpt"]
     assert large(checkpoint=path) == [str(i) for i in range(60_000)]
 
 
