@@ -4,8 +4,8 @@ The same bytes are a checkpoint's file and a resource's ledger:
 
     a line with the format | digests of the input's pages | the state | facts and failed items, as JSON | the end
 
-The end has the lengths of the three parts and a checksum over everything. What only grows comes first and never
-changes, so that a resource which keeps a ledger in pieces writes only its end anew.
+The end has the lengths of the three parts, and a checksum over them. The part that only grows comes first, so that a
+resource which keeps a ledger in pieces writes only its end anew.
 
 Rule of the room: the checksum is compared before anything is unpickled. It finds damage and is not a seal: a user who
 can write the bytes can run code in the process that continues them.
@@ -94,7 +94,7 @@ class FailedItem(NamedTuple):
 
 @dataclass
 class CheckpointData:
-    """What a checkpoint holds: `facts` are small values for people and comparisons, `pages` digests of the input."""
+    """The content: `facts` are small values for people and comparisons, `pages` digests of the input."""
 
     facts: dict[str, Any] = field(default_factory=dict)
     state: bytes | None = None

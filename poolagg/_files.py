@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 BESIDE = ("-journal", "-wal", "-shm")
-"""What SQLite reads beside a database, and plays back into it."""
+"""Ends of the names of files that SQLite reads beside a database, and plays back into it."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 1.0
 """Seconds between two tries, doubled each time; each pause is a random part of that, lest two runs keep step."""
@@ -85,7 +85,7 @@ class OpenFile:
 
     @property
     def is_open(self) -> bool:
-        """Whether it is open in this process."""
+        """Tell whether it is open in this process."""
         return self._descriptor is not None
 
     def fileno(self) -> int:
@@ -108,7 +108,7 @@ class OpenFile:
         return True
 
     def has_name(self, path: str) -> bool:
-        """Whether the path names this file."""
+        """Tell whether the path names this file."""
         try:
             return os.path.samestat(os.fstat(self.fileno()), os.stat(path, follow_symlinks=False))
         except FileNotFoundError:
@@ -369,7 +369,7 @@ def _others_may_write(path: str, status: os.stat_result) -> bool:
 
 
 def _is_private_group(number: int) -> bool:
-    """Whether a group has this user's name, and no other member."""
+    """Tell whether a group has this user's name, and no other member."""
     import grp
     import pwd
 
@@ -381,7 +381,7 @@ def _is_private_group(number: int) -> bool:
 
 
 def _has_acl(path: str) -> bool:
-    """Whether users are listed for it one by one: then the bits of the group are a bound for all of them."""
+    """Tell whether users are listed one by one: then the bits of the group are a bound for all of them."""
     try:
         return bool(os.getxattr(path, "system.posix_acl_access", follow_symlinks=False))
     except (OSError, AttributeError):  # it has none, or there is no such thing here

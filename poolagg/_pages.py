@@ -71,7 +71,7 @@ NOTHING_KNOWN = Known("")
 
 
 class _Earlier:
-    """What an earlier run saw, to be compared with; `differs(what)` raises."""
+    """Compare an input with what an earlier run saw; `differs(what)` raises."""
 
     def __init__(self, known: Known, differs: Callable[[str], NoReturn]) -> None:
         self.known, self._differs = known, differs

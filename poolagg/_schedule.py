@@ -54,7 +54,7 @@ class CheckpointSchedule:
         self.next = now + self._pause(seconds)
 
     def asks(self, now: float) -> bool:
-        """Whether to ask workers now, once before each commit; then the commit waits for what they hold."""
+        """Tell whether to ask workers now, once before each commit; then the commit waits for what they hold."""
         if not self.will_ask or now < self.next:
             return False
         self.will_ask = False

@@ -51,7 +51,7 @@ class Store:
     """
 
     full = False
-    """Whether a commit is wanted before its time."""
+    """True: commit before the time for it has come."""
 
     anew: str
     """How to begin anew, as part of a sentence."""
@@ -112,8 +112,7 @@ class Store:
 
 
 _in_use: WeakValueDictionary[Hashable, Store] = WeakValueDictionary()
-"""What runs of this process have claimed, by the real path of a file or the id of a resource; a store that is gone has
-claimed nothing."""
+"""The stores that runs of this process have open, by the real path of a file or the id of a resource."""
 
 _claiming = threading.Lock()
 
@@ -209,7 +208,7 @@ class ResourceStore(Store):
 
     @property
     def full(self) -> bool:  # type: ignore[override]
-        """Whether the resource wants a commit before its time."""
+        """Tell whether the resource wants a commit before the time for it has come."""
         return getattr(self._resource, "full", False)
 
     def _begin(self) -> bytes | None:
@@ -242,5 +241,5 @@ class ResourceStore(Store):
 
 
 def is_private(resource: Resource) -> bool:
-    """Whether the resource says that nobody but this user can write its ledger."""
+    """Tell whether the resource says that nobody but this user can write its ledger."""
     return bool(getattr(resource, "private", False))

@@ -56,7 +56,7 @@ class Walk(ABC):
 
     @abstractmethod
     def described(self, value: Any) -> Form:
-        """What an object consists of; `form` gives the objects in it."""
+        """Return what an object consists of; `form` gives the objects in it."""
 
     # -- objects that may be met again, and in cycles ----------------------------------------------------------
 

@@ -25,7 +25,7 @@ def cut(ledger: bytes, before: bytes, pieces: list[str]) -> list[str]:
 
 
 def are_whole(pieces: list[str]) -> bool:
-    """Whether the checksum is that of the other pieces."""
+    """Tell whether the checksum is that of the other pieces."""
     try:
         return not pieces or pieces[0] == checksum(joined(pieces))
     except ValueError:  # not what base64 makes
