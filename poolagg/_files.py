@@ -14,7 +14,6 @@ import fcntl
 import os
 import random
 import stat
-import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -132,10 +131,6 @@ class OpenFile:
             self.close()
             self._descriptor, other._descriptor = other._descriptor, None
             self._locked, other._locked = other._locked, False
-
-    def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
-        if self._descriptor is not None and not ending():
-            self.close()
 
     def _forget(self) -> None:
         descriptor, self._descriptor = self._descriptor, None

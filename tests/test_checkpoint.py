@@ -1027,25 +1027,16 @@ def test_a_lock_ends_with_its_process(path):
         [sys.executable, "-c", HOLDING, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as holding:
         assert holding.stdout.read(6) == b"forked"
+        store = FileStore(path)
         with pytest.raises(CheckpointError, match="in use by another run: wait"):
-            FileStore(path).open()
+            store.open()
+        store.close()
         holding.kill()
         holding.wait()
-        store = FileStore(path)
         store.open()
         store.close()
         holding.stdin.close()  # which ends the child
         assert holding.stdout.read() == b""
-
-
-def test_a_store_that_is_forgotten_holds_nothing(path):
-    """Neither its lock, nor its place among those in use."""
-    store = FileStore(path)
-    store.open()
-    del store
-    again = FileStore(path)
-    again.open()
-    again.close()
 
 
 @pytest.mark.parametrize("gone", [False, True])
