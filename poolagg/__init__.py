@@ -67,11 +67,13 @@ if TYPE_CHECKING:
     from poolagg.reducers import Top as Top
     from poolagg.reducers import Unique as Unique
     from poolagg.reducers import Variance as Variance
+    from poolagg.sources import Block as Block
     from poolagg.sources import blocks as blocks
     from poolagg.sources import prefetch as prefetch
 else:
     __getattr__, __dir__, __all__ = lazily(
         __name__,
+        unlisted="Block",
         modules="errors events pools resources strategies testing",
         _checkpoint="Checkpoint",
         _engine="aggregate snapshots",
@@ -88,5 +90,5 @@ else:
             "ArrayReduce ArraySum Bottom Collect Count First Fold Frequencies GroupBy Histogram Into Last Max "
             "Mean MergeCounts Min Reduce Reducer Sample Std Sum Tee Top Unique Variance"
         ),
-        sources="blocks prefetch",
+        sources="Block blocks prefetch",
     )

@@ -28,8 +28,8 @@ from typing import Any, NoReturn
 import cloudpickle
 
 import poolagg
-from poolagg._checkpoint import look
 from poolagg._rendering import FORMATS, ranked, render
+from poolagg._store import look
 from poolagg._texts import said
 from poolagg.errors import PoolAggError, RemoteError, TaskError, short_repr
 from poolagg.events import RunEvent

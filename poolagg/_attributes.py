@@ -13,7 +13,7 @@ import os
 from types import BuiltinFunctionType, MemberDescriptorType
 from typing import Any
 
-from poolagg._origin import is_own
+from poolagg._origin import PACKAGE, is_own, name_of_type
 from poolagg.errors import short_repr
 
 __all__ = ["HEAP", "attributes", "beside", "has_hooks", "is_resource", "reduced", "variables", "what_hides"]
@@ -79,7 +79,7 @@ def is_resource(kind: type) -> bool:
     """Whether instances say by `known_by` what tells them apart: resources, and what applies partials to them."""
     methods = ("begin", "apply", "commit", "rollback")
     return hasattr(kind, "known_by") and (
-        kind.__module__.startswith("poolagg.") or all(callable(getattr(kind, name, None)) for name in methods)
+        name_of_type(kind)[0] == PACKAGE or all(callable(getattr(kind, name, None)) for name in methods)
     )
 
 

@@ -14,14 +14,15 @@ from time import monotonic
 from typing import Any, NoReturn
 
 from poolagg import events
-from poolagg._checkpoint import NOTHING, Checkpoint, FailedItem, Held, Store, packed, unpacked
+from poolagg._checkpoint import NOTHING, Checkpoint, CheckpointData, FailedItem, packed, unpacked
 from poolagg._chunks import Grid, Interval, Intervals
-from poolagg._entrusted import Entrusted, is_private
 from poolagg._fingerprint import differences, fingerprint
 from poolagg._pages import Known, Pages
 from poolagg._parcels import Source
 from poolagg._plan import Plan
+from poolagg._schedule import CheckpointSchedule
 from poolagg._settings import Settings
+from poolagg._store import FileStore, ResourceStore, Store, is_private
 from poolagg._terms import Terms
 from poolagg._texts import add_note, said, trace_of
 from poolagg._verdicts import Skipped
@@ -29,22 +30,7 @@ from poolagg.errors import CheckpointMismatch, RemoteError, clipped, short_repr
 from poolagg.functions import name_of
 from poolagg.strategies import Folding
 
-__all__ = ["Cadence", "Continuation"]
-
-SHARE = 0.01
-"""The part of a run that commits may take. A checkpoint may cost 2 %: the other half is for the last commit, which is
-made whatever it costs, for states that have grown, and for looking at the input."""
-
-LEAST = 1.0
-"""Seconds between two commits, however cheap they are: what is lost to `kill -9` is no more than that and what workers
-have not shipped."""
-
-DEAR = 1e-8
-"""Seconds that a byte of state is taken to cost, until a commit has shown it: about that in dicts, and a third of it in
-arrays. Too high a guess makes the first commit late, too low a one makes it dear."""
-
-LAG = 0.25
-"""Seconds that workers are given to ship what they hold, before a commit that `every` asks for."""
+__all__ = ["Continuation"]
 
 LONGEST = 8_000
 """Characters that are kept of a traceback: its beginning and its end."""
@@ -52,42 +38,6 @@ LONGEST = 8_000
 LISTED = 1_000
 """Failed items that are kept with their text and traceback, 8 MB of them at most. Of further ones, which may be many,
 the index alone is kept, as intervals: that is what running them again takes."""
-
-
-class Cadence:
-    """When to commit next. Arithmetic: a commit that took 1 s is followed by 99 s without one.
-
-    So it is preceded by 99 s if it is the first, and states of a size came that is likely to take 1 s.
-
-    >>> cadence = Cadence(None, now=0.0)
-    >>> cadence.wrote(0.5, now=10.0); round(cadence.next, 3)
-    59.5
-    >>> hurried = Cadence(5.0, now=0.0)
-    >>> hurried.wrote(0.5, now=10.0); hurried.next
-    15.0
-    >>> late = Cadence(None, now=0.0)
-    >>> late.expect(10_000_000); round(late.next, 3)
-    9.9
-    """
-
-    def __init__(self, every: float | None, now: float) -> None:
-        self._every = every
-        self._began: float | None = now  # until there is a commit
-        self.next = now + self._pause(0.0)
-
-    def expect(self, nbytes: int) -> None:
-        """States have this size, or more."""
-        if self._began is not None:
-            self.next = max(self.next, self._began + self._pause(nbytes * DEAR))
-
-    def wrote(self, seconds: float, now: float) -> None:
-        """A commit took `seconds`, and ended `now`."""
-        self._began = None
-        self.next = now + self._pause(seconds)
-
-    def _pause(self, seconds: float) -> float:
-        pause = max(LEAST, seconds * (1 - SHARE) / SHARE)
-        return pause if self._every is None else min(self._every, pause)
 
 
 class Continuation:
@@ -102,8 +52,7 @@ class Continuation:
         self._facts = _facts(settings, terms.grid)
         self.covered, self.failed = Intervals(), dict[int, FailedItem]()
         self.unlisted = Intervals()
-        self._asks = self._checkpoint.every is not None and terms.carries
-        self._asked = False
+        self._flushes = self._checkpoint.every is not None and terms.carries
         self.changed = self._finished = False
         self._torn = True  # until it has begun
         if not hasattr(folding, "state"):
@@ -116,7 +65,7 @@ class Continuation:
     def begin(self, terms: Terms) -> None:
         """Open the file or the resource, and take up what it holds."""
         held = self._store.open()
-        self._cadence = Cadence(self._checkpoint.every, monotonic())
+        self._schedule = CheckpointSchedule(self._checkpoint.every, monotonic(), self._flushes)
         self._take_up(held, terms)
         self._torn = False
 
@@ -134,11 +83,11 @@ class Continuation:
     @property
     def next_look(self) -> float | None:
         """When something is to be done about a commit, if there is anything to commit."""
-        return self._cadence.next if self._ready or (self._asks and not self._asked) else None
+        return self._schedule.next if self._ready or self._schedule.will_ask else None
 
     # -- what stood in it --------------------------------------------------------------------------------------
 
-    def _take_up(self, held: Held, terms: Terms) -> None:
+    def _take_up(self, held: CheckpointData, terms: Terms) -> None:
         if not held.facts:
             return
         self._compare(held.facts)
@@ -152,7 +101,7 @@ class Continuation:
         else:
             self.covered, self.failed, self.unlisted = covered, dict(held.failed), held.unlisted
         if held.state is not None:
-            self._cadence.expect(len(held.state))
+            self._schedule.expect(len(held.state))
             self._folding.restore(unpacked(self._store.name, self._expected(held.state)))
         self._facts["begun"], self._finished = held.facts["begun"], held.facts["finished"]
         self.changed = again
@@ -221,7 +170,7 @@ class Continuation:
 
     def end_covering(self, whole: bool, intervals: Iterable[Interval], nbytes: int) -> None:
         """These items are in the state."""
-        self._cadence.expect(nbytes)
+        self._schedule.expect(nbytes)
         self.covered.update(intervals)
         self._torn, self.changed, self._finished = not whole, True, False
 
@@ -240,15 +189,11 @@ class Continuation:
 
     def asks(self) -> bool:
         """Whether lanes are to be asked now to ship what they hold, for the next commit."""
-        if not self._asks or self._asked or monotonic() < self._cadence.next:
-            return False
-        self._asked = True
-        self._cadence.next = monotonic() + min(LAG, self._checkpoint.every or LAG)
-        return True
+        return self._schedule.will_ask and self._schedule.asks(monotonic())
 
     def due(self) -> bool:
         """Whether to commit now."""
-        return self._ready and (self._store.full or monotonic() >= self._cadence.next)
+        return self._ready and (self._store.full or monotonic() >= self._schedule.next)
 
     @property
     def _ready(self) -> bool:
@@ -260,16 +205,16 @@ class Continuation:
         began = monotonic()
         torn, self._torn = self._torn, True  # should it raise, it is not tried again
         state = self._state()
-        pages, known = self._pages.unsaved(self.needed)
+        known = self._pages.known(self.needed)
         about_input = {"kind": known.kind, "needed": self.needed, "items": known.items, "partial": known.partial.hex()}
         facts = {
             "covered": list(self.covered), "unlisted": list(self.unlisted), "input": about_input,
             "saved": time.time(), "finished": self._finished,
         }  # fmt: skip
-        self._store.commit({**self._facts, **facts}, state, pages, self.failed.values())
-        self._torn, self.changed, self._asked = torn, False, False
+        self._store.commit(CheckpointData({**self._facts, **facts}, state, known.pages, self.failed))
+        self._torn, self.changed = torn, False
         now = monotonic()
-        self._cadence.wrote(now - began, now)
+        self._schedule.wrote(now - began, now)
         return events.Checkpointed(now - began, len(state), now)
 
     def _state(self) -> bytes:
@@ -321,10 +266,10 @@ class _Covering:
             self._kept.end_covering(self._whole, self._intervals, self._nbytes)
 
 
-def _store(settings: Settings, has_state: bool) -> Store | Entrusted:
+def _store(settings: Settings, has_state: bool) -> Store:
     """Where the run is kept: in the resource that it changes, if that can commit, else in a file of its own."""
     if settings.resource is None:
-        return Store(settings.checkpoint.path)
+        return FileStore(settings.checkpoint.path)
     if has_state and not is_private(settings.resource):
         exposed = getattr(settings.resource, "exposure", None)
         raise ValueError(
@@ -332,7 +277,7 @@ def _store(settings: Settings, has_state: bool) -> Store | Entrusted:
             f"whoever can write that could run code here{': ' * bool(exposed)}{exposed or ''}. Make a run for each; or "
             "say that nobody but you can write it, with private=True"
         )
-    return Entrusted(settings.resource)
+    return ResourceStore(settings.resource)
 
 
 class _Recalled(str):
@@ -378,7 +323,7 @@ def _said(name: str, before: dict[str, Any], now: dict[str, Any]) -> str:
     return f"{name} differs" if old == new else f"{name} was {old or 'not there'} and is {new or 'not there'}"
 
 
-def _bytes(held: Held) -> dict[str, Any]:
+def _bytes(held: CheckpointData) -> dict[str, Any]:
     return {"pages": held.pages, "partial": bytes.fromhex(held.facts["input"]["partial"])}
 
 

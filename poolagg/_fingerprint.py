@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from poolagg._state import Walk
+from poolagg._state import State
 
 __all__ = ["differences", "fingerprint"]
 
@@ -27,7 +27,7 @@ def fingerprint(func: Callable[[Any], Any], reducer: Any) -> dict[str, str]:
     >>> [name for name in a if a[name] != b[name]]
     ["func's code"]
     """
-    walk = Walk()
+    walk = State()
     try:
         return _parts(walk, func, reducer)
     except Exception as error:
@@ -41,7 +41,7 @@ def fingerprint(func: Callable[[Any], Any], reducer: Any) -> dict[str, str]:
         ) from error
 
 
-def _parts(walk: Walk, func: Any, reducer: Any) -> dict[str, str]:
+def _parts(walk: State, func: Any, reducer: Any) -> dict[str, str]:
     parts = {PYTHON: f"{sys.version_info.major}.{sys.version_info.minor}"}
     if walk.has_parts(func):
         walk.note_globals(func)

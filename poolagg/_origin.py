@@ -11,7 +11,9 @@ import sys
 from types import FunctionType, ModuleType
 from typing import Any
 
-__all__ = ["is_imported", "is_own", "is_reached", "is_reached_anywhere", "name_of_type"]
+__all__ = ["counted_as", "is_imported", "is_own", "is_reached", "is_reached_anywhere", "name_of_type"]
+
+PACKAGE = __name__.partition(".")[0]
 
 _STDLIB = os.path.dirname(os.__file__) + os.sep
 
@@ -22,7 +24,7 @@ def is_own(module: Any) -> bool:
     if root == "__main__":
         return True
     place = _file(module, root)
-    if "site-packages" in place or "dist-packages" in place or root == "poolagg":
+    if "site-packages" in place or "dist-packages" in place or root == PACKAGE:
         return False
     # A file of the user's may bear the name of a module of Python, such as test.py or code.py.
     return not (root in sys.stdlib_module_names and (not place or place.startswith(_STDLIB)))
@@ -36,18 +38,33 @@ def _file(module: Any, root: str) -> str:
     return ""
 
 
+def counted_as(module: Any) -> str:
+    """Return the module that a library's name counts as: of poolagg the package alone, whose files may move.
+
+    >>> counted_as("poolagg.reducers._numbers"), counted_as("collections.abc")
+    ('poolagg', 'collections.abc')
+    """
+    return PACKAGE if _is_poolagg(module) else str(module)
+
+
+def _is_poolagg(module: Any) -> bool:
+    return isinstance(module, str) and module.partition(".")[0] == PACKAGE
+
+
 def name_of_type(kind: type) -> tuple[str, str]:
-    """A type's module and qualified name."""
-    return str(kind.__module__), kind.__qualname__
+    """Return the module that a type counts as, and its qualified name."""
+    return counted_as(kind.__module__), kind.__qualname__
 
 
 def is_reached(thing: Any, module: Any, name: Any) -> bool:
-    """Whether a module holds `thing` under a dotted name. No attribute hook of a module or class runs."""
+    """Whether a module holds `thing` under a dotted name. No attribute hook runs, but poolagg's, which load names."""
     place: Any = sys.modules.get(module) if isinstance(module, str) else None
     for part in str(name).split("."):
         if not isinstance(place, (ModuleType, type)):
             return False
-        place = vars(place).get(part)
+        names = vars(place)
+        lazy = part not in names and isinstance(place, ModuleType) and _is_poolagg(place.__name__)
+        place = getattr(place, part, None) if lazy else names.get(part)
         if isinstance(place, (staticmethod, classmethod)):
             place = place.__func__
     return place is thing

@@ -1,9 +1,10 @@
 """An input as digests of its pages, so that a run that continues another can tell whether it is the same input.
 
 A page is some consecutive items: each of the first 4,096 has one of its own, so that a difference there has an exact
-index, later ones share one in groups of 1,024, so that a digest costs little. A page that is not full yet is kept as
-the digest of what there is of it. Rule of the room: an item is looked at once, before it is handed on, and what cannot
-change many at a time; a `range` is known by where it starts, and an array is read in slices.
+index, later ones share one in groups of 1,024, so that a digest costs little. (Pages of one width would lose either.)
+A page that is not full yet is kept as the digest of what there is of it. Rule of the room: an item is looked at once,
+before it is handed on, and what cannot change many at a time; a `range` is known by where it starts, and an array is
+read in slices.
 """
 
 from __future__ import annotations
@@ -66,6 +67,40 @@ class Known(NamedTuple):
     partial: bytes = b""
 
 
+NOTHING_KNOWN = Known("")
+
+
+class _Earlier:
+    """Compare an input with what an earlier run saw; `differs(what)` raises."""
+
+    def __init__(self, known: Known, differs: Callable[[str], NoReturn]) -> None:
+        self.known, self._differs = known, differs
+
+    def compare_pages(self, number: int, digests: bytes) -> None:
+        """Compare full pages of one size, from this one on."""
+        known = self.known.pages[number * SIZE : number * SIZE + len(digests)]
+        for at in range(0, 0 if digests.startswith(known) else len(known), SIZE):
+            start = _start(number + at // SIZE)
+            self._compare(digests[at : at + SIZE], known[at : at + SIZE], page_of(start)[1:])
+
+    def compare_partial(self, digest: bytes, items: Interval) -> None:
+        """Compare the first items of a page that was not full."""
+        self._compare(digest, self.known.partial, items)
+
+    def check_length(self, count: int) -> None:
+        """Compare the length of an input that has ended."""
+        if count < self.known.needed:
+            self._differs(
+                f"the input has {count} items now, and the checkpoint holds items up to {self.known.needed - 1}"
+            )
+
+    def _compare(self, digest: bytes, known: bytes, items: Interval) -> None:
+        if digest != known:
+            start, last = items[0], items[1] - 1
+            which = f"item {start}" if start == last else f"one of items {start} to {last}"
+            self._differs(f"the input differs: {which} is not what it was")
+
+
 class Pages:
     """Sees each item of `iterable` as it is pulled, from whoever pulls it; `differs` is called if one is not as known.
 
@@ -76,29 +111,26 @@ class Pages:
         self._iterable = iterable
         self.sliced = is_sliced(iterable)
         self.kind = _kind(iterable) if self.sliced else "items"
-        self._known = self._last = Known(self.kind)
-        self._differs: Callable[[str], NoReturn] = _nothing_differs
-        self._crc = 0
-        self._page = page_of(0)
+        self._earlier = _Earlier(NOTHING_KNOWN, _nothing_differs)
+        self._last = Known(self.kind)
+        self._digests = bytearray()  # of full pages
+        self._crc = 0  # of the first items of one more
         self._hashed = 0
+        self._page = page_of(0)
         self._buffer: list[Any] = []
         self._room = BUFFER
         self._broken = False
-        self._fresh = bytearray()  # digests of full pages that are in no checkpoint yet
-        self._saved = 0  # how many pages are
 
     def expect(self, known: Known, differs: Callable[[str], NoReturn]) -> None:
         """From now on compare with what an earlier run saw."""
         if known.kind != self.kind:
             differs(f"the input was {known.kind} and is {self.kind}")
-        self._known, self._differs, self._saved = known, differs, len(known.pages) // SIZE
-        self._last = known._replace(pages=b"")
+        self._earlier, self._last = _Earlier(known, differs), known
         self._make_room()
         if self.sliced:
             length = length_of(self._iterable)
             assert length is not None
-            if length < known.needed:
-                self._too_short(length)
+            self._earlier.check_length(length)
             self._read_slices(known.items)
 
     @property
@@ -109,10 +141,10 @@ class Pages:
     @property
     def verified(self) -> bool:
         """Whether all items that were looked at have been compared, as far as there is something to compare with."""
-        return self.position >= self._known.items or self.position == self._page[1]
+        return self.position >= self._earlier.known.items or self.position == self._page[1]
 
-    def unsaved(self, needed: int) -> tuple[bytes, Known]:
-        """Digests of full pages to add to those that are saved; and what is known now, but for `pages`, which grows.
+    def known(self, needed: int) -> Known:
+        """Return what is known now.
 
         Only pages with items before `needed` count: what comes later was pulled, but is not in the result.
         """
@@ -120,22 +152,17 @@ class Pages:
             self._read_slices(needed)
         if not self._broken:
             self._flush()
-        added = b""
-        if self._broken or self._hashed <= self._known.items or not needed or self.kind.startswith("a range"):
+        if self._broken or self._hashed <= self._earlier.known.items or not needed or self.kind.startswith("a range"):
             self._last = self._last._replace(needed=needed)
         else:
-            added, self._last = self._new(needed)
-        return added, self._last
+            self._last = self._new(needed)
+        return self._last
 
-    def _new(self, needed: int) -> tuple[bytes, Known]:
-        last, number = page_of(needed - 1)[0], self._page[0]
-        count = max(0, min(last + 1, number) - self._saved)
-        added = bytes(self._fresh[: count * SIZE])
-        del self._fresh[: count * SIZE]
-        self._saved += count
-        if last >= number:
-            return added, Known(self.kind, needed, b"", self._hashed, _digests([self._crc]))
-        return added, Known(self.kind, needed, b"", _start(self._saved))
+    def _new(self, needed: int) -> Known:
+        last = page_of(needed - 1)[0]
+        if last >= self._page[0]:
+            return Known(self.kind, needed, bytes(self._digests), self._hashed, _digests([self._crc]))
+        return Known(self.kind, needed, bytes(self._digests[: (last + 1) * SIZE]), _start(last + 1))
 
     # -- looking -----------------------------------------------------------------------------------------------
 
@@ -172,8 +199,7 @@ class Pages:
     def ended(self) -> None:
         """There are no more items."""
         self._flush()
-        if self._hashed < self._known.needed:
-            self._too_short(self._hashed)
+        self._earlier.check_length(self._hashed)
 
     def _flush(self) -> None:
         if self._buffer:
@@ -215,21 +241,17 @@ class Pages:
             return 0
         if start < ALONE:
             count = min(count, ALONE - start)
-        if start < self._known.items:
-            count = min(count, self._known.items - start)
+        if start < self._earlier.known.items:
+            count = min(count, self._earlier.known.items - start)
         return count - count % (stop - start)
 
     def _add_pages(self, crcs: list[int]) -> None:
         """Full pages, from the one on that is looked at."""
         number, start, stop = self._page
-        size, digests = stop - start, _digests(crcs)
-        known = self._known.pages[number * SIZE : number * SIZE + len(digests)]
-        if not digests.startswith(known):
-            for i in range(len(known) // SIZE):
-                part = slice(i * SIZE, (i + 1) * SIZE)
-                self._compare(digests[part], known[part], (start + i * size, stop + i * size))
-        self._fresh += digests[max(0, self._saved - number) * SIZE :]
-        self._hashed = start + len(crcs) * size
+        digests = _digests(crcs)
+        self._earlier.compare_pages(number, digests)
+        self._digests += digests
+        self._hashed = start + len(crcs) * (stop - start)
         self._page = page_of(self._hashed)
         self._make_room()
 
@@ -242,29 +264,20 @@ class Pages:
             return
         self._crc = crc
         self._hashed += count
-        if self._hashed == self._known.items:
-            self._compare(_digests([crc]), self._known.partial, (self._page[1], self._hashed))
+        if self._hashed == self._earlier.known.items:
+            self._earlier.compare_partial(_digests([crc]), (self._page[1], self._hashed))
         self._make_room()
 
     @property
     def _end(self) -> int:
         """Up to where items may be looked at together: the page's end, or where there is something to compare."""
-        return self._known.items if self._hashed < self._known.items < self._page[2] else self._page[2]
+        known, end = self._earlier.known.items, self._page[2]
+        return known if self._hashed < known < end else end
 
     def _make_room(self) -> None:
         """How many items may be kept before they are looked at: those that are to be compared, only up to that."""
-        self._room = BUFFER if self._hashed >= self._known.items else min(BUFFER, self._end - self._hashed)
-
-    # -- differences -------------------------------------------------------------------------------------------
-
-    def _compare(self, digest: bytes, known: bytes, items: Interval) -> None:
-        if digest != known:
-            start, last = items[0], items[1] - 1
-            which = f"item {start}" if start == last else f"one of items {start} to {last}"
-            self._differs(f"the input differs: {which} is not what it was")
-
-    def _too_short(self, count: int) -> None:
-        self._differs(f"the input has {count} items now, and the checkpoint holds items up to {self._known.needed - 1}")
+        later = self._hashed >= self._earlier.known.items
+        self._room = BUFFER if later else min(BUFFER, self._end - self._hashed)
 
 
 def _digests(crcs: list[int]) -> bytes:

@@ -15,9 +15,7 @@ A value counts, in this order of what is looked at:
 What has none of these is refused, with the path that leads to it: nothing is passed over. No value is changed, and no
 attribute is read by a user's hook; but `__reduce_ex__` and the like run, as they do when the function is sent.
 
-Rule of the room: whether two names refer to one object or to two that are alike does not count, but in a cycle. There
-an object is told by its distance from the one that refers to it, in order of the first visit. So order decides, and
-what has none (members of a set, keys) is looked at one by one, each as if there were no others.
+`_walk.py` goes from object to object, and this file says what each consists of.
 """
 
 from __future__ import annotations
@@ -26,9 +24,9 @@ import enum
 import functools
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from hashlib import blake2b, sha256
+from hashlib import sha256
 from itertools import chain
 from operator import attrgetter
 from pathlib import PurePath
@@ -47,23 +45,17 @@ from types import (
     ModuleType,
     WrapperDescriptorType,
 )
-from typing import Any, NoReturn
+from typing import Any
 
 from poolagg._attributes import HEAP, attributes, beside, has_hooks, is_resource, reduced, variables, what_hides
 from poolagg._instructions import global_names, instructions
-from poolagg._origin import is_imported, is_own, is_reached, is_reached_anywhere, name_of_type
-from poolagg._stable import ATOMS, dump
+from poolagg._origin import PACKAGE, counted_as, is_imported, is_own, is_reached, is_reached_anywhere, name_of_type
+from poolagg._stable import ATOMS
 from poolagg._transient import is_transient
-from poolagg.errors import short_repr
+from poolagg._walk import Form, Walk
 from poolagg.functions import per_worker
 
-__all__ = ["Walk"]
-
-TRIES = 100_000
-"""How many objects that refer to each other are visited, all in all, from members of sets: each member begins anew."""
-
-SMALL = 16
-"""Members up to which a tuple or list of atoms is told in full: a digest of it would take longer."""
+__all__ = ["State"]
 
 _NOTED = {
     *("__dict__", "__weakref__", "__module__", "__qualname__", "__doc__", "__slots__", "__slotnames__", "_abc_impl"),
@@ -74,147 +66,20 @@ _NOTED = {
 
 _SINGLEDISPATCH = {part for part in functools.singledispatch.__code__.co_consts if isinstance(part, CodeType)}
 
-Form = Any
-"""What a value consists of, as nested tuples of atoms. An object in it is its digest, or where it was met before."""
 
-
-class Walk:
-    """One walk over what func and reducer refer to. `referred` are the globals met on the way, by their names."""
+class State(Walk):
+    """A walk that tells any value by its state."""
 
     def __init__(self) -> None:
-        self.referred: dict[str, Any] = {}
-        self._referrers: dict[str, str] = {}
+        super().__init__()
         self._namespaces: dict[str, dict[int, int]] = {}
         self._ways: dict[type, _Describe] = {}
         self._plain: set[type] = set()
         self._globals_of: dict[str, dict[int, str]] = {}
-        self._alive: list[Any] = []  # an id stays an object's own
-        self._part, self._steps = "func", list[Any]()
-        self.refused = False
-        self._begin()
-
-    def digest(self, value: Any, part: str) -> str:
-        """The state of a part of func or reducer, in hexadecimal."""
-        self._part, self._steps = part, []
-        self._begin()
-        return blake2b(dump(self.form(value, "")), digest_size=16).hexdigest()
-
-    @property
-    def path(self) -> str:
-        """What leads from func or the reducer to the value that is being described."""
-        parts = [self._part]
-        while (before := self._referrers.get(parts[-1], parts[-1])) not in parts:
-            parts.append(before)
-        return " -> ".join(reversed(parts)) + "".join(map(_step, self._steps))
-
-    def note_globals(self, function: FunctionType) -> str | None:
-        """Note the globals that a function of the user's own refers to; under which name its namespace goes."""
-        namespace = function.__globals__
-        module = namespace.get("__name__")
-        names = [name for name in sorted(global_names(function.__code__)) if name in namespace]
-        if not names or not is_own(module):
-            return None
-        label = self._label(str(module), namespace)
-        for name in names:
-            key = name if label == "__main__" else f"{label}.{name}"
-            if key not in self.referred:
-                self.referred[key] = namespace[name]
-                self._referrers[f"the global {key!r}"] = self._part
-        return label
-
-    def _label(self, module: str, namespace: dict[str, Any]) -> str:
-        """A namespace's name; of several that bear one name the second is `name (2)`."""
-        known = self._namespaces.setdefault(module, {})
-        number = known.setdefault(id(namespace), len(known) + 1)
-        return module if number == 1 else f"{module} ({number})"
-
-    # -- objects that may be met again, and in cycles ----------------------------------------------------------
-
-    def _begin(self) -> None:
-        self._known: dict[int, Form] = {}  # what refers to nothing but itself and what is known
-        self._inside: dict[int, Form] = {}  # members of a cycle that is known, by their places in it
-        self._open: dict[int, int] = {}  # what is being described, and members of cycles with that, by their numbers
-        self._count = self._current = self._lowest = 0
-        self._alone = self._used = self._tries = 0
-
-    def form(self, value: Any, step: Any) -> Form:
-        """An atom as it is, an object as its digest; `step` leads to it from what is being described."""
-        kind = type(value)
-        if kind in ATOMS:
-            return value
-        if (kind is tuple or kind is list) and len(value) <= SMALL and ATOMS.issuperset(map(type, value)):
-            return kind.__name__, *value
-        key = id(value)
-        if (known := self._known.get(key)) is not None:
-            return known
-        if (member := self._inside.get(key)) is not None:
-            self._used += 1
-            return member
-        if (number := self._open.get(key)) is not None:
-            self._lowest = min(self._lowest, number)
-            return "again", self._current - number
-        self._steps.append(step)
-        form = self._visit(key, value)
-        self._steps.pop()
-        return form
-
-    def _visit(self, key: int, value: Any) -> Form:
-        """Describe an object: Tarjan's algorithm, which knows a cycle as soon as all that belongs to it is visited."""
-        self._alive.append(value)
-        number = self._count = self._open[key] = self._count + 1
-        current, lowest, used = self._current, self._lowest, self._used
-        self._current = self._lowest = number
-        digest = blake2b(dump(self._described(value)), digest_size=16).digest()
-        form = (digest,)
-        if self._lowest == number:
-            self._close(key, number, form, memorable=not self._alone or self._used == used)
-        elif self._alone:
-            self._try(value)
-        self._current, self._lowest = current, min(lowest, self._lowest)
-        return form
-
-    def _close(self, key: int, number: int, form: Form, memorable: bool) -> None:
-        """Nothing that was visited since `key` refers to what came before it."""
-        while (last := self._open.popitem())[0] != key:
-            self._inside[last[0]] = "inside", form[0], last[1] - number
-        self._count = number - 1
-        if memorable:
-            self._known[key] = form
-
-    def _try(self, value: Any) -> None:
-        self._tries += 1
-        if self._tries > TRIES:
-            self.refuse(value, "many objects refer to each other through sets, so that there is no order in them")
-
-    def _by_itself(self, value: Any, step: Any) -> bytes:
-        """A member of a set, or a key, as if it had been met first: the order of such is another in each process."""
-        if type(value) not in ATOMS:
-            opened, inside, count = len(self._open), len(self._inside), self._count
-            self._alone += 1
-            form = self.form(value, step)
-            self._alone -= 1
-            while len(self._open) > opened:
-                self._open.popitem()
-            while len(self._inside) > inside:
-                self._inside.popitem()
-            self._count = count
-            return dump(form)
-        return dump(value)
-
-    def refuse(self, value: Any, why: str) -> NoReturn:
-        """Say what it is, and where."""
-        self.refused = True
-        module, name = name_of_type(type(value))
-        kind = name if module == "builtins" else f"{module}.{name}"
-        raise ValueError(
-            f"a checkpoint cannot tell whether {short_repr(value)} is the same in another run: {why}. This {kind} is "
-            f"at {self.path}. Create it inside func, or in each worker with per_worker(...); or say with "
-            "Checkpoint(path, key=...) which func and reducer count as the same"
-        )
 
     # -- what a value consists of ------------------------------------------------------------------------------
 
-    def _described(self, value: Any) -> Form:
+    def described(self, value: Any) -> Form:
         kind = type(value)
         if (describe := self._ways.get(kind)) is None:
             describe = self._ways[kind] = _way(kind)
@@ -228,28 +93,8 @@ class Walk:
             return name, "rows", value
         return name, *[self.form(part, number) for number, part in enumerate(value)]
 
-    def _unordered(self, parts: Iterable[Any]) -> list[bytes]:
-        parts = list(parts)
-        if ATOMS.issuperset(map(type, parts)):
-            return sorted(map(dump, parts))
-        return sorted(self._by_itself(part, " (one of)") for part in parts)
-
     def _mapping(self, mapping: Any) -> Form:
         return "dict", *self._pairs(dict.items(mapping))
-
-    def _pairs(self, pairs: Iterable[tuple[Any, Any]]) -> list[Any]:
-        """What a dict holds, key after value, in the order of the keys' bytes."""
-        pairs = list(pairs)
-        if ATOMS.issuperset(map(type, chain.from_iterable(pairs))):
-            atoms = sorted([(dump(key), part) for key, part in pairs], key=lambda pair: pair[0])
-            return list(chain.from_iterable(atoms))
-        found = [(self._by_itself(_without_id(key, part), " (a key)"), key, part) for key, part in pairs]
-        found.sort(key=lambda pair: pair[0])
-        return [form for said, key, part in found for form in (said, self.form(part, ("[]", key)))]
-
-    def _names(self, names: Mapping[str, Any]) -> list[Any]:
-        """A namespace: the order of names does not count."""
-        return [(name, self.form(names[name], f".{name}")) for name in sorted(names, key=str)]
 
     # -- code --------------------------------------------------------------------------------------------------
 
@@ -268,7 +113,7 @@ class Walk:
 
     def _function(self, function: FunctionType) -> Form:
         if is_imported(function):
-            return "named", function.__module__, function.__qualname__
+            return "named", counted_as(function.__module__), function.__qualname__
         if function.__code__ in _SINGLEDISPATCH and hasattr(function, "registry"):
             # Its closure also holds a cache, and a number that counts how many classes are registered anywhere.
             return "singledispatch", self.form(function.registry, ".registry")
@@ -295,7 +140,7 @@ class Walk:
     def _builtin(self, builtin: Any) -> Form:
         owner, module = builtin.__self__, getattr(builtin, "__module__", None)
         if owner is None or isinstance(owner, ModuleType) or is_reached(builtin, module, builtin.__qualname__):
-            return "named", str(module), builtin.__qualname__
+            return "named", counted_as(module), builtin.__qualname__
         return "bound", builtin.__name__, self.form(owner, ".__self__")
 
     def _descriptor(self, descriptor: Any) -> Form:
@@ -315,6 +160,27 @@ class Walk:
             return "module", module.__name__, self._names(held)  # made by hand, as a namespace
         return "module", module.__name__
 
+    def note_globals(self, function: FunctionType) -> str | None:
+        """Note the globals that a function of the user's own refers to; under which name its namespace goes."""
+        namespace = function.__globals__
+        module = namespace.get("__name__")
+        names = [name for name in sorted(global_names(function.__code__)) if name in namespace]
+        if not names or not is_own(module):
+            return None
+        label = self._label(str(module), namespace)
+        for name in names:
+            key = name if label == "__main__" else f"{label}.{name}"
+            if key not in self.referred:
+                self.referred[key] = namespace[name]
+                self._referrers[f"the global {key!r}"] = self._part
+        return label
+
+    def _label(self, module: str, namespace: dict[str, Any]) -> str:
+        """A namespace's name; of several that bear one name the second is `name (2)`."""
+        known = self._namespaces.setdefault(module, {})
+        number = known.setdefault(id(namespace), len(known) + 1)
+        return module if number == 1 else f"{module} ({number})"
+
     # -- classes -----------------------------------------------------------------------------------------------
 
     def _class_of(self, value: Any) -> Form:
@@ -322,9 +188,9 @@ class Walk:
 
     def _class(self, kind: type) -> Form:
         """Classes of the user's own by what they define; others by name."""
-        module, name = name_of_type(kind)
+        module, name = kind.__module__, kind.__qualname__
         if not is_own(module) and (is_reached(kind, module, name) or not kind.__flags__ & HEAP):
-            return "named", module, name
+            return "named", *name_of_type(kind)
         bases = [self.form(base, ".__bases__") for base in kind.__bases__]
         defined = {name: part for name, part in vars(kind).items() if name not in _NOTED}
         members: list[Form] = []
@@ -397,7 +263,7 @@ class Walk:
     def _instance(self, value: Any) -> Form:
         kind = type(value)
         if (name := self._singleton(value)) is not None:
-            return "named", kind.__module__, name
+            return "named", counted_as(kind.__module__), name
         head = "object", self._class_of(value)
         if issubclass(kind, (set, frozenset)):  # what it pickles is in the order of this process
             parts = set.__iter__(value) if issubclass(kind, set) else frozenset.__iter__(value)
@@ -450,27 +316,11 @@ class Walk:
         yield self.form(setter, " (what sets its state)")
 
 
-def _step(step: Any) -> str:
-    """A step of a path, as Python would write it.
-
-    >>> _step(3), _step(".name"), _step(("[]", "key"))
-    ('[3]', '.name', "['key']")
-    """
-    if isinstance(step, tuple):
-        return f"[{short_repr(step[1])}]"
-    return f"[{step}]" if isinstance(step, int) else str(step)
-
-
-def _without_id(key: Any, value: Any) -> Any:
-    """A key, unless it is where its value lies in memory."""
-    return None if type(key) is int and key == id(value) else key
-
-
 def _is_sunder(name: str) -> bool:
     return name.startswith("_") and name.endswith("_") and not name.startswith("__")
 
 
-_Describe = Callable[[Walk, Any], Form]
+_Describe = Callable[[State, Any], Form]
 
 _DESCRIPTORS: tuple[Any, ...] = (
     *(MethodDescriptorType, WrapperDescriptorType, ClassMethodDescriptorType),
@@ -478,9 +328,9 @@ _DESCRIPTORS: tuple[Any, ...] = (
 )
 
 _EXACTLY: dict[Any, _Describe] = {
-    list: Walk._sequence,
-    tuple: Walk._sequence,
-    dict: Walk._mapping,
+    list: State._sequence,
+    tuple: State._sequence,
+    dict: State._mapping,
     set: lambda walk, value: ("set", *walk._unordered(value)),
     frozenset: lambda walk, value: ("frozenset", *walk._unordered(value)),
     bytearray: lambda _, value: ("bytearray", bytes(value)),
@@ -490,23 +340,23 @@ _EXACTLY: dict[Any, _Describe] = {
     type({}.values()): lambda walk, value: ("values", *[walk.form(part, " (one of)") for part in value]),
     type({}.items()): lambda walk, value: ("items", *walk._pairs(value)),
     CodeType: lambda _, value: ("code", instructions(value)),
-    CellType: Walk._cell,
-    ContextVar: Walk._variable,
-    FunctionType: Walk._function,
-    MethodType: Walk._method,
-    BuiltinFunctionType: Walk._builtin,
+    CellType: State._cell,
+    ContextVar: State._variable,
+    FunctionType: State._function,
+    MethodType: State._method,
+    BuiltinFunctionType: State._builtin,
     MethodWrapperType: lambda walk, value: ("bound", value.__name__, walk.form(value.__self__, ".__self__")),
-    **dict.fromkeys(_DESCRIPTORS, Walk._descriptor),
+    **dict.fromkeys(_DESCRIPTORS, State._descriptor),
 }
 
 _DERIVED: list[tuple[type | tuple[type, ...], _Describe]] = [
-    (type, Walk._class),
-    (ModuleType, Walk._module),
-    (enum.Enum, Walk._member),
+    (type, State._class),
+    (ModuleType, State._module),
+    (enum.Enum, State._member),
     (PurePath, lambda walk, value: ("path", walk._class_of(value), str(value), walk._names(variables(value)))),
-    (property, Walk._property),
-    ((staticmethod, classmethod), Walk._wrapped),
-    (per_worker, Walk._per_worker),
+    (property, State._property),
+    ((staticmethod, classmethod), State._wrapped),
+    (per_worker, State._per_worker),
 ]
 
 _BY_ATTRIBUTES = {
@@ -515,7 +365,7 @@ _BY_ATTRIBUTES = {
     ("ctypes", "CDLL"): ("_name",),
     ("numba.core.registry", "CPUDispatcher"): ("py_func", "targetoptions"),  # it pickles with a random name
     ("pydantic._internal._validate_call", "ValidateCallWrapper"): ("function", "function.__annotations__"),
-    ("poolagg.pools._share", "share"): ("value",),
+    (PACKAGE, "share"): ("value",),
     **{("typing", name): ("__name__",) for name in ("TypeVar", "ParamSpec", "TypeVarTuple")},
 }
 """Types whose state is in these attributes, and which do not pickle, or as something else."""
@@ -529,10 +379,10 @@ def _way(kind: type) -> _Describe:
         if issubclass(kind, base):
             return describe
     if is_transient(kind):
-        return Walk._transient
+        return State._transient
     numpy = sys.modules.get("numpy")
     if numpy is not None and issubclass(kind, (numpy.ndarray, numpy.generic)):
-        return Walk._numbers
+        return State._numbers
     # A resource holds connections and files, which are others in each process.
     names = ("known_by",) if is_resource(kind) else _BY_ATTRIBUTES.get(name_of_type(kind))
-    return Walk._instance if names is None else lambda walk, value: walk._known_by(value, names)
+    return State._instance if names is None else lambda walk, value: walk._known_by(value, names)

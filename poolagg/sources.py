@@ -38,6 +38,8 @@ class Block:
     changed since is an error, for its lines may be in no block by now, or in two.
     """
 
+    __module__ = "poolagg"  # checkpoints keep this name
+
     path: str
     start: int
     stop: int

@@ -16,11 +16,11 @@ from simulation import Listing
 
 from poolagg import Checkpoint, Report, SerialPool, SkippedItems, Sum, aggregate
 from poolagg.__main__ import main
-from poolagg._checkpoint import look
 from poolagg._chunks import Grid, Intervals
 from poolagg._continuation import LISTED
 from poolagg._orders import Failure, Finished, LeaveOut, Lost, Piece, Pulled, Run, SourceEnded
 from poolagg._plan import Plan, Terms
+from poolagg._store import look
 from poolagg._verdicts import error_of_run
 from poolagg.errors import WorkerLost, clipped
 from poolagg.strategies import Tree

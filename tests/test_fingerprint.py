@@ -13,6 +13,7 @@ import queue
 import random
 import re
 import sqlite3
+import struct
 import subprocess
 import sys
 import threading
@@ -27,8 +28,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poolagg import Checkpoint, CheckpointError, CheckpointMismatch, Into, SerialPool, Sum, aggregate
-from poolagg._checkpoint import FORMAT
-from poolagg._entrusted import END
+from poolagg._checkpoint import FORMAT, HEAD, MAGIC
 from poolagg._fingerprint import differences, fingerprint
 from poolagg._stable import stable
 
@@ -508,13 +508,24 @@ def test_a_checkpoint_of_an_older_format_is_refused_in_words(tmp_path):
         return aggregate(abs, range(3), Sum(), pool=SerialPool(), checkpoint=path)
 
     call()
-    connection = sqlite3.connect(path)
-    connection.execute(f"PRAGMA user_version={FORMAT - 1}")
-    connection.close()
-    before = path.read_bytes()
-    with pytest.raises(CheckpointError, match="written by an older poolagg"):
-        call()
-    assert path.read_bytes() == before
+    for older in (OLDER + path.read_bytes()[len(HEAD) :], database_of_format(4, tmp_path)):
+        path.write_bytes(older)
+        with pytest.raises(CheckpointError, match=r"written by an older poolagg .*: finish it .* name another path"):
+            call()
+        assert path.read_bytes() == older
+
+
+OLDER = MAGIC + b"%d\n" % (FORMAT - 1)
+
+
+def database_of_format(number, folder):
+    """A checkpoint as SQLite kept it up to format 4."""
+    with contextlib.closing(sqlite3.connect(folder / "older.db")) as connection:
+        connection.executescript(
+            f"PRAGMA application_id={int.from_bytes(b'pagg', 'big')}; PRAGMA user_version={number}; "
+            "CREATE TABLE head (id INTEGER PRIMARY KEY, text TEXT NOT NULL, checksum BLOB NOT NULL)"
+        )
+    return (folder / "older.db").read_bytes()
 
 
 class Kept:
@@ -548,10 +559,13 @@ def test_a_ledger_of_an_older_format_is_refused_in_words():
     options.threshold = 2
     with pytest.raises(CheckpointMismatch, match="func's variable 'options' differs"):
         call()
-    magic, version, *rest = END.unpack(kept.ledger[-END.size :])
-    kept.ledger = kept.ledger[: -END.size] + END.pack(magic, version - 1, *rest)
-    with pytest.raises(CheckpointError, match="finish it with the older poolagg that wrote it"):
-        call()
+    for older in (OLDER + kept.ledger[len(HEAD) :], kept.ledger[len(HEAD) :] + END_OF_FORMAT_4):
+        kept.ledger = older
+        with pytest.raises(CheckpointError, match="finish it with the older poolagg that wrote it"):
+            call()
+
+
+END_OF_FORMAT_4 = struct.pack("<4sBQQQ16s", b"pagl", 4, 0, 0, 0, bytes(16))
 
 
 class Zone(datetime.tzinfo):

@@ -35,7 +35,7 @@ SWEPT = {
     str(path)
     for path in (
         *PACKAGE.glob("resources/*.py"),
-        *(PACKAGE / f"{name}.py" for name in ("_checkpoint", "_continuation", "_entrusted", "_ownership")),
+        *(PACKAGE / f"{name}.py" for name in ("_checkpoint", "_continuation", "_files", "_store")),
     )
 }
 

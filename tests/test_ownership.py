@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pickle
 import shutil
@@ -12,16 +13,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import poolagg._checkpoint as checkpoints
 from poolagg import CheckpointError, CheckpointMismatch, Count, ResourceError, SerialPool, Sum, aggregate
-from poolagg._checkpoint import NOTHING, Store
-from poolagg._entrusted import Entrusted
-from poolagg._ownership import _is_private_group, exposure_of_database
+from poolagg._checkpoint import NOTHING
+from poolagg._files import _is_private_group, exposure_of_database, exposure_of_file
+from poolagg._store import FileStore, ResourceStore
 from poolagg.resources import IntoDatabase, IntoFile
 
 NOBODY = 65534
@@ -119,11 +120,11 @@ class InCheckpoint(Target):
     def made(self) -> list[tuple[Path, str]]:
         own = str(self.workshop)
         self.run(own, 10)
-        store = Store(os.path.join(own, "run.ckpt"))
+        store = FileStore(os.path.join(own, "run.ckpt"))
         held = store.open()
-        store.commit(held.facts, self.evil, b"", [])
+        store.commit(replace(held, state=self.evil))
         store.close()
-        return [(self.keep("journal", journal((self.workshop / "run.ckpt").read_bytes())), "run.ckpt-journal")]
+        return [(self.keep("evil", (self.workshop / "run.ckpt").read_bytes()), "run.ckpt.new")]
 
 
 def row(item: int) -> tuple[int]:
@@ -150,9 +151,9 @@ class InDatabase(Target):
 
     def spoil(self, database: str) -> None:
         """Put the pickle into the ledger, checksums and all."""
-        entrusted = Entrusted(self.reducer(os.path.dirname(database), private=True)["rows"].resource)
+        entrusted = ResourceStore(self.reducer(os.path.dirname(database), private=True)["rows"].resource)
         held = entrusted.open()
-        entrusted.commit(held.facts, self.evil, b"", [])
+        entrusted.commit(replace(held, state=self.evil))
         entrusted.close()
 
     def made(self) -> list[tuple[Path, str]]:
@@ -229,12 +230,11 @@ def test_what_another_user_plants_is_not_played_back(
 
 
 @as_root
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", [InDatabase, InWal])
 def test_the_attack_is_a_real_one(
     target: type[Target], folder: str, workshop: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the look at the folder the planted code runs: else the tests here would show nothing."""
-    monkeypatch.setattr(checkpoints, "exposure_of_database", lambda path: None)
     monkeypatch.setattr("poolagg.resources._database.exposure_of_database", lambda path: None)
     victim = target(folder, workshop)
     victim.run(items=10)
@@ -243,6 +243,25 @@ def test_the_attack_is_a_real_one(
     with contextlib.suppress(Exception):
         victim.run()
     assert victim.ran
+
+
+@as_root
+@pytest.mark.parametrize("name", ["run.ckpt", "run.ckpt.new", "run.ckpt-journal"])
+def test_a_checkpoint_is_looked_at_when_it_is_open(
+    name: str, folder: str, workshop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a file of another user's is not read, nor written, in a folder that was looked at a moment too early."""
+    monkeypatch.setattr("poolagg._store.exposure_of_file", lambda path: None)
+    victim = InCheckpoint(folder, workshop)
+    ((path, _),) = victim.made()
+    FOLDERS["open to all"](folder)
+    assert plant((path, os.path.join(folder, name)))
+    if name == "run.ckpt":
+        with pytest.raises(CheckpointError, match="belongs to another user"):
+            victim.run()
+    else:
+        assert victim.run() == victim.run() == sum(range(20))
+    assert not victim.ran
 
 
 @as_root
@@ -273,13 +292,15 @@ def test_a_folder_that_others_may_write_is_refused_before_anything_is_made(
     assert set(os.listdir(folder)) <= {"rows.db"}
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("end", ["", "-journal", "-wal", "-shm"])
+@pytest.mark.parametrize(
+    ("target", "end"),
+    [(InCheckpoint, ""), *itertools.product([InDatabase, InWal], ["", "-journal", "-wal", "-shm"])],
+)
 @pytest.mark.parametrize("how", ["others may write", pytest.param("another user", marks=as_root)])
-def test_each_file_that_sqlite_reads_is_looked_at(
+def test_each_file_that_is_read_is_looked_at(
     target: type[Target], end: str, how: str, folder: str, workshop: Path
 ) -> None:
-    """Its mode and its owner."""
+    """Its mode and its owner; of a database, also what SQLite reads beside it."""
     victim = target(folder, workshop)
     victim.run(items=10)
     path = os.path.join(folder, ("run.ckpt" if target is InCheckpoint else "rows.db") + end)
@@ -296,7 +317,7 @@ def test_a_list_of_users_who_may_write_counts(folder: str) -> None:
     path = os.path.join(folder, "run.ckpt")
     if not _is_private_group(os.stat(folder).st_gid):
         pytest.skip("root's group has members here")
-    assert exposure_of_database(path) is None
+    assert exposure_of_database(path) is exposure_of_file(path) is None
     entries = [(1, 7, 2**32 - 1), (2, 7, NOBODY), (4, 5, 2**32 - 1), (16, 7, 2**32 - 1), (32, 5, 2**32 - 1)]
     listed = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
     try:
@@ -304,6 +325,7 @@ def test_a_list_of_users_who_may_write_counts(folder: str) -> None:
     except OSError as error:
         pytest.skip(f"no such lists here: {error}")
     assert "others may make files" in str(exposure_of_database(path))
+    assert "others may make files" in str(exposure_of_file(path))
 
 
 # -- between the look and the opening ---------------------------------------------------------------------------------
@@ -316,18 +338,20 @@ def test_a_checkpoint_that_is_replaced_while_it_is_opened_is_refused(
     victim = InCheckpoint(folder, workshop)
     victim.run(items=10)
     victim.made()
-    connected = checkpoints._connected
+    opening = os.open
 
-    def racing(path: str) -> Any:
+    def racing(path: Any, *arguments: Any, **keywords: Any) -> int:
+        if not str(path).endswith("run.ckpt"):
+            return opening(path, *arguments, **keywords)
         os.rename(folder, f"{folder}.away")
         os.rename(workshop, folder)
         try:
-            return connected(path)
+            return opening(path, *arguments, **keywords)
         finally:
             os.rename(folder, workshop)
             os.rename(f"{folder}.away", folder)
 
-    monkeypatch.setattr(checkpoints, "_connected", racing)
+    monkeypatch.setattr(os, "open", racing)
     with pytest.raises(CheckpointError, match="was replaced while it was opened"):
         victim.run()
     assert not victim.ran
@@ -346,9 +370,9 @@ def test_a_ledger_beside_a_file_is_looked_at_when_it_is_open(
 
     path, marker = os.path.join(folder, "lines"), str(workshop / "code ran")
     call()
-    entrusted = Entrusted(IntoFile(path).resource)
+    entrusted = ResourceStore(IntoFile(path).resource)
     held = entrusted.open()
-    entrusted.commit(held.facts, pickle.dumps(Evil(marker)), b"", [])
+    entrusted.commit(replace(held, state=pickle.dumps(Evil(marker))))
     entrusted.close()
     evil = os.path.join(folder, "evil")
     os.rename(f"{path}.ledger", evil)
@@ -402,6 +426,6 @@ def test_a_database_that_others_may_write_takes_partials_alone(folder: str, work
         aggregate(row, range(count), victim.reducer(folder)["rows"], pool=SerialPool())
     with contextlib.closing(sqlite3.connect(os.path.join(folder, "rows.db"))) as connection:
         assert connection.execute("SELECT count(*), sum(item) FROM rows").fetchone() == (20, 190)
-    entrusted = Entrusted(victim.reducer(folder)["rows"].resource)
+    entrusted = ResourceStore(victim.reducer(folder)["rows"].resource)
     assert entrusted.open().state == NOTHING
     entrusted.close()

@@ -37,11 +37,13 @@ from poolagg import (
     events,
     snapshots,
 )
-from poolagg._entrusted import Entrusted
+from poolagg._checkpoint import CheckpointData
+from poolagg._files import LockFile
+from poolagg._store import ResourceStore
 from poolagg.resources import IntoDatabase, IntoFile
 from poolagg.resources import _database as database
 from poolagg.resources import _session as sessions
-from poolagg.resources._lock import LockFile
+from poolagg.resources._pieces import PIECE
 from poolagg.strategies import Combine, Ordered, Stream
 from poolagg.testing import LawBroken, check_resource
 
@@ -780,7 +782,7 @@ def test_a_commit_writes_the_end_of_a_long_ledger_only(tmp_path):
     """Of the digests of a million items, and as many batches, no more than a few pieces each."""
     where = places.place("sqlite", tmp_path)
     where.make()
-    store = Entrusted(where.into().resource)
+    store = ResourceStore(where.into().resource)
     store.open()
     written = []
     execute = sessions.Session.execute
@@ -791,14 +793,14 @@ def test_a_commit_writes_the_end_of_a_long_ledger_only(tmp_path):
         return execute(self, sql, *values)
 
     facts = {"input": {"kind": "items"}}
-    store.commit(facts, b"", b"12345678" * 100_000, [])
+    store.commit(CheckpointData(facts, b"", b"12345678" * 100_000))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sessions.Session, "execute", counting)
-        for _ in range(10):
-            store.commit(facts, b"", b"12345678", [])
+        for number in range(1, 11):
+            store.commit(CheckpointData(facts, b"", b"12345678" * (100_000 + number)))
     store.close()
-    assert sum(written) <= 10 * 2 * database.PIECE * 4 / 3
-    again = Entrusted(where.into().resource)
+    assert sum(written) <= 10 * 2 * PIECE * 4 / 3
+    again = ResourceStore(where.into().resource)
     assert again.open().pages == b"12345678" * 100_010
     again.close()
 

@@ -13,6 +13,10 @@ soon as the value allows.
 
 Squares enter exactly as well, as the pair (rounded product, its error). (Dekker 1971, "A floating-point technique for
 extending the available precision".)
+
+>>> total = FloatSum().plus([1e308, 1e308, 0.1]).plus([-1e308])
+>>> total, total.value()
+(FloatSum(finite=(1e+308, 0.1), special=0), 1e+308)
 """
 
 from __future__ import annotations
@@ -40,10 +44,6 @@ class FloatSum(NamedTuple):
     """The exact sum of floats: immutable, small, and equal to any other with the same value.
 
     `special` says which of inf, -inf and nan came; once one did, `finite` no longer matters and is ().
-
-    >>> total = FloatSum().plus([1e308, 1e308, 0.1]).plus([-1e308])
-    >>> total, total.value()
-    (FloatSum(finite=(1e+308, 0.1), special=0), 1e+308)
     """
 
     finite: tuple[float, ...] | int = ()
@@ -87,6 +87,9 @@ class FloatSum(NamedTuple):
         if isinstance(self.finite, int):
             return quotient(self.finite, UNIT)
         return self.finite[0] if self.finite else 0.0
+
+
+FloatSum.__module__ = "poolagg.reducers"
 
 
 _SPECIAL_VALUES = {PLUS_INFINITY: math.inf, MINUS_INFINITY: -math.inf}

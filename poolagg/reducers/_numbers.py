@@ -95,6 +95,9 @@ class Moments(NamedTuple):
     squares: Total = Total()
 
 
+Moments.__module__ = "poolagg.reducers"
+
+
 class Mean(Reducer[float]):
     """The arithmetic mean: the exact sum divided by the count, rounded once; of nothing, nan.
 

@@ -8,6 +8,9 @@
 
 A total is a function of the numbers alone, not of their order: totals are compared with `==`. An unknown type of
 number is added by its own `+`, and is as exact as that; a float with a `+` of its own is refused.
+
+>>> Total().plus(numbers([1, 2**53, 0.5])).plus(numbers([0.25])).value()
+9007199254740994.0
 """
 
 from __future__ import annotations
@@ -42,11 +45,7 @@ class Numbers(NamedTuple):
 
 @plain
 class Total(NamedTuple):
-    """A sum of numbers: `plain` ones, and the exact sum of floats once there were any; `imag` once any was complex.
-
-    >>> Total().plus(numbers([1, 2**53, 0.5])).plus(numbers([0.25])).value()
-    9007199254740994.0
-    """
+    """A sum of numbers: `plain` ones, and the exact sum of floats once there were any; `imag` once any was complex."""
 
     plain: Any = 0
     real: FloatSum | None = None
@@ -89,6 +88,9 @@ class Total(NamedTuple):
     def _rounded(self, count: int) -> float | complex:
         real = _divided(self._replace(imag=None), count)
         return real if self.imag is None else complex(real, _divided(Total(0, self.imag), count))
+
+
+Total.__module__ = "poolagg.reducers"
 
 
 def numbers(batch: Iterable[Any]) -> Numbers:

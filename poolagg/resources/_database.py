@@ -13,20 +13,18 @@ there; or the old one, and nothing is.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import os
 from collections.abc import Callable, Mapping
-from hashlib import blake2b
 from time import monotonic
 from typing import Any, NoReturn, TypeVar
 
+from poolagg._files import FIRST_PAUSE, exposure_of_database, pause, within
 from poolagg._interrupts import interrupts_allowed, interrupts_held_back
-from poolagg._ownership import exposure_of_database
 from poolagg._seconds import checked_seconds
 from poolagg.errors import ResourceError, short_repr
 from poolagg.reducers import Into
-from poolagg.resources._lock import FIRST_PAUSE, pause, within
+from poolagg.resources._pieces import are_whole, checksum, cut, joined
 from poolagg.resources._session import Session, connector, is_locked, opened, passes
 
 __all__ = ["IntoDatabase"]
@@ -41,9 +39,6 @@ SCHEMA = f"""CREATE TABLE {TABLE} (
 
 OPEN = "open"
 """Stands in the place of the checksum from the start of a batch to its end."""
-
-PIECE = 6144
-"""Bytes of the ledger in a row. Only pieces that have changed are written, and of a long one these are the last two."""
 
 OTHERS = 10.0
 """Seconds at most that another run of the same name is waited for: a server takes a moment to see that it is dead."""
@@ -152,7 +147,7 @@ class Database:
         self.rollback()
         try:
             self._pieces = self._persistently(self._first_look)
-            self._ledger = _joined(self._pieces)
+            self._ledger = joined(self._pieces)
             return self._ledger if self._pieces else None
         except BaseException:
             self.rollback()
@@ -169,7 +164,7 @@ class Database:
 
     def commit(self, ledger: bytes) -> None:
         """Write the batch and the ledger, as often as it takes."""
-        pieces = self._cut(ledger)
+        pieces = cut(ledger, self._ledger, self._pieces)
         self._persistently(lambda: self._commit_once(pieces))
         self._ledger, self._pieces = ledger, pieces
         self._applied.clear()
@@ -234,7 +229,7 @@ class Database:
         pieces = [str(piece) for _, piece in rows]
         if pieces and pieces[0] == OPEN:
             self._half_written(pieces)
-        if [number for number, _ in rows] != [*range(len(rows))] or not _are_whole(pieces):
+        if [number for number, _ in rows] != [*range(len(rows))] or not are_whole(pieces):
             raise ResourceError(f"{self!r}: its ledger, in the table {TABLE}, is damaged: it was left as it is")
         return pieces
 
@@ -250,14 +245,6 @@ class Database:
                 session.rows(f"SELECT count(*) FROM {TABLE}")  # another run may have been quicker
             except Exception:
                 raise error from None
-
-    def _cut(self, ledger: bytes) -> list[str]:
-        """A ledger as pieces. Those that begin the last one, too, are not made anew: they may be many."""
-        same = 0
-        while same + PIECE <= len(self._ledger) and ledger[same : same + PIECE] == self._ledger[same : same + PIECE]:
-            same += PIECE
-        new = [base64.b64encode(ledger[at : at + PIECE]).decode() for at in range(same, len(ledger), PIECE)]
-        return [_checksum(ledger), *self._pieces[1 : 1 + same // PIECE], *new]
 
     def _commit_once(self, pieces: list[str]) -> None:
         session = self._session
@@ -343,7 +330,7 @@ class Database:
 
     def _half_written(self, pieces: list[str]) -> NoReturn:
         """A commit in the middle of a batch was not refused, and no later one has made it whole."""
-        mend = f"UPDATE {TABLE} SET piece = '{_checksum(_joined(pieces))}' WHERE run = '{self._run}' AND number = 0"
+        mend = f"UPDATE {TABLE} SET piece = '{checksum(joined(pieces))}' WHERE run = '{self._run}' AND number = 0"
         raise ResourceError(
             f"{self!r}: a part of a batch is in the database without its ledger, for {_shown(self._write)} has "
             "committed, which is not for it to do. Nothing was added to it, lest rows be there twice. Go back to a "
@@ -427,18 +414,3 @@ def _said(error: BaseException) -> str:
 def _is_of_database(error: BaseException) -> bool:
     """Whether a driver raised it: all of them have the same names."""
     return any(kind.__name__ == "Error" and kind.__module__ != "builtins" for kind in type(error).__mro__)
-
-
-def _are_whole(pieces: list[str]) -> bool:
-    try:
-        return not pieces or pieces[0] == _checksum(_joined(pieces))
-    except ValueError:  # not what base64 makes
-        return False
-
-
-def _joined(pieces: list[str]) -> bytes:
-    return b"".join(map(base64.b64decode, pieces[1:]))
-
-
-def _checksum(ledger: bytes) -> str:
-    return blake2b(ledger, digest_size=16).hexdigest()

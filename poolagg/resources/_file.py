@@ -13,15 +13,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
+from poolagg._files import Exposed, OpenFile, errors_of_the_disk, open_own, read, replace, within, write_all
 from poolagg._interrupts import interrupts_held_back
-from poolagg._ownership import content_of
 from poolagg.errors import ResourceError, short_repr
 from poolagg.reducers import Into
-from poolagg.resources._lock import locked, unlock, within
 
 __all__ = ["IntoFile"]
 
@@ -88,7 +86,7 @@ class File:
         self._path = os.fspath(path)
         if not self._path or "\0" in self._path:
             raise ValueError(f"{self._path!r} names no file")
-        self._descriptor: int | None = None
+        self._file = OpenFile()
         self._lines = bytearray()
 
     def __repr__(self) -> str:
@@ -99,17 +97,15 @@ class File:
     def begin(self) -> bytes | None:
         """Open and lock the file, and cut off what does not count."""
         self.rollback()
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         try:
             with self._named():
-                with interrupts_held_back():
-                    self._descriptor = os.open(self._path, flags, 0o666)
-                if not within(PATIENCE, lambda: locked(self._open)):
+                self._file.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+                if not within(PATIENCE, self._file.lock):
                     raise ResourceError(f"{self!r} is in use by another run: wait for its end, or take another path")
                 self._real = os.path.realpath(self._path)
                 return self._cut().ledger
         except BaseException:
-            self._close()
+            self._file.close()
             raise
 
     def apply(self, partial: Any) -> None:
@@ -134,30 +130,30 @@ class File:
         """Make the lines last, and then what says that they count."""
         with self._named():
             self._write_lines()
-            os.fsync(self._open)
-            self._write_side(Side(os.fstat(self._open).st_size, self._tail(os.fstat(self._open).st_size), ledger))
+            os.fsync(self._file.fileno())
+            self._write_side(Side(self._size(), self._tail(self._size()), ledger))
 
     def rollback(self) -> None:
         """Cut off what does not count, and close the file."""
         with interrupts_held_back():
             self._lines = bytearray()
-            if self._descriptor is None:
+            if not self._file.is_open:
                 return
             try:
                 # Else the next `begin` does it, or says what is wrong.
                 with contextlib.suppress(OSError, ResourceError):
                     self._cut()
             finally:
-                self._close()
+                self._file.close()
 
     # -- what counts -------------------------------------------------------------------------------------------
 
     def _cut(self) -> Side:
         """Leave in the file what counts, and nothing else."""
-        size = os.fstat(self._open).st_size
+        size = self._size()
         side = self._read_side()
         if side is None:  # the first time: what is there already counts
-            if size and os.pread(self._open, 1, size - 1) != b"\n":
+            if size and os.pread(self._file.fileno(), 1, size - 1) != b"\n":
                 raise ResourceError(f"{self!r}: what is in the file does not end with a line end: append one")
             side = Side(size, self._tail(size), None)
             self._write_side(side)
@@ -166,7 +162,7 @@ class File:
         if self._tail(side.length) != side.tail:
             self._refuse(f"is not the one that was committed: it differs before byte {side.length}")
         if size > side.length:
-            os.ftruncate(self._open, side.length)
+            os.ftruncate(self._file.fileno(), side.length)
         return side
 
     def _refuse(self, what: str) -> None:
@@ -175,25 +171,32 @@ class File:
             f"and {self._path}.ledger"
         )
 
+    def _size(self) -> int:
+        return os.fstat(self._file.fileno()).st_size
+
     def _tail(self, length: int) -> str:
         """The digest of what comes just before `length`."""
         start = max(0, length - TAIL)
-        return blake2b(os.pread(self._open, length - start, start), digest_size=16).hexdigest()
+        return blake2b(os.pread(self._file.fileno(), length - start, start), digest_size=16).hexdigest()
 
     def _write_lines(self) -> None:
         lines, self._lines = self._lines, bytearray()
-        _write_all(self._open, lines)
+        write_all(self._file, lines)
 
     # -- the file beside it ------------------------------------------------------------------------------------
 
     def _read_side(self) -> Side | None:
         name = f"{self._real}.ledger"
+        file = OpenFile()
         try:
-            content, _, exposed = content_of(name)
+            open_own(file, name)
+            content = read(file)
         except FileNotFoundError:
             return None
-        if exposed is not None:
-            raise ResourceError(f"{self!r}: its ledger {exposed}")
+        except Exposed as exposed:
+            raise ResourceError(f"{self!r}: its ledger {exposed}") from None
+        finally:
+            file.close()
         head, _, ledger = content.partition(b"\n")
         try:
             told = json.loads(head)
@@ -209,58 +212,16 @@ class File:
         return side
 
     def _write_side(self, side: Side) -> None:
-        """Under another name, and then, in one step, under its own."""
-        name, made = f"{self._real}.ledger", f"{self._real}.ledger.new"
         head = {
             "format": FORMAT, "length": side.length, "tail": side.tail, "begun": side.ledger is not None,
             "sum": _sum(side),
         }  # fmt: skip
-        with interrupts_held_back():
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(made)  # of a run that was killed
-            descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            try:
-                _write_all(descriptor, json.dumps(head).encode() + b"\n" + (side.ledger or b""))
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            os.replace(made, name)
-            folder = os.open(os.path.dirname(self._real), os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        replace(f"{self._real}.ledger", [json.dumps(head).encode() + b"\n", side.ledger or b""])
 
-    # -- the file itself ---------------------------------------------------------------------------------------
-
-    @property
-    def _open(self) -> int:
-        assert self._descriptor is not None
-        return self._descriptor
-
-    def _close(self) -> None:
-        with interrupts_held_back():
-            descriptor, self._descriptor = self._descriptor, None
-            if descriptor is not None:
-                unlock(descriptor)
-
-    @contextlib.contextmanager
-    def _named(self) -> Iterator[None]:
-        """Whatever goes wrong with the file is told with its name."""
-        try:
-            yield
-        except OSError as error:
-            raise ResourceError(
-                f"{self!r} cannot be read or written: {error}. What was committed counts, and the same call again goes "
-                "on from there"
-            ) from error
-
-
-def _write_all(descriptor: int, data: bytes | bytearray) -> None:
-    with memoryview(data) as view:
-        written = 0
-        while written < len(view):
-            written += os.write(descriptor, view[written:])
+    def _named(self) -> contextlib.AbstractContextManager[None]:
+        """Tell errors of the disk with the name of the file."""
+        hint = ". What was committed counts, and the same call again goes on from there"
+        return errors_of_the_disk(ResourceError, repr(self), hint)
 
 
 def _sum(side: Side) -> str:

@@ -14,7 +14,7 @@ from hashlib import blake2b
 from types import ModuleType
 from typing import Any
 
-from poolagg.resources._lock import LockFile
+from poolagg._files import LockFile
 
 __all__ = ["Session", "bound", "connector", "is_locked", "opened", "passes"]
 
