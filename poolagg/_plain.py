@@ -31,7 +31,7 @@ PLAIN = {
     "decimal": {"Decimal"},
     "fractions": {"Fraction"},
     "uuid": {"UUID"},
-    "poolagg.sources": {"Block"},
+    "poolagg": {"Block"},
     "numpy": {"dtype", "ndarray"},
     "pathlib": _PATHS,
     "pathlib._local": _PATHS,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from poolagg.reducers._gathering import Collect as Collect
     from poolagg.reducers._gathering import Unique as Unique
     from poolagg.reducers._grouping import GroupBy as GroupBy
+    from poolagg.reducers._marks import Mark as Mark
     from poolagg.reducers._numbers import Count as Count
     from poolagg.reducers._numbers import Mean as Mean
     from poolagg.reducers._numbers import Moments as Moments
@@ -46,13 +47,14 @@ if TYPE_CHECKING:
 else:
     __getattr__, __dir__, __all__ = lazily(
         __name__,
-        unlisted="FloatSum Moments Total",
+        unlisted="FloatSum Mark Moments Total",
         _arrays="ArrayReduce ArraySum Histogram",
         _counting="Frequencies MergeCounts",
         _exact="FloatSum",
         _functions="Fold Into Reduce",
         _gathering="Collect Unique",
         _grouping="GroupBy",
+        _marks="Mark",
         _numbers="Count Mean Moments Std Sum Variance",
         _picking="Bottom First Last Max Min Sample Top",
         _reducer="Place Reducer fold join reduced",

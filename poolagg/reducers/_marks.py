@@ -29,6 +29,8 @@ class Mark(enum.Enum):
         return self.name
 
 
+Mark.__module__ = "poolagg.reducers"  # states hold marks, and checkpoints keep this name
+
 EMPTY = Mark.EMPTY
 DROPPED = Mark.DROPPED
 NAN = Mark.NAN
