@@ -19,7 +19,7 @@ from poolagg.strategies import Strategy, Stream
 if TYPE_CHECKING:
     from poolagg._checkpoint import Checkpoint
 
-__all__ = ["Options", "Snapshot", "aggregate", "snapshots"]
+__all__ = ["Options", "Snapshot", "aggregate", "imap_unordered", "snapshots"]
 
 
 class Options(TypedDict, total=False):
@@ -149,7 +149,8 @@ def _looks(run: Run) -> Generator[Snapshot, None, None]:
     yield run.snapshot(final=True)
 
 
-def _imap_unordered(pool: Pool, func: Callable[[Any], Any], iterable: Iterable[Any]) -> Iterator[Any]:
+def imap_unordered(pool: Pool, func: Callable[[Any], Any], iterable: Iterable[Any]) -> Iterator[Any]:
+    """Run `func` over `iterable` in `pool`, and yield the results as they come: the method of every pool."""
     arrived: deque[Any] = deque()
     run = Run(Settings(func, iterable, Into(arrived.append), pool=pool, strategy=Stream()))
     return _drain(arrived, run)
@@ -161,6 +162,3 @@ def _drain(arrived: deque[Any], run: Run) -> Iterator[Any]:
             while arrived:
                 yield arrived.popleft()
     yield from arrived
-
-
-Pool.engine = staticmethod(_imap_unordered)

@@ -6,12 +6,11 @@ A pool that was never entered (`with pool:`) is closed after the run.
 
 from __future__ import annotations
 
-import importlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, ClassVar, NoReturn, Self
+from typing import Any, NoReturn, Self
 
 from poolagg._interrupts import even_if_interrupted, interrupts_held_back
 from poolagg._orders import Answer, Replace, Revoke, Run, Ship, Yield
@@ -68,8 +67,6 @@ class Pool(ABC):
     """Items that a worker may run before another takes its place."""
     waited: float = 0.0
     """Seconds in which the caller's thread had nothing to do but to wait for lanes, in all runs."""
-    engine: ClassVar[Callable[..., Iterator[Any]] | None] = None
-    """What `imap_unordered` runs on. The engine sets it when it is loaded: a room imports only from lower floors."""
 
     _entered = False
     _closed = False
@@ -89,9 +86,9 @@ class Pool(ABC):
         The input is pulled lazily, only as fast as results are taken. Leaving the loop stops the run cleanly. An
         exception in `func` is raised as `TaskError`.
         """
-        importlib.import_module("poolagg._engine")
-        assert Pool.engine is not None
-        return Pool.engine(self, func, iterable)
+        from poolagg._engine import imap_unordered  # here, for the engine imports the pools
+
+        return imap_unordered(self, func, iterable)
 
     def __enter__(self) -> Self:
         self._entered = True
