@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
+from poolagg._arguments import checked_count
 from poolagg._chunks import Grid
 from poolagg._seconds import checked_seconds
 from poolagg._terms import Terms
@@ -135,11 +136,7 @@ def _iterable(iterable: Any) -> Iterable[Any]:
 
 
 def _count(name: str, value: int | None, least: int) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be None or an int of {least} or more, not {value!r}")
-    return value
+    return None if value is None else checked_count(name, value, least)
 
 
 def _on_error(value: Any) -> Any:

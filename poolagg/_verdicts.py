@@ -6,12 +6,11 @@ import re
 from typing import Any
 
 from poolagg._orders import Fail, Piece
-from poolagg._texts import is_a, message_of, short_repr
-from poolagg._texts import said as type_and_message
+from poolagg._texts import is_a, message_of, said, short_repr
 from poolagg.errors import PoolAggError, ReducerError, RemoteError, TaskError, WorkerLost, clipped
 from poolagg.events import ItemFailed
 
-__all__ = ["Skipped", "error_of_item", "error_of_run", "note_of_fold", "note_of_input", "said"]
+__all__ = ["Skipped", "error_of_item", "error_of_run", "note_of_fold", "note_of_input"]
 
 ADVICE = 'To go on without such items pass on_error="skip"; to run them again, retries=n.'
 
@@ -33,7 +32,7 @@ def error_of_item(order: Fail, func: str, index: int, item: Any) -> PoolAggError
             exitcode=error.exitcode, signal=error.signal, index=index, item=item,
         )  # fmt: skip
     told = TaskError(
-        f"{func} failed on {what}: {said(error)}. {ADVICE}", index=index, item=item, attempts=order.attempt
+        f"{func} failed on {what}: {_line_of(error)}. {ADVICE}", index=index, item=item, attempts=order.attempt
     )
     told.__cause__ = error
     return told
@@ -50,7 +49,7 @@ def error_of_run(order: Fail, reducer: str) -> PoolAggError:
         told = WorkerLost(text, exitcode=None, signal=None, index=None, item=None)
         told.__cause__ = error
         return told
-    told = ReducerError(f"a state of {reducer} could not travel from its worker: {said(error)}")
+    told = ReducerError(f"a state of {reducer} could not travel from its worker: {_line_of(error)}")
     told.__cause__ = error
     return told
 
@@ -66,7 +65,7 @@ class Skipped:
         """Count one item."""
         self.count += 1
         if len(self._first) < FEW:
-            self._first.append(f"item {failed.index}, {failed.item_repr}: {clipped(said(failed.error), SAID)}")
+            self._first.append(f"item {failed.index}, {failed.item_repr}: {clipped(_line_of(failed.error), SAID)}")
 
     def add_untold(self, count: int) -> None:
         """Count items of which nothing but their number is known."""
@@ -93,9 +92,9 @@ def note_of_fold(reducer: str, piece: Piece, at: int | None, item: Any) -> str:
     return f"poolagg: raised in the parent, by {reducer}, while folding {where}"
 
 
-def said(error: BaseException) -> str:
+def _line_of(error: BaseException) -> str:
     """An exception in a line: its type and message; of one that did not travel, that line of its traceback."""
     if type(error) is RemoteError:
         lines = re.findall(rf"^(?:  \| )?((?:\w+\.)*{re.escape(error.kind)}(?::.*)?)$", error.trace, re.MULTILINE)
         return str(lines[-1]) if lines else error.kind
-    return type_and_message(error)
+    return said(error)

@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "_texts": set(),
     "_signals": {"_texts"},
     "functions": set(),
+    "_arguments": set(),
     "_sizes": set(),
     "_seconds": set(),
     "_kinds": set(),
@@ -65,7 +66,7 @@ MAY_IMPORT = {
     "_shipping": {"_lanes", "_ledger", "_orders", "_pace", "_terms"},
     "_stealing": {"_chunks", "_lanes", "_ledger", "_orders"},
     "_plan": {"_blame", "_chunks", "_lanes", "_ledger", "_orders", "_pace", "_shipping", "_stealing", "_terms"},
-    "strategies": {"_chunks", "_kinds", "_lazily", "reducers"},
+    "strategies": {"_arguments", "_chunks", "_kinds", "_lazily", "reducers"},
     "_limit": set(),
     "_timeline": set(),
     "_tally": {"_items", "_limit", "_texts", "_timeline", "events"},
@@ -73,20 +74,20 @@ MAY_IMPORT = {
     "_report": {"_limit", "_report_page", "_sizes", "_tally", "events"},
     # floor 2: effects
     "pools": {
-        *("_aliasing", "_chunks", "_interrupts", "_lazily", "_orders", "_overdue", "_parcels", "_seconds"),
-        *("_signals", "_sizes", "_texts", "errors", "functions", "reducers", "strategies"),
+        *("_aliasing", "_arguments", "_chunks", "_interrupts", "_lazily", "_orders", "_overdue", "_parcels"),
+        *("_seconds", "_signals", "_sizes", "_texts", "errors", "functions", "reducers", "strategies"),
     },
     "_progress": {"events"},
     "_ownership": {"_interrupts"},
     "_checkpoint": {"_chunks", "_interrupts", "_ownership", "_seconds", "errors"},
-    "resources": {"_interrupts", "_ownership", "_seconds", "errors", "reducers"},
+    "resources": {"_arguments", "_interrupts", "_ownership", "_seconds", "_texts", "errors", "reducers"},
     "_entrusted": {"_checkpoint", "_interrupts", "errors", "resources"},
     "_verdicts": {"_orders", "_texts", "errors", "events"},
     # floor 3: the one place that holds a plan and a pool
     "_watching": {"_signals", "_texts", "events"},
     "_settings": {
-        *("_checkpoint", "_chunks", "_pages", "_progress", "_seconds", "_terms", "events", "pools"),
-        *("reducers", "strategies"),
+        *("_arguments", "_checkpoint", "_chunks", "_pages", "_progress", "_seconds", "_terms", "events"),
+        *("pools", "reducers", "strategies"),
     },
     "_continuation": {
         *("_checkpoint", "_chunks", "_entrusted", "_fingerprint", "_pages", "_parcels", "_plan"),
@@ -124,7 +125,7 @@ PURE = {
         "_plan",
         "strategies",
     ),
-    *("_items", "_overdue", "_shipping", "_stealing", "_texts"),
+    *("_arguments", "_items", "_overdue", "_shipping", "_stealing", "_texts"),
     *("_aliasing", "_limit", "_timeline", "_tally", "_report_page", "_report"),
 }
 """Rooms without clock, process or file. (`sources` makes files into items; a report

@@ -13,15 +13,16 @@ import selectors
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from poolagg._arguments import checked_count
 from poolagg._interrupts import even_if_interrupted, interrupts_held_back
 from poolagg._orders import Answer, Replace, Revoke, Revoked, Run, Ship, Worn, Yield, Yielded
 from poolagg._parcels import Encoded, Parcel
 from poolagg.pools import _arena, _channel
 from poolagg.pools._cell import NO_CHUNK, Batch
+from poolagg.pools._cpus import usable_cpus, with_thread_limits
 from poolagg.pools._crew import Crew
 from poolagg.pools._death import born_deaf
 from poolagg.pools._forkserver import TemplateLauncher, TemplateLost
@@ -49,7 +50,7 @@ from poolagg.pools._travel import (
 from poolagg.pools._wear import Wear
 from poolagg.pools._work import Job, pickle_job
 
-__all__ = ["ProcessPool", "checked_count", "usable_cpus"]
+__all__ = ["ProcessPool"]
 
 GOODBYE = 1.0
 """Seconds that a worker has to leave: an idle one at the pool's end, a busy one when its run is over."""
@@ -57,31 +58,11 @@ GOODBYE = 1.0
 DYING = 0.1
 """Seconds between the end of a dying worker's pipe and its death, at most; one that lives on has closed its pipe."""
 
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-)
-
 _LAUNCHERS: dict[str, type[Any]] = {
     "forkserver": TemplateLauncher,
     "spawn": SpawnLauncher,
     "fork": ForkLauncher,
 }
-
-
-def usable_cpus() -> int:
-    """How many CPUs this process may really use: its affinity, and its cgroup's quota."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        count = min(count, max(1, round(int(quota) / int(period))))
-    except (OSError, ValueError):  # no cgroup of the second version here, or no quota ("max")
-        pass
-    return count
 
 
 class ProcessPool(Pool):
@@ -303,11 +284,7 @@ class ProcessPool(Pool):
         """What is told to all workers that start in a run; to look at it for each would take longer than it seems."""
         if self._told is not None:
             return self._told
-        environ = dict(os.environ)
-        threads = str(max(1, usable_cpus() // self.workers))
-        for name in THREAD_VARIABLES:
-            environ.setdefault(name, threads)
-        self._told = environ | self._env
+        self._told = with_thread_limits(os.environ, self.workers) | self._env
         return self._told
 
     def _dismiss(self, handle: Handle, at_once: bool) -> None:
@@ -478,13 +455,6 @@ class ProcessPool(Pool):
                 self._answers.append(handle.lost())
             handle.child.reap()  # first, where its pipe ends before it does: it is not killed while it says goodbye
             self._crew.end([handle])
-
-
-def checked_count(name: str, value: int) -> int:
-    """`value`, if it is an int of 1 or more."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be an int of 1 or more, not {value!r}")
-    return value
 
 
 def _checked_start_method(name: str | None) -> str:
