@@ -6,12 +6,12 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from poolagg import events
 from poolagg._run import Run, Snapshot
 from poolagg._seconds import checked_seconds
-from poolagg._settings import Settings
+from poolagg._settings import Options, Settings
 from poolagg.pools import Pool
 from poolagg.reducers import Into
 from poolagg.strategies import Strategy, Stream
@@ -19,24 +19,7 @@ from poolagg.strategies import Strategy, Stream
 if TYPE_CHECKING:
     from poolagg._checkpoint import Checkpoint
 
-__all__ = ["Options", "Snapshot", "aggregate", "imap_unordered", "snapshots"]
-
-
-class Options(TypedDict, total=False):
-    """The keyword arguments of `aggregate`, for functions that pass them on."""
-
-    pool: Any
-    workers: int | None
-    strategy: Strategy | None
-    reproducible: bool
-    chunksize: int | None
-    retries: int | None
-    item_timeout: float | None
-    on_error: Literal["raise", "skip"] | Callable[[events.ItemFailed], Any]
-    progress: bool
-    total: int | None
-    watch: Iterable[Callable[[events.RunEvent], Any]] | Callable[[events.RunEvent], Any]
-    checkpoint: Checkpoint | str | os.PathLike[str] | None
+__all__ = ["Snapshot", "aggregate", "imap_unordered", "snapshots"]
 
 
 def aggregate(
@@ -86,8 +69,9 @@ def aggregate(
     10
     """
     settings = Settings(
-        func, iterable, reducer, pool, workers, strategy, reproducible, chunksize, retries, item_timeout, on_error,
-        progress, total, watch, checkpoint,
+        func, iterable, reducer, pool=pool, workers=workers, strategy=strategy, reproducible=reproducible,
+        chunksize=chunksize, retries=retries, item_timeout=item_timeout, on_error=on_error, progress=progress,
+        total=total, watch=watch, checkpoint=checkpoint,
     )  # fmt: skip
     with Run(settings) as run:
         while run.step():

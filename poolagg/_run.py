@@ -161,7 +161,7 @@ class Run:
         self._pool.end(clean=True, again=True, run=self._lease)
         with (
             contextlib.suppress(PoolAggError),
-            Run(Settings(errand.func, errand.items, Into(errand.take), self._pool)) as run,
+            Run(Settings(errand.func, errand.items, Into(errand.take), pool=self._pool)) as run,
         ):
             while run.step():
                 pass
