@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
 
-from poolagg._orders import Fail, Piece
-from poolagg._texts import is_a, message_of, said, short_repr
+from poolagg._items import find_item
+from poolagg._orders import Again, Fail, Failure, Piece, Skip
+from poolagg._parcels import Parcels
+from poolagg._settings import Settings
+from poolagg._texts import add_note, is_a, message_of, said, short_repr
+from poolagg._watching import Observers
 from poolagg.errors import PoolAggError, ReducerError, RemoteError, TaskError, WorkerLost, clipped
 from poolagg.events import ItemFailed
+from poolagg.functions import name_of
 
-__all__ = ["Skipped", "error_of_item", "error_of_run", "note_of_fold", "note_of_input"]
+__all__ = ["Failures", "Skipped", "error_of_item", "error_of_run", "note_of_fold", "note_of_input"]
 
 ADVICE = 'To go on without such items pass on_error="skip"; to run them again, retries=n.'
 
@@ -52,6 +58,51 @@ def error_of_run(order: Fail, reducer: str) -> PoolAggError:
     told = ReducerError(f"a state of {reducer} could not travel from its worker: {_line_of(error)}")
     told.__cause__ = error
     return told
+
+
+class Failures:
+    """The failed items of one run: told to watchers, left out, or raised."""
+
+    def __init__(self, settings: Settings, parcels: Parcels, observers: Observers) -> None:
+        self.skipped = Skipped()
+        self.note_in_checkpoint: Callable[[ItemFailed], None] | None = None
+        self._settings = settings
+        self._parcels = parcels
+        self._observers = observers
+
+    def retry(self, order: Again) -> None:
+        """Tell that an item failed, and will run again."""
+        self._observers.tell_if(self._event, order.failure, order.attempt, True)
+
+    def skip(self, order: Skip) -> None:
+        """Leave an item out of the result, and tell so."""
+        failed = self._event(order.failure, order.attempt, False)
+        self._observers.tell(failed)
+        if self._settings.on_error == "skip":
+            self.skipped.add(failed)
+        self._parcels.release(failed.index, failed.index + 1)
+        if self.note_in_checkpoint is not None:
+            self.note_in_checkpoint(failed)
+        if callable(self._settings.on_error):
+            self._settings.on_error(failed)
+
+    def fail(self, order: Fail) -> NoReturn:
+        """Raise what ends the run."""
+        if order.index is None:
+            raise error_of_run(order, repr(self._settings.reducer))
+        failure = Failure(order.index, order.cause, order.error, order.item)
+        self._observers.tell_if(self._event, failure, order.attempt, False)
+        item = find_item(self._parcels, order.index, order.item)
+        raise error_of_item(order, name_of(self._settings.func), order.index, item)
+
+    def note_fold(self, error: BaseException, piece: Piece, at: int | None) -> None:
+        """Say in a note which partials were being folded when `error` was raised."""
+        item = None if at is None else find_item(self._parcels, at)
+        add_note(error, note_of_fold(repr(self._settings.reducer), piece, at, item))
+
+    def _event(self, failure: Failure, attempt: int, will_retry: bool) -> ItemFailed:
+        item = find_item(self._parcels, failure.index, failure.item)
+        return ItemFailed(failure.index, item, failure.error, attempt, will_retry)
 
 
 class Skipped:

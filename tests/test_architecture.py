@@ -82,21 +82,24 @@ MAY_IMPORT = {
     "_checkpoint": {"_chunks", "_interrupts", "_ownership", "_seconds", "errors"},
     "resources": {"_arguments", "_interrupts", "_ownership", "_seconds", "_texts", "errors", "reducers"},
     "_entrusted": {"_checkpoint", "_interrupts", "errors", "resources"},
-    "_verdicts": {"_orders", "_texts", "errors", "events"},
     # floor 3: the one place that holds a plan and a pool
-    "_watching": {"_signals", "_texts", "events"},
+    "_watching": {"_interrupts", "_items", "_orders", "_parcels", "_signals", "_texts", "errors", "events"},
     "_settings": {
         *("_arguments", "_checkpoint", "_chunks", "_pages", "_progress", "_seconds", "_terms", "events"),
         *("pools", "reducers", "strategies"),
     },
+    "_verdicts": {"_items", "_orders", "_parcels", "_settings", "_texts", "_watching", "errors", "events", "functions"},
     "_continuation": {
         *("_checkpoint", "_chunks", "_entrusted", "_fingerprint", "_pages", "_parcels", "_plan"),
         *("_settings", "_terms", "_texts", "_verdicts", "errors", "events", "functions", "strategies"),
     },
+    "_input_feed": {
+        *("_chunks", "_continuation", "_orders", "_pace", "_parcels", "_plan", "_texts", "_verdicts", "_watching"),
+        "errors",
+    },
     "_run": {
-        *("_chunks", "_continuation", "_interrupts", "_items", "_orders", "_pace", "_pages", "_parcels"),
-        *("_plan", "_seconds", "_settings", "_texts", "_verdicts", "_watching", "errors", "events"),
-        *("functions", "pools", "reducers"),
+        *("_continuation", "_input_feed", "_interrupts", "_orders", "_pages", "_parcels", "_plan", "_seconds"),
+        *("_settings", "_texts", "_verdicts", "_watching", "errors", "events", "pools", "reducers"),
     },
     "_engine": {"_checkpoint", "_run", "_seconds", "_settings", "events", "pools", "reducers", "strategies"},
     # floor 4: doors to the outside
