@@ -37,7 +37,7 @@ from poolagg.pools._launch import (
     start_methods,
 )
 from poolagg.pools._memory import checked_limit, peak_memory
-from poolagg.pools._pool import Pool, PoolOrder
+from poolagg.pools._pool import Lifecycle, Pool, PoolOrder
 from poolagg.pools._standard_streams import standard_descriptors
 from poolagg.pools._travel import (
     Encoder,
@@ -251,7 +251,7 @@ class ProcessPool(Pool):
                 self._unwatched = True
             else:
                 self._crew.selector.register(handle.child.pidfd, selectors.EVENT_READ, handle)
-        if self._closed:  # meanwhile, by another thread, who has not seen this worker
+        if self.lifecycle is not Lifecycle.OPEN:  # another thread closed the pool, and has not seen this worker
             handle.child.kill()
         handle.introduce()
         settings = (self._environ(), folder(), import_path(), _arena.LEAST, self._memory_limit)
