@@ -246,7 +246,8 @@ class Run:
         for lane, chunk, at in self._divisible():
             if monotonic() >= at:
                 self._do(self._plan.handle(orders.Late(lane, chunk)))
-        self._observers.progressed(self._items_done, self._plan.failures)
+        if self._observers.progress_is_due():
+            self._observers.progressed(self._items_done(), self._plan.failures)
         if self._kept is not None:
             if self._kept.asks():
                 self._do(self._plan.handle(orders.Tick()))

@@ -99,11 +99,14 @@ class Observers:
         if self._watchers:
             self.tell(make(*arguments))
 
-    def progressed(self, done: Callable[[], int], failed: int) -> None:
-        """Tell how far the run is, if it is time to."""
-        if self._watchers and monotonic() >= self.next_redraw:
-            self.next_redraw = monotonic() + REDRAW
-            self.tell(events.Progressed(done(), failed, self._total))
+    def progress_is_due(self) -> bool:
+        """Whether it is time to tell how far the run is."""
+        return bool(self._watchers) and monotonic() >= self.next_redraw
+
+    def progressed(self, done: int, failed: int) -> None:
+        """Tell how far the run is."""
+        self.next_redraw = monotonic() + REDRAW
+        self.tell(events.Progressed(done, failed, self._total))
 
     def ended(self, done: int, failed: int, elapsed: float, error: BaseException | None) -> None:
         """Tell the last three events."""
