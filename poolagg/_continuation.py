@@ -19,9 +19,9 @@ from poolagg._chunks import Grid, Interval, Intervals
 from poolagg._entrusted import Entrusted, is_private
 from poolagg._fingerprint import differences, fingerprint
 from poolagg._pages import Known, Pages
-from poolagg._parcels import Source
 from poolagg._plan import Plan
 from poolagg._settings import Settings
+from poolagg._source import Source
 from poolagg._terms import Terms
 from poolagg._texts import add_note, said, trace_of
 from poolagg._verdicts import Skipped

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from poolagg._chunks import overlaps
 from poolagg._orders import Pulled, SourceEnded
 from poolagg._pace import PARCEL
-from poolagg._parcels import Parcels, Source
+from poolagg._parcels import Parcels
 from poolagg._plan import Plan
+from poolagg._source import Source
 from poolagg._texts import add_note
 from poolagg._verdicts import note_of_input
 from poolagg._watching import Account

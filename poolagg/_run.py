@@ -21,10 +21,10 @@ from poolagg import _orders as orders
 from poolagg import events
 from poolagg._input_feed import InputFeed
 from poolagg._interrupts import even_if_interrupted, interrupts_allowed, interrupts_held_back
-from poolagg._parcels import Source
 from poolagg._plan import Plan
 from poolagg._seconds import bounded
 from poolagg._settings import Settings
+from poolagg._source import Source
 from poolagg._texts import add_note, message_of
 from poolagg._verdicts import Failures
 from poolagg._watching import Account, Observers
@@ -109,7 +109,8 @@ class Run:
 
     def _step(self) -> bool:
         while (event := self._feed.next_event(self._plan)) is not None:
-            self._begin_work()  # the total that said there were no items may be wrong
+            if isinstance(event, orders.Pulled):
+                self._begin_work()  # the total that said there were no items was wrong
             self._do(self._plan.handle(event))
         if self._plan.finished:
             self._run_errand()  # before: what it makes of the state may be much smaller

@@ -42,11 +42,12 @@ MAY_IMPORT = {
     "_chunks": set(),
     "_numbers": set(),
     "_parcels": {"_numbers"},
+    "_source": {"_numbers", "_parcels"},
     "_items": {"_parcels", "_texts"},
     "errors": {"_items", "_texts"},
     "events": {"_items", "_texts"},
     "_stable": {"_numbers"},
-    "_pages": {"_chunks", "_numbers", "_parcels", "_stable"},
+    "_pages": {"_chunks", "_numbers", "_source", "_stable"},
     # A value's digest is made of its own attributes, of code, and of names where it is a library's or passes.
     "_origin": set(),
     "_transient": set(),
@@ -90,15 +91,15 @@ MAY_IMPORT = {
     },
     "_verdicts": {"_items", "_orders", "_parcels", "_settings", "_texts", "_watching", "errors", "events", "functions"},
     "_continuation": {
-        *("_checkpoint", "_chunks", "_entrusted", "_fingerprint", "_pages", "_parcels", "_plan"),
+        *("_checkpoint", "_chunks", "_entrusted", "_fingerprint", "_pages", "_plan", "_source"),
         *("_settings", "_terms", "_texts", "_verdicts", "errors", "events", "functions", "strategies"),
     },
     "_input_feed": {
-        *("_chunks", "_continuation", "_orders", "_pace", "_parcels", "_plan", "_texts", "_verdicts", "_watching"),
-        "errors",
+        *("_chunks", "_continuation", "_orders", "_pace", "_parcels", "_plan", "_source", "_texts", "_verdicts"),
+        *("_watching", "errors"),
     },
     "_run": {
-        *("_continuation", "_input_feed", "_interrupts", "_orders", "_pages", "_parcels", "_plan", "_seconds"),
+        *("_continuation", "_input_feed", "_interrupts", "_orders", "_pages", "_plan", "_seconds", "_source"),
         *("_settings", "_texts", "_verdicts", "_watching", "errors", "events", "pools", "reducers"),
     },
     "_engine": {"_checkpoint", "_run", "_seconds", "_settings", "events", "pools", "reducers", "strategies"},
@@ -113,7 +114,7 @@ MAY_IMPORT = {
 }
 
 PURE = {
-    *("errors", "events", "functions", "reducers", "_chunks", "_numbers", "_parcels", "_orders", "_stable"),
+    *("errors", "events", "functions", "reducers", "_chunks", "_numbers", "_parcels", "_source", "_orders", "_stable"),
     *("_origin", "_transient", "_attributes", "_instructions", "_state", "_seconds"),
     *(
         "_pages",

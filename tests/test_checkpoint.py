@@ -71,7 +71,8 @@ from poolagg._checkpoint import FailedItem, Store, look
 from poolagg._continuation import DEAR, LEAST, SHARE, Cadence
 from poolagg._fingerprint import differences, fingerprint
 from poolagg._pages import ALONE, SHARED, SIZE, Pages, page_of
-from poolagg._parcels import Source, open_parcel
+from poolagg._parcels import open_parcel
+from poolagg._source import Source
 from poolagg.sources import Block
 from poolagg.strategies import Combine, Ordered, Partition, Stream, Tree
 
