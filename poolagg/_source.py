@@ -73,7 +73,7 @@ class Source:
         self.ended = False
         self._start = 0
         if encode is None:
-            self._first: _InHand = _Loose(asked_once(iter(iterable)), witness, pickle.dumps)
+            self._first: _InHand = _Loose(asked_once(iter(iterable)), witness)
         elif is_sliced(iterable):
             self._first = _Slices(iterable, encode, self.total or 0)
         else:
@@ -132,7 +132,7 @@ class _InHand:
     first_packing = 0.0
     """Seconds that it took to pickle the first item."""
 
-    def __init__(self, iterator: Iterator[Any], witness: Witness | None, encode: Encode) -> None:
+    def __init__(self, iterator: Iterator[Any], witness: Witness | None, encode: Any = None) -> None:
         self.iterator, self.witness, self.encode = iterator, witness, encode
         self.items: list[Any] = []
         self.nbytes = 0
@@ -376,7 +376,7 @@ class _Packed(_InHand):
 
     def pack(self, item: Any) -> Encoded:
         """Pickle an item."""
-        data = self.encode(item)
+        data: Encoded = self.encode(item)
         self.nbytes += size_of(data)
         return data
 
