@@ -39,13 +39,16 @@ class Options(TypedDict, total=False):
     checkpoint: Checkpoint | str | os.PathLike[str] | None
 
 
+NAMES = frozenset(Options.__annotations__)
+
+
 class Settings:
     """The arguments of one run, checked; the docstring of `aggregate` says what each means."""
 
     def __init__(
         self, func: Callable[[Any], Any], iterable: Iterable[Any], reducer: Any, **options: Unpack[Options]
     ) -> None:
-        if unknown := options.keys() - Options.__annotations__.keys():
+        if unknown := options.keys() - NAMES:
             raise TypeError(f"aggregate() and snapshots() have no argument {', '.join(map(repr, sorted(unknown)))}")
         self.func = _function(func)
         self.iterable = _iterable(iterable)
