@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks._measurements import answer, write
 from benchmarks.harness import Case, Suite, Timed, Verdict
 from poolagg import Fold, aggregate, blocks
-from poolagg.pools.process import usable_cpus
+from poolagg.pools import usable_cpus
 
 
 def cases(scale):

@@ -22,7 +22,7 @@ from benchmarks import _peers_shown as shown
 from benchmarks._peers_jobs import SLOW, STARTUP, Ahead, jobs
 from benchmarks.harness import Suite, Timed, Verdict
 from benchmarks.harness.processes import peak_memory
-from poolagg.pools.process import usable_cpus
+from poolagg.pools import usable_cpus
 
 CORES = usable_cpus()
 

@@ -22,7 +22,7 @@ from benchmarks._simulation_shown import REAL, REAL_LANES, all_charts, all_table
 from benchmarks.harness import Case, Suite, Timed, Verdict
 from poolagg import Collect, Count, MergeCounts, ProcessPool, SerialPool, Sum, aggregate
 from poolagg._pace import PARCEL, TARGET
-from poolagg._parcels import Source
+from poolagg._source import Source
 from poolagg.events import ChunkDone, StateMerged
 from poolagg.strategies import Stream, Tree
 

@@ -18,10 +18,10 @@ from poolagg._checkpoint import NOTHING, Checkpoint, CheckpointData, FailedItem,
 from poolagg._chunks import Grid, Interval, Intervals
 from poolagg._fingerprint import differences, fingerprint
 from poolagg._pages import Known, Pages
-from poolagg._parcels import Source
 from poolagg._plan import Plan
 from poolagg._schedule import CheckpointSchedule
 from poolagg._settings import Settings
+from poolagg._source import Source
 from poolagg._store import FileStore, ResourceStore, Store, is_private
 from poolagg._terms import Terms
 from poolagg._texts import add_note, said, trace_of

@@ -6,12 +6,12 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypedDict, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, Unpack, overload
 
 from poolagg import events
 from poolagg._run import Run
 from poolagg._seconds import checked_seconds
-from poolagg._settings import Settings
+from poolagg._settings import Options, Settings
 from poolagg._snapshot import Snapshot
 from poolagg.pools import Pool
 from poolagg.reducers import Into
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from poolagg._checkpoint import Checkpoint
     from poolagg.reducers import Reducer, ReducerLike
 
-__all__ = ["Options", "aggregate", "snapshots"]
+__all__ = ["aggregate", "imap_unordered", "snapshots"]
 
 Item = TypeVar("Item")
 Partial = TypeVar("Partial")
@@ -33,23 +33,6 @@ R3 = TypeVar("R3")
 R4 = TypeVar("R4")
 S = TypeVar("S")
 """A `Snapshot[R]`. With `Snapshots[R]` pyright loses the keys of a dict of reducers in `next(snapshots(...))`."""
-
-
-class Options(TypedDict, total=False):
-    """The keyword arguments of `aggregate`, for functions that pass them on."""
-
-    pool: Any
-    workers: int | None
-    strategy: Strategy | None
-    reproducible: bool
-    chunksize: int | None
-    retries: int | None
-    item_timeout: float | None
-    on_error: Literal["raise", "skip"] | Callable[[events.ItemFailed], Any]
-    progress: bool
-    total: int | None
-    watch: Iterable[Callable[[events.RunEvent], Any]] | Callable[[events.RunEvent], Any]
-    checkpoint: Checkpoint | str | os.PathLike[str] | None
 
 
 @overload
@@ -153,8 +136,9 @@ def aggregate(
     10
     """
     settings = Settings(
-        func, iterable, reducer, pool, workers, strategy, reproducible, chunksize, retries, item_timeout, on_error,
-        progress, total, watch, checkpoint,
+        func, iterable, reducer, pool=pool, workers=workers, strategy=strategy, reproducible=reproducible,
+        chunksize=chunksize, retries=retries, item_timeout=item_timeout, on_error=on_error, progress=progress,
+        total=total, watch=watch, checkpoint=checkpoint,
     )  # fmt: skip
     with Run(settings) as run:
         while run.step():
@@ -288,7 +272,8 @@ def _looks(run: Run) -> Generator[Any, None, None]:
     yield run.snapshot(final=True)
 
 
-def _imap_unordered(pool: Pool, func: Callable[[Any], Any], iterable: Iterable[Any]) -> Iterator[Any]:
+def imap_unordered(pool: Pool, func: Callable[[Any], Any], iterable: Iterable[Any]) -> Iterator[Any]:
+    """Run `func` over `iterable` in `pool`, and yield the results as they come: the method of every pool."""
     arrived: deque[Any] = deque()
     run = Run(Settings(func, iterable, Into(arrived.append), pool=pool, strategy=Stream()))
     return _drain(arrived, run)
@@ -300,6 +285,3 @@ def _drain(arrived: deque[Any], run: Run) -> Iterator[Any]:
             while arrived:
                 yield arrived.popleft()
     yield from arrived
-
-
-Pool.engine = staticmethod(_imap_unordered)

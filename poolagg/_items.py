@@ -8,15 +8,16 @@ like is told by the worker that ran it.
 from __future__ import annotations
 
 import io
+import math
 import pickle
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from poolagg._parcels import PACKED, Encoded, Packed, Parcel, open_item, open_parcel, size_of
+from poolagg._parcels import PACKED, Encoded, Packed, Parcel, Parcels, open_item, open_parcel, size_of
 from poolagg._plain import PLAIN
 from poolagg._texts import said, short_repr, works
 
-__all__ = ["KeptItem", "UnreadableItem", "item_of", "opened_when_asked", "repr_of", "unopened"]
+__all__ = ["KeptItem", "UnreadableItem", "find_item", "item_of", "opened_when_asked", "repr_of", "unopened"]
 
 T = TypeVar("T")
 
@@ -113,6 +114,18 @@ def unopened(owner: Any, name: str = "item") -> Any:
 def repr_of(owner: Any, name: str = "item") -> str:
     """The repr of such an attribute in a line, for messages; opens nothing."""
     return short_repr(unopened(owner, name))
+
+
+def find_item(parcels: Parcels, index: int, text: str = "", most: float = math.inf) -> Any:
+    """Return item `index` for messages, as `item_of` does; None if its parcel has more than `most` bytes.
+
+    None, too, for an item that is in the result already: it is not kept.
+    """
+    try:
+        parcel = parcels.find(index)
+    except LookupError:
+        return None
+    return None if parcel.nbytes > most else item_of(parcel, index, text)
 
 
 def item_of(parcel: Parcel, index: int, text: str = "") -> Any:

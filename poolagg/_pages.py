@@ -17,7 +17,7 @@ from zlib import crc32
 
 from poolagg._chunks import Interval
 from poolagg._numbers import HEAD
-from poolagg._parcels import is_sliced, length_of
+from poolagg._source import is_sliced, length_of
 from poolagg._stable import ATOMS, dump, stable
 
 __all__ = ["Known", "Pages", "page_of"]

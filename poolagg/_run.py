@@ -1,38 +1,34 @@
 """One run: the one place that holds a plan and a pool.
 
-One loop on the caller's thread: pull items, wait for answers, hand them to the plan, carry out its orders. What the
-orders mean is the plan's business, how a lane does its work the pool's, what people are told of failures is in
-`_verdicts.py`; here is what belongs to none of them: the input, the one result, the clock, and the watchers.
+One loop on the caller's thread: pull items (`_input_feed.py`), wait for answers, hand them to the plan, carry out its
+orders. The plan decides, the pool runs chunks. `_verdicts.py` says what becomes of failures, `_watching.py` tells the
+watchers. This file holds the one result and the clock.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from poolagg import _orders as orders
 from poolagg import events
-from poolagg._chunks import overlaps
+from poolagg._input_feed import InputFeed
 from poolagg._interrupts import even_if_interrupted, interrupts_allowed, interrupts_held_back
-from poolagg._items import item_of
-from poolagg._pace import PARCEL
-from poolagg._parcels import Parcels, Source
 from poolagg._plan import Plan
 from poolagg._seconds import bounded
 from poolagg._settings import Settings
 from poolagg._snapshot import Snapshot
+from poolagg._source import Source
 from poolagg._texts import add_note, message_of
-from poolagg._verdicts import Skipped, error_of_item, error_of_run, note_of_fold, note_of_input
-from poolagg._watching import Account, Watchers
-from poolagg.errors import CheckpointMismatch, PoolAggError, SkippedItems, WorkerLost
-from poolagg.functions import name_of
+from poolagg._verdicts import Failures
+from poolagg._watching import Account, Observers
+from poolagg.errors import PoolAggError, SkippedItems
 from poolagg.pools import Watch
 from poolagg.reducers import Into
 
@@ -44,21 +40,6 @@ __all__ = ["Run"]
 
 LATE = 0.005
 """Seconds that a batch, which is to last a millisecond, may take before its lane is asked to share its chunk."""
-
-PULLING = 0.001
-"""Seconds of pulling between two looks at the lanes."""
-
-IN_HAND = 0.05
-"""Seconds after which items in hand are sent, though there could be more in the chunk."""
-
-REDRAW = 0.1
-"""Seconds between two `Progressed` events."""
-
-SLOW = 0.1
-"""Seconds from which on an item is worth being told by name, and not only by its index."""
-
-SMALL = 1 << 16
-"""Bytes of a parcel at most that is opened once more to tell an item of it."""
 
 
 class Run:
@@ -76,17 +57,18 @@ class Run:
         self._pages = settings.pages()
         self._kept: Continuation | None = None
         witness = None if self._pages is None or self._pages.sliced else self._pages
+        account = Account()
         self._source = Source(settings.iterable, self._pool.encode(), witness)
+        self._feed = InputFeed(self._source, account)
+        self._parcels = self._feed.parcels
         self._total = settings.total if settings.total is not None else self._source.total
         lanes = self._pool.workers if self._total is None else max(1, min(self._pool.workers, self._total))
         self._plan = Plan(settings.terms(self._pool, lanes, self._total))
-        self._parcels = Parcels()
-        self._watchers = Watchers(settings.watchers())
-        self._account = Account()
-        self._skipped = Skipped()
-        self._pulling_since: float | None = None
+        self._account = account
+        self._observers = Observers(settings.watchers(), account, self._parcels, self._total)
+        self._failures = Failures(settings, self._parcels, self._observers)
         self._began = monotonic()
-        self._next_redraw = self._next_snapshot = 0.0
+        self._next_snapshot = 0.0
         timeout = settings.item_timeout
         self._watch = None if timeout is None else Watch(self._pool, timeout)
         self._working = False
@@ -115,7 +97,10 @@ class Run:
             return self._step()
 
     def _step(self) -> bool:
-        self._pull()
+        while (event := self._feed.next_event(self._plan)) is not None:
+            if isinstance(event, orders.Pulled):
+                self._begin_work()  # the total that said there were no items was wrong
+            self._do(self._plan.handle(event))
         if self._plan.finished:
             self._run_errand()  # before: what it makes of the state may be much smaller
             self._keep_result()
@@ -146,11 +131,11 @@ class Run:
         errand = None if self._plan.stopped else self._strategy.errand(self._folding)
         if errand is None or not self._working:
             return
-        self._watchers.tell(events.Partitioned(len(errand.items), errand.why, monotonic()))
+        self._observers.tell(events.Partitioned(len(errand.items), errand.why, monotonic()))
         self._pool.end(clean=True, again=True, run=self._lease)
         with (
             contextlib.suppress(PoolAggError),
-            Run(Settings(errand.func, errand.items, Into(errand.take), self._pool)) as run,
+            Run(Settings(errand.func, errand.items, Into(errand.take), pool=self._pool)) as run,
         ):
             while run.step():
                 pass
@@ -181,8 +166,8 @@ class Run:
 
     def warn_of_skipped(self, stacklevel: int) -> None:
         """Say what is missing from the result."""
-        if self._skipped.count:
-            warnings.warn(SkippedItems(self._skipped.text(self._plan.pulled)), stacklevel=stacklevel + 1)
+        if self._failures.skipped.count:
+            warnings.warn(SkippedItems(self._failures.skipped.text(self._plan.pulled)), stacklevel=stacklevel + 1)
 
     def _begin(self) -> None:
         settings, terms = self._settings, self._plan.terms
@@ -193,7 +178,7 @@ class Run:
         # A finished run that is only asked again needs no workers.
         if self._total != 0 and not self._plan.covered:
             self._begin_work()
-        self._watchers.tell(
+        self._observers.tell(
             events.RunStarted(
                 self._total, terms.lanes, repr(self._pool), repr(self._strategy), repr(settings.reducer),
                 len(self._plan.covered) - self._plan.failures, self._began, monotonic() - self._began,
@@ -217,7 +202,7 @@ class Run:
         with interrupts_held_back():
             self._ended = True
             clean = error is None and self._plan.finished and not self._plan.stopped
-            if self._working and self._watchers:  # which workers of the pool's last run do not live to tell
+            if self._working and self._observers:  # which workers of the pool's last run do not live to tell
                 self._account.workers_memory = self._pool.peak_memory()
             try:
                 interrupted = error is not None and not issubclass(type(error), Exception)
@@ -226,22 +211,16 @@ class Run:
                 try:
                     self._let_go(error)
                 finally:
-                    self._tell_end(error)
-
-    def _tell_end(self, error: BaseException | None) -> None:
-        done, failed = len(self._plan.covered) - self._plan.failures, self._plan.failures
-        with interrupts_allowed():
-            self._watchers.tell_if(events.Progressed, done, failed, self._total)
-            self._watchers.tell_if(self._account.told)
-            self._watchers.tell_if(events.RunEnded, done, failed, monotonic() - self._began, error)
+                    done, failed = len(self._plan.covered) - self._plan.failures, self._plan.failures
+                    self._observers.ended(done, failed, monotonic() - self._began, error)
 
     def _patience(self) -> float | None:
         """How long the lanes may be waited for: not at all while there are items to pull."""
-        if self._plan.appetite > self._source.in_hand and not self._source.ended:
+        if self._feed.is_wanted(self._plan):
             return 0.0
         deadlines = []
-        if self._watchers:
-            deadlines.append(self._next_redraw)
+        if self._observers:
+            deadlines.append(self._observers.next_redraw)
         if self._every is not None:
             deadlines.append(self._next_snapshot)
         if self._watch is not None:
@@ -257,15 +236,13 @@ class Run:
         for lane, chunk, at in self._divisible():
             if monotonic() >= at:
                 self._do(self._plan.handle(orders.Late(lane, chunk)))
-        if self._watchers and monotonic() >= self._next_redraw:
-            self._next_redraw = monotonic() + REDRAW
-            self._watchers.tell(events.Progressed(self._items_done(), self._plan.failures, self._total))
-
+        if self._observers.progress_is_due():
+            self._observers.progressed(self._items_done(), self._plan.failures)
         if self._kept is not None:
             if self._kept.asks():
                 self._do(self._plan.handle(orders.Tick()))
             if self._kept.due():
-                self._watchers.tell(self._kept.commit())
+                self._observers.tell(self._kept.commit())
 
     def _divisible(self) -> list[tuple[int, int, float]]:
         """While others have nothing to do: lanes, the chunks they run, and from when on these should be divided."""
@@ -281,20 +258,14 @@ class Run:
 
         terms = self._plan.terms
         self._kept = Continuation(self._settings, self._folding, pages, terms)
+        self._feed.kept, self._failures.note_in_checkpoint = self._kept, self._kept.skip_failed
         self._kept.begin(terms)
         self._plan = self._kept.plan(terms)
         if self._settings.on_error == "skip":
-            self._kept.tell_skipped(self._skipped)
+            self._kept.tell_skipped(self._failures.skipped)
         if self._plan.covered and self._folding.done():
             self._kept.skip(self._source, self._kept.needed)
             self._plan.stop()
-
-    def _wanted(self) -> int:
-        """How many items the source should have in hand, once it has passed those that the result has already."""
-        passed = self._plan.pulled - self._source.position
-        if self._kept is not None and not self._source.in_hand and passed > 0:
-            self._kept.skip(self._source, passed)
-        return self._plan.appetite
 
     def _keep_result(self) -> None:
         if self._kept is not None:
@@ -303,7 +274,7 @@ class Run:
 
     def _keep_rest(self, kept: Continuation) -> None:
         if (kept_now := kept.finish()) is not None:
-            self._watchers.tell(kept_now)
+            self._observers.tell(kept_now)
 
     def _let_go(self, error: BaseException | None) -> None:
         """Commit what there is, however the run ended, and let go of the file."""
@@ -319,57 +290,6 @@ class Run:
         finally:
             self._kept.let_go(error)
 
-    # -- the input ---------------------------------------------------------------------------------------------
-
-    def _pull(self) -> None:
-        """Pull what the plan has an appetite for, for a millisecond at a time; send what is enough for a chunk."""
-        source, plan = self._source, self._plan
-        while not source.ended and (wanted := self._wanted()):
-            now = monotonic()
-            if self._pulling_since is None:
-                self._pulling_since = now
-            if source.in_hand < wanted:
-                self._pull_items(wanted, now + PULLING)
-            enough = source.in_hand >= wanted or source.ended or source.nbytes > PARCEL
-            if not (enough or plan.hungry or monotonic() - self._pulling_since > IN_HAND) or not self._seal():
-                break
-        if source.ended and source.in_hand and not plan.stopped:
-            self._seal()
-        if source.ended and not source.in_hand and not self._ended_told:
-            self._ended_told = True
-            self._do(plan.handle(orders.SourceEnded()))
-
-    _ended_told = False
-
-    def _pull_items(self, wanted: int, until: float) -> None:
-        try:
-            self._source.pull(wanted, PARCEL, monotonic, until)
-        except CheckpointMismatch:
-            raise
-        except Exception as error:
-            add_note(error, note_of_input(self._source.position))
-            raise
-        self._account.pulling += monotonic() - (until - PULLING)
-
-    def _seal(self) -> bool:
-        count = self._plan.sealable(self._source.in_hand, self._source.ended)
-        if not count:
-            return False
-        self._begin_work()  # the total that said there were no items was wrong
-        began, packing = monotonic(), self._source.packing
-        if self._kept is not None:
-            self._kept.check_start(self._plan.pulled)
-        parcel = self._source.seal(count)
-        self._account.sealed(packing, monotonic() - began)
-        self._parcels.add(parcel)
-        if self._kept is not None:  # what failed in an earlier run is not run, though its leaf is
-            whole = parcel.start, parcel.stop
-            for start, stop in overlaps([whole], self._plan.failed.near(*whole)):
-                self._parcels.release(start, stop)
-        self._pulling_since = None
-        self._do(self._plan.handle(orders.Pulled(parcel.start, parcel.stop, parcel.nbytes, self._parcels.nbytes)))
-        return True
-
     # -- answers in, orders out --------------------------------------------------------------------------------
 
     def _take_all(self, answers: Iterable[orders.Answer]) -> None:
@@ -378,13 +298,14 @@ class Run:
 
     def _take(self, answer: orders.Answer) -> None:
         if isinstance(answer, orders.Finished):
-            self._watchers.tell_if(self._chunk_done, answer)
+            if self._observers:
+                self._observers.chunk_done(answer, self._plan.start_of(answer.lane, answer.chunk))
         elif isinstance(answer, orders.Shipped):
-            self._watchers.tell_if(self._state_shipped, answer)
+            self._observers.state_shipped(answer)
         elif isinstance(answer, orders.Lost):
-            self._tell_death(answer)
+            self._observers.worker_died(answer)
         elif isinstance(answer, orders.Worn):
-            self._watchers.tell_if(events.WorkerRetired, answer.lane, answer.reason, monotonic())
+            self._observers.worker_retired(answer.lane, answer.reason)
         self._do(self._plan.handle(answer))
 
     def _do(self, todo: Iterable[orders.Order]) -> None:
@@ -396,20 +317,20 @@ class Run:
                     self._pool.perform(order, self._parcels.find(order.start))
                 case orders.Replace(lane, reason):
                     if reason:
-                        self._watchers.tell_if(events.WorkerRetired, lane, reason, monotonic())
+                        self._observers.worker_retired(lane, reason)
                     self._pool.perform(order, None)
                 case orders.Ship() | orders.Revoke() | orders.Yield():
                     self._pool.perform(order, None)
                 case orders.Commit(piece):
                     pending.extend(self._commit(piece))
-                case orders.Again(failure, attempt):
-                    self._watchers.tell_if(self._item_failed, failure, attempt, True)
-                case orders.Skip(failure, attempt):
-                    self._skip(self._item_failed(failure, attempt, False))
+                case orders.Again():
+                    self._failures.retry(order)
+                case orders.Skip():
+                    self._failures.skip(order)
                 case orders.LeaveOut(leaf):
                     self._leave_out(leaf)
                 case orders.Fail():
-                    self._fail(order)
+                    self._failures.fail(order)
 
     def _commit(self, piece: orders.Piece) -> list[orders.Order]:
         if self._plan.stopped:
@@ -419,12 +340,12 @@ class Run:
             with contextlib.nullcontext() if self._kept is None else self._kept.covering(piece.covers, piece.nbytes):
                 self._folding.commit(piece.data)
         except BaseException as error:
-            self._note_item(error, piece)
+            self._failures.note_fold(error, piece, self._folding.at)
             raise
         seconds = monotonic() - began
         for start, stop in piece.covers:
             self._parcels.release(start, stop)
-        self._watchers.tell_if(events.StateMerged, piece.items, piece.nbytes, seconds, began + seconds)
+        self._observers.state_merged(piece, began, seconds)
         if self._folding.done():
             self._plan.stop()
         return self._plan.handle(orders.Merged(seconds))
@@ -436,51 +357,6 @@ class Run:
             with contextlib.nullcontext() if self._kept is None else self._kept.covering(()):
                 leave_out(leaf)
 
-    def _note_item(self, error: BaseException, piece: orders.Piece) -> None:
-        at = self._folding.at
-        item = None if at is None else self._item(at)
-        add_note(error, note_of_fold(repr(self._settings.reducer), piece, at, item))
-
-    # -- failures ----------------------------------------------------------------------------------------------
-
-    def _item(self, index: int, text: str = "", most: float = math.inf) -> Any:
-        """An item, for messages: itself, or its pickle with its `text`; None if its parcel has more than `most` bytes.
-
-        An item that is in the result already is not kept, and None as well.
-        """
-        try:
-            parcel = self._parcels.find(index)
-        except LookupError:
-            return None
-        return None if parcel.nbytes > most else item_of(parcel, index, text)
-
-    def _item_failed(self, failure: orders.Failure, attempt: int, will_retry: bool) -> events.ItemFailed:
-        item = self._item(failure.index, failure.item)
-        return events.ItemFailed(failure.index, item, failure.error, attempt, will_retry)
-
-    def _skip(self, failed: events.ItemFailed) -> None:
-        self._watchers.tell(failed)
-        if self._settings.on_error == "skip":
-            self._skipped.add(failed)
-        self._parcels.release(failed.index, failed.index + 1)
-        if self._kept is not None:
-            self._kept.skip_failed(failed)
-        if callable(self._settings.on_error):
-            self._settings.on_error(failed)
-
-    def _fail(self, order: orders.Fail) -> NoReturn:
-        if order.index is None:
-            raise error_of_run(order, repr(self._settings.reducer))
-        failure = orders.Failure(order.index, order.cause, order.error, order.item)
-        self._watchers.tell_if(self._item_failed, failure, order.attempt, False)
-        raise error_of_item(order, name_of(self._settings.func), order.index, self._item(order.index, order.item))
-
-    def _tell_death(self, lost: orders.Lost) -> None:
-        error = lost.error
-        exitcode, signal = (error.exitcode, error.signal) if isinstance(error, WorkerLost) else (None, None)
-        suspect = lost.suspect[0] if lost.suspect is not None and lost.suspect[1] - lost.suspect[0] == 1 else None
-        self._watchers.tell_if(events.WorkerDied, exitcode, signal, suspect, lost.lane, monotonic(), lost.reason)
-
     # -- time --------------------------------------------------------------------------------------------------
 
     def _items_done(self) -> int:
@@ -490,19 +366,3 @@ class Run:
             if (batch := self._pool.batch(lane)) is not None:
                 done += self._plan.done_in(lane, batch.chunk, batch.start)
         return done
-
-    def _chunk_done(self, answer: orders.Finished) -> events.ChunkDone:
-        start = self._plan.start_of(answer.lane, answer.chunk)
-        return events.ChunkDone(
-            answer.lane, start, answer.stop, answer.seconds, monotonic(), answer.reduce_seconds,
-            answer.pack_seconds, answer.open_seconds, orders.nbytes_of(answer.pieces or ()), answer.began,
-            answer.slowest, self._slow_item(*answer.slowest),
-        )  # fmt: skip
-
-    def _slow_item(self, start: int, stop: int, seconds: float) -> Any:
-        """The item that took so long, if it is one; not if telling it took long, too."""
-        return self._item(start, most=SMALL) if seconds >= SLOW and stop - start == 1 else None
-
-    def _state_shipped(self, answer: orders.Shipped) -> events.StateShipped:
-        nbytes = orders.nbytes_of(answer.pieces)
-        return events.StateShipped(answer.lane, nbytes, answer.pack_seconds, answer.open_seconds, monotonic())

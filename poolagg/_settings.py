@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
+from poolagg._arguments import checked_count
 from poolagg._chunks import Grid
 from poolagg._seconds import checked_seconds
 from poolagg._terms import Terms
@@ -14,51 +16,63 @@ from poolagg.reducers import Into, Reducer, as_reducer
 from poolagg.strategies import Combine, Ordered, Strategy, Stream, Tree
 
 if TYPE_CHECKING:
+    from poolagg._checkpoint import Checkpoint
     from poolagg._pages import Pages
 
-__all__ = ["Settings"]
+__all__ = ["Options", "Settings"]
+
+
+class Options(TypedDict, total=False):
+    """The keyword arguments of `aggregate`."""
+
+    pool: Any
+    workers: int | None
+    strategy: Strategy | None
+    reproducible: bool
+    chunksize: int | None
+    retries: int | None
+    item_timeout: float | None
+    on_error: Literal["raise", "skip"] | Callable[[ItemFailed], Any]
+    progress: bool
+    total: int | None
+    watch: Iterable[Callable[[RunEvent], Any]] | Callable[[RunEvent], Any]
+    checkpoint: Checkpoint | str | os.PathLike[str] | None
+
+
+NAMES = frozenset(Options.__annotations__)
 
 
 class Settings:
-    """What `aggregate` was called with; its docstring says what each argument means."""
+    """The arguments of one run, checked; the docstring of `aggregate` says what each means."""
 
     def __init__(
-        self,
-        func: Callable[[Any], Any],
-        iterable: Iterable[Any],
-        reducer: Any,
-        pool: Any = None,
-        workers: int | None = None,
-        strategy: Strategy | None = None,
-        reproducible: bool = False,
-        chunksize: int | None = None,
-        retries: int | None = None,
-        item_timeout: float | None = None,
-        on_error: Literal["raise", "skip"] | Callable[[ItemFailed], Any] = "raise",
-        progress: bool = False,
-        total: int | None = None,
-        watch: Iterable[Callable[[RunEvent], Any]] | Callable[[RunEvent], Any] = (),
-        checkpoint: Any = None,
+        self, func: Callable[[Any], Any], iterable: Iterable[Any], reducer: Any, **options: Unpack[Options]
     ) -> None:
+        if unknown := options.keys() - NAMES:
+            raise TypeError(f"aggregate() and snapshots() have no argument {', '.join(map(repr, sorted(unknown)))}")
         self.func = _function(func)
         self.iterable = _iterable(iterable)
         self.reducer = as_reducer(reducer)
-        self._pool, self._workers = pool, workers
-        self.chunksize = _count("chunksize", chunksize, 1)
-        self.retries = _count("retries", retries, 0)
-        self.total = _count("total", total, 0)
-        self.item_timeout = None if item_timeout is None else checked_seconds("item_timeout", item_timeout)
-        self.on_error = _on_error(on_error)
+        self._pool, self._workers = options.get("pool"), options.get("workers")
+        self.chunksize = _count("chunksize", options.get("chunksize"), 1)
+        self.retries = _count("retries", options.get("retries"), 0)
+        self.total = _count("total", options.get("total"), 0)
+        timeout = options.get("item_timeout")
+        self.item_timeout = None if timeout is None else checked_seconds("item_timeout", timeout)
+        self.on_error = _on_error(options.get("on_error", "raise"))
+        strategy, reproducible = options.get("strategy"), options.get("reproducible", False)
         self.strategy = _strategy(strategy, self.reducer, reproducible)
         self._fixed = strategy is not None or reproducible
         """The strategy was asked for, and so was the shape in which states meet."""
         self.why = "as it was asked for" if strategy is not None else _why(self.strategy, self.reducer, reproducible)
-        self._progress = progress
-        self._watch = _watch(watch)
+        self._progress = options.get("progress", False)
+        self._watch = _watch(options.get("watch", ()))
         self.resource = _resource(self.reducer)
-        self.checkpoint = _checkpoint(checkpoint, self.reducer, self.resource)
-        if workers is not None and pool is not None:
-            raise ValueError(f"workers={workers!r} goes with pool=None: {pool!r} has its own number of workers")
+        self.checkpoint = _checkpoint(options.get("checkpoint"), self.reducer, self.resource)
+        if self._workers is not None and self._pool is not None:
+            raise ValueError(
+                f"workers={self._workers!r} goes with pool=None: {self._pool!r} has its own number of workers"
+            )
 
     def make_pool(self) -> Pool:
         """The pool to run on."""
@@ -135,11 +149,7 @@ def _iterable(iterable: Any) -> Iterable[Any]:
 
 
 def _count(name: str, value: int | None, least: int) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be None or an int of {least} or more, not {value!r}")
-    return value
+    return None if value is None else checked_count(name, value, least)
 
 
 def _on_error(value: Any) -> Any:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
 
-from poolagg._orders import Fail, Piece
-from poolagg._texts import is_a, message_of, short_repr
-from poolagg._texts import said as type_and_message
+from poolagg._items import find_item
+from poolagg._orders import Again, Fail, Failure, Piece, Skip
+from poolagg._parcels import Parcels
+from poolagg._settings import Settings
+from poolagg._texts import add_note, is_a, message_of, said, short_repr
+from poolagg._watching import Observers
 from poolagg.errors import PoolAggError, ReducerError, RemoteError, TaskError, WorkerLost, clipped
 from poolagg.events import ItemFailed
+from poolagg.functions import name_of
 
-__all__ = ["Skipped", "error_of_item", "error_of_run", "note_of_fold", "note_of_input", "said"]
+__all__ = ["Failures", "Skipped", "error_of_item", "error_of_run", "note_of_fold", "note_of_input"]
 
 ADVICE = 'To go on without such items pass on_error="skip"; to run them again, retries=n.'
 
@@ -33,7 +38,7 @@ def error_of_item(order: Fail, func: str, index: int, item: Any) -> PoolAggError
             exitcode=error.exitcode, signal=error.signal, index=index, item=item,
         )  # fmt: skip
     told = TaskError(
-        f"{func} failed on {what}: {said(error)}. {ADVICE}", index=index, item=item, attempts=order.attempt
+        f"{func} failed on {what}: {_line_of(error)}. {ADVICE}", index=index, item=item, attempts=order.attempt
     )
     told.__cause__ = error
     return told
@@ -50,9 +55,54 @@ def error_of_run(order: Fail, reducer: str) -> PoolAggError:
         told = WorkerLost(text, exitcode=None, signal=None, index=None, item=None)
         told.__cause__ = error
         return told
-    told = ReducerError(f"a state of {reducer} could not travel from its worker: {said(error)}")
+    told = ReducerError(f"a state of {reducer} could not travel from its worker: {_line_of(error)}")
     told.__cause__ = error
     return told
+
+
+class Failures:
+    """The failed items of one run: told to watchers, left out, or raised."""
+
+    def __init__(self, settings: Settings, parcels: Parcels, observers: Observers) -> None:
+        self.skipped = Skipped()
+        self.note_in_checkpoint: Callable[[ItemFailed], None] | None = None
+        self._settings = settings
+        self._parcels = parcels
+        self._observers = observers
+
+    def retry(self, order: Again) -> None:
+        """Tell that an item failed, and will run again."""
+        self._observers.tell_if(self._event, order.failure, order.attempt, True)
+
+    def skip(self, order: Skip) -> None:
+        """Leave an item out of the result, and tell so."""
+        failed = self._event(order.failure, order.attempt, False)
+        self._observers.tell(failed)
+        if self._settings.on_error == "skip":
+            self.skipped.add(failed)
+        self._parcels.release(failed.index, failed.index + 1)
+        if self.note_in_checkpoint is not None:
+            self.note_in_checkpoint(failed)
+        if callable(self._settings.on_error):
+            self._settings.on_error(failed)
+
+    def fail(self, order: Fail) -> NoReturn:
+        """Raise what ends the run."""
+        if order.index is None:
+            raise error_of_run(order, repr(self._settings.reducer))
+        failure = Failure(order.index, order.cause, order.error, order.item)
+        self._observers.tell_if(self._event, failure, order.attempt, False)
+        item = find_item(self._parcels, order.index, order.item)
+        raise error_of_item(order, name_of(self._settings.func), order.index, item)
+
+    def note_fold(self, error: BaseException, piece: Piece, at: int | None) -> None:
+        """Say in a note which partials were being folded when `error` was raised."""
+        item = None if at is None else find_item(self._parcels, at)
+        add_note(error, note_of_fold(repr(self._settings.reducer), piece, at, item))
+
+    def _event(self, failure: Failure, attempt: int, will_retry: bool) -> ItemFailed:
+        item = find_item(self._parcels, failure.index, failure.item)
+        return ItemFailed(failure.index, item, failure.error, attempt, will_retry)
 
 
 class Skipped:
@@ -66,7 +116,7 @@ class Skipped:
         """Count one item."""
         self.count += 1
         if len(self._first) < FEW:
-            self._first.append(f"item {failed.index}, {failed.item_repr}: {clipped(said(failed.error), SAID)}")
+            self._first.append(f"item {failed.index}, {failed.item_repr}: {clipped(_line_of(failed.error), SAID)}")
 
     def add_untold(self, count: int) -> None:
         """Count items of which nothing but their number is known."""
@@ -93,9 +143,9 @@ def note_of_fold(reducer: str, piece: Piece, at: int | None, item: Any) -> str:
     return f"poolagg: raised in the parent, by {reducer}, while folding {where}"
 
 
-def said(error: BaseException) -> str:
+def _line_of(error: BaseException) -> str:
     """An exception in a line: its type and message; of one that did not travel, that line of its traceback."""
     if type(error) is RemoteError:
         lines = re.findall(rf"^(?:  \| )?((?:\w+\.)*{re.escape(error.kind)}(?::.*)?)$", error.trace, re.MULTILINE)
         return str(lines[-1]) if lines else error.kind
-    return type_and_message(error)
+    return said(error)

@@ -1,6 +1,7 @@
-"""Watchers: functions given each event of a run. One that raises is dropped, with one warning; the run goes on.
+"""What a run tells its watchers: functions given each event.
 
-And the account of the parent's time, which is kept for them: a look at the clock for each chunk and each wait.
+A watcher that raises is dropped, with one warning, and the run goes on. The account of the parent's time is kept for
+them: it reads the clock once for each chunk and each wait.
 """
 
 from __future__ import annotations
@@ -8,45 +9,29 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Iterable
+from time import monotonic
 from typing import Any
 
+from poolagg import events
+from poolagg._interrupts import interrupts_allowed
+from poolagg._items import find_item
+from poolagg._orders import Finished, Lost, Piece, Shipped, nbytes_of
+from poolagg._parcels import Parcels
 from poolagg._signals import raised_by_handler
 from poolagg._texts import said, short_repr
+from poolagg.errors import WorkerLost
 from poolagg.events import Accounted, RunEvent
 
-__all__ = ["Account", "Watchers"]
+__all__ = ["Account", "Observers"]
 
+REDRAW = 0.1
+"""Seconds between two `Progressed` events."""
 
-class Watchers:
-    """Those who are told."""
+SLOW = 0.1
+"""Seconds from which on an item is worth being told by name, and not only by its index."""
 
-    def __init__(self, watchers: Iterable[Callable[[RunEvent], Any]]) -> None:
-        self._watchers = list(watchers)
-
-    def __bool__(self) -> bool:
-        return bool(self._watchers)
-
-    def tell(self, event: RunEvent) -> None:
-        """Give the event to each watcher."""
-        for watcher in list(self._watchers):
-            try:
-                watcher(event)
-            except Exception as error:
-                if raised_by_handler(error):
-                    raise
-                self._watchers.remove(watcher)
-                warnings.warn(
-                    f"the watcher {short_repr(watcher)} raised {said(error)}, on "
-                    f"{short_repr(event)}, "
-                    "and is told nothing more; the run goes on",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
-
-    def tell_if(self, make: Callable[..., RunEvent], *arguments: Any) -> None:
-        """Make an event and tell it, if there is anyone to tell."""
-        if self._watchers:
-            self.tell(make(*arguments))
+SMALL = 1 << 16
+"""Bytes of a parcel at most that is opened once more to tell an item of it."""
 
 
 class Account:
@@ -76,3 +61,90 @@ class Account:
         )
         times = max(0.0, self.pulling), self._pickling, self._waiting, self._receiving
         return Accounted(*times, here, self.workers_memory, children)
+
+
+class Observers:
+    """Make the events of one run and tell its watchers; without watchers no event is made."""
+
+    def __init__(
+        self,
+        watchers: Iterable[Callable[[RunEvent], Any]],
+        account: Account,
+        parcels: Parcels,
+        total: int | None,
+    ) -> None:
+        self._watchers = list(watchers)
+        self._account = account
+        self._parcels = parcels
+        self._total = total
+        self.next_redraw = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self._watchers)
+
+    def tell(self, event: RunEvent) -> None:
+        """Give the event to each watcher."""
+        for watcher in list(self._watchers):
+            try:
+                watcher(event)
+            except Exception as error:
+                if raised_by_handler(error):
+                    raise
+                self._watchers.remove(watcher)
+                what = f"the watcher {short_repr(watcher)} raised {said(error)}, on {short_repr(event)}"
+                warnings.warn(f"{what}, and is told nothing more; the run goes on", RuntimeWarning, stacklevel=2)
+
+    def tell_if(self, make: Callable[..., RunEvent], *arguments: Any) -> None:
+        """Make an event and tell it, if there are watchers."""
+        if self._watchers:
+            self.tell(make(*arguments))
+
+    def progress_is_due(self) -> bool:
+        """Whether it is time to tell how far the run is."""
+        return bool(self._watchers) and monotonic() >= self.next_redraw
+
+    def progressed(self, done: int, failed: int) -> None:
+        """Tell how far the run is."""
+        self.next_redraw = monotonic() + REDRAW
+        self.tell(events.Progressed(done, failed, self._total))
+
+    def ended(self, done: int, failed: int, elapsed: float, error: BaseException | None) -> None:
+        """Tell the last three events."""
+        with interrupts_allowed():
+            self.tell_if(events.Progressed, done, failed, self._total)
+            self.tell_if(self._account.told)
+            self.tell_if(events.RunEnded, done, failed, elapsed, error)
+
+    def chunk_done(self, answer: Finished, start: int) -> None:
+        """Tell that a lane finished a chunk, which began with item `start`."""
+        done = events.ChunkDone(
+            answer.lane, start, answer.stop, answer.seconds, monotonic(), answer.reduce_seconds,
+            answer.pack_seconds, answer.open_seconds, nbytes_of(answer.pieces or ()), answer.began,
+            answer.slowest, self._slow_item(*answer.slowest),
+        )  # fmt: skip
+        self.tell(done)
+
+    def _slow_item(self, start: int, stop: int, seconds: float) -> Any:
+        """Return the item that took so long, if it is one; None if telling it would take long, too."""
+        return find_item(self._parcels, start, most=SMALL) if seconds >= SLOW and stop - start == 1 else None
+
+    def state_shipped(self, answer: Shipped) -> None:
+        """Tell that a lane shipped its state."""
+        if self._watchers:
+            nbytes, times = nbytes_of(answer.pieces), (answer.pack_seconds, answer.open_seconds)
+            self.tell(events.StateShipped(answer.lane, nbytes, *times, monotonic()))
+
+    def state_merged(self, piece: Piece, began: float, seconds: float) -> None:
+        """Tell that the parent committed a state."""
+        self.tell_if(events.StateMerged, piece.items, piece.nbytes, seconds, began + seconds)
+
+    def worker_retired(self, lane: int, reason: str) -> None:
+        """Tell that a worker gets a successor."""
+        self.tell_if(events.WorkerRetired, lane, reason, monotonic())
+
+    def worker_died(self, lost: Lost) -> None:
+        """Tell that a worker died, and of which item, if a single one is suspect."""
+        error = lost.error
+        exitcode, signal = (error.exitcode, error.signal) if isinstance(error, WorkerLost) else (None, None)
+        suspect = lost.suspect[0] if lost.suspect is not None and lost.suspect[1] - lost.suspect[0] == 1 else None
+        self.tell_if(events.WorkerDied, exitcode, signal, suspect, lost.lane, monotonic(), lost.reason)

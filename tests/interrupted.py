@@ -34,7 +34,8 @@ import poolagg
 from poolagg import ProcessPool, SerialPool, Sum, ThreadPool, aggregate, share, snapshots
 
 PACKAGE = str(Path(poolagg.__file__).parent)
-TRACED = (f"{PACKAGE}/pools/", f"{PACKAGE}/_run.py", f"{PACKAGE}/_engine.py", f"{PACKAGE}/_interrupts.py")
+FILES = ("pools/", "_run.py", "_input_feed.py", "_verdicts.py", "_watching.py", "_engine.py", "_interrupts.py")
+TRACED = tuple(f"{PACKAGE}/{name}" for name in FILES)
 ITEMS = 6
 RIGHT = sum(range(ITEMS))
 

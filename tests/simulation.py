@@ -42,8 +42,9 @@ from poolagg._orders import (
     Yield,
     Yielded,
 )
-from poolagg._parcels import Parcels, Source, open_parcel
+from poolagg._parcels import Parcels, open_parcel
 from poolagg._plan import Plan
+from poolagg._source import Source
 from poolagg._terms import Terms
 from poolagg.reducers import Reducer
 from poolagg.strategies import Strategy

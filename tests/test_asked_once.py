@@ -15,7 +15,7 @@ from tasks import identity
 
 from poolagg import Collect, ProcessPool, SerialPool, Sum, ThreadPool, aggregate, prefetch, snapshots
 from poolagg._numbers import PIECE
-from poolagg._parcels import Source
+from poolagg._source import Source
 from poolagg.pools._travel import encode_by_value
 
 

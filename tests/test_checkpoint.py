@@ -70,8 +70,9 @@ from poolagg.__main__ import main
 from poolagg._checkpoint import FORMAT, HEAD, CheckpointData, FailedItem
 from poolagg._fingerprint import differences, fingerprint
 from poolagg._pages import ALONE, SHARED, SIZE, Pages, page_of
-from poolagg._parcels import Source, open_parcel
+from poolagg._parcels import open_parcel
 from poolagg._schedule import DEAR, LEAST, SHARE, CheckpointSchedule
+from poolagg._source import Source
 from poolagg._store import FileStore, look
 from poolagg.sources import Block
 from poolagg.strategies import Combine, Ordered, Partition, Stream, Tree

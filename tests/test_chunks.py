@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poolagg import _parcels
+from poolagg import _source
 from poolagg._chunks import Grid, Intervals, overlap, overlaps, without
 from poolagg._numbers import PIECE
-from poolagg._parcels import Packed, Parcel, Parcels, Source, open_item, open_parcel, size_of
+from poolagg._parcels import Packed, Parcel, Parcels, open_item, open_parcel, size_of
+from poolagg._source import Source
 
 INTERVALS = st.tuples(st.integers(0, 60), st.integers(0, 8)).map(lambda pair: (pair[0], pair[0] + pair[1]))
 
@@ -312,7 +313,7 @@ def test_numbers_arrive_however_they_are_pulled_and_sealed_and_cut(data):
     items = [some[i % data.draw(st.integers(1, len(some)))] for i in range(data.draw(st.integers(0, 300)))]
     source, parcels, looks = Source(iter(items), encode), [], itertools.count()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_parcels, "PIECE", data.draw(st.integers(1, 90)))
+        patch.setattr(_source, "PIECE", data.draw(st.integers(1, 90)))
         while not source.ended or source.in_hand:
             if not source.ended:
                 many = source.in_hand + data.draw(st.integers(1, 200))

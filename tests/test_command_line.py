@@ -15,8 +15,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from poolagg.__main__ import main
-from poolagg._rendering import ranked, render
+from poolagg._cli.main import main
+from poolagg._cli.tables import ranked, render
 
 WORDS = """
 import os, signal, sys, time

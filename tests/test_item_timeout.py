@@ -25,7 +25,7 @@ from tasks import Attempts, identity, wait_for
 from poolagg import Collect, ProcessPool, aggregate, events
 from poolagg._orders import Lost, Run
 from poolagg._overdue import Overdue, Task
-from poolagg._parcels import Source
+from poolagg._source import Source
 from poolagg.pools import Job
 from poolagg.pools._cell import Cell
 from poolagg.pools._guard import run_guarded

@@ -19,7 +19,7 @@ from poolagg import (
     aggregate,
     snapshots,
 )
-from poolagg._parcels import length_of
+from poolagg._source import length_of
 
 LARGE = 10**19
 

@@ -1,7 +1,7 @@
-"""What must happen whatever becomes of a pool: what it holds of the operating system is kept apart from it.
+"""The workers of a process pool: started, waited for and ended, whatever becomes of the pool.
 
-A pool may be forgotten without being closed, be alive when the interpreter ends, or be inherited by a forked child, who
-must neither kill the workers nor hold the parent's ends of their pipes. A crew can be cleared away without its pool.
+A pool may be forgotten without being closed, be alive when the interpreter ends, or be inherited by a forked child,
+which must neither kill the workers nor hold the parent's ends of their pipes. So a crew can be freed without its pool.
 """
 
 from __future__ import annotations
@@ -12,14 +12,22 @@ import os
 import selectors
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from time import monotonic
+from typing import Any
 
 from poolagg._interrupts import interrupts_held_back
+from poolagg.pools._channel import EXIT
+from poolagg.pools._death import born_deaf
 from poolagg.pools._descriptors import close_all, descriptors, held
+from poolagg.pools._forkserver import TemplateLauncher, TemplateLost
 from poolagg.pools._handle import Handle
-from poolagg.pools._launch import ForkLauncher, Launcher
+from poolagg.pools._launch import LOOK, ForkLauncher, Launcher, SpawnLauncher
+from poolagg.pools._standard_streams import standard_descriptors
 
 __all__ = ["Crew"]
+
+_LAUNCHERS: dict[str, type[Any]] = {"forkserver": TemplateLauncher, "spawn": SpawnLauncher, "fork": ForkLauncher}
 
 _crews: weakref.WeakSet[Crew] = weakref.WeakSet()
 
@@ -35,17 +43,73 @@ class Crew:
         """The thread that is in a run."""
         self.launcher: Launcher | None = None
         self.selector: selectors.BaseSelector
+        self.next_look = 0.0
+        """When to ask again for the ends of workers without a pidfd."""
+        self._unwatched = False
+        """There are such workers."""
 
-    def open(self, launcher: Launcher) -> None:
+    def everyone(self) -> list[Handle]:
+        """Return the workers of the lanes, and those that are leaving."""
+        return [*self.handles.values(), *self.leaving]
+
+    def open(self, start_method: str, environ: Mapping[str, str], by_value: bool, start: tuple[Any, Any]) -> None:
         """Hold a launcher, and a selector for what it launches."""
-        try:
-            with descriptors:
-                self.selector = held(selectors.DefaultSelector())
-        except OSError:  # no descriptor left
-            launcher.close()
-            raise
-        self.launcher = launcher
-        _crews.add(self)
+        with _undisturbed():
+            launcher: Launcher = _LAUNCHERS[start_method](environ, by_value, start)
+            try:
+                with descriptors:
+                    self.selector = held(selectors.DefaultSelector())
+            except OSError:  # no descriptor left
+                launcher.close()
+                raise
+            self.launcher = launcher
+            _crews.add(self)
+
+    def launch(self, lane: int) -> Handle:
+        """Start a worker for a lane; no interrupt comes between its start and its place in `handles`."""
+        assert self.launcher is not None
+        with _undisturbed():
+            try:
+                handle = Handle(lane, self.launcher)
+            except TemplateLost:
+                handle = Handle(lane, self.launcher)
+            self.handles[lane] = handle
+            self.selector.register(handle.channel.sock, selectors.EVENT_READ, handle)
+            if handle.child.pidfd < 0:
+                self._unwatched = True
+            else:
+                self.selector.register(handle.child.pidfd, selectors.EVENT_READ, handle)
+        return handle
+
+    def dismiss(self, handle: Handle, at_once: bool) -> None:
+        """Have a worker end, at once or after a goodbye, and take its lane from it."""
+        with interrupts_held_back():
+            self.leaving.append(handle)
+            if self.handles.get(handle.lane) is handle:
+                del self.handles[handle.lane]
+            if at_once:
+                handle.child.kill()
+            else:
+                handle.channel.send(EXIT, 0)
+
+    def watch(self, handle: Handle) -> None:
+        """Wait for what a worker writes, and for room in its pipe if something waits to be written."""
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if handle.channel.full else 0)
+        if self.selector.get_key(handle.channel.sock).events != events:
+            self.selector.modify(handle.channel.sock, events, handle)
+
+    def select(self, timeout: float | None) -> dict[Any, tuple[Handle, int]]:
+        """Wait for pipes and deaths: what is ready, by its descriptor, with its worker and the selector's events."""
+        if self._unwatched:
+            timeout = min(LOOK if timeout is None else timeout, max(0.0, self.next_look - monotonic()))
+        return {key.fileobj: (key.data, events) for key, events in self.selector.select(timeout)}
+
+    def found_dead(self) -> list[Handle]:
+        """Ask for the ends of workers that have no pidfd, if it is time to."""
+        if not self._unwatched or monotonic() < self.next_look:
+            return []
+        self.next_look = monotonic() + LOOK
+        return [handle for handle in self.everyone() if handle.child.pidfd < 0 and handle.child.has_ended()]
 
     def end(self, handles: Sequence[Handle]) -> None:
         """Kill workers, reap them, and give back what lies between: each step for all, before the next begins."""
@@ -76,7 +140,7 @@ class Crew:
         """The pool was forgotten without being closed, or the interpreter ends: kill its workers."""
         if os.getpid() == self._owner:
             with interrupts_held_back():
-                self.end([*self.handles.values(), *self.leaving])
+                self.end(self.everyone())
                 self.close()
 
     def forget_in_child(self) -> None:
@@ -85,6 +149,13 @@ class Crew:
         self.leaving.clear()
         self.launcher = None  # another use of the pool, in the child, starts workers of the child's own
         self._owner, self.runner = os.getpid(), None
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Hold interrupts back while a process starts, which then has none of its own and all standard streams."""
+    with interrupts_held_back(), born_deaf(), standard_descriptors():
+        yield
 
 
 def _at_exit() -> None:
@@ -99,7 +170,7 @@ def _before_fork() -> None:
     if ForkLauncher.forking == threading.get_ident():  # a worker: it does not look at what is lent
         return
     for crew in list(_crews):
-        for handle in [*crew.handles.values(), *crew.leaving]:
+        for handle in crew.everyone():
             handle.loans.before_fork()
 
 

@@ -38,6 +38,7 @@ __all__ = [
     "ForkLauncher",
     "Launcher",
     "SpawnLauncher",
+    "checked_start_method",
     "folder",
     "import_path",
     "interpreter",
@@ -56,6 +57,16 @@ NO_PIDFD = {errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EINVAL}
 def start_methods() -> list[str]:
     """The start methods of this platform, the default first."""
     return ["forkserver", "spawn", "fork"] if sys.platform == "linux" else ["spawn", "fork"]
+
+
+def checked_start_method(name: str | None) -> str:
+    """Return the start method of this name; None means the default."""
+    methods = start_methods()
+    if name is None:
+        return methods[0]
+    if name not in methods:
+        raise ValueError(f"start_method must be one of {methods} here, not {name!r}")
+    return name
 
 
 class Child:

@@ -2,16 +2,23 @@
 
 begin(job) … perform(order), wait() → answers … end(). One job at a time: a second `begin` raises `PoolBusy` at once.
 A pool that was never entered (`with pool:`) is closed after the run.
+
+A run ends by `end`, a pool by `close`. A subclass implements what follows:
+
+    _end(clean)      the run is over, and the pool waits for the next
+    _interrupt()     the same, after Ctrl-C: all work ends now
+    _stop()          another thread, or a signal handler, closes the pool in the middle of a step: `wait` returns soon
+    _close(at_once)  the pool is closed, and no step of a run is under way: free everything
 """
 
 from __future__ import annotations
 
-import importlib
+import enum
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, ClassVar, NoReturn, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 from poolagg._interrupts import even_if_interrupted, interrupts_held_back
 from poolagg._orders import Answer, Replace, Revoke, Run, Ship, Yield
@@ -20,7 +27,7 @@ from poolagg.errors import PoolBusy
 from poolagg.pools._cell import Batch
 from poolagg.pools._work import Job
 
-__all__ = ["Pool", "PoolOrder"]
+__all__ = ["Lifecycle", "Pool", "PoolOrder"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -28,8 +35,17 @@ Result = TypeVar("Result")
 PoolOrder = Run | Ship | Revoke | Yield | Replace
 
 
+class Lifecycle(enum.Enum):
+    """How far a pool is. Steps go one way only, so that threads and signal handlers may take them without a lock."""
+
+    OPEN = "open"
+    CLOSING = "closing"
+    """Closed in the middle of a run's step: the end of that run frees what the pool holds."""
+    CLOSED = "closed"
+
+
 class _Used:
-    """Within this a pool is not cleared away, whoever closes it, from whichever thread.
+    """Defer a concurrent `close` until this block ends.
 
     (`contextlib.contextmanager` sets `__traceback__` of what passes, which an exception may forbid.)
     """
@@ -40,7 +56,7 @@ class _Used:
     def __enter__(self) -> None:
         self._before, self._pool.in_use = self._pool.in_use, True
         try:
-            self._pool.check_open()  # after the flag: whoever closes it sees that, or is seen here
+            self._pool.check_open()  # after the flag: a concurrent `close` sees that, or is seen here
         except BaseException:
             self._pool.in_use = self._before
             raise
@@ -71,14 +87,12 @@ class Pool(ABC):
     """Items that a worker may run before another takes its place."""
     waited: float = 0.0
     """Seconds in which the caller's thread had nothing to do but to wait for lanes, in all runs."""
-    engine: ClassVar[Callable[..., Iterator[Any]] | None] = None
-    """What `imap_unordered` runs on. The engine sets it when it is loaded: a room imports only from lower floors."""
 
+    lifecycle = Lifecycle.OPEN
     _entered = False
-    _closed = False
-    _cleared = False
+    """The pool is kept from run to run."""
     _busy: object = None
-    """Whose run is under way: what was given to `begin`."""
+    """The run that is under way: what was given to `begin`."""
     _process = 0
     """The process that it is under way in: a forked child does not go on with a run of another thread's."""
     in_use = False
@@ -92,9 +106,9 @@ class Pool(ABC):
         The input is pulled lazily, only as fast as results are taken. Leaving the loop stops the run cleanly. An
         exception in `func` is raised as `TaskError`.
         """
-        importlib.import_module("poolagg._engine")
-        assert Pool.engine is not None
-        return Pool.engine(self, func, iterable)
+        from poolagg._engine import imap_unordered  # here, for the engine imports the pools
+
+        return imap_unordered(self, func, iterable)
 
     def __enter__(self) -> Self:
         self._entered = True
@@ -115,14 +129,14 @@ class Pool(ABC):
 
         A run that is under way, in another thread or in whose middle this was called, ends with a ValueError.
         """
-        if self._closed:
+        if self.lifecycle is not Lifecycle.OPEN:
             return
         with interrupts_held_back():
-            self._closed = True
-            if self._busy and self.in_use:  # whoever is in the middle of something clears up when its run ends
+            self.lifecycle = Lifecycle.CLOSING
+            if self._busy and self.in_use:
                 self._stop()
             else:
-                self._clear(at_once)
+                self._free(at_once)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"{self!r} does not travel: func must not refer to it, but may make a pool of its own")
@@ -141,7 +155,7 @@ class Pool(ABC):
 
     def check_open(self) -> None:
         """Raise ValueError if the pool is closed."""
-        if self._closed:
+        if self.lifecycle is not Lifecycle.OPEN:
             raise ValueError(f"{self!r} is closed: make a new one, or keep it open with `with`")
 
     def begin(self, job: Job, lanes: int, run: object = True) -> None:
@@ -164,11 +178,10 @@ class Pool(ABC):
             if not self._busy or run not in (None, self._busy):
                 return
             self._busy = None
-            if self._closed:
-                self._clear(at_once=True)
+            if self.lifecycle is not Lifecycle.OPEN:
+                self._free(at_once=True)
             elif not self._entered and not again:
-                self._closed = True
-                self._clear(at_once=not clean)
+                self._free(at_once=not clean)
             elif interrupted:
                 self._interrupt()
             else:
@@ -214,6 +227,11 @@ class Pool(ABC):
         """
         raise NotImplementedError
 
+    def _free(self, at_once: bool) -> None:
+        if self.lifecycle is not Lifecycle.CLOSED:
+            self.lifecycle = Lifecycle.CLOSED
+            self._close(at_once)
+
     @abstractmethod
     def _begin(self, job: Job, lanes: int) -> None: ...
 
@@ -221,16 +239,10 @@ class Pool(ABC):
     def _end(self, clean: bool) -> None: ...
 
     def _interrupt(self) -> None:
-        """End the run and all work, and be ready for another run."""
         self._end(clean=False)
 
     def _stop(self) -> None:  # noqa: B027 - what `wait` waits for ends some time
-        """The pool was closed while it is in use: whoever waits for it should soon be back."""
-
-    def _clear(self, at_once: bool) -> None:
-        if not self._cleared:
-            self._cleared = True
-            self._close(at_once)
+        pass
 
     @abstractmethod
     def _close(self, at_once: bool) -> None: ...

@@ -28,6 +28,7 @@ from types import FunctionType
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, cast
 
 from poolagg._interrupts import even_if_interrupted, interrupts_held_back
+from poolagg._sizes import size
 from poolagg._texts import works
 from poolagg.pools._arena import Apart
 from poolagg.pools._standard_streams import standard_descriptors
@@ -85,7 +86,7 @@ class share(Generic[T]):  # noqa: N801 - reads as the function it is used as
         return cast(T, self._value)
 
     def __repr__(self) -> str:
-        return f"share({self._kind}, {_in_words(self._size)})"
+        return f"share({self._kind}, {size(self._size)})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _attached, (self._ident, self._kind, self._size, self._reachable())
@@ -94,7 +95,7 @@ class share(Generic[T]):  # noqa: N801 - reads as the function it is used as
         """Put the pickle where others can get it."""
         if not hasattr(os, "memfd_create"):
             return _Carried(tuple(map(bytes, segments)))
-        no_room = f"share() has no room for the {_in_words(self._size)} of this {self._kind}"
+        no_room = f"share() has no room for the {size(self._size)} of this {self._kind}"
         with interrupts_held_back():  # until the memory has an owner that closes it
             memory = _Memory.made(self._ident)
             close = weakref.finalize(self, even_if_interrupted, memory.close, self._ident)
@@ -299,20 +300,6 @@ def _seal(fd: int) -> None:
     import fcntl
 
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE)
-
-
-def _in_words(size: float) -> str:
-    """A number of bytes.
-
-    >>> _in_words(999), _in_words(8_000_000), _in_words(12_345_678_901_234)
-    ('999 bytes', '8.0 MB', '12,345.7 GB')
-    """
-    if size < 1000:
-        return f"{size} bytes"
-    scale, unit = next(
-        ((scale, unit) for scale, unit in ((1e3, "kB"), (1e6, "MB")) if size < 999.95 * scale), (1e9, "GB")
-    )
-    return f"{size / scale:,.1f} {unit}"
 
 
 # -- its pickle --------------------------------------------------------------------------------------------------------

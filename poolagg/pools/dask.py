@@ -31,13 +31,13 @@ import dask
 from distributed import Client, Future, KilledWorker, Variable
 from distributed.protocol import dask_deserialize, dask_serialize
 
+from poolagg._arguments import checked_count
 from poolagg._orders import Answer, Broken, Lost, Run
 from poolagg.errors import WorkerLost
 from poolagg.pools._cluster import ClusterPool, Task
 from poolagg.pools._foreign import CONTINUE
 from poolagg.pools._remote import Call, Changed, Ended, Failed, Kept, Returned, Sent, State, halves, run_lease
 from poolagg.pools._work import Job
-from poolagg.pools.process import checked_count
 
 __all__ = ["DaskPool"]
 

@@ -15,9 +15,9 @@ from poolagg._interrupts import interrupts_allowed, interrupts_held_back
 from poolagg._orders import Answer, Broken, Lost, Run
 from poolagg.errors import WorkerLost
 from poolagg.functions import star
+from poolagg.pools._cpus import usable_cpus
 from poolagg.pools._foreign import ForeignPool
 from poolagg.pools._work import Job
-from poolagg.pools.process import usable_cpus
 
 __all__ = ["ExecutorPool", "ImapPool"]
 

@@ -9,35 +9,26 @@ from __future__ import annotations
 
 import contextlib
 import os
-import selectors
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from selectors import EVENT_WRITE
 from time import monotonic
 from typing import Any
 
+from poolagg._arguments import checked_count
 from poolagg._interrupts import even_if_interrupted, interrupts_held_back
 from poolagg._orders import Answer, Replace, Revoke, Revoked, Run, Ship, Worn, Yield, Yielded
 from poolagg._parcels import Encoded, Parcel
 from poolagg.pools import _arena, _channel
 from poolagg.pools._cell import NO_CHUNK, Batch
+from poolagg.pools._cpus import usable_cpus, with_thread_limits
 from poolagg.pools._crew import Crew
-from poolagg.pools._death import born_deaf
-from poolagg.pools._forkserver import TemplateLauncher, TemplateLost
 from poolagg.pools._frozen import refuse_frozen, refuse_second_run
 from poolagg.pools._handle import Handle
-from poolagg.pools._launch import (
-    LOOK,
-    ForkLauncher,
-    SpawnLauncher,
-    folder,
-    import_path,
-    start_methods,
-)
+from poolagg.pools._launch import checked_start_method, folder, import_path
 from poolagg.pools._memory import checked_limit, peak_memory
-from poolagg.pools._pool import Pool, PoolOrder
-from poolagg.pools._standard_streams import standard_descriptors
+from poolagg.pools._pool import Lifecycle, Pool, PoolOrder
 from poolagg.pools._travel import (
     Encoder,
     dumps_by_value,
@@ -49,39 +40,13 @@ from poolagg.pools._travel import (
 from poolagg.pools._wear import Wear
 from poolagg.pools._work import Job, pickle_job
 
-__all__ = ["ProcessPool", "checked_count", "usable_cpus"]
+__all__ = ["ProcessPool"]
 
 GOODBYE = 1.0
 """Seconds that a worker has to leave: an idle one at the pool's end, a busy one when its run is over."""
 
 DYING = 0.1
 """Seconds between the end of a dying worker's pipe and its death, at most; one that lives on has closed its pipe."""
-
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-)
-
-_LAUNCHERS: dict[str, type[Any]] = {
-    "forkserver": TemplateLauncher,
-    "spawn": SpawnLauncher,
-    "fork": ForkLauncher,
-}
-
-
-def usable_cpus() -> int:
-    """How many CPUs this process may really use: its affinity, and its cgroup's quota."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        count = min(count, max(1, round(int(quota) / int(period))))
-    except (OSError, ValueError):  # no cgroup of the second version here, or no quota ("max")
-        pass
-    return count
 
 
 class ProcessPool(Pool):
@@ -132,7 +97,7 @@ class ProcessPool(Pool):
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a function, not {initializer!r}")
         self._initializer, self._initargs = initializer, tuple(initargs)
-        self.start_method = _checked_start_method(start_method)
+        self.start_method = checked_start_method(start_method)
         refuse_second_run()
         if self.start_method != "fork":
             refuse_frozen()
@@ -150,9 +115,6 @@ class ProcessPool(Pool):
         self._answers: list[Answer] = []
         self._torn = False
         """Something was raised in the middle of reading or writing pipes."""
-        self._unwatched = False
-        """Workers without a pidfd have to be looked at."""
-        self._next_look = 0.0
         self._epoch = 0
         self._job = b""
         self._keeps = True
@@ -210,7 +172,7 @@ class ProcessPool(Pool):
             handle.end(self._epoch)
             # There was nothing left to replace it for; the next run starts another.
             if handle.worn or self._wear.has_run_all(handle.items):
-                self._dismiss(handle, at_once=not clean)
+                self._crew.dismiss(handle, at_once=not clean)
         self._answers = []
 
     def _interrupt(self) -> None:
@@ -231,7 +193,7 @@ class ProcessPool(Pool):
                 self._collect(left)
                 continue
             for handle in busy:
-                self._dismiss(handle, at_once=True)
+                self._crew.dismiss(handle, at_once=True)
         self._answers = []
 
     def _stop(self) -> None:
@@ -245,11 +207,11 @@ class ProcessPool(Pool):
 
     def _dismiss_all(self, at_once: bool) -> None:
         for handle in list(self._handles.values()):
-            self._dismiss(handle, at_once or not handle.idle)
+            self._crew.dismiss(handle, at_once or not handle.idle)
         until = monotonic() + GOODBYE
         while not at_once and self._leaving and (left := until - monotonic()) > 0:
             self._collect(left)
-        self._crew.end([*self._handles.values(), *self._leaving])
+        self._crew.end(self._crew.everyone())
         self._answers = []
 
     # -- workers -----------------------------------------------------------------------------------------------
@@ -257,20 +219,13 @@ class ProcessPool(Pool):
     def _open_crew(self, by_value: bool = False) -> None:
         self._told = None
         if self._crew.launcher is None:
-            launcher = _LAUNCHERS[self.start_method]
-            with interrupts_held_back(), born_deaf(), standard_descriptors():
-                self._crew.open(launcher(self._environ(), by_value, (self._initializer, self._initargs)))
+            start = self._initializer, self._initargs
+            self._crew.open(self.start_method, self._environ(), by_value, start)
 
     def _launch(self, lane: int) -> None:
         start = b"" if self.start_method == "fork" else self._pickled_start()
-        with interrupts_held_back(), born_deaf(), standard_descriptors():  # until the worker is where it will be found
-            handle = self._handles[lane] = self._start(lane)
-            self._crew.selector.register(handle.channel.sock, selectors.EVENT_READ, handle)
-            if handle.child.pidfd < 0:
-                self._unwatched = True
-            else:
-                self._crew.selector.register(handle.child.pidfd, selectors.EVENT_READ, handle)
-        if self._closed:  # meanwhile, by another thread, who has not seen this worker
+        handle = self._crew.launch(lane)
+        if self.lifecycle is not Lifecycle.OPEN:  # another thread closed the pool, and has not seen this worker
             handle.child.kill()
         handle.start((self._environ(), folder(), import_path(), _arena.LEAST, self._memory_limit), start)
         self._brief(handle, self._encoder.definitions)
@@ -283,13 +238,6 @@ class ProcessPool(Pool):
                 raise refusal from error
             raise
 
-    def _start(self, lane: int) -> Handle:
-        assert self._crew.launcher is not None
-        try:
-            return Handle(lane, self._crew.launcher)
-        except TemplateLost:
-            return Handle(lane, self._crew.launcher)
-
     def _brief(self, handle: Handle, definitions: Iterable[bytes] = ()) -> None:
         for definition in definitions:
             handle.channel.send(_channel.DEFINE, self._epoch, (), [definition])
@@ -301,23 +249,8 @@ class ProcessPool(Pool):
         """What is told to all workers that start in a run; to look at it for each would take longer than it seems."""
         if self._told is not None:
             return self._told
-        environ = dict(os.environ)
-        threads = str(max(1, usable_cpus() // self.workers))
-        for name in THREAD_VARIABLES:
-            environ.setdefault(name, threads)
-        self._told = environ | self._env
+        self._told = with_thread_limits(os.environ, self.workers) | self._env
         return self._told
-
-    def _dismiss(self, handle: Handle, at_once: bool) -> None:
-        """Have a worker end, in its own time (a little of it) or now. It is no lane's any more."""
-        with interrupts_held_back():
-            self._leaving.append(handle)
-            if self._handles.get(handle.lane) is handle:
-                del self._handles[handle.lane]
-            if at_once:
-                handle.child.kill()
-            else:
-                handle.channel.send(_channel.EXIT, 0)
 
     # -- orders and answers ------------------------------------------------------------------------------------
 
@@ -326,7 +259,7 @@ class ProcessPool(Pool):
         self._torn = True
         if isinstance(order, Replace):
             if (old := self._handles.get(order.lane)) is not None:
-                self._dismiss(old, at_once=False)
+                self._crew.dismiss(old, at_once=False)
             self._launch(order.lane)
         elif (handle := self._handles.get(order.lane)) is not None:
             self._tell(handle, order, parcel)
@@ -352,11 +285,6 @@ class ProcessPool(Pool):
         for handle in self._handles.values() if new else ():
             for definition in new:
                 handle.channel.send(_channel.DEFINE, self._epoch, (), [definition])
-
-    def _watch(self, handle: Handle) -> None:
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if handle.channel.full else 0)
-        if self._crew.selector.get_key(handle.channel.sock).events != events:
-            self._crew.selector.modify(handle.channel.sock, events, handle)
 
     def wait(self, timeout: float | None) -> list[Answer]:
         """Wait for answers."""
@@ -405,36 +333,27 @@ class ProcessPool(Pool):
                 handle.kill("died", how, batch)
 
     def _collect(self, timeout: float | None) -> None:
-        """Take in what has come, and then who has gone: a worker's last words count."""
-        for handle in [*self._handles.values(), *self._leaving]:
+        """Read pending messages before handling exits, so that a dying worker's results are kept."""
+        crew = self._crew
+        for handle in crew.everyone():
             handle.loans.take_back()
             if handle.channel.full:
-                self._watch(handle)
+                crew.watch(handle)
         began = monotonic()
-        if self._unwatched:
-            timeout = min(LOOK if timeout is None else timeout, max(0.0, self._next_look - began))
-        selected = self._crew.selector.select(timeout)
+        ready = crew.select(timeout)
         self.waited += monotonic() - began
-        ready = {key.fileobj: (key.data, events) for key, events in selected}
-        for handle, events in list(ready.values()):
-            if events & selectors.EVENT_WRITE:
+        for handle, events in ready.values():
+            if events & EVENT_WRITE:
                 handle.channel.flush()
-                self._watch(handle)
+                crew.watch(handle)
         for fd, (handle, _) in ready.items():
             if fd is handle.channel.sock:
                 self._receive(handle)
         for fd, (handle, _) in ready.items():
             if fd == handle.child.pidfd:
                 self._ended(handle)
-        if self._unwatched and monotonic() >= self._next_look:
-            self._look_for_ends()
-
-    def _look_for_ends(self) -> None:
-        """Ask for the ends of workers that have no pidfd."""
-        for handle in [*self._handles.values(), *self._leaving]:
-            if handle.child.pidfd < 0 and handle.child.has_ended():
-                self._ended(handle)
-        self._next_look = monotonic() + LOOK
+        for handle in crew.found_dead():
+            self._ended(handle)
 
     def _receive(self, handle: Handle) -> None:
         messages, ended = handle.channel.receive()
@@ -447,7 +366,7 @@ class ProcessPool(Pool):
                 handle.kill_misused("wrote to the descriptors of its worker")
             if self._handles.get(handle.lane) is handle and not handle.child.ends_within(DYING):
                 handle.kill("died", "closed the descriptors of its worker, which was then killed")
-            self._next_look = 0.0
+            self._crew.next_look = 0.0
 
     def _take(self, handle: Handle, message: _channel.Message) -> None:
         if message.kind == _channel.ENDED:
@@ -476,19 +395,3 @@ class ProcessPool(Pool):
                 self._answers.append(handle.lost())
             handle.child.reap()  # first, where its pipe ends before it does: it is not killed while it says goodbye
             self._crew.end([handle])
-
-
-def checked_count(name: str, value: int) -> int:
-    """`value`, if it is an int of 1 or more."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be an int of 1 or more, not {value!r}")
-    return value
-
-
-def _checked_start_method(name: str | None) -> str:
-    methods = start_methods()
-    if name is None:
-        return methods[0]
-    if name not in methods:
-        raise ValueError(f"start_method must be one of {methods} here, not {name!r}")
-    return name

@@ -18,12 +18,13 @@ from typing import Any
 import ray
 from ray import exceptions
 
+from poolagg._arguments import checked_count
 from poolagg._orders import Answer, Broken, Lost, Run
 from poolagg.pools._cluster import ClusterPool, Task
+from poolagg.pools._cpus import usable_cpus
 from poolagg.pools._foreign import CONTINUE
 from poolagg.pools._remote import Call, Changed, Ended, Failed, Kept, Returned, State, halves, is_open, run_lease
 from poolagg.pools._work import Job
-from poolagg.pools.process import checked_count, usable_cpus
 
 __all__ = ["RayPool"]
 

@@ -11,14 +11,15 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any, TypeAlias
 
+from poolagg._arguments import checked_count
 from poolagg._interrupts import even_if_interrupted, interrupts_allowed, interrupts_held_back
 from poolagg._orders import Answer, Broken, Replace, Revoke, Revoked, Run, Ship, Yield, Yielded
 from poolagg._parcels import Parcel
 from poolagg.pools._cell import Batch, Over, Sharing
+from poolagg.pools._cpus import usable_cpus
 from poolagg.pools._packing import as_reducer_error, start_failed
 from poolagg.pools._pool import Pool, PoolOrder
 from poolagg.pools._work import Job, Work
-from poolagg.pools.process import checked_count, usable_cpus
 from poolagg.pools.serial import carry_out
 
 __all__ = ["ThreadPool"]

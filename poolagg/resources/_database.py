@@ -19,9 +19,11 @@ from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any, NoReturn, TypeVar
 
+from poolagg._arguments import checked_count
 from poolagg._files import FIRST_PAUSE, exposure_of_database, pause, within
 from poolagg._interrupts import interrupts_allowed, interrupts_held_back
 from poolagg._seconds import checked_seconds
+from poolagg._texts import said
 from poolagg.errors import ResourceError, short_repr
 from poolagg.reducers import Into
 from poolagg.resources._pieces import are_whole, checksum, cut, joined
@@ -106,10 +108,8 @@ class Database:
             raise TypeError(f"IntoDatabase takes a statement, or a function of a cursor and a partial, not {write!r}")
         if not isinstance(run, str) or not 0 < len(run) <= 200 or not run.isprintable():
             raise ValueError(f"run is the name of the run, a text of 1 to 200 characters, not {run!r}")
-        if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
-            raise ValueError(f"batch is a number of partials, an int of 1 or more, not {batch!r}")
         self._patience = checked_seconds("patience", patience, zero=True)
-        self._run, self._batch, self._private = run, batch, private
+        self._run, self._batch, self._private = run, checked_count("batch", batch), private
         self._session: Session | None = None
         self._applied: list[Any] = []
         self._ledger, self._pieces = b"", list[str]()  # as they are in the database
@@ -382,7 +382,7 @@ class Database:
                     raise
                 if monotonic() >= until:
                     raise ResourceError(
-                        f"{self!r}: given up after {self._patience} s: {_said(error)}. Nothing is half applied: what "
+                        f"{self!r}: given up after {self._patience} s: {said(error)}. Nothing is half applied: what "
                         "was committed before is in the database, and the same call again goes on from there"
                     ) from error
             seconds = pause(seconds)
@@ -392,7 +392,7 @@ class Database:
         name, state = getattr(error, "sqlite_errorname", "") or "", getattr(error, "sqlstate", "") or ""
         if name.startswith(_OF_THE_DISK) or state.startswith(("53", "58")):
             raise ResourceError(
-                f"{self!r}: the database cannot be written: {_said(error)} {name}{state}. Nothing is half applied: "
+                f"{self!r}: the database cannot be written: {said(error)} {name}{state}. Nothing is half applied: "
                 "what was committed before is there, and the same call again goes on from it"
             ) from error
 
@@ -405,10 +405,6 @@ _OF_THE_DISK = tuple(
 def _shown(what: Any) -> str:
     """A text as it is written, a function by its name."""
     return short_repr(what) if isinstance(what, str) else str(getattr(what, "__qualname__", type(what).__name__))
-
-
-def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".strip()
 
 
 def _is_of_database(error: BaseException) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from poolagg._arguments import checked_count
 from poolagg._chunks import Grid, Interval
 from poolagg.reducers import Reducer, fold, join
 from poolagg.strategies._keyed import KEY, Divided, Packed, Parts, Runs, compact, divided, merged, opened, put, update
@@ -86,9 +87,7 @@ class Partition(Combine):
     """
 
     def __init__(self, n: int = PARTS) -> None:
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f"Partition(n) takes the number of parts, an int of 1 or more, not {n!r}")
-        self.n = n
+        self.n = checked_count("Partition(n): the number of parts", n)
 
     def gather(self, reducer: Reducer, grid: Grid | None) -> Gather:
         """Folds in the lane."""

@@ -1,6 +1,6 @@
 """A result as text: `ranked` puts it in the order it is read in, `render` makes a table, JSON or CSV of it.
 
-Rule of the room: values in, text out, for every value there is. A run of hours must not end in a value that
+Values in, text out, for every value there is. A run of hours must not end in a value that
 does not print.
 """
 

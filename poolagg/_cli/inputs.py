@@ -1,0 +1,71 @@
+"""The items of a run on the command line: paths, lines, or blocks of files."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import glob
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from poolagg._cli.output import CommandError
+from poolagg.sources import Blocks, blocks
+
+__all__ = ["items", "neighbour"]
+
+
+def items(options: argparse.Namespace) -> Iterable[Any]:
+    """Return the items that the inputs on the command line stand for."""
+    paths = [path for typed in options.inputs for path in _paths(typed)]
+    if options.lines:
+        return _lines(paths)
+    if options.blocks:
+        return _blocks(paths, options.blocks)
+    return _with_stdin(paths) if "-" in paths else paths
+
+
+def _paths(typed: str) -> list[str]:
+    """The paths that a word stands for: itself, or what the pattern matches, sorted."""
+    if typed == "-" or os.path.exists(typed):
+        return [typed]
+    found = sorted(glob.glob(typed, recursive=True))
+    if not found and glob.has_magic(typed):
+        raise CommandError(f"no file matches {typed!r} in {os.getcwd()}")
+    if not found:
+        raise CommandError(f"there is no file {typed!r}{neighbour(typed)}")
+    return found
+
+
+def neighbour(path: str) -> str:
+    """Suggest a file that is there in place of `path`, or name the folder that was searched."""
+    folder = Path(path).parent
+    names = os.listdir(folder) if folder.is_dir() else []
+    close = difflib.get_close_matches(Path(path).name, names, 1)
+    return f": did you mean {os.path.join(os.path.dirname(path), close[0])!r}?" if close else f" in {os.getcwd()}"
+
+
+def _with_stdin(paths: Iterable[str]) -> Iterator[str]:
+    for path in paths:
+        if path == "-":
+            yield from filter(None, (os.fsdecode(line.removesuffix(b"\n")) for line in sys.stdin.buffer))
+        else:
+            yield path
+
+
+def _lines(paths: Iterable[str]) -> Iterator[str]:
+    for path in paths:
+        try:
+            with open(sys.stdin.fileno() if path == "-" else path, encoding="utf-8", closefd=path != "-") as file:
+                yield from (line.removesuffix("\n") for line in file)
+        except (OSError, UnicodeDecodeError) as error:
+            raise CommandError(f"cannot read {path!r} as lines of UTF-8: {error}") from error
+
+
+def _blocks(paths: Sequence[str], size: str) -> Blocks:
+    try:
+        return blocks(*paths, size=size)
+    except (OSError, ValueError) as error:
+        raise CommandError(error) from error

@@ -1,0 +1,39 @@
+"""What the command line says: results on stdout, mistakes and warnings in one line on stderr."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+__all__ = ["CommandError", "complain", "show_warning", "write"]
+
+
+class CommandError(Exception):
+    """Something to type differently: the message says what."""
+
+
+def complain(message: object, code: int) -> int:
+    """Print a message on stderr, in one line; return `code`."""
+    print("poolagg:", " ".join(str(message).split()), file=sys.stderr)
+    return code
+
+
+def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Print a warning; this replaces `warnings.showwarning`."""
+    complain(message, 0)
+
+
+def write(text: str) -> int:
+    """Print a result on stdout; return the exit code."""
+    encoding = sys.stdout.encoding
+    try:
+        # What the terminal cannot show is escaped: hours of work must not end in an error of its output.
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever reads has seen enough (`| head`). Python would fail once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    return 0

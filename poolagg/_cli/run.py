@@ -1,0 +1,180 @@
+"""`poolagg run`: its arguments, and the call of `aggregate` that they stand for."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import sys
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+
+import poolagg
+from poolagg._cli.inputs import items
+from poolagg._cli.names import function, module, place_and_expression, value
+from poolagg._cli.output import CommandError, complain, show_warning
+from poolagg._cli.tables import FORMATS, ranked, render
+from poolagg.events import RunEvent
+
+__all__ = ["RUN", "add_run_arguments", "run"]
+
+RUN = """\
+Run a function over many inputs, fold its results with a reducer, and print what comes of it.
+
+example:
+  poolagg run words.py:count 'books/*.txt' --reduce 'MergeCounts()'
+
+with this in words.py:
+  import collections, pathlib
+  def count(path):
+      return collections.Counter(pathlib.Path(path).read_text().split())
+"""
+
+
+def add_run_arguments(run: argparse.ArgumentParser) -> None:
+    """Describe to the parser what `poolagg run` takes."""
+    run.add_argument("func", metavar="FUNC", help="the function, as FILE:FUNC or MODULE:FUNC")
+    run.add_argument(
+        "inputs",
+        metavar="INPUT",
+        nargs="+",
+        help="a path or a pattern; an item is a path; - is stdin, one path a line",
+    )
+    run.add_argument(
+        "--reduce",
+        metavar="REDUCER",
+        required=True,
+        help="FILE:OBJECT, or such as 'Frequencies().flat()' in the names of poolagg, operator, math and FUNC's file",
+    )
+    kind = run.add_mutually_exclusive_group()
+    kind.add_argument("--lines", action="store_true", help="an item is a line of the inputs, without its end")
+    kind.add_argument("--blocks", metavar="SIZE", help="an item is a Block of whole lines, such as 16MiB")
+    run.add_argument("--workers", type=int, metavar="N", help="default: the CPUs this process may use")
+    run.add_argument(
+        "--pool",
+        type=_place,
+        default=("process", ""),
+        metavar="POOL",
+        help="process, threads, serial, or a cluster: dask:ADDRESS, ray:ADDRESS; FUNC's file is sent there by value",
+    )
+    run.add_argument("--on-error", choices=["raise", "skip"], default="raise", help="what an item that fails does")
+    run.add_argument("--retries", type=int, metavar="N", help="how often to run again what failed, hung or died")
+    run.add_argument("--item-timeout", type=float, metavar="S", help="seconds after which an item has failed")
+    run.add_argument("--reproducible", action="store_true", help="the same bits for any number of workers")
+    run.add_argument("--chunksize", type=int, metavar="N", help="default: chosen from measured cost")
+    run.add_argument("--checkpoint", metavar="FILE", help="keep the state there, and continue from it")
+    run.add_argument("--retry-failed", action="store_true", help="with --checkpoint: run again what was skipped")
+    run.add_argument("--report", metavar="FILE", help="where the time went: FILE.html, a page, or FILE.json, a trace")
+    run.add_argument("--format", choices=list(FORMATS), default="table")
+
+
+def run(options: argparse.Namespace) -> str:
+    """Run the function over the inputs, and return the result as text."""
+    func, names = function(options.func)
+    reducer = value(options.reduce, names)
+    result = _aggregated(func, items(options), reducer, options)
+    # A dict of reducers has the order it was typed in.
+    return render(result if isinstance(reducer, dict) else ranked(result), options.format)
+
+
+def _aggregated(func: Any, items: Iterable[Any], reducer: Any, options: argparse.Namespace) -> Any:
+    started: deque[RunEvent] = deque(maxlen=1)
+    reports = _reports(options.report)
+    try:
+        with warnings.catch_warnings(), _pool(options) as pool:
+            warnings.showwarning = show_warning
+            return poolagg.aggregate(
+                func,
+                items,
+                reducer,
+                **pool,
+                on_error=options.on_error,
+                retries=options.retries,
+                item_timeout=options.item_timeout,
+                reproducible=options.reproducible,
+                chunksize=options.chunksize,
+                checkpoint=_checkpoint(options),
+                progress=sys.stderr.isatty(),
+                watch=[started.append, *reports],
+            )
+    except (TypeError, ValueError) as error:
+        if started:
+            raise  # an error of the user's own code, which needs its traceback
+        raise CommandError(error) from error
+    finally:
+        if started:
+            _write_reports(reports, options.report)
+
+
+def _place(typed: str) -> tuple[str, str]:
+    """The kind of a pool, and the address of a cluster."""
+    kind, _, address = typed.partition(":")
+    if typed in ("process", "threads", "serial") or (kind in ("dask", "ray") and address):
+        return kind, address
+    raise argparse.ArgumentTypeError(
+        f"{typed!r} is no pool: write process, threads, serial, dask:ADDRESS (such as dask:tcp://head:8786) or "
+        "ray:ADDRESS (such as ray:auto)"
+    )
+
+
+@contextlib.contextmanager
+def _pool(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    kind, address = options.pool
+    if kind == "serial" and options.workers not in (None, 1):
+        raise CommandError("--pool serial runs everything in this process: leave --workers out")
+    if address:
+        with _cluster(kind, address, options) as cluster:
+            yield {"pool": cluster}
+    elif kind == "process":
+        yield {"workers": options.workers}
+    else:
+        yield {"pool": poolagg.SerialPool() if kind == "serial" else poolagg.ThreadPool(options.workers)}
+
+
+@contextlib.contextmanager
+def _cluster(kind: str, address: str, options: argparse.Namespace) -> Iterator[Any]:
+    """A pool on the cluster there, which is sent the functions of files that were typed, for it may not have those."""
+    for typed in (options.func, options.reduce):
+        if (found := place_and_expression(typed)) is not None and found[0].endswith(".py"):
+            cloudpickle.register_pickle_by_value(module(found[0]))
+    with contextlib.ExitStack() as stack:
+        try:
+            if kind == "ray":
+                pool: Any = stack.enter_context(poolagg.pools.RayPool(address, workers=options.workers))
+            else:
+                client = stack.enter_context(importlib.import_module("distributed").Client(address))
+                pool = poolagg.pools.DaskPool(client, options.workers)
+        except ModuleNotFoundError as error:
+            raise CommandError(f"{error}: --pool {kind}:{address} takes pip install 'poolagg[{kind}]'") from error
+        except (OSError, ValueError) as error:
+            raise CommandError(f"cannot reach --pool {kind}:{address}: {error}") from error
+        yield pool
+
+
+def _checkpoint(options: argparse.Namespace) -> poolagg.Checkpoint | None:
+    if options.checkpoint is None and options.retry_failed:
+        raise CommandError("--retry-failed goes with --checkpoint FILE, which knows what failed")
+    return options.checkpoint and poolagg.Checkpoint(options.checkpoint, retry_failed=options.retry_failed)
+
+
+def _reports(typed: str | None) -> list[poolagg.Report]:
+    if typed is None:
+        return []
+    if Path(typed).suffix not in (".html", ".json"):
+        raise CommandError(f"--report {typed!r} is neither a page nor a trace: write FILE.html or FILE.json")
+    if not Path(typed).parent.is_dir():
+        raise CommandError(f"there is no folder {str(Path(typed).parent)!r} for --report {typed!r}")
+    return [poolagg.Report()]
+
+
+def _write_reports(reports: Iterable[poolagg.Report], path: str) -> None:
+    for report in reports:
+        try:
+            (report.save if Path(path).suffix == ".html" else report.trace)(path)
+        except OSError as error:  # hours of work must not end in an error of their report
+            complain(f"cannot write the report: {error}", 0)
