@@ -14,7 +14,9 @@ from collections import Counter, deque
 
 from poolagg._chunks import Interval
 from poolagg._ledger import Ledger
-from poolagg._orders import Cause, Failure
+from poolagg._orders import Again, Cause, Fail, Failure, LeaveOut, Skip
+from poolagg._pending import Instructions
+from poolagg._terms import Terms
 
 __all__ = ["Blame"]
 
@@ -28,14 +30,15 @@ TIDY = 1024
 class Blame:
     """The search for the item at fault; `suspects` are what is to run alone next."""
 
-    def __init__(self, ledger: Ledger, retries: int | None, lanes: int) -> None:
+    def __init__(self, ledger: Ledger, terms: Terms, instructions: Instructions) -> None:
         self.suspects: deque[Interval] = deque()
         self.probing: Counter[Interval] = Counter()  # leaves, with how many of their parts are suspects
         self._blameless: set[Interval] = set()  # leaves that were probed, and no item was found at fault
         self._ledger = ledger
-        self._retries = retries
+        self._retries, self._skip = terms.retries, terms.skip
+        self._instructions = instructions
         self._attempts: dict[int, Counter[Cause]] = {}
-        self._most_unexplained = max(3, retries or 0) + 2 * lanes
+        self._most_unexplained = max(3, terms.retries or 0) + 2 * terms.lanes
         self._unexplained = 0
         self._unexplained_at: Counter[int] = Counter()
         self._silent_at: Counter[int] = Counter()
@@ -43,8 +46,21 @@ class Blame:
 
     # -- counting ----------------------------------------------------------------------------------------------
 
-    def charge(self, failure: Failure) -> tuple[int, bool]:
-        """Count a failed attempt: the how many-th it was, and whether the item runs again."""
+    def charge(self, failure: Failure) -> bool:
+        """Count a failed attempt; return whether the item runs again. If not, it is skipped, or ends the run."""
+        attempt, again = self._count(failure)
+        if again:
+            self._instructions.add(Again(failure, attempt))
+        elif self._skip:
+            self._instructions.add(Skip(failure, attempt))
+            if (leaf := self._ledger.skip(failure.index)) is not None:
+                self._instructions.add(LeaveOut(leaf))
+        else:
+            self._instructions.fail(Fail(failure.index, failure.error, attempt, failure.cause, failure.item))
+        return again
+
+    def _count(self, failure: Failure) -> tuple[int, bool]:
+        """Return the attempt's number, and whether another is allowed."""
         if self._ledger.grid is not None:
             self._blameless.discard(self._ledger.leaf(failure.index))
         self.progress()

@@ -154,6 +154,10 @@ class Ledger:
         _, start, stop = self.grid.leaf(index)
         return start, min(stop, self.pulled)
 
+    def whole_leaves(self, interval: Interval) -> Interval:
+        """Widen `interval` so that it cuts no leaf."""
+        return interval if self.grid is None else (self.leaf(interval[0])[0], self.leaf(interval[1] - 1)[1])
+
     def leaves(self, piece: Piece) -> set[Interval]:
         """The leaves that a piece covers items of."""
         found = set()

@@ -19,19 +19,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from poolagg._blame import Blame
-from poolagg._chunks import Interval, Intervals, overlap, overlaps, without
+from poolagg._chunks import Interval, Intervals, overlaps, without
 from poolagg._lanes import Lane, Lanes
 from poolagg._ledger import Ledger
+from poolagg._losses import Losses
 from poolagg._orders import (
-    Again,
     Broken,
     Commit,
     Event,
     Fail,
-    Failure,
     Finished,
     Late,
-    LeaveOut,
     Lost,
     Merged,
     Order,
@@ -41,13 +39,13 @@ from poolagg._orders import (
     Revoked,
     Run,
     Shipped,
-    Skip,
     SourceEnded,
     Tick,
     Worn,
     Yielded,
 )
 from poolagg._pace import Pace
+from poolagg._pending import Instructions
 from poolagg._shipping import Shipping
 from poolagg._stealing import Stealing
 from poolagg._terms import Terms
@@ -61,15 +59,15 @@ class Plan:
     def __init__(self, terms: Terms, covered: Iterable[Interval] = (), failed: Iterable[Interval] = ()) -> None:
         self.terms = terms
         self.pace = Pace(terms.lanes, terms.chunksize, not terms.carries, terms.chunk_seconds)
-        self.stopped = False
         self._ended = False
+        self._instructions = Instructions()
         self._ledger = Ledger(terms.grid, covered, failed)
-        self._blame = Blame(self._ledger, terms.retries, terms.lanes)
+        self._blame = Blame(self._ledger, terms, self._instructions)
+        self._losses = Losses(self._ledger, self._blame, self._instructions, terms.shared_fate)
         self._lanes = Lanes(terms.lanes, terms.in_flight, terms.most_items)
-        self._stealing = Stealing(self._ledger, self._lanes, terms.grid)
+        self._stealing = Stealing(self._ledger, self._lanes, terms.grid, self._instructions)
+        self._shipping = Shipping(terms, self.pace, self._ledger, self._lanes, self._instructions)
         self._chunk = 0
-        self._shipping = Shipping(terms, self.pace, self._ledger, self._lanes)
-        self._orders: list[Order] = []
 
     @property
     def pulled(self) -> int:
@@ -92,6 +90,11 @@ class Plan:
         return self._ledger.failures
 
     # -- what the engine asks ----------------------------------------------------------------------------------
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the run has ended early, by `stop` or a failure."""
+        return self._instructions.stopped
 
     @property
     def finished(self) -> bool:
@@ -161,7 +164,7 @@ class Plan:
 
     def stop(self) -> None:
         """End the run: nothing more is ordered."""
-        self.stopped = True
+        self._instructions.stopped = True
 
     # -- events in, orders out ---------------------------------------------------------------------------------
 
@@ -178,7 +181,7 @@ class Plan:
                 self.pace.merged(seconds)
             case Tick():
                 if not self.stopped:
-                    self._orders.extend(self._shipping.of_all())
+                    self._shipping.of_all()
             case Finished():
                 self._finished(event)
             case Shipped(lane, pieces, pack, opening):
@@ -188,7 +191,7 @@ class Plan:
                 self._stealing.revoked(event)
             case Late(lane, chunk):
                 if self.starving and self.divisible(lane, chunk):
-                    self._orders.append(self._stealing.divide(self._lanes[lane], chunk))
+                    self._stealing.divide(self._lanes[lane], chunk)
             case Yielded():
                 self._stealing.yielded(event)
             case Lost():
@@ -197,10 +200,9 @@ class Plan:
                 self._lanes[lane].worn = True
                 self._lanes.settle(self._lanes[lane])
             case Broken(_, error):
-                self._fail(Fail(None, error))
+                self._instructions.fail(Fail(None, error))
         self._dispatch()
-        orders, self._orders = self._orders, []
-        return orders
+        return self._instructions.take()
 
     def _finished(self, event: Finished) -> None:
         lane = self._lanes[event.lane]
@@ -210,7 +212,7 @@ class Plan:
             raise AssertionError(f"lane {lane.number} ran up to item {event.stop}, and had given away all from {run}")
         self._stealing.give_back(event.stop, run.stop)
         self.pace.finished(event.stop - run.start, event.seconds)
-        again = [failure.index for failure in event.failures if self._charge(failure)]
+        again = [failure.index for failure in event.failures if self._blame.charge(failure)]
         if self._ledger.is_probe(run.start, run.stop):
             self._probed(run, event)
             return
@@ -236,7 +238,7 @@ class Plan:
             elif piece.error is None:
                 self._arrive(piece)
             else:
-                self._unreadable(min(leaves)[0], max(leaves)[1], piece.error)
+                self._losses.unreadable((min(leaves)[0], max(leaves)[1]), piece.error)
         self._ledger.wait(*anew)
 
     def _shipped(self, lane: Lane, pieces: tuple[Piece, ...], pack: float, opening: float) -> None:
@@ -251,7 +253,7 @@ class Plan:
                 continue
             parts = overlaps(piece.covers, runs)
             if len(parts) == 1:
-                self._unreadable(*parts[0], piece.error)
+                self._losses.unreadable(parts[0], piece.error)
             else:
                 self._blame.suspects.extend(parts)
 
@@ -265,126 +267,22 @@ class Plan:
     def _commit(self, piece: Piece) -> None:
         self._blame.progress()
         self._ledger.cover(piece)
-        self._orders.append(Commit(piece))
+        self._instructions.add(Commit(piece))
 
     # -- failure -----------------------------------------------------------------------------------------------
 
-    def _charge(self, failure: Failure) -> bool:
-        """Count a failed attempt; whether the item runs again. If not, it is skipped, or the run fails."""
-        attempt, again = self._blame.charge(failure)
-        if again:
-            self._orders.append(Again(failure, attempt))
-        elif self.terms.skip:
-            self._orders.append(Skip(failure, attempt))
-            if (leaf := self._ledger.skip(failure.index)) is not None:
-                self._orders.append(LeaveOut(leaf))
-        else:
-            self._fail(Fail(failure.index, failure.error, attempt, failure.cause, failure.item))
-        return again
-
-    def _fail(self, order: Fail) -> None:
-        if not self.stopped:
-            self.stopped = True
-            self._orders.append(order)
-
     def _lost(self, event: Lost) -> None:
-        """What the lane had not shipped runs again, free of charge but for the one item that can be named."""
         lane = self._lanes[event.lane]
-        runs, held = list(lane.chunks), lane.forget()
         self._lanes.renew(event.lane)
-        self._orders.append(Replace(event.lane))
-        if event.silent:
-            self._lost_silently(event, runs, held)
-            return
-        suspect, together = event.suspect, event.packing and bool(held)
-        if together:  # one of all that were packed together is to blame
-            self._blame.suspects.extend(held)
-        else:
-            self._ledger.wait(*held)
-        # With shared fate one death is that of all lanes: whoever was in flight may be to blame, and runs alone.
-        explained = self.terms.shared_fate and not (lane.alone or event.certain)
-        if suspect is None and explained and runs:
-            suspect = runs[0].start, runs[0].stop
-        explained = explained or together
-        for run in runs:
-            if suspect is not None and (part := self._ledger.trimmed(*overlap(suspect, (run.start, run.stop)))):
-                explained = True
-                if together:
-                    self._blame.suspects.append((run.start, run.stop))
-                else:
-                    self._suspect(run, part, event)
-            else:
-                self._put_back(run)
-        if not explained:
-            self._count_unexplained(event, runs)
-
-    def _lost_silently(self, event: Lost, runs: list[Run], held: list[Interval]) -> None:
-        """The oldest chunk is to blame, or what was held; behind the oldest nothing has begun."""
-        for interval in held:
-            self._blame.present_at_silent_death(interval)
-        for run in runs[1:]:
-            self._put_back(run)
-        for run in runs[:1]:
-            if not run.alone:
-                self._blame.present_at_silent_death((run.start, run.stop))
-            elif event.suspect is not None and (part := self._ledger.trimmed(run.start, run.stop)):
-                self._suspect(run, part, event)
-                return
-            else:
-                self._put_back(run)
-        if not held and all(run.alone for run in runs):
-            self._count_unexplained(event, runs)
-
-    def _put_back(self, run: Run) -> None:
-        if run.alone:
-            self._blame.suspects.append((run.start, run.stop))
-        else:
-            self._ledger.wait((run.start, run.stop))
-
-    def _count_unexplained(self, event: Lost, runs: list[Run]) -> None:
-        if deaths := self._blame.unexplained(runs[0].start if runs else None):
-            self._fail(Fail(None, event.error, deaths, event.cause))
-
-    def _suspect(self, run: Run, suspect: Interval, event: Lost) -> None:
-        """Charge the suspect if it is one item, else run it alone; if it was, look closer. Neighbours just run."""
-        start, stop = suspect
-        unnamed = Fail(None, event.error, 0, event.cause)
-        # With shared fate, who was one of many in flight may be innocent, even if it is but one item.
-        named = stop - start == 1 and (run.alone or event.certain or not self.terms.shared_fate)
-        again = named and self._charge(Failure(start, event.cause, event.error))
-        if self._ledger.is_probe(run.start, run.stop):
-            if not named:
-                self._look_closer(run.start, run.stop, unnamed)
-            self._blame.probed(run.start)
-            return
-        if self.terms.grid is not None:
-            start, stop = self._ledger.leaf(start)[0], self._ledger.leaf(stop - 1)[1]
-        self._ledger.wait((run.start, start), (stop, run.stop))
-        if named and not again:
-            self._ledger.wait((start, stop))
-        elif named or not run.alone:
-            self._blame.suspects.append((start, stop))
-        else:
-            self._look_closer(start, stop, unnamed)
-
-    def _unreadable(self, start: int, stop: int, error: BaseException) -> None:
-        """A payload that did not survive packing costs the one item at fault: halve it until that is found."""
-        first, last = self._ledger.trimmed(start, stop) or (start, stop)
-        if last - first > 1:
-            self._look_closer(start, stop, Fail(None, error))
-        elif self._charge(Failure(first, "raised", error)) and not self._ledger.is_probe(start, stop):
-            self._blame.suspects.append((start, stop))
-
-    def _look_closer(self, start: int, stop: int, failure: Fail) -> None:
-        if not self._blame.look_closer(start, stop):
-            self._fail(failure)
+        self._instructions.add(Replace(event.lane))
+        self._losses.lost(event, lane)
 
     def _probed(self, run: Run, event: Finished) -> None:
         """A probe's pieces are dropped, but for what they say about who is at fault."""
         assert event.pieces is not None
         for piece in event.pieces:
             if piece.error is not None:
-                self._unreadable(piece.covers[0][0], piece.covers[-1][1], piece.error)
+                self._losses.unreadable((piece.covers[0][0], piece.covers[-1][1]), piece.error)
         self._blame.probed(run.start)
 
     # -- dispatch ----------------------------------------------------------------------------------------------
@@ -398,9 +296,9 @@ class Plan:
         while self._ledger.waiting and self._admissible() and (lane := self._free_lane()):
             self._run_some(lane, self._ledger.next(self.pace.size(None)))
         if self._ended and self.terms.carries and not (self._ledger.waiting or self._blame.suspects):
-            self._orders.extend(self._shipping.of_idle())
+            self._shipping.of_idle()
         if self.terms.in_flight > 1 and self._lanes.busy and self._starving:
-            self._orders.extend(self._stealing.revoke())
+            self._stealing.revoke()
 
     def _free_lane(self) -> Lane | None:
         """The lane that gets the next chunk, if one may. While suspects wait, one is kept free for them, or all."""
@@ -420,7 +318,7 @@ class Plan:
                 return
             lane = min(lanes, key=lambda lane: len(lane.held))
             if not lane.empty:
-                self._orders.extend(self._shipping.of(lane))
+                self._shipping.of(lane)
                 return
             self._run_some(lane, self._blame.suspects.popleft(), alone=True)
 
@@ -445,7 +343,7 @@ class Plan:
         run = Run(lane.number, self._chunk, start, stop, ship, alone, budget, self._ledger.failed_in(start, stop))
         self._chunk += 1
         self._lanes.give(lane, run)
-        self._orders.append(run)
+        self._instructions.add(run)
 
     def _replace_worn(self) -> None:
         more = not self._ended or self._ledger.waiting or self._blame.suspects
@@ -453,9 +351,9 @@ class Plan:
             if not lane.chunks:
                 if lane.empty and more:
                     self._lanes.renew(lane.number)
-                    self._orders.append(Replace(lane.number, lane.reason))
+                    self._instructions.add(Replace(lane.number, lane.reason))
                 elif not lane.empty:
-                    self._orders.extend(self._shipping.of(lane))
+                    self._shipping.of(lane)
 
     # -- input order -------------------------------------------------------------------------------------------
 

@@ -689,7 +689,7 @@ def test_the_world_finds_a_stuck_plan():
     world = World.__new__(Timed)
     Timed.__init__(world, Combine(), Bag(), (i * 10 for i in range(100)), cost=lambda i: 1e-6, lanes=1)
     world.plan = Plan(world.terms)
-    world.plan._shipping.of_idle = lambda: ()
+    world.plan._shipping.of_idle = lambda: None
     world.merge_seconds = lambda piece: 1.0
     with pytest.raises(AssertionError, match="stuck"):
         world.run()
