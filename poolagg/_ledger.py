@@ -36,12 +36,17 @@ class Ledger:
 
     # -- pulled and waiting ------------------------------------------------------------------------------------
 
-    def pull(self, start: int, stop: int) -> None:
-        """Items `start` to `stop` were pulled. `pulled` passes them, and what an earlier run covered behind them."""
+    def pull(self, start: int, stop: int) -> list[Interval]:
+        """Have the items `start` to `stop` wait; return those that failed in an earlier run, and do not.
+
+        `pulled` passes them, and what an earlier run covered behind them.
+        """
         assert start == self.pulled, (start, self.pulled)
-        self.uncovered += stop - start - len(self.failed_in(start, stop))
+        failed = overlaps([(start, stop)], self.failed.near(start, stop))
+        self.uncovered += stop - start - sum(end - begin for begin, end in failed)
         self.pulled = self._unpulled(stop)
         self.wait((start, stop))
+        return failed
 
     def _unpulled(self, index: int) -> int:
         """The first item from `index` on that an earlier run did not cover. A leaf is begun at its start."""

@@ -7,7 +7,7 @@ tuples, for every worker begins by making these classes, and dataclasses take it
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from poolagg._chunks import Interval
@@ -18,11 +18,13 @@ __all__ = [
     "Answer",
     "Broken",
     "Cause",
+    "ChunkRan",
     "Commit",
     "Event",
     "Fail",
     "Failure",
     "Finished",
+    "ItemsRun",
     "Late",
     "LeaveOut",
     "Lost",
@@ -30,6 +32,7 @@ __all__ = [
     "Order",
     "Piece",
     "Pulled",
+    "Release",
     "Replace",
     "Revoke",
     "Revoked",
@@ -242,6 +245,12 @@ class Merged(NamedTuple):
     seconds: float
 
 
+class ItemsRun(NamedTuple):
+    """Workers, by their lanes, have run so many items in earlier runs."""
+
+    items: Mapping[int, int]
+
+
 class Late(NamedTuple):
     """The lane's running chunk has been at one batch for long."""
 
@@ -250,7 +259,7 @@ class Late(NamedTuple):
 
 
 class Tick(NamedTuple):
-    """`Terms.ship_every` seconds have passed: states are wanted."""
+    """States are wanted, for a snapshot or a commit."""
 
 
 # -- what the plan tells the engine, beside orders to lanes ----------------------------------------------------------
@@ -260,6 +269,20 @@ class Commit(NamedTuple):
     """Fold this piece into the result."""
 
     piece: Piece
+
+
+class ChunkRan(NamedTuple):
+    """A chunk that began with item `start` has run; the engine tells its watchers."""
+
+    start: int
+    finished: Finished
+
+
+class Release(NamedTuple):
+    """Forget these items of a parcel: they failed in an earlier run, and are not run."""
+
+    start: int
+    stop: int
 
 
 class Again(NamedTuple):
@@ -293,8 +316,8 @@ class Fail(NamedTuple):
 
 
 Answer: TypeAlias = Finished | Shipped | Revoked | Yielded | Lost | Worn | Broken
-Event: TypeAlias = Answer | Pulled | SourceEnded | Merged | Late | Tick
-Order: TypeAlias = Run | Ship | Revoke | Yield | Replace | Commit | Again | Skip | LeaveOut | Fail
+Event: TypeAlias = Answer | Pulled | SourceEnded | Merged | ItemsRun | Late | Tick
+Order: TypeAlias = Run | Ship | Revoke | Yield | Replace | Commit | ChunkRan | Release | Again | Skip | LeaveOut | Fail
 
 
 def nbytes_of(pieces: Iterable[Piece]) -> int:

@@ -17,6 +17,7 @@ waits, has arrived and is covered; `_blame.py` finds the item at fault if a work
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from poolagg._blame import Blame
 from poolagg._chunks import Interval, Intervals, overlaps, without
@@ -25,16 +26,19 @@ from poolagg._ledger import Ledger
 from poolagg._losses import Losses
 from poolagg._orders import (
     Broken,
+    ChunkRan,
     Commit,
     Event,
     Fail,
     Finished,
+    ItemsRun,
     Late,
     Lost,
     Merged,
     Order,
     Piece,
     Pulled,
+    Release,
     Replace,
     Revoked,
     Run,
@@ -50,11 +54,28 @@ from poolagg._shipping import Shipping
 from poolagg._stealing import Stealing
 from poolagg._terms import Terms
 
-__all__ = ["Plan", "Terms"]
+__all__ = ["Counts", "Plan"]
+
+
+class Demand(NamedTuple):
+    """What the plan wants of the source: `items` in hand, from item `start` on; it passes what is covered before."""
+
+    start: int
+    items: int
+    urgent: bool
+    """A lane has nothing to do, so that an item in hand must not wait for the next."""
+
+
+class Counts(NamedTuple):
+    """How many items are in the result, how many failed for good, and how many have run without a failure."""
+
+    merged: int = 0
+    failed: int = 0
+    done: int = 0
 
 
 class Plan:
-    """Drive it with `handle`, which returns orders; ask it for `appetite` and `finished`."""
+    """Tell it what happened, by `handle`, which returns orders; between two events the engine has five questions."""
 
     def __init__(self, terms: Terms, covered: Iterable[Interval] = (), failed: Iterable[Interval] = ()) -> None:
         self.terms = terms
@@ -69,104 +90,60 @@ class Plan:
         self._shipping = Shipping(terms, self.pace, self._ledger, self._lanes, self._instructions)
         self._chunk = 0
 
-    @property
-    def pulled(self) -> int:
-        """The first item that is still to be pulled: of what an earlier run covered, nothing is."""
-        return self._ledger.pulled
-
-    @property
-    def covered(self) -> Intervals:
-        """The items that are in the result, or failed for good."""
-        return self._ledger.covered
-
-    @property
-    def failed(self) -> Intervals:
-        """The items that failed for good, without those that nothing depends on any more."""
-        return self._ledger.failed
-
-    @property
-    def failures(self) -> int:
-        """How many items failed for good."""
-        return self._ledger.failures
-
     # -- what the engine asks ----------------------------------------------------------------------------------
-
-    @property
-    def stopped(self) -> bool:
-        """Whether the run has ended early, by `stop` or a failure."""
-        return self._instructions.stopped
 
     @property
     def finished(self) -> bool:
         """Whether every item is covered and there will be no more, or the run was stopped."""
-        if self.stopped:
+        if self._instructions.stopped:
             return True
         if not self._ended or self._lanes.busy or self._ledger.waiting or self._blame.suspects or self._ledger.arrived:
             return False
         return all(lane.empty for lane in self._lanes)
 
     @property
-    def appetite(self) -> int:
-        """How many items the source should have in hand now; 0 when nothing is wanted."""
-        if self.stopped or self._ended or self._ledger.waiting or self._free_lane() is None:
-            return 0
+    def demand(self) -> Demand:
+        """What is wanted of the source now."""
+        pulled, lane = self._ledger.pulled, self._free_lane()
+        urgent = lane is not None and not lane.chunks
+        if lane is None or self._instructions.stopped or self._ended or self._ledger.waiting:
+            return Demand(pulled, 0, urgent)
         if self.terms.in_order and not self._window_open():
-            return 0
+            return Demand(pulled, 0, urgent)
         total = self.terms.total
         # A total that is passed was wrong, and says nothing any more.
-        remaining = total - self.pulled if total is not None and total > self.pulled else None
-        return self._ledger.wanted(self.pace.size(remaining))
-
-    @property
-    def hungry(self) -> bool:
-        """Whether a lane has nothing to do, so that an item in hand must not wait for the next."""
-        lane = self._free_lane()
-        return lane is not None and not lane.chunks
+        remaining = total - pulled if total is not None and total > pulled else None
+        return Demand(pulled, self._ledger.wanted(self.pace.size(remaining)), urgent)
 
     def sealable(self, in_hand: int, ended: bool) -> int:
-        """How many of the items in hand may be a chunk: chunks end at leaf boundaries."""
+        """Return how many of the items in hand may be a chunk: chunks end at leaf boundaries."""
         if self.terms.grid is None or ended:
             return in_hand
-        return max(0, self.terms.grid.floor(self.pulled + in_hand) - self.pulled)
+        pulled = self._ledger.pulled
+        return max(0, self.terms.grid.floor(pulled + in_hand) - pulled)
 
     @property
-    def settled(self) -> int:
-        """How many items will not run again unless a worker dies: covered, arrived or held."""
+    def divisible(self) -> list[tuple[int, int]]:
+        """Lanes, with the chunk that each runs, which may be asked to give some of it to lanes without work."""
+        if self.terms.chunksize is not None or not self._lanes.busy or not self._starving:
+            return []
+        return self._stealing.divisible()
+
+    def counts(self, reached: Iterable[tuple[int, int, int]] = ()) -> Counts:
+        """Count the items by what has become of them; `reached`: lanes, their chunks, the items that these are at."""
+        failed, covered = self._ledger.failures, len(self._ledger.covered)
         held = sum(stop - start for lane in self._lanes for start, stop in lane.held)
-        return len(self.covered) + held + sum(piece.items for *_, piece in self._ledger.arrived)
+        arrived = sum(piece.items for *_, piece in self._ledger.arrived)
+        merged, done = covered - failed, held + arrived
+        for lane, chunk, index in reached:
+            done += sum(index - run.start for run in self._lanes[lane].chunks if run.chunk == chunk)
+        return Counts(merged, failed, merged + done)
 
-    @property
-    def starving(self) -> bool:
-        """Whether a lane has nothing to do, and chunks that are running may be divided for it."""
-        return self.terms.chunksize is None and bool(self._lanes.busy) and self._starving
-
-    @property
-    def _starving(self) -> bool:
-        if not self._lanes.idle or self.stopped or self._ledger.waiting or self._blame.suspects:
-            return False
-        return self._ended or not self.appetite
-
-    def divisible(self, lane: int, chunk: int) -> bool:
-        """Whether a lane runs this chunk, and may be asked to give some of it away."""
-        return self._stealing.divisible(self._lanes[lane], chunk)
-
-    def start_of(self, lane: int, chunk: int) -> int:
-        """The first item of a chunk in flight."""
-        return next((run.start for run in self._lanes[lane].chunks if run.chunk == chunk), 0)
-
-    def done_in(self, lane: int, chunk: int, reached: int) -> int:
-        """How many items of a running chunk are done, when it has reached item `reached`."""
-        return next((reached - run.start for run in self._lanes[lane].chunks if run.chunk == chunk), 0)
-
-    def spent(self, lane: int, items: int) -> None:
-        """The lane's worker has run so many items in earlier runs."""
-        self._lanes.spend(self._lanes[lane], items)
+    # -- what the engine tells ---------------------------------------------------------------------------------
 
     def stop(self) -> None:
         """End the run: nothing more is ordered."""
         self._instructions.stopped = True
-
-    # -- events in, orders out ---------------------------------------------------------------------------------
 
     def handle(self, event: Event) -> list[Order]:
         """Take in what happened; give the orders that follow from it."""
@@ -174,13 +151,17 @@ class Plan:
             case Pulled(start, stop, nbytes, kept_bytes):
                 self._shipping.kept_bytes = kept_bytes
                 self.pace.pulled(stop - start, nbytes)
-                self._ledger.pull(start, stop)
+                for interval in self._ledger.pull(start, stop):
+                    self._instructions.add(Release(*interval))
             case SourceEnded():
                 self._ended = True
             case Merged(seconds):
                 self.pace.merged(seconds)
+            case ItemsRun(items_run):
+                for lane, items in items_run.items():
+                    self._lanes.spend(self._lanes[lane], items)
             case Tick():
-                if not self.stopped:
+                if not self._instructions.stopped:
                     self._shipping.of_all()
             case Finished():
                 self._finished(event)
@@ -190,7 +171,7 @@ class Plan:
             case Revoked():
                 self._stealing.revoked(event)
             case Late(lane, chunk):
-                if self.starving and self.divisible(lane, chunk):
+                if (lane, chunk) in self.divisible:
                     self._stealing.divide(self._lanes[lane], chunk)
             case Yielded():
                 self._stealing.yielded(event)
@@ -210,6 +191,7 @@ class Plan:
         assert run.chunk == event.chunk, (run, event)
         if event.stop > run.stop:
             raise AssertionError(f"lane {lane.number} ran up to item {event.stop}, and had given away all from {run}")
+        self._instructions.add(ChunkRan(run.start, event))
         self._stealing.give_back(event.stop, run.stop)
         self.pace.finished(event.stop - run.start, event.seconds)
         again = [failure.index for failure in event.failures if self._blame.charge(failure)]
@@ -288,7 +270,7 @@ class Plan:
     # -- dispatch ----------------------------------------------------------------------------------------------
 
     def _dispatch(self) -> None:
-        if self.stopped:
+        if self._instructions.stopped:
             return
         self._commit_in_order()
         self._replace_worn()
@@ -299,6 +281,13 @@ class Plan:
             self._shipping.of_idle()
         if self.terms.in_flight > 1 and self._lanes.busy and self._starving:
             self._stealing.revoke()
+
+    @property
+    def _starving(self) -> bool:
+        """Whether a lane has nothing to do, and nothing is to come that it could be given."""
+        if not self._lanes.idle or self._instructions.stopped or self._ledger.waiting or self._blame.suspects:
+            return False
+        return self._ended or not self.demand.items
 
     def _free_lane(self) -> Lane | None:
         """The lane that gets the next chunk, if one may. While suspects wait, one is kept free for them, or all."""
@@ -362,7 +351,7 @@ class Plan:
             self._commit(piece)
 
     def _window_open(self) -> bool:
-        ahead = self.pulled - self.covered.prefix
+        ahead = self._ledger.pulled - self._ledger.covered.prefix
         return (
             self._ledger.arrived_bytes <= self.terms.window_bytes
             and ahead <= self.terms.window_chunks * self.terms.lanes * self.pace.largest
@@ -372,7 +361,7 @@ class Plan:
         """In order and with the window's bytes used up, only the oldest item may run: all others wait for it."""
         if not self.terms.in_order or self._ledger.arrived_bytes <= self.terms.window_bytes:
             return True
-        return self._ledger.waiting[0][0] == self.covered.prefix
+        return self._ledger.waiting[0][0] == self._ledger.covered.prefix
 
     # -- the invariant -----------------------------------------------------------------------------------------
 
@@ -390,7 +379,7 @@ class Plan:
                 if not self._ledger.is_probe(run.start, run.stop):
                     elsewhere += without((run.start, run.stop), run.without)
         self._lanes.check()
-        self._ledger.check(elsewhere, self.stopped)
+        self._ledger.check(elsewhere, self._instructions.stopped)
 
 
 def _load(lane: Lane) -> int:

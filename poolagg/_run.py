@@ -20,12 +20,11 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from poolagg import _orders as orders
 from poolagg import events
-from poolagg._chunks import overlaps
 from poolagg._interrupts import even_if_interrupted, interrupts_allowed, interrupts_held_back
 from poolagg._items import item_of
 from poolagg._pace import PARCEL
 from poolagg._parcels import Parcels, Source
-from poolagg._plan import Plan
+from poolagg._plan import Counts, Plan
 from poolagg._seconds import bounded
 from poolagg._settings import Settings
 from poolagg._texts import add_note, message_of
@@ -37,6 +36,7 @@ from poolagg.pools import Watch
 from poolagg.reducers import Into
 
 if TYPE_CHECKING:  # few runs have a checkpoint, and sqlite3 takes as long to import as a worker to start
+    from poolagg._chunks import Intervals
     from poolagg._continuation import Continuation
     from poolagg._pages import Pages
 
@@ -75,7 +75,8 @@ class Snapshot:
 class Run:
     """One run: `step` drives it, and returns after each round of answers."""
 
-    _entered = _ended = False
+    _plan: Plan
+    _entered = _ended = _planned = _stopped = False
 
     def __init__(self, settings: Settings, every: float | None = None) -> None:
         self._settings = settings
@@ -90,7 +91,7 @@ class Run:
         self._source = Source(settings.iterable, self._pool.encode(), witness)
         self._total = settings.total if settings.total is not None else self._source.total
         lanes = self._pool.workers if self._total is None else max(1, min(self._pool.workers, self._total))
-        self._plan = Plan(settings.terms(self._pool, lanes, self._total))
+        self._terms = settings.terms(self._pool, lanes, self._total)
         self._parcels = Parcels()
         self._watchers = Watchers(settings.watchers())
         self._account = Account()
@@ -154,7 +155,7 @@ class Run:
 
         If that fails, its result is missing, and whoever asks for the value does the work here.
         """
-        errand = None if self._plan.stopped else self._strategy.errand(self._folding)
+        errand = None if self._stopped else self._strategy.errand(self._folding)
         if errand is None or not self._working:
             return
         self._watchers.tell(events.Partitioned(len(errand.items), errand.why, monotonic()))
@@ -184,42 +185,46 @@ class Run:
         with self._pool.used():
             self._do(self._plan.handle(orders.Tick()))
         # Before anything has arrived there is nothing to show, and of nothing some reducers have no result.
-        return len(self._plan.covered) > self._plan.failures
+        return self._plan.counts().merged > 0
 
     def snapshot(self, final: bool) -> Snapshot:
         """The result so far."""
-        return Snapshot(self.value(final), len(self._plan.covered), self._total, monotonic() - self._began, final)
+        merged, failed, _ = self._plan.counts()
+        return Snapshot(self.value(final), merged + failed, self._total, monotonic() - self._began, final)
 
     def warn_of_skipped(self, stacklevel: int) -> None:
         """Say what is missing from the result."""
         if self._skipped.count:
-            warnings.warn(SkippedItems(self._skipped.text(self._plan.pulled)), stacklevel=stacklevel + 1)
+            warnings.warn(SkippedItems(self._skipped.text(self._plan.demand.start)), stacklevel=stacklevel + 1)
 
     def _begin(self) -> None:
-        settings, terms = self._settings, self._plan.terms
+        settings, terms = self._settings, self._terms
         self._began = monotonic()
         self._next_snapshot = self._began + (self._every or 0)
-        if self._pages is not None:
-            self._continue(self._pages)
+        covered, failed_before = ((), ()) if self._pages is None else self._continue(self._pages)
+        self._plan, self._planned = Plan(terms, covered, failed_before), True
+        if self._kept is not None and covered and self._folding.done():
+            self._kept.skip(self._source, self._kept.needed)
+            self._stop()
+        merged, failed, _ = self._plan.counts()
         # A finished run that is only asked again needs no workers.
-        if self._total != 0 and not self._plan.covered:
+        if self._total != 0 and not (merged or failed):
             self._begin_work()
         self._watchers.tell(
             events.RunStarted(
                 self._total, terms.lanes, repr(self._pool), repr(self._strategy), repr(settings.reducer),
-                len(self._plan.covered) - self._plan.failures, self._began, monotonic() - self._began,
+                merged, self._began, monotonic() - self._began,
                 self._pool.lanes_per_worker, terms.in_order, settings.why,
             )
         )  # fmt: skip
 
     def _begin_work(self) -> None:
         if not self._working:
-            settings, terms = self._settings, self._plan.terms
+            settings, terms = self._settings, self._terms
             self._pool.begin(settings.job(terms.grid), terms.lanes, self._lease)
             self._working = True
-            for lane, items in self._pool.items_run().items():
-                if lane < terms.lanes:
-                    self._plan.spent(lane, items)
+            items_run = {lane: items for lane, items in self._pool.items_run().items() if lane < terms.lanes}
+            self._do(self._plan.handle(orders.ItemsRun(items_run)))
 
     def _end(self, error: BaseException | None) -> None:
         """End the run, once. An interrupt waits until the pool and the checkpoint are let go of."""
@@ -227,7 +232,7 @@ class Run:
             return
         with interrupts_held_back():
             self._ended = True
-            clean = error is None and self._plan.finished and not self._plan.stopped
+            clean = error is None and self._plan.finished and not self._stopped
             if self._working and self._watchers:  # which workers of the pool's last run do not live to tell
                 self._account.workers_memory = self._pool.peak_memory()
             try:
@@ -240,7 +245,7 @@ class Run:
                     self._tell_end(error)
 
     def _tell_end(self, error: BaseException | None) -> None:
-        done, failed = len(self._plan.covered) - self._plan.failures, self._plan.failures
+        done, failed, _ = self._plan.counts() if self._planned else Counts()
         with interrupts_allowed():
             self._watchers.tell_if(events.Progressed, done, failed, self._total)
             self._watchers.tell_if(self._account.told)
@@ -248,7 +253,7 @@ class Run:
 
     def _patience(self) -> float | None:
         """How long the lanes may be waited for: not at all while there are items to pull."""
-        if self._plan.appetite > self._source.in_hand and not self._source.ended:
+        if self._plan.demand.items > self._source.in_hand and not self._source.ended:
             return 0.0
         deadlines = []
         if self._watchers:
@@ -264,13 +269,14 @@ class Run:
 
     def _look_at_the_clock(self) -> None:
         if self._watch is not None and self._working:
-            self._watch.look(range(self._plan.terms.lanes))
+            self._watch.look(range(self._terms.lanes))
         for lane, chunk, at in self._divisible():
             if monotonic() >= at:
                 self._do(self._plan.handle(orders.Late(lane, chunk)))
         if self._watchers and monotonic() >= self._next_redraw:
             self._next_redraw = monotonic() + REDRAW
-            self._watchers.tell(events.Progressed(self._items_done(), self._plan.failures, self._total))
+            counts = self._counts()
+            self._watchers.tell(events.Progressed(counts.done, counts.failed, self._total))
 
         if self._kept is not None:
             if self._kept.asks():
@@ -280,32 +286,28 @@ class Run:
 
     def _divisible(self) -> list[tuple[int, int, float]]:
         """While others have nothing to do: lanes, the chunks they run, and from when on these should be divided."""
-        plan, batch = self._plan, self._pool.batch
-        running = [(lane, batch(lane)) for lane in (range(plan.terms.lanes) if plan.starving else ())]
-        return [(lane, at.chunk, at.since + LATE) for lane, at in running if at and plan.divisible(lane, at.chunk)]
+        running = [(lane, chunk, self._pool.batch(lane)) for lane, chunk in self._plan.divisible]
+        return [(lane, chunk, at.since + LATE) for lane, chunk, at in running if at and at.chunk == chunk]
 
     # -- the checkpoint ----------------------------------------------------------------------------------------
 
-    def _continue(self, pages: Pages) -> None:
-        """Go on from what the checkpoint holds."""
+    def _continue(self, pages: Pages) -> tuple[Intervals, Intervals]:
+        """Go on from what the checkpoint holds; return the items that it covers, and those that failed."""
         from poolagg._continuation import Continuation
 
-        terms = self._plan.terms
-        self._kept = Continuation(self._settings, self._folding, pages, terms)
-        self._kept.begin(terms)
-        self._plan = self._kept.plan(terms)
+        self._kept = Continuation(self._settings, self._folding, pages, self._terms)
+        self._kept.begin(self._terms)
         if self._settings.on_error == "skip":
             self._kept.tell_skipped(self._skipped)
-        if self._plan.covered and self._folding.done():
-            self._kept.skip(self._source, self._kept.needed)
-            self._plan.stop()
+        return self._kept.covered, self._kept.all_failed
 
     def _wanted(self) -> int:
         """How many items the source should have in hand, once it has passed those that the result has already."""
-        passed = self._plan.pulled - self._source.position
+        demand = self._plan.demand
+        passed = demand.start - self._source.position
         if self._kept is not None and not self._source.in_hand and passed > 0:
             self._kept.skip(self._source, passed)
-        return self._plan.appetite
+        return demand.items
 
     def _keep_result(self) -> None:
         if self._kept is not None:
@@ -342,9 +344,9 @@ class Run:
             if source.in_hand < wanted:
                 self._pull_items(wanted, now + PULLING)
             enough = source.in_hand >= wanted or source.ended or source.nbytes > PARCEL
-            if not (enough or plan.hungry or monotonic() - self._pulling_since > IN_HAND) or not self._seal():
+            if not (enough or plan.demand.urgent or monotonic() - self._pulling_since > IN_HAND) or not self._seal():
                 break
-        if source.ended and source.in_hand and not plan.stopped:
+        if source.ended and source.in_hand and not self._stopped:
             self._seal()
         if source.ended and not source.in_hand and not self._ended_told:
             self._ended_told = True
@@ -369,14 +371,10 @@ class Run:
         self._begin_work()  # the total that said there were no items was wrong
         began, packing = monotonic(), self._source.packing
         if self._kept is not None:
-            self._kept.check_start(self._plan.pulled)
+            self._kept.check_start(self._plan.demand.start)
         parcel = self._source.seal(count)
         self._account.sealed(packing, monotonic() - began)
         self._parcels.add(parcel)
-        if self._kept is not None:  # what failed in an earlier run is not run, though its leaf is
-            whole = parcel.start, parcel.stop
-            for start, stop in overlaps([whole], self._plan.failed.near(*whole)):
-                self._parcels.release(start, stop)
         self._pulling_since = None
         self._do(self._plan.handle(orders.Pulled(parcel.start, parcel.stop, parcel.nbytes, self._parcels.nbytes)))
         return True
@@ -388,9 +386,7 @@ class Run:
             self._take(answer)
 
     def _take(self, answer: orders.Answer) -> None:
-        if isinstance(answer, orders.Finished):
-            self._watchers.tell_if(self._chunk_done, answer)
-        elif isinstance(answer, orders.Shipped):
+        if isinstance(answer, orders.Shipped):
             self._watchers.tell_if(self._state_shipped, answer)
         elif isinstance(answer, orders.Lost):
             self._tell_death(answer)
@@ -411,19 +407,23 @@ class Run:
                     self._pool.perform(order, None)
                 case orders.Ship() | orders.Revoke() | orders.Yield():
                     self._pool.perform(order, None)
+                case orders.ChunkRan(start, answer):
+                    self._watchers.tell_if(self._chunk_done, start, answer)
                 case orders.Commit(piece):
                     pending.extend(self._commit(piece))
                 case orders.Again(failure, attempt):
                     self._watchers.tell_if(self._item_failed, failure, attempt, True)
                 case orders.Skip(failure, attempt):
                     self._skip(self._item_failed(failure, attempt, False))
+                case orders.Release(start, stop):
+                    self._parcels.release(start, stop)
                 case orders.LeaveOut(leaf):
                     self._leave_out(leaf)
                 case orders.Fail():
                     self._fail(order)
 
     def _commit(self, piece: orders.Piece) -> list[orders.Order]:
-        if self._plan.stopped:
+        if self._stopped:
             return []
         began = monotonic()
         try:
@@ -437,13 +437,18 @@ class Run:
             self._parcels.release(start, stop)
         self._watchers.tell_if(events.StateMerged, piece.items, piece.nbytes, seconds, began + seconds)
         if self._folding.done():
-            self._plan.stop()
+            self._stop()
         return self._plan.handle(orders.Merged(seconds))
+
+    def _stop(self) -> None:
+        """End the run early: nothing that is still to come can change the result."""
+        self._stopped = True
+        self._plan.stop()
 
     def _leave_out(self, leaf: int) -> None:
         """Tell the folding that a leaf has no state, so that the leaves beside it need not be kept for it."""
         leave_out = getattr(self._folding, "leave_out", None)
-        if leave_out is not None and not self._plan.stopped:
+        if leave_out is not None and not self._stopped:
             with contextlib.nullcontext() if self._kept is None else self._kept.covering(()):
                 leave_out(leaf)
 
@@ -494,16 +499,13 @@ class Run:
 
     # -- time --------------------------------------------------------------------------------------------------
 
-    def _items_done(self) -> int:
-        """Items that are merged, held in a lane, or done in a chunk that is running."""
-        done = self._plan.settled - self._plan.failures
-        for lane in range(self._plan.terms.lanes):
-            if (batch := self._pool.batch(lane)) is not None:
-                done += self._plan.done_in(lane, batch.chunk, batch.start)
-        return done
+    def _counts(self) -> Counts:
+        """Count items, with those that are done in chunks that are running."""
+        lanes = range(self._terms.lanes)
+        batches = [(lane, batch) for lane in lanes if (batch := self._pool.batch(lane)) is not None]
+        return self._plan.counts((lane, batch.chunk, batch.start) for lane, batch in batches)
 
-    def _chunk_done(self, answer: orders.Finished) -> events.ChunkDone:
-        start = self._plan.start_of(answer.lane, answer.chunk)
+    def _chunk_done(self, start: int, answer: orders.Finished) -> events.ChunkDone:
         return events.ChunkDone(
             answer.lane, start, answer.stop, answer.seconds, monotonic(), answer.reduce_seconds,
             answer.pack_seconds, answer.open_seconds, orders.nbytes_of(answer.pieces or ()), answer.began,

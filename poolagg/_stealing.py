@@ -52,12 +52,14 @@ class Stealing:
 
     # -- chunks that run ---------------------------------------------------------------------------------------
 
-    def divisible(self, lane: Lane, chunk: int) -> bool:
-        """Whether the lane runs this chunk, and may be asked to give some of it away."""
-        if not lane.chunks or lane.yielding == chunk:
-            return False
-        run = lane.chunks[0]
-        return run.chunk == chunk and not run.alone and run.stop - run.start > 1
+    def divisible(self) -> list[tuple[int, int]]:
+        """Give the lanes, with the chunk that each runs, that may be asked to give some of it away."""
+        running = [(number, self._lanes[number].chunks[0]) for number in sorted(self._lanes.busy)]
+        return [
+            (number, run.chunk)
+            for number, run in running
+            if not run.alone and run.stop - run.start > 1 and self._lanes[number].yielding != run.chunk
+        ]
 
     def divide(self, lane: Lane, chunk: int) -> None:
         """Ask for the rest of a chunk."""

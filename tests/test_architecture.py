@@ -95,7 +95,7 @@ MAY_IMPORT = {
         *("reducers", "strategies"),
     },
     "_continuation": {
-        *("_checkpoint", "_chunks", "_entrusted", "_fingerprint", "_pages", "_parcels", "_plan"),
+        *("_checkpoint", "_chunks", "_entrusted", "_fingerprint", "_pages", "_parcels"),
         *("_settings", "_terms", "_texts", "_verdicts", "errors", "events", "functions", "strategies"),
     },
     "_run": {
