@@ -96,6 +96,11 @@ class Lanes:
         """Of those that may be given a chunk one with the fewest, the lowest number first: O(log lanes), amortized."""
         return next((self._lanes[room.first()] for room in self._rooms if len(room)), None)
 
+    def second_roomiest(self) -> Lane | None:
+        """Give the lane with the second fewest chunks, if it may be given one; the first is kept free: O(lanes)."""
+        lanes = sorted((lane for lane in self if not (lane.closed or lane.alone)), key=lambda lane: len(lane.chunks))
+        return next((lane for lane in lanes[1:] if len(lane.chunks) < len(self._rooms)), None)
+
     def with_room(self) -> list[Lane]:
         """All that may be given a chunk: O(lanes)."""
         return [lane for lane in self if lane.number in self._place]

@@ -149,12 +149,12 @@ def _cases(event: Lost, lane: Lane, shared: bool, ledger: Ledger) -> Iterator[tu
     for interval in lane.held:
         yield interval, interval, Case(held=True, silent=silent, packing=packing)
     if suspect is None and shared and lane.chunks:
-        suspect = lane.chunks[0].interval
+        suspect = lane.chunks[0].start, lane.chunks[0].stop
     for number, run in enumerate(lane.chunks):
-        part = None if suspect is None else ledger.trimmed(*overlap(suspect, run.interval))
+        whole = run.start, run.stop
+        part = None if suspect is None else ledger.trimmed(*overlap(suspect, whole))
         one = part is not None and _is_one(part)
-        case = Case(False, not number, run.alone, part is not None, one, shared, silent, packing)
-        yield run.interval, part or run.interval, case
+        yield whole, part or whole, Case(False, not number, run.alone, part is not None, one, shared, silent, packing)
 
 
 def _is_one(interval: Interval) -> bool:

@@ -76,11 +76,6 @@ class Run(NamedTuple):
     budget: float = float("inf")
     without: tuple[int, ...] = ()
 
-    @property
-    def interval(self) -> Interval:
-        """From where to where it runs."""
-        return self.start, self.stop
-
     def items(self, reached: int | None = None) -> int:
         """How many items there are to run; with `reached`, how many of them lie before that."""
         stop = self.stop if reached is None else reached

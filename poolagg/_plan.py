@@ -9,9 +9,10 @@ Rule of the room: no clock, process or file; answers in, orders out, and every c
 
 Invariant: every item that was pulled is in exactly one of these places; `check()` asserts it. A lane that carries no
 state ships with every chunk, so that nothing is ever held. Pieces of an in-order run wait in `arrived` until all
-before them are covered; others are covered at once. Three parts have a room of their own: `_ledger.py` keeps what
-waits, has arrived and is covered; `_blame.py` finds the item at fault if a worker dies or a payload does not travel;
-`_stealing.py` is what lanes without work take over from others.
+before them are covered; others are covered at once. The parts have rooms of their own: `_ledger.py` keeps what waits,
+has arrived and is covered, `_lanes.py` what each lane was given; `_losses.py` decides what becomes of a dead worker's
+items, `_blame.py` finds the item at fault; `_stealing.py` moves work to lanes without any, `_shipping.py` has states
+shipped. They add their orders to the one list in `_pending.py`.
 """
 
 from __future__ import annotations
@@ -125,9 +126,7 @@ class Plan:
     @property
     def divisible(self) -> list[tuple[int, int]]:
         """Lanes, with the chunk that each runs, which may be asked to give some of it to lanes without work."""
-        if self.terms.chunksize is not None or not self._lanes.busy or not self._starving:
-            return []
-        return self._stealing.divisible()
+        return self._stealing.divisible() if self.terms.chunksize is None and self._starving else []
 
     def counts(self, reached: Iterable[tuple[int, int, int]] = ()) -> Counts:
         """Count the items by what has become of them; `reached`: lanes, their chunks, the items that these are at."""
@@ -279,15 +278,15 @@ class Plan:
             self._run_some(lane, self._ledger.next(self.pace.size(None)))
         if self._ended and self.terms.carries and not (self._ledger.waiting or self._blame.suspects):
             self._shipping.of_idle()
-        if self.terms.in_flight > 1 and self._lanes.busy and self._starving:
+        if self.terms.in_flight > 1 and self._starving:
             self._stealing.revoke()
 
     @property
     def _starving(self) -> bool:
-        """Whether a lane has nothing to do, and nothing is to come that it could be given."""
-        if not self._lanes.idle or self._instructions.stopped or self._ledger.waiting or self._blame.suspects:
+        """Whether a lane has nothing to do while others run chunks, and nothing is to come that it could be given."""
+        if self._instructions.stopped or self._ledger.waiting or self._blame.suspects:
             return False
-        return self._ended or not self.demand.items
+        return bool(self._lanes.busy and self._lanes.idle) and (self._ended or not self.demand.items)
 
     def _free_lane(self) -> Lane | None:
         """The lane that gets the next chunk, if one may. While suspects wait, one is kept free for them, or all."""
@@ -295,8 +294,7 @@ class Plan:
             return None if self.terms.shared_fate and self._lanes.alone else self._lanes.roomiest()
         if self.terms.shared_fate:
             return None
-        lanes = sorted((lane for lane in self._lanes if not lane.closed and not lane.alone), key=_load)[1:]
-        return next((lane for lane in lanes if len(lane.chunks) < self.terms.in_flight), None)
+        return self._lanes.second_roomiest()
 
     def _run_suspects(self) -> None:
         while self._blame.suspects:
@@ -380,7 +378,3 @@ class Plan:
                     elsewhere += without((run.start, run.stop), run.without)
         self._lanes.check()
         self._ledger.check(elsewhere, self._instructions.stopped)
-
-
-def _load(lane: Lane) -> int:
-    return len(lane.chunks)
