@@ -105,16 +105,19 @@ class Plan:
     @property
     def demand(self) -> Demand:
         """What is wanted of the source now."""
-        pulled, lane = self._ledger.pulled, self._free_lane()
-        urgent = lane is not None and not lane.chunks
+        lane = self._free_lane()
+        return Demand(self._ledger.pulled, self._wanted(lane), lane is not None and not lane.chunks)
+
+    def _wanted(self, lane: Lane | None) -> int:
+        """Return how many items a chunk for this lane should have, 0 if none is wanted."""
         if lane is None or self._instructions.stopped or self._ended or self._ledger.waiting:
-            return Demand(pulled, 0, urgent)
+            return 0
         if self.terms.in_order and not self._window_open():
-            return Demand(pulled, 0, urgent)
-        total = self.terms.total
+            return 0
+        total, pulled = self.terms.total, self._ledger.pulled
         # A total that is passed was wrong, and says nothing any more.
         remaining = total - pulled if total is not None and total > pulled else None
-        return Demand(pulled, self._ledger.wanted(self.pace.size(remaining)), urgent)
+        return self._ledger.wanted(self.pace.size(remaining))
 
     def sealable(self, in_hand: int, ended: bool) -> int:
         """Return how many of the items in hand may be a chunk: chunks end at leaf boundaries."""
@@ -146,24 +149,24 @@ class Plan:
 
     def handle(self, event: Event) -> list[Order]:
         """Take in what happened; give the orders that follow from it."""
-        match event:
+        match event:  # what happens most often comes first
+            case Finished():
+                self._finished(event)
             case Pulled(start, stop, nbytes, kept_bytes):
                 self._shipping.kept_bytes = kept_bytes
                 self.pace.pulled(stop - start, nbytes)
                 for interval in self._ledger.pull(start, stop):
                     self._instructions.add(Release(*interval))
-            case SourceEnded():
-                self._ended = True
             case Merged(seconds):
                 self.pace.merged(seconds)
+            case SourceEnded():
+                self._ended = True
             case ItemsRun(items_run):
                 for lane, items in items_run.items():
                     self._lanes.spend(self._lanes[lane], items)
             case Tick():
                 if not self._instructions.stopped:
                     self._shipping.of_all()
-            case Finished():
-                self._finished(event)
             case Shipped(lane, pieces, pack, opening):
                 self._lanes[lane].shipping = False
                 self._shipped(self._lanes[lane], pieces, pack, opening)
@@ -271,9 +274,12 @@ class Plan:
     def _dispatch(self) -> None:
         if self._instructions.stopped:
             return
-        self._commit_in_order()
-        self._replace_worn()
-        self._run_suspects()
+        while self.terms.in_order and (piece := self._ledger.in_order()):
+            self._commit(piece)
+        if self._lanes.worn:
+            self._replace_worn()
+        if self._blame.suspects:
+            self._run_suspects()
         while self._ledger.waiting and self._admissible() and (lane := self._free_lane()):
             self._run_some(lane, self._ledger.next(self.pace.size(None)))
         if self._ended and self.terms.carries and not (self._ledger.waiting or self._blame.suspects):
@@ -284,9 +290,11 @@ class Plan:
     @property
     def _starving(self) -> bool:
         """Whether a lane has nothing to do while others run chunks, and nothing is to come that it could be given."""
-        if self._instructions.stopped or self._ledger.waiting or self._blame.suspects:
+        if not (self._lanes.idle and self._lanes.busy) or self._instructions.stopped:
             return False
-        return bool(self._lanes.busy and self._lanes.idle) and (self._ended or not self.demand.items)
+        if self._ledger.waiting or self._blame.suspects:
+            return False
+        return self._ended or not self._wanted(self._free_lane())
 
     def _free_lane(self) -> Lane | None:
         """The lane that gets the next chunk, if one may. While suspects wait, one is kept free for them, or all."""
@@ -343,10 +351,6 @@ class Plan:
                     self._shipping.of(lane)
 
     # -- input order -------------------------------------------------------------------------------------------
-
-    def _commit_in_order(self) -> None:
-        while piece := self._ledger.in_order():
-            self._commit(piece)
 
     def _window_open(self) -> bool:
         ahead = self._ledger.pulled - self._ledger.covered.prefix
