@@ -76,22 +76,22 @@ class Blame:
         """Attempts at items that are covered count no more; looked for seldom, so O(1) for each attempt."""
         covered = self._ledger.covered
         self._attempts = {index: count for index, count in self._attempts.items() if index not in covered}
-        for places in (self._unexplained_at, self._silent_at):
-            for index in [index for index in places if index in covered]:
-                del places[index]
+        for counts in (self._unexplained_at, self._silent_at):
+            for index in [index for index in counts if index in covered]:
+                del counts[index]
         self._blameless = {leaf for leaf in self._blameless if covered.end(leaf[0]) < leaf[1]}
         self._tidy_at = max(TIDY, 2 * len(self._attempts))
 
-    def unexplained(self, place: int | None) -> int:
+    def unexplained(self, start: int | None) -> int:
         """Count a death of a worker that had not begun to work; the number of such deaths, if that is too many.
 
         Workers may be killed at any time, by whomever; but a pool that only dies must not go on for ever. Nor may a
-        chunk, from `place` on, that is lost each time it is sent, while others get through.
+        chunk, from item `start` on, that is lost each time it is sent, while others get through.
         """
         self._unexplained += 1
-        if place is not None:
-            self._unexplained_at[place] += 1
-        deaths = self._unexplained if place is None else max(self._unexplained, self._unexplained_at[place])
+        if start is not None:
+            self._unexplained_at[start] += 1
+        deaths = self._unexplained if start is None else max(self._unexplained, self._unexplained_at[start])
         return deaths if deaths > self._most_unexplained else 0
 
     def present_at_silent_death(self, interval: Interval) -> None:

@@ -74,7 +74,7 @@ class Lanes:
         self._limited = most_items is not None
         self._lanes = {number: Lane(number, room=self._most_items) for number in range(count)}
         self._rooms = [_Lowest() for _ in range(in_flight)]
-        self._place: dict[int, int] = {}
+        self._room_of: dict[int, int] = {}
         self.worn: set[int] = set()
         self.alone: set[int] = set()
         self.busy: set[int] = set()
@@ -103,7 +103,7 @@ class Lanes:
 
     def with_room(self) -> list[Lane]:
         """All that may be given a chunk: O(lanes)."""
-        return [lane for lane in self if lane.number in self._place]
+        return [lane for lane in self if lane.number in self._room_of]
 
     def give(self, lane: Lane, run: Run) -> None:
         """The lane has this chunk, too."""
@@ -146,13 +146,13 @@ class Lanes:
         _put(self.worn, number, lane.worn)
         _put(self.alone, number, alone)
         _put(self.busy, number, chunks > 0)
-        place = None if lane.closed or alone or chunks >= len(self._rooms) else chunks
-        before = self._place.pop(number, None)
-        if before is not None and before != place:
+        room = None if lane.closed or alone or chunks >= len(self._rooms) else chunks
+        before = self._room_of.pop(number, None)
+        if before is not None and before != room:
             self._rooms[before].discard(number)
-        if place is not None:
-            self._place[number] = place
-            self._rooms[place].add(number)
+        if room is not None:
+            self._room_of[number] = room
+            self._rooms[room].add(number)
 
     def renew(self, number: int) -> None:
         """Another worker is in its place, and knows of nothing."""

@@ -227,15 +227,15 @@ class Plan:
 
     def _shipped(self, lane: Lane, pieces: tuple[Piece, ...], pack: float, opening: float) -> None:
         self.pace.shipped(lane.held_seconds, pack, opening)
-        runs = lane.forget()
-        held, covers = Intervals(runs), Intervals(interval for piece in pieces for interval in piece.covers)
+        intervals = lane.forget()
+        held, covers = Intervals(intervals), Intervals(interval for piece in pieces for interval in piece.covers)
         if held != covers:
             raise AssertionError(f"lane {lane.number} held {held!r} and shipped {covers!r}")
         for piece in pieces:
             if piece.error is None:
                 self._arrive(piece)
                 continue
-            parts = overlaps(piece.covers, runs)
+            parts = overlaps(piece.covers, intervals)
             if len(parts) == 1:
                 self._losses.unreadable(parts[0], piece.error)
             else:
