@@ -101,10 +101,6 @@ class Lanes:
         lanes = sorted((lane for lane in self if not (lane.closed or lane.alone)), key=lambda lane: len(lane.chunks))
         return next((lane for lane in lanes[1:] if len(lane.chunks) < len(self._rooms)), None)
 
-    def with_room(self) -> list[Lane]:
-        """All that may be given a chunk: O(lanes)."""
-        return [lane for lane in self if lane.number in self._room_of]
-
     def give(self, lane: Lane, run: Run) -> None:
         """The lane has this chunk, too."""
         lane.chunks.append(run)
@@ -162,7 +158,7 @@ class Lanes:
     def check(self) -> None:
         """Assert that the account is what one finds by asking each lane."""
         with_room = [lane for lane in self if not (lane.closed or lane.alone) and len(lane.chunks) < len(self._rooms)]
-        assert self.with_room() == with_room
+        assert [lane for lane in self if lane.number in self._room_of] == with_room
         assert self.roomiest() is min(with_room, key=lambda lane: len(lane.chunks), default=None)
         assert self.idle == sum(not lane.chunks and not lane.worn for lane in self)
         assert self.worn == {lane.number for lane in self if lane.worn}
