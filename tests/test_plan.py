@@ -512,6 +512,12 @@ def started(*chunks, **terms):
     return plan, orders
 
 
+def test_the_engine_has_five_questions():
+    """All else that it learns arrives as an order."""
+    questions = {"finished", "demand", "sealable", "divisible", "counts"}
+    assert {name for name in vars(Plan) if not name.startswith("_")} == questions | {"handle", "stop", "check"}
+
+
 def test_a_revoked_chunk_runs_elsewhere_only_after_its_holder_let_go():
     """Until then it may be running; if it is, it stays."""
     for ok in (True, False):
