@@ -246,7 +246,7 @@ class Simulation:
 
     def pull(self):
         """Pull chunks of a range, while the plan wants any."""
-        while self.pulled < self.job.items and (wanted := self.plan.appetite):
+        while self.pulled < self.job.items and (wanted := self.plan.demand.items):
             in_hand = min(wanted, self.job.items - self.pulled)
             size = self.plan.sealable(in_hand, self.pulled + in_hand == self.job.items)
             self.spend(self.costs.pull + self.costs.loop)
@@ -296,7 +296,7 @@ class Simulation:
             return self.commit(order.piece)
         if isinstance(order, orders.Revoke):
             self.revoke(order)
-        else:
+        elif not isinstance(order, orders.ChunkRan):
             self.send(order)
         return ()
 
@@ -396,5 +396,5 @@ def cost_of_telling(terms, log):
     for event in log:
         plan.handle(event)
         assert not plan.finished
-        assert plan.appetite >= 0
+        assert plan.demand.items >= 0
     return (time.thread_time() - began) / len(log)

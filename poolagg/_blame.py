@@ -14,7 +14,9 @@ from collections import Counter, deque
 
 from poolagg._chunks import Interval
 from poolagg._ledger import Ledger
-from poolagg._orders import Cause, Failure
+from poolagg._orders import Again, Cause, Fail, Failure, LeaveOut, Skip
+from poolagg._pending import Instructions
+from poolagg._terms import Terms
 
 __all__ = ["Blame"]
 
@@ -28,14 +30,15 @@ TIDY = 1024
 class Blame:
     """The search for the item at fault; `suspects` are what is to run alone next."""
 
-    def __init__(self, ledger: Ledger, retries: int | None, lanes: int) -> None:
+    def __init__(self, ledger: Ledger, terms: Terms, instructions: Instructions) -> None:
         self.suspects: deque[Interval] = deque()
         self.probing: Counter[Interval] = Counter()  # leaves, with how many of their parts are suspects
         self._blameless: set[Interval] = set()  # leaves that were probed, and no item was found at fault
         self._ledger = ledger
-        self._retries = retries
+        self._retries, self._skip = terms.retries, terms.skip
+        self._instructions = instructions
         self._attempts: dict[int, Counter[Cause]] = {}
-        self._most_unexplained = max(3, retries or 0) + 2 * lanes
+        self._most_unexplained = max(3, terms.retries or 0) + 2 * terms.lanes
         self._unexplained = 0
         self._unexplained_at: Counter[int] = Counter()
         self._silent_at: Counter[int] = Counter()
@@ -43,8 +46,21 @@ class Blame:
 
     # -- counting ----------------------------------------------------------------------------------------------
 
-    def charge(self, failure: Failure) -> tuple[int, bool]:
-        """Count a failed attempt: the how many-th it was, and whether the item runs again."""
+    def charge(self, failure: Failure) -> bool:
+        """Count a failed attempt; return whether the item runs again. If not, it is skipped, or ends the run."""
+        attempt, again = self._count(failure)
+        if again:
+            self._instructions.add(Again(failure, attempt))
+        elif self._skip:
+            self._instructions.add(Skip(failure, attempt))
+            if (leaf := self._ledger.skip(failure.index)) is not None:
+                self._instructions.add(LeaveOut(leaf))
+        else:
+            self._instructions.fail(Fail(failure.index, failure.error, attempt, failure.cause, failure.item))
+        return again
+
+    def _count(self, failure: Failure) -> tuple[int, bool]:
+        """Return the attempt's number, and whether another is allowed."""
         if self._ledger.grid is not None:
             self._blameless.discard(self._ledger.leaf(failure.index))
         self.progress()
@@ -60,22 +76,22 @@ class Blame:
         """Attempts at items that are covered count no more; looked for seldom, so O(1) for each attempt."""
         covered = self._ledger.covered
         self._attempts = {index: count for index, count in self._attempts.items() if index not in covered}
-        for places in (self._unexplained_at, self._silent_at):
-            for index in [index for index in places if index in covered]:
-                del places[index]
+        for counts in (self._unexplained_at, self._silent_at):
+            for index in [index for index in counts if index in covered]:
+                del counts[index]
         self._blameless = {leaf for leaf in self._blameless if covered.end(leaf[0]) < leaf[1]}
         self._tidy_at = max(TIDY, 2 * len(self._attempts))
 
-    def unexplained(self, place: int | None) -> int:
+    def unexplained(self, start: int | None) -> int:
         """Count a death of a worker that had not begun to work; the number of such deaths, if that is too many.
 
         Workers may be killed at any time, by whomever; but a pool that only dies must not go on for ever. Nor may a
-        chunk, from `place` on, that is lost each time it is sent, while others get through.
+        chunk, from item `start` on, that is lost each time it is sent, while others get through.
         """
         self._unexplained += 1
-        if place is not None:
-            self._unexplained_at[place] += 1
-        deaths = self._unexplained if place is None else max(self._unexplained, self._unexplained_at[place])
+        if start is not None:
+            self._unexplained_at[start] += 1
+        deaths = self._unexplained if start is None else max(self._unexplained, self._unexplained_at[start])
         return deaths if deaths > self._most_unexplained else 0
 
     def present_at_silent_death(self, interval: Interval) -> None:

@@ -18,7 +18,6 @@ from poolagg._checkpoint import NOTHING, Checkpoint, CheckpointData, FailedItem,
 from poolagg._chunks import Grid, Interval, Intervals
 from poolagg._fingerprint import differences, fingerprint
 from poolagg._pages import Known, Pages
-from poolagg._plan import Plan
 from poolagg._schedule import CheckpointSchedule
 from poolagg._settings import Settings
 from poolagg._source import Source
@@ -69,11 +68,12 @@ class Continuation:
         self._take_up(held, terms)
         self._torn = False
 
-    def plan(self, terms: Terms) -> Plan:
-        """The plan that goes on from here."""
+    @property
+    def all_failed(self) -> Intervals:
+        """The items that failed for good, those that are listed with their errors and all others."""
         failed = Intervals((index, index + 1) for index in sorted(self.failed))
         failed.update(self.unlisted)
-        return Plan(terms, self.covered, failed)
+        return failed
 
     @property
     def needed(self) -> int:

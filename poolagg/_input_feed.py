@@ -5,7 +5,6 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from poolagg._chunks import overlaps
 from poolagg._orders import Pulled, SourceEnded
 from poolagg._pace import PARCEL
 from poolagg._parcels import Parcels
@@ -49,9 +48,10 @@ class InputFeed:
             if source.in_hand < wanted:
                 self._pull(wanted, now + PULLING)
             enough = source.in_hand >= wanted or source.ended or source.nbytes > PARCEL
-            if (enough or plan.hungry or monotonic() - self._pulling_since > IN_HAND) and (sealed := self._seal(plan)):
+            enough = enough or plan.demand.urgent or monotonic() - self._pulling_since > IN_HAND
+            if enough and (sealed := self._seal(plan)):
                 return sealed
-        if source.ended and source.in_hand and not plan.stopped:
+        if source.ended and source.in_hand and not plan.finished:
             return self._seal(plan)
         if source.ended and not source.in_hand and not self._end_told:
             self._end_told = True
@@ -60,14 +60,15 @@ class InputFeed:
 
     def is_wanted(self, plan: Plan) -> bool:
         """Tell whether there are items to pull now."""
-        return not self.source.ended and plan.appetite > self.source.in_hand
+        return not self.source.ended and plan.demand.items > self.source.in_hand
 
     def _wanted(self, plan: Plan) -> int:
         """Count the items that should be in hand, once those that the result has already are passed."""
-        passed = plan.pulled - self.source.position
+        demand = plan.demand
+        passed = demand.start - self.source.position
         if self.kept is not None and not self.source.in_hand and passed > 0:
             self.kept.skip(self.source, passed)
-        return plan.appetite
+        return demand.items
 
     def _pull(self, wanted: int, until: float) -> None:
         try:
@@ -85,13 +86,9 @@ class InputFeed:
             return None
         began, packing = monotonic(), self.source.packing
         if self.kept is not None:
-            self.kept.check_start(plan.pulled)
+            self.kept.check_start(plan.demand.start)
         parcel = self.source.seal(count)
         self._account.sealed(packing, monotonic() - began)
         self.parcels.add(parcel)
-        if self.kept is not None:  # what failed in an earlier run is not run, though its leaf is
-            whole = parcel.start, parcel.stop
-            for start, stop in overlaps([whole], plan.failed.near(*whole)):
-                self.parcels.release(start, stop)
         self._pulling_since = None
         return Pulled(parcel.start, parcel.stop, parcel.nbytes, self.parcels.nbytes)

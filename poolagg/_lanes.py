@@ -78,7 +78,7 @@ class Lanes:
         self._limited = most_items is not None
         self._lanes = {number: Lane(number, room=self._most_items) for number in range(count)}
         self._rooms = [_Lowest() for _ in range(in_flight)]
-        self._place: dict[int, int] = {}
+        self._room_of: dict[int, int] = {}
         self.worn: set[int] = set()
         self.alone: set[int] = set()
         self.busy: set[int] = set()
@@ -103,9 +103,10 @@ class Lanes:
                 return self._lanes[room.first()]
         return None
 
-    def with_room(self) -> list[Lane]:
-        """All that may be given a chunk: O(lanes)."""
-        return [lane for lane in self if lane.number in self._place]
+    def second_roomiest(self) -> Lane | None:
+        """Give the lane with the second fewest chunks, if it may be given one; the first is kept free: O(lanes)."""
+        lanes = sorted((lane for lane in self if not (lane.closed or lane.alone)), key=lambda lane: len(lane.chunks))
+        return next((lane for lane in lanes[1:] if len(lane.chunks) < len(self._rooms)), None)
 
     def give(self, lane: Lane, run: Run) -> None:
         """The lane has this chunk, too."""
@@ -149,13 +150,13 @@ class Lanes:
         (self.worn.add if lane.worn else self.worn.discard)(number)
         (self.alone.add if alone else self.alone.discard)(number)
         (self.busy.add if chunks else self.busy.discard)(number)
-        place = None if closed or alone or chunks >= len(self._rooms) else chunks
-        before = self._place.pop(number, None)
-        if before is not None and before != place:
+        room = None if closed or alone or chunks >= len(self._rooms) else chunks
+        before = self._room_of.pop(number, None)
+        if before is not None and before != room:
             self._rooms[before].numbers.discard(number)
-        if place is not None:
-            self._place[number] = place
-            self._rooms[place].add(number)
+        if room is not None:
+            self._room_of[number] = room
+            self._rooms[room].add(number)
 
     def renew(self, number: int) -> None:
         """Another worker is in its place, and knows of nothing."""
@@ -165,7 +166,7 @@ class Lanes:
     def check(self) -> None:
         """Assert that the account is what one finds by asking each lane."""
         with_room = [lane for lane in self if not (lane.closed or lane.alone) and len(lane.chunks) < len(self._rooms)]
-        assert self.with_room() == with_room
+        assert [lane for lane in self if lane.number in self._room_of] == with_room
         assert self.roomiest() is min(with_room, key=lambda lane: len(lane.chunks), default=None)
         assert self.idle == sum(not lane.chunks and not lane.worn for lane in self)
         assert self.worn == {lane.number for lane in self if lane.worn}

@@ -36,12 +36,17 @@ class Ledger:
 
     # -- pulled and waiting ------------------------------------------------------------------------------------
 
-    def pull(self, start: int, stop: int) -> None:
-        """Items `start` to `stop` were pulled. `pulled` passes them, and what an earlier run covered behind them."""
+    def pull(self, start: int, stop: int) -> list[Interval]:
+        """Have the items `start` to `stop` wait; return those that failed in an earlier run, and do not.
+
+        `pulled` passes them, and what an earlier run covered behind them.
+        """
         assert start == self.pulled, (start, self.pulled)
-        self.uncovered += stop - start - len(self.failed_in(start, stop))
+        failed = overlaps([(start, stop)], self.failed.near(start, stop))
+        self.uncovered += stop - start - sum(end - begin for begin, end in failed)
         self.pulled = self._unpulled(stop)
         self.wait((start, stop))
+        return failed
 
     def _unpulled(self, index: int) -> int:
         """The first item from `index` on that an earlier run did not cover. A leaf is begun at its start."""
@@ -156,6 +161,10 @@ class Ledger:
         assert self.grid is not None
         _, start, stop = self.grid.leaf(index)
         return start, min(stop, self.pulled)
+
+    def whole_leaves(self, interval: Interval) -> Interval:
+        """Widen `interval` so that it cuts no leaf."""
+        return interval if self.grid is None else (self.leaf(interval[0])[0], self.leaf(interval[1] - 1)[1])
 
     def leaves(self, piece: Piece) -> set[Interval]:
         """The leaves that a piece covers items of."""

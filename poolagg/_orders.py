@@ -7,7 +7,7 @@ tuples, for dataclasses take ten times as long to make. A worker process imports
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple, TypeAlias
 
 from poolagg._chunks import Interval
@@ -19,11 +19,13 @@ __all__ = [
     "Answer",
     "Broken",
     "Cause",
+    "ChunkRan",
     "Commit",
     "Event",
     "Fail",
     "Failure",
     "Finished",
+    "ItemsRun",
     "Late",
     "LeaveOut",
     "Lost",
@@ -31,6 +33,7 @@ __all__ = [
     "Order",
     "Piece",
     "Pulled",
+    "Release",
     "Replace",
     "Revoke",
     "Revoked",
@@ -183,6 +186,12 @@ class Merged(NamedTuple):
     seconds: float
 
 
+class ItemsRun(NamedTuple):
+    """Workers, by their lanes, have run so many items in earlier runs."""
+
+    items: Mapping[int, int]
+
+
 class Late(NamedTuple):
     """The lane's running chunk has been at one batch for long."""
 
@@ -191,7 +200,7 @@ class Late(NamedTuple):
 
 
 class Tick(NamedTuple):
-    """`Terms.ship_every` seconds have passed: states are wanted."""
+    """States are wanted, for a snapshot or a commit."""
 
 
 # -- what the plan tells the engine, beside orders to lanes ----------------------------------------------------------
@@ -201,6 +210,20 @@ class Commit(NamedTuple):
     """Fold this piece into the result."""
 
     piece: Piece
+
+
+class ChunkRan(NamedTuple):
+    """A chunk that began with item `start` has run; the engine tells its watchers."""
+
+    start: int
+    finished: Finished
+
+
+class Release(NamedTuple):
+    """Forget these items of a parcel: they failed in an earlier run, and are not run."""
+
+    start: int
+    stop: int
 
 
 class Again(NamedTuple):
@@ -234,8 +257,8 @@ class Fail(NamedTuple):
 
 
 Answer: TypeAlias = Finished | Shipped | Revoked | Yielded | Lost | Worn | Broken
-Event: TypeAlias = Answer | Pulled | SourceEnded | Merged | Late | Tick
-Order: TypeAlias = Run | Ship | Revoke | Yield | Replace | Commit | Again | Skip | LeaveOut | Fail
+Event: TypeAlias = Answer | Pulled | SourceEnded | Merged | ItemsRun | Late | Tick
+Order: TypeAlias = Run | Ship | Revoke | Yield | Replace | Commit | ChunkRan | Release | Again | Skip | LeaveOut | Fail
 
 
 def nbytes_of(pieces: Iterable[Piece]) -> int:

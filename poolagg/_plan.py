@@ -9,186 +9,172 @@ Rule of the room: no clock, process or file; answers in, orders out, and every c
 
 Invariant: every item that was pulled is in exactly one of these places; `check()` asserts it. A lane that carries no
 state ships with every chunk, so that nothing is ever held. Pieces of an in-order run wait in `arrived` until all
-before them are covered; others are covered at once. Three parts have a room of their own: `_ledger.py` keeps what
-waits, has arrived and is covered; `_blame.py` finds the item at fault if a worker dies or a payload does not travel;
-`_stealing.py` is what lanes without work take over from others.
+before them are covered; others are covered at once. The parts have rooms of their own: `_ledger.py` keeps what waits,
+has arrived and is covered, `_lanes.py` what each lane was given; `_losses.py` decides what becomes of a dead worker's
+items, `_blame.py` finds the item at fault; `_stealing.py` moves work to lanes without any, `_shipping.py` has states
+shipped. They add their orders to the one list in `_pending.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from poolagg._blame import Blame
-from poolagg._chunks import Interval, Intervals, overlap, overlaps, without
+from poolagg._chunks import Interval, Intervals, overlaps, without
 from poolagg._lanes import Lane, Lanes
 from poolagg._ledger import Ledger
+from poolagg._losses import Losses
 from poolagg._orders import (
-    Again,
     Broken,
+    ChunkRan,
     Commit,
     Event,
     Fail,
-    Failure,
     Finished,
+    ItemsRun,
     Late,
-    LeaveOut,
     Lost,
     Merged,
     Order,
     Piece,
     Pulled,
+    Release,
     Replace,
     Revoked,
     Run,
     Shipped,
-    Skip,
     SourceEnded,
     Tick,
     Worn,
     Yielded,
 )
 from poolagg._pace import Pace
+from poolagg._pending import Instructions
 from poolagg._shipping import Shipping
 from poolagg._stealing import Stealing
 from poolagg._terms import Terms
 
-__all__ = ["Plan", "Terms"]
+__all__ = ["Counts", "Plan"]
+
+
+class Demand(NamedTuple):
+    """What the plan wants of the source: `items` in hand, from item `start` on; it passes what is covered before."""
+
+    start: int
+    items: int
+    urgent: bool
+    """A lane has nothing to do, so that an item in hand must not wait for the next."""
+
+
+class Counts(NamedTuple):
+    """How many items are in the result, how many failed for good, and how many have run without a failure."""
+
+    merged: int = 0
+    failed: int = 0
+    done: int = 0
 
 
 class Plan:
-    """Drive it with `handle`, which returns orders; ask it for `appetite` and `finished`."""
+    """Tell it what happened, by `handle`, which returns orders; between two events the engine has five questions."""
 
     def __init__(self, terms: Terms, covered: Iterable[Interval] = (), failed: Iterable[Interval] = ()) -> None:
         self.terms = terms
         self.pace = Pace(terms.lanes, terms.chunksize, not terms.carries, terms.chunk_seconds)
-        self.stopped = False
         self._ended = False
+        self._instructions = Instructions()
         self._ledger = Ledger(terms.grid, covered, failed)
-        self._blame = Blame(self._ledger, terms.retries, terms.lanes)
+        self._blame = Blame(self._ledger, terms, self._instructions)
+        self._losses = Losses(self._ledger, self._blame, self._instructions, terms.shared_fate)
         self._lanes = Lanes(terms.lanes, terms.in_flight, terms.most_items)
-        self._stealing = Stealing(self._ledger, self._lanes, terms.grid)
+        self._stealing = Stealing(self._ledger, self._lanes, terms.grid, self._instructions)
+        self._shipping = Shipping(terms, self.pace, self._ledger, self._lanes, self._instructions)
         self._chunk = 0
-        self._shipping = Shipping(terms, self.pace, self._ledger, self._lanes)
-        self._orders: list[Order] = []
-
-    @property
-    def pulled(self) -> int:
-        """The first item that is still to be pulled: of what an earlier run covered, nothing is."""
-        return self._ledger.pulled
-
-    @property
-    def covered(self) -> Intervals:
-        """The items that are in the result, or failed for good."""
-        return self._ledger.covered
-
-    @property
-    def failed(self) -> Intervals:
-        """The items that failed for good, without those that nothing depends on any more."""
-        return self._ledger.failed
-
-    @property
-    def failures(self) -> int:
-        """How many items failed for good."""
-        return self._ledger.failures
 
     # -- what the engine asks ----------------------------------------------------------------------------------
 
     @property
     def finished(self) -> bool:
         """Whether every item is covered and there will be no more, or the run was stopped."""
-        if self.stopped:
+        if self._instructions.stopped:
             return True
         if not self._ended or self._lanes.busy or self._ledger.waiting or self._blame.suspects or self._ledger.arrived:
             return False
         return all(lane.empty for lane in self._lanes)
 
     @property
-    def appetite(self) -> int:
-        """How many items the source should have in hand now; 0 when nothing is wanted."""
-        if self.stopped or self._ended or self._ledger.waiting or self._free_lane() is None:
+    def demand(self) -> Demand:
+        """What is wanted of the source now."""
+        lane = self._free_lane()
+        return Demand(self._ledger.pulled, self._wanted(lane), lane is not None and not lane.chunks)
+
+    def _wanted(self, lane: Lane | None) -> int:
+        """Return how many items a chunk for this lane should have, 0 if none is wanted."""
+        if lane is None or self._instructions.stopped or self._ended or self._ledger.waiting:
             return 0
         if self.terms.in_order and not self._window_open():
             return 0
-        total = self.terms.total
+        total, pulled = self.terms.total, self._ledger.pulled
         # A total that is passed was wrong, and says nothing any more.
-        remaining = total - self.pulled if total is not None and total > self.pulled else None
+        remaining = total - pulled if total is not None and total > pulled else None
         return self._ledger.wanted(self.pace.size(remaining))
 
-    @property
-    def hungry(self) -> bool:
-        """Whether a lane has nothing to do, so that an item in hand must not wait for the next."""
-        lane = self._free_lane()
-        return lane is not None and not lane.chunks
-
     def sealable(self, in_hand: int, ended: bool) -> int:
-        """How many of the items in hand may be a chunk: chunks end at leaf boundaries."""
+        """Return how many of the items in hand may be a chunk: chunks end at leaf boundaries."""
         if self.terms.grid is None or ended:
             return in_hand
-        return max(0, self.terms.grid.floor(self.pulled + in_hand) - self.pulled)
+        pulled = self._ledger.pulled
+        return max(0, self.terms.grid.floor(pulled + in_hand) - pulled)
 
     @property
-    def settled(self) -> int:
-        """How many items will not run again unless a worker dies: covered, arrived or held."""
+    def divisible(self) -> list[tuple[int, int]]:
+        """Lanes, with the chunk that each runs, which may be asked to give some of it to lanes without work."""
+        return self._stealing.divisible() if self.terms.chunksize is None and self._starving else []
+
+    def counts(self, reached: Iterable[tuple[int, int, int]] = ()) -> Counts:
+        """Count the items by what has become of them; `reached`: lanes, their chunks, the items that these are at."""
+        failed, covered = self._ledger.failures, len(self._ledger.covered)
         held = sum(stop - start for lane in self._lanes for start, stop in lane.held)
-        return len(self.covered) + held + sum(piece.items for *_, piece in self._ledger.arrived)
+        arrived = sum(piece.items for *_, piece in self._ledger.arrived)
+        merged, done = covered - failed, held + arrived
+        for lane, chunk, index in reached:
+            done += sum(index - run.start for run in self._lanes[lane].chunks if run.chunk == chunk)
+        return Counts(merged, failed, merged + done)
 
-    @property
-    def starving(self) -> bool:
-        """Whether a lane has nothing to do, and chunks that are running may be divided for it."""
-        return self.terms.chunksize is None and self._starving
-
-    @property
-    def _starving(self) -> bool:
-        if not self._lanes.busy or not self._lanes.idle or self.stopped or self._ledger.waiting or self._blame.suspects:
-            return False
-        return self._ended or not self.appetite
-
-    def divisible(self, lane: int, chunk: int) -> bool:
-        """Whether a lane runs this chunk, and may be asked to give some of it away."""
-        return self._stealing.divisible(self._lanes[lane], chunk)
-
-    def start_of(self, lane: int, chunk: int) -> int:
-        """The first item of a chunk in flight."""
-        return next((run.start for run in self._lanes[lane].chunks if run.chunk == chunk), 0)
-
-    def done_in(self, lane: int, chunk: int, reached: int) -> int:
-        """How many items of a running chunk are done, when it has reached item `reached`."""
-        return next((reached - run.start for run in self._lanes[lane].chunks if run.chunk == chunk), 0)
-
-    def spent(self, lane: int, items: int) -> None:
-        """The lane's worker has run so many items in earlier runs."""
-        self._lanes.spend(self._lanes[lane], items)
+    # -- what the engine tells ---------------------------------------------------------------------------------
 
     def stop(self) -> None:
         """End the run: nothing more is ordered."""
-        self.stopped = True
-
-    # -- events in, orders out ---------------------------------------------------------------------------------
+        self._instructions.stopped = True
 
     def handle(self, event: Event) -> list[Order]:
         """Take in what happened; give the orders that follow from it."""
-        match event:
+        match event:  # what happens most often comes first
+            case Finished():
+                self._finished(event)
             case Pulled(start, stop, nbytes, kept_bytes):
                 self._shipping.kept_bytes = kept_bytes
                 self.pace.pulled(stop - start, nbytes)
-                self._ledger.pull(start, stop)
-            case SourceEnded():
-                self._ended = True
+                for interval in self._ledger.pull(start, stop):
+                    self._instructions.add(Release(*interval))
             case Merged(seconds):
                 self.pace.merged(seconds)
+            case SourceEnded():
+                self._ended = True
+            case ItemsRun(items_run):
+                for lane, items in items_run.items():
+                    self._lanes.spend(self._lanes[lane], items)
             case Tick():
-                if not self.stopped:
-                    self._orders.extend(self._shipping.of_all())
-            case Finished():
-                self._finished(event)
+                if not self._instructions.stopped:
+                    self._shipping.of_all()
             case Shipped(lane, pieces, pack, opening):
                 self._lanes[lane].shipping = False
                 self._shipped(self._lanes[lane], pieces, pack, opening)
             case Revoked():
                 self._stealing.revoked(event)
             case Late(lane, chunk):
-                if self.starving and self.divisible(lane, chunk):
-                    self._orders.append(self._stealing.divide(self._lanes[lane], chunk))
+                if (lane, chunk) in self.divisible:
+                    self._stealing.divide(self._lanes[lane], chunk)
             case Yielded():
                 self._stealing.yielded(event)
             case Lost():
@@ -197,10 +183,9 @@ class Plan:
                 self._lanes[lane].worn = True
                 self._lanes.settle(self._lanes[lane])
             case Broken(_, error):
-                self._fail(Fail(None, error))
+                self._instructions.fail(Fail(None, error))
         self._dispatch()
-        orders, self._orders = self._orders, []
-        return orders
+        return self._instructions.take()
 
     def _finished(self, event: Finished) -> None:
         lane = self._lanes[event.lane]
@@ -208,9 +193,10 @@ class Plan:
         assert run.chunk == event.chunk, (run, event)
         if event.stop > run.stop:
             raise AssertionError(f"lane {lane.number} ran up to item {event.stop}, and had given away all from {run}")
+        self._instructions.add(ChunkRan(run.start, event))
         self._stealing.give_back(event.stop, run.stop)
         self.pace.finished(event.stop - run.start, event.seconds)
-        again = [failure.index for failure in event.failures if self._charge(failure)]
+        again = [failure.index for failure in event.failures if self._blame.charge(failure)]
         if self._ledger.is_probe(run.start, run.stop):
             self._probed(run, event)
             return
@@ -236,22 +222,22 @@ class Plan:
             elif piece.error is None:
                 self._arrive(piece)
             else:
-                self._unreadable(min(leaves)[0], max(leaves)[1], piece.error)
+                self._losses.unreadable((min(leaves)[0], max(leaves)[1]), piece.error)
         self._ledger.wait(*anew)
 
     def _shipped(self, lane: Lane, pieces: tuple[Piece, ...], pack: float, opening: float) -> None:
         self.pace.shipped(lane.held_seconds, pack, opening)
-        runs = lane.forget()
-        held, covers = Intervals(runs), Intervals(interval for piece in pieces for interval in piece.covers)
+        intervals = lane.forget()
+        held, covers = Intervals(intervals), Intervals(interval for piece in pieces for interval in piece.covers)
         if held != covers:
             raise AssertionError(f"lane {lane.number} held {held!r} and shipped {covers!r}")
         for piece in pieces:
             if piece.error is None:
                 self._arrive(piece)
                 continue
-            parts = overlaps(piece.covers, runs)
+            parts = overlaps(piece.covers, intervals)
             if len(parts) == 1:
-                self._unreadable(*parts[0], piece.error)
+                self._losses.unreadable(parts[0], piece.error)
             else:
                 self._blame.suspects.extend(parts)
 
@@ -265,142 +251,50 @@ class Plan:
     def _commit(self, piece: Piece) -> None:
         self._blame.progress()
         self._ledger.cover(piece)
-        self._orders.append(Commit(piece))
+        self._instructions.add(Commit(piece))
 
     # -- failure -----------------------------------------------------------------------------------------------
 
-    def _charge(self, failure: Failure) -> bool:
-        """Count a failed attempt; whether the item runs again. If not, it is skipped, or the run fails."""
-        attempt, again = self._blame.charge(failure)
-        if again:
-            self._orders.append(Again(failure, attempt))
-        elif self.terms.skip:
-            self._orders.append(Skip(failure, attempt))
-            if (leaf := self._ledger.skip(failure.index)) is not None:
-                self._orders.append(LeaveOut(leaf))
-        else:
-            self._fail(Fail(failure.index, failure.error, attempt, failure.cause, failure.item))
-        return again
-
-    def _fail(self, order: Fail) -> None:
-        if not self.stopped:
-            self.stopped = True
-            self._orders.append(order)
-
     def _lost(self, event: Lost) -> None:
-        """What the lane had not shipped runs again, free of charge but for the one item that can be named."""
         lane = self._lanes[event.lane]
-        runs, held = list(lane.chunks), lane.forget()
         self._lanes.renew(event.lane)
-        self._orders.append(Replace(event.lane))
-        if event.silent:
-            self._lost_silently(event, runs, held)
-            return
-        suspect, together = event.suspect, event.packing and bool(held)
-        if together:  # one of all that were packed together is to blame
-            self._blame.suspects.extend(held)
-        else:
-            self._ledger.wait(*held)
-        # With shared fate one death is that of all lanes: whoever was in flight may be to blame, and runs alone.
-        explained = self.terms.shared_fate and not (lane.alone or event.certain)
-        if suspect is None and explained and runs:
-            suspect = runs[0].start, runs[0].stop
-        explained = explained or together
-        for run in runs:
-            if suspect is not None and (part := self._ledger.trimmed(*overlap(suspect, (run.start, run.stop)))):
-                explained = True
-                if together:
-                    self._blame.suspects.append((run.start, run.stop))
-                else:
-                    self._suspect(run, part, event)
-            else:
-                self._put_back(run)
-        if not explained:
-            self._count_unexplained(event, runs)
-
-    def _lost_silently(self, event: Lost, runs: list[Run], held: list[Interval]) -> None:
-        """The oldest chunk is to blame, or what was held; behind the oldest nothing has begun."""
-        for interval in held:
-            self._blame.present_at_silent_death(interval)
-        for run in runs[1:]:
-            self._put_back(run)
-        for run in runs[:1]:
-            if not run.alone:
-                self._blame.present_at_silent_death((run.start, run.stop))
-            elif event.suspect is not None and (part := self._ledger.trimmed(run.start, run.stop)):
-                self._suspect(run, part, event)
-                return
-            else:
-                self._put_back(run)
-        if not held and all(run.alone for run in runs):
-            self._count_unexplained(event, runs)
-
-    def _put_back(self, run: Run) -> None:
-        if run.alone:
-            self._blame.suspects.append((run.start, run.stop))
-        else:
-            self._ledger.wait((run.start, run.stop))
-
-    def _count_unexplained(self, event: Lost, runs: list[Run]) -> None:
-        if deaths := self._blame.unexplained(runs[0].start if runs else None):
-            self._fail(Fail(None, event.error, deaths, event.cause))
-
-    def _suspect(self, run: Run, suspect: Interval, event: Lost) -> None:
-        """Charge the suspect if it is one item, else run it alone; if it was, look closer. Neighbours just run."""
-        start, stop = suspect
-        unnamed = Fail(None, event.error, 0, event.cause)
-        # With shared fate, who was one of many in flight may be innocent, even if it is but one item.
-        named = stop - start == 1 and (run.alone or event.certain or not self.terms.shared_fate)
-        again = named and self._charge(Failure(start, event.cause, event.error))
-        if self._ledger.is_probe(run.start, run.stop):
-            if not named:
-                self._look_closer(run.start, run.stop, unnamed)
-            self._blame.probed(run.start)
-            return
-        if self.terms.grid is not None:
-            start, stop = self._ledger.leaf(start)[0], self._ledger.leaf(stop - 1)[1]
-        self._ledger.wait((run.start, start), (stop, run.stop))
-        if named and not again:
-            self._ledger.wait((start, stop))
-        elif named or not run.alone:
-            self._blame.suspects.append((start, stop))
-        else:
-            self._look_closer(start, stop, unnamed)
-
-    def _unreadable(self, start: int, stop: int, error: BaseException) -> None:
-        """A payload that did not survive packing costs the one item at fault: halve it until that is found."""
-        first, last = self._ledger.trimmed(start, stop) or (start, stop)
-        if last - first > 1:
-            self._look_closer(start, stop, Fail(None, error))
-        elif self._charge(Failure(first, "raised", error)) and not self._ledger.is_probe(start, stop):
-            self._blame.suspects.append((start, stop))
-
-    def _look_closer(self, start: int, stop: int, failure: Fail) -> None:
-        if not self._blame.look_closer(start, stop):
-            self._fail(failure)
+        self._instructions.add(Replace(event.lane))
+        self._losses.lost(event, lane)
 
     def _probed(self, run: Run, event: Finished) -> None:
         """A probe's pieces are dropped, but for what they say about who is at fault."""
         assert event.pieces is not None
         for piece in event.pieces:
             if piece.error is not None:
-                self._unreadable(piece.covers[0][0], piece.covers[-1][1], piece.error)
+                self._losses.unreadable((piece.covers[0][0], piece.covers[-1][1]), piece.error)
         self._blame.probed(run.start)
 
     # -- dispatch ----------------------------------------------------------------------------------------------
 
     def _dispatch(self) -> None:
-        if self.stopped:
+        if self._instructions.stopped:
             return
-        self._commit_in_order()
-        self._replace_worn()
-        self._run_suspects()
+        while self.terms.in_order and (piece := self._ledger.in_order()):
+            self._commit(piece)
+        if self._lanes.worn:
+            self._replace_worn()
+        if self._blame.suspects:
+            self._run_suspects()
         while self._ledger.waiting and self._admissible() and (lane := self._free_lane()):
             self._run_some(lane, self._ledger.next(self.pace.size(None)))
         if self._ended and self.terms.carries and not (self._ledger.waiting or self._blame.suspects):
-            self._orders.extend(self._shipping.of_idle())
+            self._shipping.of_idle()
         if self.terms.in_flight > 1 and self._starving:
-            self._orders.extend(self._stealing.revoke())
+            self._stealing.revoke()
+
+    @property
+    def _starving(self) -> bool:
+        """Whether a lane has nothing to do while others run chunks, and nothing is to come that it could be given."""
+        if not (self._lanes.idle and self._lanes.busy) or self._instructions.stopped:
+            return False
+        if self._ledger.waiting or self._blame.suspects:
+            return False
+        return self._ended or not self._wanted(self._free_lane())
 
     def _free_lane(self) -> Lane | None:
         """The lane that gets the next chunk, if one may. While suspects wait, one is kept free for them, or all."""
@@ -408,8 +302,7 @@ class Plan:
             return None if self.terms.shared_fate and self._lanes.alone else self._lanes.roomiest()
         if self.terms.shared_fate:
             return None
-        lanes = sorted((lane for lane in self._lanes if not lane.closed and not lane.alone), key=_load)[1:]
-        return next((lane for lane in lanes if len(lane.chunks) < self.terms.in_flight), None)
+        return self._lanes.second_roomiest()
 
     def _run_suspects(self) -> None:
         while self._blame.suspects:
@@ -420,7 +313,7 @@ class Plan:
                 return
             lane = min(lanes, key=lambda lane: len(lane.held))
             if not lane.empty:
-                self._orders.extend(self._shipping.of(lane))
+                self._shipping.of(lane)
                 return
             self._run_some(lane, self._blame.suspects.popleft(), alone=True)
 
@@ -445,7 +338,7 @@ class Plan:
         run = Run(lane.number, self._chunk, start, stop, ship, alone, budget, self._ledger.failed_in(start, stop))
         self._chunk += 1
         self._lanes.give(lane, run)
-        self._orders.append(run)
+        self._instructions.add(run)
 
     def _replace_worn(self) -> None:
         more = not self._ended or self._ledger.waiting or self._blame.suspects
@@ -453,18 +346,14 @@ class Plan:
             if not lane.chunks:
                 if lane.empty and more:
                     self._lanes.renew(lane.number)
-                    self._orders.append(Replace(lane.number, lane.reason))
+                    self._instructions.add(Replace(lane.number, lane.reason))
                 elif not lane.empty:
-                    self._orders.extend(self._shipping.of(lane))
+                    self._shipping.of(lane)
 
     # -- input order -------------------------------------------------------------------------------------------
 
-    def _commit_in_order(self) -> None:
-        while piece := self._ledger.in_order():
-            self._commit(piece)
-
     def _window_open(self) -> bool:
-        ahead = self.pulled - self.covered.prefix
+        ahead = self._ledger.pulled - self._ledger.covered.prefix
         return (
             self._ledger.arrived_bytes <= self.terms.window_bytes
             and ahead <= self.terms.window_chunks * self.terms.lanes * self.pace.largest
@@ -474,7 +363,7 @@ class Plan:
         """In order and with the window's bytes used up, only the oldest item may run: all others wait for it."""
         if not self.terms.in_order or self._ledger.arrived_bytes <= self.terms.window_bytes:
             return True
-        return self._ledger.waiting[0][0] == self.covered.prefix
+        return self._ledger.waiting[0][0] == self._ledger.covered.prefix
 
     # -- the invariant -----------------------------------------------------------------------------------------
 
@@ -492,8 +381,4 @@ class Plan:
                 if not self._ledger.is_probe(run.start, run.stop):
                     elsewhere += without((run.start, run.stop), run.without)
         self._lanes.check()
-        self._ledger.check(elsewhere, self.stopped)
-
-
-def _load(lane: Lane) -> int:
-    return len(lane.chunks)
+        self._ledger.check(elsewhere, self._instructions.stopped)

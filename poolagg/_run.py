@@ -20,7 +20,7 @@ from poolagg import _orders as orders
 from poolagg import events
 from poolagg._input_feed import InputFeed
 from poolagg._interrupts import even_if_interrupted, interrupts_allowed, interrupts_held_back
-from poolagg._plan import Plan
+from poolagg._plan import Counts, Plan
 from poolagg._seconds import bounded
 from poolagg._settings import Settings
 from poolagg._snapshot import Snapshot
@@ -33,6 +33,7 @@ from poolagg.pools import Watch
 from poolagg.reducers import Into
 
 if TYPE_CHECKING:  # few runs have a checkpoint, and sqlite3 takes as long to import as a worker to start
+    from poolagg._chunks import Intervals
     from poolagg._continuation import Continuation
     from poolagg._pages import Pages
 
@@ -45,7 +46,8 @@ LATE = 0.005
 class Run:
     """One run: `step` drives it, and returns after each round of answers."""
 
-    _entered = _ended = False
+    _plan: Plan
+    _entered = _ended = _planned = _stopped = False
 
     def __init__(self, settings: Settings, every: float | None = None) -> None:
         self._settings = settings
@@ -63,7 +65,7 @@ class Run:
         self._parcels = self._feed.parcels
         self._total = settings.total if settings.total is not None else self._source.total
         lanes = self._pool.workers if self._total is None else max(1, min(self._pool.workers, self._total))
-        self._plan = Plan(settings.terms(self._pool, lanes, self._total))
+        self._terms = settings.terms(self._pool, lanes, self._total)
         self._account = account
         self._observers = Observers(settings.watchers(), account, self._parcels, self._total)
         self._failures = Failures(settings, self._parcels, self._observers)
@@ -128,7 +130,7 @@ class Run:
 
         If that fails, its result is missing, and whoever asks for the value does the work here.
         """
-        errand = None if self._plan.stopped else self._strategy.errand(self._folding)
+        errand = None if self._stopped else self._strategy.errand(self._folding)
         if errand is None or not self._working:
             return
         self._observers.tell(events.Partitioned(len(errand.items), errand.why, monotonic()))
@@ -158,42 +160,46 @@ class Run:
         with self._pool.used():
             self._do(self._plan.handle(orders.Tick()))
         # Before anything has arrived there is nothing to show, and of nothing some reducers have no result.
-        return len(self._plan.covered) > self._plan.failures
+        return self._plan.counts().merged > 0
 
     def snapshot(self, final: bool) -> Snapshot:
         """The result so far."""
-        return Snapshot(self.value(final), len(self._plan.covered), self._total, monotonic() - self._began, final)
+        merged, failed, _ = self._plan.counts()
+        return Snapshot(self.value(final), merged + failed, self._total, monotonic() - self._began, final)
 
     def warn_of_skipped(self, stacklevel: int) -> None:
         """Say what is missing from the result."""
         if self._failures.skipped.count:
-            warnings.warn(SkippedItems(self._failures.skipped.text(self._plan.pulled)), stacklevel=stacklevel + 1)
+            warnings.warn(SkippedItems(self._failures.skipped.text(self._plan.demand.start)), stacklevel=stacklevel + 1)
 
     def _begin(self) -> None:
-        settings, terms = self._settings, self._plan.terms
+        settings, terms = self._settings, self._terms
         self._began = monotonic()
         self._next_snapshot = self._began + (self._every or 0)
-        if self._pages is not None:
-            self._continue(self._pages)
+        covered, failed_before = ((), ()) if self._pages is None else self._continue(self._pages)
+        self._plan, self._planned = Plan(terms, covered, failed_before), True
+        if self._kept is not None and covered and self._folding.done():
+            self._kept.skip(self._source, self._kept.needed)
+            self._stop()
+        merged, failed, _ = self._plan.counts()
         # A finished run that is only asked again needs no workers.
-        if self._total != 0 and not self._plan.covered:
+        if self._total != 0 and not (merged or failed):
             self._begin_work()
         self._observers.tell(
             events.RunStarted(
                 self._total, terms.lanes, repr(self._pool), repr(self._strategy), repr(settings.reducer),
-                len(self._plan.covered) - self._plan.failures, self._began, monotonic() - self._began,
+                merged, self._began, monotonic() - self._began,
                 self._pool.lanes_per_worker, terms.in_order, settings.why,
             )
         )  # fmt: skip
 
     def _begin_work(self) -> None:
         if not self._working:
-            settings, terms = self._settings, self._plan.terms
+            settings, terms = self._settings, self._terms
             self._pool.begin(settings.job(terms.grid), terms.lanes, self._lease)
             self._working = True
-            for lane, items in self._pool.items_run().items():
-                if lane < terms.lanes:
-                    self._plan.spent(lane, items)
+            items_run = {lane: items for lane, items in self._pool.items_run().items() if lane < terms.lanes}
+            self._do(self._plan.handle(orders.ItemsRun(items_run)))
 
     def _end(self, error: BaseException | None) -> None:
         """End the run, once. An interrupt waits until the pool and the checkpoint are let go of."""
@@ -201,7 +207,7 @@ class Run:
             return
         with interrupts_held_back():
             self._ended = True
-            clean = error is None and self._plan.finished and not self._plan.stopped
+            clean = error is None and self._plan.finished and not self._stopped
             if self._working and self._observers:  # which workers of the pool's last run do not live to tell
                 self._account.workers_memory = self._pool.peak_memory()
             try:
@@ -211,7 +217,7 @@ class Run:
                 try:
                     self._let_go(error)
                 finally:
-                    done, failed = len(self._plan.covered) - self._plan.failures, self._plan.failures
+                    done, failed, _ = self._plan.counts() if self._planned else Counts()
                     self._observers.ended(done, failed, monotonic() - self._began, error)
 
     def _patience(self) -> float | None:
@@ -232,12 +238,13 @@ class Run:
 
     def _look_at_the_clock(self) -> None:
         if self._watch is not None and self._working:
-            self._watch.look(range(self._plan.terms.lanes))
+            self._watch.look(range(self._terms.lanes))
         for lane, chunk, at in self._divisible():
             if monotonic() >= at:
                 self._do(self._plan.handle(orders.Late(lane, chunk)))
         if self._observers.progress_is_due():
-            self._observers.progressed(self._items_done(), self._plan.failures)
+            counts = self._counts()
+            self._observers.progressed(counts.done, counts.failed)
         if self._kept is not None:
             if self._kept.asks():
                 self._do(self._plan.handle(orders.Tick()))
@@ -246,26 +253,21 @@ class Run:
 
     def _divisible(self) -> list[tuple[int, int, float]]:
         """While others have nothing to do: lanes, the chunks they run, and from when on these should be divided."""
-        plan, batch = self._plan, self._pool.batch
-        running = [(lane, batch(lane)) for lane in (range(plan.terms.lanes) if plan.starving else ())]
-        return [(lane, at.chunk, at.since + LATE) for lane, at in running if at and plan.divisible(lane, at.chunk)]
+        running = [(lane, chunk, self._pool.batch(lane)) for lane, chunk in self._plan.divisible]
+        return [(lane, chunk, at.since + LATE) for lane, chunk, at in running if at and at.chunk == chunk]
 
     # -- the checkpoint ----------------------------------------------------------------------------------------
 
-    def _continue(self, pages: Pages) -> None:
-        """Go on from what the checkpoint holds."""
+    def _continue(self, pages: Pages) -> tuple[Intervals, Intervals]:
+        """Go on from what the checkpoint holds; return the items that it covers, and those that failed."""
         from poolagg._continuation import Continuation
 
-        terms = self._plan.terms
-        self._kept = Continuation(self._settings, self._folding, pages, terms)
+        self._kept = Continuation(self._settings, self._folding, pages, self._terms)
         self._feed.kept, self._failures.note_in_checkpoint = self._kept, self._kept.skip_failed
-        self._kept.begin(terms)
-        self._plan = self._kept.plan(terms)
+        self._kept.begin(self._terms)
         if self._settings.on_error == "skip":
             self._kept.tell_skipped(self._failures.skipped)
-        if self._plan.covered and self._folding.done():
-            self._kept.skip(self._source, self._kept.needed)
-            self._plan.stop()
+        return self._kept.covered, self._kept.all_failed
 
     def _keep_result(self) -> None:
         if self._kept is not None:
@@ -297,10 +299,7 @@ class Run:
             self._take(answer)
 
     def _take(self, answer: orders.Answer) -> None:
-        if isinstance(answer, orders.Finished):
-            if self._observers:
-                self._observers.chunk_done(answer, self._plan.start_of(answer.lane, answer.chunk))
-        elif isinstance(answer, orders.Shipped):
+        if isinstance(answer, orders.Shipped):
             self._observers.state_shipped(answer)
         elif isinstance(answer, orders.Lost):
             self._observers.worker_died(answer)
@@ -321,6 +320,11 @@ class Run:
                     self._pool.perform(order, None)
                 case orders.Ship() | orders.Revoke() | orders.Yield():
                     self._pool.perform(order, None)
+                case orders.ChunkRan(start, finished):
+                    if self._observers:
+                        self._observers.chunk_done(finished, start)
+                case orders.Release(start, stop):
+                    self._parcels.release(start, stop)
                 case orders.Commit(piece):
                     pending.extend(self._commit(piece))
                 case orders.Again():
@@ -333,7 +337,7 @@ class Run:
                     self._failures.fail(order)
 
     def _commit(self, piece: orders.Piece) -> list[orders.Order]:
-        if self._plan.stopped:
+        if self._stopped:
             return []
         began = monotonic()
         try:
@@ -347,22 +351,25 @@ class Run:
             self._parcels.release(start, stop)
         self._observers.state_merged(piece, began, seconds)
         if self._folding.done():
-            self._plan.stop()
+            self._stop()
         return self._plan.handle(orders.Merged(seconds))
+
+    def _stop(self) -> None:
+        """End the run early: nothing that is still to come can change the result."""
+        self._stopped = True
+        self._plan.stop()
 
     def _leave_out(self, leaf: int) -> None:
         """Tell the folding that a leaf has no state, so that the leaves beside it need not be kept for it."""
         leave_out = getattr(self._folding, "leave_out", None)
-        if leave_out is not None and not self._plan.stopped:
+        if leave_out is not None and not self._stopped:
             with contextlib.nullcontext() if self._kept is None else self._kept.covering(()):
                 leave_out(leaf)
 
     # -- time --------------------------------------------------------------------------------------------------
 
-    def _items_done(self) -> int:
-        """Items that are merged, held in a lane, or done in a chunk that is running."""
-        done = self._plan.settled - self._plan.failures
-        for lane in range(self._plan.terms.lanes):
-            if (batch := self._pool.batch(lane)) is not None:
-                done += self._plan.done_in(lane, batch.chunk, batch.start)
-        return done
+    def _counts(self) -> Counts:
+        """Count items, with those that are done in chunks that are running."""
+        lanes = range(self._terms.lanes)
+        batches = [(lane, batch) for lane in lanes if (batch := self._pool.batch(lane)) is not None]
+        return self._plan.counts((lane, batch.chunk, batch.start) for lane, batch in batches)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from poolagg._lanes import Lane, Lanes
 from poolagg._ledger import Ledger
 from poolagg._orders import Ship
 from poolagg._pace import Pace
+from poolagg._pending import Instructions
 from poolagg._terms import Terms
 
 __all__ = ["Shipping"]
@@ -19,8 +18,9 @@ HELD = 4096
 class Shipping:
     """Decides when a lane's state is due; `kept_bytes` is what the parent keeps of the input for a re-run."""
 
-    def __init__(self, terms: Terms, pace: Pace, ledger: Ledger, lanes: Lanes) -> None:
+    def __init__(self, terms: Terms, pace: Pace, ledger: Ledger, lanes: Lanes, instructions: Instructions) -> None:
         self._terms, self._pace, self._ledger, self._lanes = terms, pace, ledger, lanes
+        self._instructions = instructions
         self.kept_bytes = 0
 
     def is_due(self, lane: Lane, items: int) -> bool:
@@ -35,20 +35,20 @@ class Shipping:
             return True
         return self._pace.worth_shipping(work + self._pace.seconds(items))
 
-    def of(self, lane: Lane) -> Iterator[Ship]:
+    def of(self, lane: Lane) -> None:
         """Have a lane ship, unless it is about to."""
         if not lane.shipping:
             lane.shipping = True
-            yield Ship(lane.number)
+            self._instructions.add(Ship(lane.number))
 
-    def of_all(self) -> Iterator[Ship]:
+    def of_all(self) -> None:
         """Have all lanes ship that hold something, or are about to."""
         for lane in self._lanes:
             if self._terms.carries and (lane.held or lane.chunks):
-                yield from self.of(lane)
+                self.of(lane)
 
-    def of_idle(self) -> Iterator[Ship]:
+    def of_idle(self) -> None:
         """Have lanes without work ship: with nothing left to run, what they hold is all that is missing."""
         for lane in self._lanes:
             if self._terms.carries and lane.held and not lane.chunks:
-                yield from self.of(lane)
+                self.of(lane)

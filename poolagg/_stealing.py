@@ -6,12 +6,11 @@ items: its lane is asked to yield, once for each chunk, and other lanes run what
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from poolagg._chunks import Grid
 from poolagg._lanes import Lane, Lanes
 from poolagg._ledger import Ledger
-from poolagg._orders import Order, Revoke, Revoked, Yield, Yielded
+from poolagg._orders import Revoke, Revoked, Yield, Yielded
+from poolagg._pending import Instructions
 
 __all__ = ["Stealing"]
 
@@ -19,14 +18,15 @@ __all__ = ["Stealing"]
 class Stealing:
     """Moves work between lanes. The plan says when: while a lane has nothing to do, and nothing else can be given."""
 
-    def __init__(self, ledger: Ledger, lanes: Lanes, grid: Grid | None) -> None:
+    def __init__(self, ledger: Ledger, lanes: Lanes, grid: Grid | None, instructions: Instructions) -> None:
         self._ledger = ledger
         self._lanes = lanes
         self._grid = grid
+        self._instructions = instructions
 
     # -- chunks that wait --------------------------------------------------------------------------------------
 
-    def revoke(self) -> Iterator[Order]:
+    def revoke(self) -> None:
         """Ask for chunks that wait behind others: one for each lane without work."""
         idle = self._lanes.idle - sum(len(lane.revoking) for lane in self._lanes)
         for lane in self._lanes:
@@ -35,7 +35,7 @@ class Stealing:
                 if chunk == lane.refused:
                     continue
                 lane.revoking.add(chunk)
-                yield Revoke(lane.number, chunk)
+                self._instructions.add(Revoke(lane.number, chunk))
                 idle -= 1
 
     def revoked(self, event: Revoked) -> None:
@@ -52,17 +52,19 @@ class Stealing:
 
     # -- chunks that run ---------------------------------------------------------------------------------------
 
-    def divisible(self, lane: Lane, chunk: int) -> bool:
-        """Whether the lane runs this chunk, and may be asked to give some of it away."""
-        if not lane.chunks or lane.yielding == chunk:
-            return False
-        run = lane.chunks[0]
-        return run.chunk == chunk and not run.alone and run.stop - run.start > 1
+    def divisible(self) -> list[tuple[int, int]]:
+        """Give the lanes, with the chunk that each runs, that may be asked to give some of it away."""
+        running = [(number, self._lanes[number].chunks[0]) for number in sorted(self._lanes.busy)]
+        return [
+            (number, run.chunk)
+            for number, run in running
+            if not run.alone and run.stop - run.start > 1 and self._lanes[number].yielding != run.chunk
+        ]
 
-    def divide(self, lane: Lane, chunk: int) -> Yield:
+    def divide(self, lane: Lane, chunk: int) -> None:
         """Ask for the rest of a chunk."""
         lane.yielding = chunk
-        return Yield(lane.number, chunk)
+        self._instructions.add(Yield(lane.number, chunk))
 
     def yielded(self, event: Yielded) -> None:
         """Have other lanes run what the lane will not."""

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from simulation import Listing
 from tasks import METHODS, Diary
+from toy_reducers import Listing
 
 from poolagg import CheckpointMismatch, Collect, MergeCounts, ProcessPool, Sum, TaskError, aggregate, events, snapshots
 from poolagg.strategies import Combine, Ordered, Partition, Stream, Tree

@@ -8,10 +8,13 @@ from collections import Counter
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from simulation import ALWAYS, Bag, Faults, Listing, Rough, Shape, Timed, World
+from simulated_workers import ALWAYS, Faults
+from simulation import Rough, Timed, World
+from toy_reducers import Bag, Listing, Shape
 
 from poolagg._chunks import Grid, Intervals
 from poolagg._orders import (
+    ChunkRan,
     Commit,
     Fail,
     Failure,
@@ -133,8 +136,8 @@ def test_every_item_counts_exactly_once_whatever_dies(made):
     if world.failure is None:
         assert_exact(world, n)
         assert bad <= set(world.skipped)
-        assert len(world.plan.covered) == n == world.plan.settled
-        assert {i for start, stop in world.plan.failed for i in range(start, stop)} == set(world.skipped)
+        assert len(world.plan._ledger.covered) == n == world.plan.counts().done + len(world.skipped)
+        assert {i for start, stop in world.plan._ledger.failed for i in range(start, stop)} == set(world.skipped)
     else:
         assert world.failure.index is None or not world.terms.skip
         assert world.failure.index is not None or world.unexplained or world.grid
@@ -204,7 +207,7 @@ def test_an_endless_source_runs_until_it_is_stopped(strategy):
     """Nothing is ordered after `stop`, and look-ahead stayed bounded until then (`World.check_promises`)."""
     reducer = Bag() if strategy == Combine() else Listing() if strategy != Stream() else Bag()
     world = Rough(strategy, reducer, (i * 10 for i in itertools.count()), lanes=3, kept_bytes=4000, seed=5)
-    while len(world.plan.covered) < 500:
+    while len(world.plan._ledger.covered) < 500:
         world.step()
     assert world.plan._ledger.uncovered < 3 * 500 * 8
     world.plan.stop()
@@ -416,7 +419,7 @@ def test_an_ordered_run_looks_ahead_within_its_window():
         world = Timed(Ordered(), Listing(), items, cost=lambda i: cost.get(i, 0.01), lanes=2, chunksize=1, **terms)
         while world.now < 99:
             world.step()
-        assert 4 <= world.plan.pulled <= most
+        assert 4 <= world.plan.demand.start <= most
         assert world.plan._ledger.arrived_bytes <= 300 + 2 * 60
         world.run()
         assert_exact(world, 400)
@@ -497,11 +500,22 @@ def finished(run, pieces=True, **more):
     return Finished(run.lane, run.chunk, run.stop, 0.1, pieces=pieces, **more)
 
 
+def ordered(plan, event):
+    """What the plan orders, but for what is only told to watchers."""
+    return [order for order in plan.handle(event) if not isinstance(order, ChunkRan)]
+
+
 def started(*chunks, **terms):
     """A plan with these chunks pulled, and the runs it ordered."""
     plan = Plan(Terms(**terms))
     orders = [order for start, stop in chunks for order in plan.handle(Pulled(start, stop, 8))]
     return plan, orders
+
+
+def test_the_engine_has_five_questions():
+    """All else that it learns arrives as an order."""
+    questions = {"finished", "demand", "sealable", "divisible", "counts"}
+    assert {name for name in vars(Plan) if not name.startswith("_")} == questions | {"handle", "stop", "check"}
 
 
 def test_a_revoked_chunk_runs_elsewhere_only_after_its_holder_let_go():
@@ -569,12 +583,12 @@ def test_a_worn_lane_ships_before_it_is_replaced():
     plan, (a, b) = started((0, 3), (3, 6), lanes=2, chunksize=3, carries=True)
     for run in (a, b):
         plan.handle(Worn(run.lane))
-    assert plan.appetite == 0
-    assert plan.handle(finished(a, pieces=False)) == [Ship(0)]
-    assert plan.handle(finished(b, pieces=False)) == [Ship(1)]
+    assert plan.demand.items == 0
+    assert ordered(plan, finished(a, pieces=False)) == [Ship(0)]
+    assert ordered(plan, finished(b, pieces=False)) == [Ship(1)]
     orders = plan.handle(Shipped(0, (Piece(((0, 3),)),)))
     assert orders[-1] == Replace(0)
-    assert plan.appetite
+    assert plan.demand.items
     assert plan.handle(Shipped(1, (Piece(((3, 6),)),)))[-1] == Replace(1)
 
 
@@ -596,7 +610,7 @@ def test_an_item_that_was_a_chunk_of_its_own_may_be_innocent_where_fate_is_share
     plan.handle(Lost(0, (0, 1), "died", RuntimeError()))
     (_, alone) = plan.handle(Lost(1, (1, 2), "died", RuntimeError()))
     assert (alone.start, alone.alone) == (0, True)
-    (_, other) = plan.handle(finished(alone))
+    (_, other) = ordered(plan, finished(alone))
     assert (other.start, other.alone) == (1, True)
     assert any(isinstance(order, Fail) for order in plan.handle(Lost(other.lane, (1, 2), "died", RuntimeError())))
 
@@ -638,10 +652,10 @@ def test_a_suspect_is_not_starved():
     for lanes in (1, 2):
         faults, items = Faults(unpackable=frozenset({7})), (i * 10 for i in itertools.count())
         world = Timed(Stream(), Bag(), items, faults=faults, lanes=lanes, chunksize=1, retries=3, skip=True)
-        while world.plan.covered.prefix < 8:
+        while world.plan._ledger.covered.prefix < 8:
             world.step()
             assert world.events < 1000
-        assert world.plan.pulled < 8 + 40
+        assert world.plan.demand.start < 8 + 40
 
 
 def test_a_piece_that_is_dropped_for_one_of_its_leaves_is_run_again_whole():
@@ -689,7 +703,7 @@ def test_the_world_finds_a_stuck_plan():
     world = World.__new__(Timed)
     Timed.__init__(world, Combine(), Bag(), (i * 10 for i in range(100)), cost=lambda i: 1e-6, lanes=1)
     world.plan = Plan(world.terms)
-    world.plan._shipping.of_idle = lambda: ()
+    world.plan._shipping.of_idle = lambda: None
     world.merge_seconds = lambda piece: 1.0
     with pytest.raises(AssertionError, match="stuck"):
         world.run()
@@ -700,6 +714,6 @@ def test_an_ordered_run_learns_the_size_of_partials_that_it_cannot_merge_yet():
     plan = Plan(Terms(lanes=2, in_order=True))
     first, second = plan.handle(Pulled(0, 1, 8)) + plan.handle(Pulled(1, 2, 8))
     piece = Piece(((1, 2),), "large", 1 << 20)
-    orders = plan.handle(Finished(second.lane, second.chunk, 2, 1e-6, (), (piece,)))
+    orders = ordered(plan, Finished(second.lane, second.chunk, 2, 1e-6, (), (piece,)))
     assert (first.start, first.stop, orders) == (0, 1, [])
-    assert plan.appetite == 1
+    assert plan.demand.items == 1

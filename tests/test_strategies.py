@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from simulation import Bag, Listing, Shape
+from toy_reducers import Bag, Listing, Shape
 
 from poolagg._chunks import Grid, Intervals
 from poolagg.reducers import Collect, Into, Reducer, Sum
