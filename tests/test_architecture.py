@@ -66,7 +66,7 @@ MAY_IMPORT = {
     "_shipping": {"_lanes", "_ledger", "_orders", "_pace", "_terms"},
     "_stealing": {"_chunks", "_lanes", "_ledger", "_orders"},
     "_plan": {"_blame", "_chunks", "_lanes", "_ledger", "_orders", "_pace", "_shipping", "_stealing", "_terms"},
-    "strategies": {"_chunks", "_kinds", "_lazily", "reducers"},
+    "strategies": {"_chunks", "_kinds", "_lazily", "_orders", "reducers"},
     "_limit": set(),
     "_timeline": set(),
     "_tally": {"_items", "_limit", "_texts", "_timeline", "events"},

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from poolagg.strategies._combine import Combine, Partition
     from poolagg.strategies._strategy import Errand as Errand
     from poolagg.strategies._strategy import Folding, Gather, Strategy
-    from poolagg.strategies._strategy import Payload as Payload
     from poolagg.strategies._stream import Ordered, Stream
     from poolagg.strategies._tree import Tree
 
@@ -29,7 +28,7 @@ __getattr__, __dir__ = lazily(
     __name__,
     {
         "_combine": ("Combine", "Partition"),
-        "_strategy": ("Errand", "Folding", "Gather", "Payload", "Strategy"),
+        "_strategy": ("Errand", "Folding", "Gather", "Strategy"),
         "_stream": ("Ordered", "Stream"),
         "_tree": ("Tree",),
     },
