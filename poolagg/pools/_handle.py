@@ -84,15 +84,13 @@ class Handle:
             raise
         finally:
             close_all(theirs)
-        self._claim = 0
-        self._epoch = 0
+        self._claim = self._epoch = 0
         self.runs: dict[int, Run] = {}
         """Chunks in flight, the oldest first."""
         self._claimed: dict[int, int] = {}
         self.items = 0
-        self.worn = False
+        self.worn = self._introduced = self._cut_short = False
         self.identity = identity_of_worker()
-        self._introduced = self._cut_short = False
         self.ending: int | None = None
         """The epoch whose end the worker has not acknowledged yet."""
         self.ended_at = 0.0
