@@ -368,7 +368,7 @@ class Simulation:
 
     def packed(self, lane):
         """The pieces that the lane ships, and how long packing them takes."""
-        pieces = tuple(orders.Piece(covers, data, 60) for covers, data in lane.gather.payloads())
+        pieces = tuple(piece._replace(nbytes=60) for piece in lane.gather.payloads())
         if self.steps:
             return pieces, self.state.pack_partial * sum(piece.items for piece in pieces)
         return pieces, self.state.pack * len(pieces)

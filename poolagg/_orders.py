@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple, TypeAlias
 
 from poolagg._chunks import Interval
-from poolagg._worker_messages import NONE_YET, Cause, Failure, Piece, Run, Slowest
+from poolagg._worker_messages import NONE_YET, Cause, Failure, Finished, Pickled, Piece, Run, Slowest
 
 __all__ = [
     "NONE_YET",
@@ -31,6 +31,7 @@ __all__ = [
     "Lost",
     "Merged",
     "Order",
+    "Pickled",
     "Piece",
     "Pulled",
     "Release",
@@ -82,25 +83,6 @@ class Replace(NamedTuple):
 
 
 # -- answers -------------------------------------------------------------------------------------------------------
-
-
-class Finished(NamedTuple):
-    """A chunk ran up to `stop` in `seconds`; the pieces are what it shipped, None if the lane holds on to them."""
-
-    lane: int
-    chunk: int
-    stop: int
-    seconds: float
-    failures: tuple[Failure, ...] = ()
-    pieces: tuple[Piece, ...] | None = None
-    reduce_seconds: float = 0.0
-    pack_seconds: float = 0.0
-    """What the lane took to pack the pieces."""
-    open_seconds: float = 0.0
-    """What the parent took to open them."""
-    began: float = 0.0
-    """When the lane began it (`time.monotonic()`); 0 if its clock may be another's."""
-    slowest: Slowest = NONE_YET
 
 
 class Shipped(NamedTuple):

@@ -160,10 +160,10 @@ class SimulatedWorkers:
     def pack(self, worker: Worker, suspect: tuple[int, int] | None = None) -> tuple[Piece, ...]:
         pieces = []
         payloads = worker.gather.payloads()
-        if self.faults.strikes("sinks", [interval for covers, _ in payloads for interval in covers]):
+        if self.faults.strikes("sinks", [interval for piece in payloads for interval in piece.covers]):
             self.die(worker, None, None, "died")
             raise Died
-        for covers, data in payloads:
+        for covers, data, *_ in payloads:
             try:
                 packed = pickle.dumps(data)
             except TypeError as error:

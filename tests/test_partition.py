@@ -104,7 +104,7 @@ def test_a_lane_that_keeps_runs_ships_what_one_dict_would_hold(batches, sizes, s
                 MergeCounts().merge(expected, state)
             gather.add(at, batch)
             at += len(batch)
-            for covers, data in gather.payloads() if ship else ():
+            for covers, data, *_ in gather.payloads() if ship else ():
                 assert covers[-1][1] == at
                 folding.commit(packed(strategy, reducer, data) if travels else data)
     assert folding.value() == expected

@@ -136,7 +136,7 @@ def test_a_lane_runs_no_item_that_the_parent_was_told_it_would_not(
     assert ran == list(range(start, outcome.stop))
     assert at < outcome.stop <= given_from
     assert [failure.index for failure in outcome.failures] == [index for index in ran if index % 5 == 0]
-    covered = [index for covers, _ in work.payloads() for a, b in covers for index in range(a, b)]
+    covered = [index for piece in work.payloads() for a, b in piece.covers for index in range(a, b)]
     assert covered == [index for index in ran if index % 5]
 
 
@@ -169,7 +169,7 @@ def test_items_that_do_not_unpack_are_run_or_given_away_as_others_are(
     outcome = work.run(Run(0, 3, 0, count, ship=True, budget=1e9), range(count), unpack)
     if reached and reached[0] is not None:
         assert outcome.stop <= reached[0]
-    covered = [index for covers, _ in work.payloads() for a, b in covers for index in range(a, b)]
+    covered = [index for piece in work.payloads() for a, b in piece.covers for index in range(a, b)]
     failed = [failure.index for failure in outcome.failures]
     assert sorted(covered + failed) == list(range(outcome.stop))
     assert set(failed) == closed & set(range(outcome.stop))

@@ -52,7 +52,7 @@ def chunked(draw, grid=None):
 def ship(gather):
     payloads = gather.payloads()
     assert gather.payloads() == [], "the gather starts afresh"
-    return [(covers, pickle.dumps(data)) for covers, data in payloads]
+    return [(piece.covers, pickle.dumps(piece.data)) for piece in payloads]
 
 
 def gathered(strategy, reducer, chunks, grid=None, carry=()):
@@ -128,7 +128,7 @@ def test_the_value_shares_nothing_with_what_is_still_folded():
             gather = strategy.gather(Collect(), strategy.grid(1))
             gather.add(index, [index])
             gather.close(index + 1)
-            for _, data in gather.payloads():
+            for data in (piece.data for piece in gather.payloads()):
                 folding.commit(data)
             seen.append(folding.value())
         assert seen == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3]]

@@ -23,16 +23,19 @@ from poolagg._orders import Broken, Cause, Finished, Lost, Run, Shipped
 from poolagg._parcels import Parcel
 from poolagg.errors import WorkerLost
 from poolagg.pools import _channel
-from poolagg.pools._arena import LEAST, Arena, Loan, Loans, Place, arena_fd
+from poolagg.pools._arena import LEAST, Arena, Loans, arena_fd
 from poolagg.pools._cell import Batch, Cell
 from poolagg.pools._channel import Channel, Message
 from poolagg.pools._citizen import identity_of_worker
 from poolagg.pools._descriptors import Closable, Descriptor, close_all, descriptors, held, pipe
 from poolagg.pools._launch import Launcher
-from poolagg.pools._packing import as_reducer_error, pack_items, start_failed, unpack_failures, unpack_pieces
+from poolagg.pools._packing import as_reducer_error, pack_items, start_failed, unpack_failures, unpack_result
 from poolagg.pools._worker import CLAIM
 
 __all__ = ["Handle"]
+
+RESULTS = {_channel.FINISHED, _channel.SHIPPED}
+"""Messages whose values are a result, the last of which is the slot of its large buffers."""
 
 
 class Killed(NamedTuple):
@@ -81,15 +84,13 @@ class Handle:
             raise
         finally:
             close_all(theirs)
-        self._claim = 0
-        self._epoch = 0
+        self._claim = self._epoch = 0
         self.runs: dict[int, Run] = {}
         """Chunks in flight, the oldest first."""
         self._claimed: dict[int, int] = {}
         self.items = 0
-        self.worn = False
+        self.worn = self._cut_short = False
         self._identity = identity_of_worker()
-        self._cut_short = False
         self.ending: int | None = None
         """The epoch whose end the worker has not acknowledged yet."""
         self.ended_at = 0.0
@@ -188,22 +189,14 @@ class Handle:
 
     def answer(self, message: Message, keeps: bool) -> Finished | Shipped | Broken:
         """Unpack a message of this run. `keeps`: what the reducer is given lives on in its accumulator."""
-        if message.kind == _channel.FINISHED:
-            chunk, stop, times, failures, pieces, place, packing = message.values
-            run = self.runs.pop(chunk)
-            self._claimed = {claim: waiting for claim, waiting in self._claimed.items() if waiting != chunk}
-            self.items += run.items(stop)
-            began = monotonic()
-            rest, unpacked = unpack_failures(failures, message.payload)
-            opened = None if pieces is None else unpack_pieces(pieces, rest, self._loan(place), keeps)
-            opening = monotonic() - began
-            seconds, reducing, *more = times
-            return Finished(self.lane, chunk, stop, seconds, unpacked, opened, reducing, packing, opening, *more)
-        if message.kind == _channel.SHIPPED:
-            pieces, place, packing = message.values
-            began = monotonic()
-            opened = unpack_pieces(pieces, message.payload, self._loan(place), keeps)
-            return Shipped(self.lane, opened, packing, monotonic() - began)
+        if message.kind in RESULTS:
+            finished = unpack_result(self.lane, message.values, message.payload, self.loans, keeps)
+            if message.kind == _channel.SHIPPED:
+                return Shipped(self.lane, finished.pieces or (), finished.pack_seconds, finished.open_seconds)
+            run = self.runs.pop(finished.chunk)
+            self._claimed = {claim: waiting for claim, waiting in self._claimed.items() if waiting != run.chunk}
+            self.items += run.items(finished.stop)
+            return finished
         failures, starting = message.values
         _, (failure, *cause) = unpack_failures(failures, message.payload)
         if cause:
@@ -217,11 +210,8 @@ class Handle:
 
     def ignore(self, message: Message) -> None:
         """A message of a run that is over: nobody will look at what it lends."""
-        if message.kind in (_channel.FINISHED, _channel.SHIPPED) and (place := message.values[-2]) is not None:
+        if message.kind in RESULTS and (place := message.values[-1]) is not None:
             self.loans.give_back(place[0])
-
-    def _loan(self, place: tuple[int, int, int] | None) -> Loan | None:
-        return None if place is None else self.loans.open(Place(*place))
 
     def lost(self) -> Lost:
         """The worker has ended: what it was running, and how it ended."""

@@ -4,6 +4,9 @@ The C library gives memory at the end of its heap back to the system as soon as 
 for the next array: each page is then zeroed, and mapped, by the kernel. Where partials are arrays of megabytes that
 can take as long as the work. So a worker that has seen such a partial keeps up to `KEPT` bytes until the run ends.
 (glibc's mallopt and malloc_trim; where the C library has none of these, nothing happens.)
+
+glibc also reads these limits from the environment, but only when a program starts: a forked worker starts none. And a
+worker with a memory limit, or with small partials only, keeps nothing.
 """
 
 from __future__ import annotations

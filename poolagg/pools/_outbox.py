@@ -2,30 +2,46 @@
 
 To pickle a partial, or an exception, runs the user's code, which may hang, crash or take all memory. So it is done
 while the progress cell names the batch: the item at fault is found as if `func` had done it. Only what is gathered to a
-state is packed when it is shipped.
+state is packed when it is shipped; then the cell says that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from time import perf_counter
 from typing import Any
 
-from poolagg._worker_messages import Failure
+from poolagg._worker_messages import Failure, Pickled, Piece
 from poolagg.pools._arena import Apart
-from poolagg.pools._packing import PackedFailure, PackedPayload, pack_failure
+from poolagg.pools._packing import pack_failure, pack_state
 from poolagg.pools._proof import dumps_proved
+from poolagg.reducers import Reducer
+from poolagg.strategies import Strategy
 
 __all__ = ["Outbox"]
 
 
 class Outbox:
-    """Failures and partials of one chunk. `least`: bytes of a buffer that is taken out of its pickle; None: none is."""
+    """Failures and partials of one chunk, and the state that is shipped with it.
 
-    def __init__(self, least: int | None = None) -> None:
+    `least`: bytes of a buffer that is taken out of its pickle; None: none is. Before a state is packed `packing` is
+    told of the chunk, and how far it was run; `often`: also again and again meanwhile.
+    """
+
+    def __init__(
+        self,
+        reducer: Reducer,
+        strategy: Strategy,
+        least: int | None,
+        packing: Callable[[int, int], None] | None = None,
+        often: bool = False,
+    ) -> None:
+        self._reducer, self._strategy = reducer, strategy
         self._least = least
-        self._failures: list[tuple[PackedFailure, bytes]] = []
-        self._runs: list[PackedPayload] = []
+        self._packing, self._often = packing, often
+        self._failures: list[Failure] = []
+        self._pieces: list[Piece] = []
         self._stop = 0
         self.seconds = 0.0
         """What it took to pack the partials."""
@@ -45,8 +61,8 @@ class Outbox:
         failures: list[Failure] = []
         error = self._add(start, partials)
         if error is not None and len(partials) > 1:
-            for index, partial in enumerate(partials, start):
-                if (of_one := self._add(index, [partial])) is not None:
+            for index, one in enumerate(partials, start):
+                if (of_one := self._add(index, [one])) is not None:
                     failures.append(Failure(index, "raised", of_one))
         elif error is not None:
             failures.append(Failure(start, "raised", error))
@@ -63,19 +79,27 @@ class Outbox:
         return None
 
     def _append(self, start: int, count: int, blob: bytes, buffers: Sequence[Any]) -> None:
-        if self._runs and self._stop == start:
-            covers, counts, blobs, apart, _ = self._runs.pop()
-            begin = covers[0][0]
-            counts.append(count)
-            blobs.append(blob)
-            apart.append(buffers)
-        else:
-            begin, counts, blobs, apart = start, [count], [blob], [buffers]
+        begin, pickles = start, []
+        if self._pieces and self._stop == start:
+            before = self._pieces.pop()
+            begin, pickles = before.covers[0][0], before.pickles or []
+        pickles.append(Pickled(count, blob, buffers))
         self._stop = start + count
-        self._runs.append(PackedPayload(((begin, self._stop),), counts, blobs, apart))
+        self._pieces.append(Piece(((begin, self._stop),), pickles=pickles))
 
-    def take(self) -> tuple[list[PackedFailure], list[bytes], list[PackedPayload]]:
-        """Give up what is packed: failures, their bytes, and the partials."""
-        failures, runs = self._failures, self._runs
-        self._failures, self._runs, self.seconds = [], [], 0.0
-        return [failure for failure, _ in failures], [blob for _, blob in failures], runs
+    def take_failures(self) -> tuple[Failure, ...]:
+        """Give up the failures."""
+        failures, self._failures = tuple(self._failures), []
+        return failures
+
+    def pack(self, states: Sequence[Piece], chunk: int, stop: int) -> tuple[tuple[Piece, ...], float]:
+        """Pack states; give up the pieces, partials first, and the seconds that it took to pack them."""
+        began, seconds = perf_counter(), self.seconds
+        pieces, self._pieces, self.seconds = self._pieces, [], 0.0
+        for state in states:
+            alive = None
+            if self._packing is not None:
+                self._packing(chunk, stop)
+                alive = partial(self._packing, chunk, stop) if self._often else None
+            pieces.append(pack_state(state, self._reducer, self._strategy, self._least, alive))
+        return tuple(pieces), perf_counter() - began + seconds

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate, islice, pairwise
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from poolagg._chunks import Interval
@@ -28,44 +29,44 @@ from poolagg._texts import (
     traceback_of,
     works,
 )
-from poolagg._worker_messages import Failure, Piece
+from poolagg._worker_messages import Failure, Finished, Pickled, Piece
 from poolagg.errors import PoolAggError, ReducerError, RemoteError, WorkerLost, clipped
-from poolagg.pools._arena import Apart, Arena, Loan, Place, Span
+from poolagg.pools._arena import Apart, Arena, Loan, Loans, Place, Span
 from poolagg.pools._channel import Bytes
 from poolagg.pools._proof import dumps_proved
 from poolagg.pools._travel import dumps
 from poolagg.reducers import Reducer
-from poolagg.strategies import Payload, Strategy
+from poolagg.strategies import Strategy
 
 if TYPE_CHECKING:
     from poolagg.pools._beside import Beside
 
 __all__ = [
-    "PackedFailure",
-    "PackedPayload",
-    "PackedPiece",
+    "WireFailure",
+    "WirePiece",
     "as_reducer_error",
     "job_does_not_open",
+    "pack_error",
     "pack_failure",
-    "pack_failures",
     "pack_items",
-    "pack_payload",
+    "pack_state",
+    "put_failures",
     "put_pieces",
+    "put_result",
     "start_failed",
     "unpack_failure",
     "unpack_failures",
     "unpack_items",
     "unpack_pieces",
+    "unpack_result",
 ]
 
-PackedFailure: TypeAlias = tuple[int, str, str, int, str]
-"""Index, type's name, traceback as text, the length of the pickled exception (0 if it does not pickle), the item's
-repr."""
+WireFailure: TypeAlias = tuple[int, str, str, str, int]
+"""A failure on its way: index, the item's repr, the error's type and traceback, the length of its pickle."""
 
-PackedPiece: TypeAlias = tuple[tuple[Interval, ...], list[tuple[int, int]], PackedFailure | None, list[list[Span]]]
-"""The intervals covered; how many partials are in each pickle (0: it is a state), and its length; why there is none;
-and where the large buffers of each are, in the slot or else behind all pickles."""
-
+WirePiece: TypeAlias = tuple[tuple[Interval, ...], tuple[str, str] | None, list[tuple[int, int, list[Span]]]]
+"""A piece on its way: what it covers; the error's type and traceback; of each pickle its count, its length, and where
+its large buffers are, in the slot or else among the bytes of all pieces."""
 
 LONGEST = 16_000
 """Characters that travel of a traceback: it ends with the exception's message, which may contain a whole item."""
@@ -108,8 +109,8 @@ def pack_items(parcel: Parcel, start: int, stop: int, arena: Arena | None) -> tu
     return items, [payload] if place else [payload, *buffers]
 
 
-def _side_by_side(buffers: Sequence[Bytes]) -> list[Span]:
-    return list(pairwise(accumulate(map(len, buffers), initial=0)))
+def _side_by_side(buffers: Sequence[Bytes], begin: int = 0) -> list[Span]:
+    return list(pairwise(accumulate(map(len, buffers), initial=begin)))
 
 
 def unpack_items(items: PackedItems, payload: memoryview, lent: Callable[[Place], Loan]) -> tuple[str, Any, int]:
@@ -135,13 +136,20 @@ def _copy(payload: memoryview, span: Span) -> bytearray:
 # -- packing, in the lane ----------------------------------------------------------------------------------------------
 
 
-def pack_failure(failure: Failure) -> tuple[PackedFailure, bytes]:
-    """An exception, and the bytes it pickles to. Here it is over: its frames, which hold items, are let go of."""
+def pack_failure(failure: Failure) -> Failure:
+    """Pickle the exception. Here it is over: its frames, which hold items, are let go of."""
     error = failure.error
     trace = clipped(_told_before(error) or trace_of(error), LONGEST)
     blob = _proven(error)
     forget_frames(error)
-    return (failure.index, type(error).__qualname__, trace, len(blob), failure.item), blob
+    return failure._replace(error=RemoteError(type(error).__qualname__, trace), pickle=blob)
+
+
+def pack_error(piece: Piece) -> Piece:
+    """Pickle the exception of a piece that could not be packed or opened."""
+    assert piece.error is not None
+    failure = pack_failure(Failure(piece.covers[0][0], "raised", piece.error))
+    return piece._replace(error=failure.error, pickles=[Pickled(0, failure.pickle or b"")])
 
 
 def _proven(error: BaseException) -> bytes:
@@ -165,64 +173,65 @@ def _told_before(error: BaseException) -> str:
     return str(notes.pop()).removeprefix(IN_THE_WORKER) if notes[-1].startswith(IN_THE_WORKER) else ""
 
 
-def pack_failures(failures: Sequence[Failure]) -> tuple[list[PackedFailure], list[bytes]]:
-    """Some failures, and their bytes."""
-    packed = [pack_failure(failure) for failure in failures]
-    return [failure for failure, _ in packed], [blob for _, blob in packed]
-
-
-class PackedPayload(NamedTuple):
-    """A payload as pickles, without their large buffers: see `PackedPiece`."""
-
-    covers: tuple[Interval, ...]
-    counts: list[int]
-    blobs: list[bytes]
-    buffers: list[Sequence[pickle.PickleBuffer]]
-    failure: PackedFailure | None = None
-
-
-def pack_payload(
-    payload: Payload,
+def pack_state(
+    state: Piece,
     reducer: Reducer,
     strategy: Strategy,
     least: int | None,
     alive: Callable[[], None] | None = None,
-) -> PackedPayload:
-    """A state, packed; buffers of `least` bytes or more (None: none) are taken out. `alive` is called now and then.
+) -> Piece:
+    """Pickle a state; buffers of `least` bytes or more (None: none) are taken out. `alive` is called now and then.
 
-    Raises `ReducerError` if the reducer's accumulators never pickle.
+    The piece keeps its data, which may take long to let go of. Raises `ReducerError` if the reducer's accumulators
+    never pickle.
     """
-    covers, data = payload
     apart = None if least is None else Apart(least)
     try:
-        return PackedPayload(covers, [0], [dumps_proved(strategy.packed(reducer, data), apart, alive)], [apart or ()])
+        blob = dumps_proved(strategy.packed(reducer, state.data), apart, alive)
+        return Piece(state.covers, state.data, pickles=[Pickled(0, blob, apart or ())])
     except BaseException as error:
         _blame_reducer(reducer, error)
-        failure, blob = pack_failure(Failure(covers[0][0], "raised", error))
-        return PackedPayload(covers, [0], [blob], [()], failure)
+        return pack_error(state._replace(error=error))
+
+
+def put_failures(failures: Sequence[Failure]) -> tuple[list[WireFailure], list[Bytes]]:
+    """Packed failures as they travel, and their bytes."""
+    return [
+        (index, item, error.kind, error.trace, len(blob))  # type: ignore[attr-defined, arg-type]
+        for index, _, error, item, blob in failures
+    ], [failure.pickle for failure in failures if failure.pickle]
 
 
 def put_pieces(
-    packed: Sequence[PackedPayload], arena: Arena | Beside | None
-) -> tuple[list[PackedPiece], list[Bytes], Place | None]:
-    """Packed payloads as they travel, their bytes, and the slot of the arena that their large buffers are in.
+    packed: Sequence[Piece], arena: Arena | Beside | None
+) -> tuple[list[WirePiece], list[Bytes], Place | None]:
+    """Packed pieces as they travel, their bytes, and the slot of the arena that their large buffers are in.
 
     Without a slot the buffers follow the pickles.
     """
-    blobs: list[Bytes] = [blob for payload in packed for blob in payload.blobs]
-    raw = [buffer.raw() for payload in packed for buffers in payload.buffers for buffer in buffers]
-    place, where = (raw and arena and arena.put(raw)) or (None, _side_by_side(raw))
+    blobs: list[Bytes] = [blob for piece in packed for _, blob, _ in piece.pickles or ()]
+    raw = [buffer.raw() for piece in packed for _, _, buffers in piece.pickles or () for buffer in buffers]
+    place, where = None, []
+    if raw:
+        place, where = (arena and arena.put(raw)) or (None, _side_by_side(raw, sum(map(len, blobs))))
     spans = iter(where)
-    pieces: list[PackedPiece] = [
-        (
-            covers,
-            list(zip(counts, map(len, of), strict=True)),
-            failure,
-            [list(islice(spans, len(some))) for some in buffers] if raw else [],
-        )
-        for covers, counts, of, buffers, failure in packed
-    ]
+    pieces: list[WirePiece] = []
+    for covers, _, _, error, pickles in packed:
+        told = None if error is None else (error.kind, error.trace)  # type: ignore[attr-defined]
+        sizes = [(count, len(blob), list(islice(spans, len(buffers)))) for count, blob, buffers in pickles or ()]
+        pieces.append((covers, told, sizes))
     return pieces, blobs if place else [*blobs, *raw], place
+
+
+def put_result(result: Finished, arena: Arena | None) -> tuple[tuple[Any, ...], list[Bytes]]:
+    """A packed chunk as it travels, and its bytes, save those that are in a slot of the arena from now on."""
+    began = perf_counter()
+    failures, blobs = put_failures(result.failures)
+    pieces, payloads, place = (None, [], None) if result.pieces is None else put_pieces(result.pieces, arena)
+    seconds = result.pack_seconds + perf_counter() - began
+    _, chunk, stop, working, _, _, reducing, _, _, began_at, slowest = result
+    values = (chunk, stop, working, failures, pieces, reducing, seconds, began_at, slowest, place and tuple(place))
+    return values, [*blobs, *payloads]
 
 
 def _blame_reducer(reducer: Reducer, error: BaseException) -> None:
@@ -241,54 +250,70 @@ def _blame_reducer(reducer: Reducer, error: BaseException) -> None:
 # -- unpacking, in the parent ------------------------------------------------------------------------------------------
 
 
-def unpack_failure(failure: PackedFailure, blob: Any) -> BaseException:
+def unpack_error(error: BaseException, blob: Any) -> BaseException:
     """The exception itself, with the worker's traceback as a note; or what stands for it."""
-    _, kind, trace, size, _ = failure
-    error = None
+    opened = None
     try:
-        error = pickle.loads(blob) if size else None
+        opened = pickle.loads(blob) if blob else None
     except BaseException as unpickling:
         if isinstance(unpickling, KeyboardInterrupt) or works(pickle.loads, blob):
             raise
-    if issubclass(type(error), BaseException):
-        add_note(error, IN_THE_WORKER + trace)  # type: ignore[arg-type]
-        return error  # type: ignore[return-value]
-    return RemoteError(kind, trace)
+    if not issubclass(type(opened), BaseException):
+        return error
+    add_note(opened, IN_THE_WORKER + error.trace)  # type: ignore[arg-type, attr-defined]
+    return opened  # type: ignore[return-value]
 
 
-def unpack_failures(failures: Sequence[PackedFailure], payload: Any) -> tuple[Any, tuple[Failure, ...]]:
+def unpack_failure(failure: Failure) -> Failure:
+    """The same, with the exception itself if it opens."""
+    return failure._replace(error=unpack_error(failure.error, failure.pickle), pickle=None)
+
+
+def unpack_failures(failures: Sequence[WireFailure], payload: Any) -> tuple[Any, tuple[Failure, ...]]:
     """The failures of a chunk, and the bytes that are left."""
     unpacked = []
-    for failure in failures:
-        index, _, _, size, item = failure
-        unpacked.append(Failure(index, "raised", unpack_failure(failure, payload[:size]), item))
+    for index, item, kind, trace, size in failures:
+        error = unpack_error(RemoteError(kind, trace), payload[:size])
+        unpacked.append(Failure(index, "raised", error, item))
         payload = payload[size:]
     return payload, tuple(unpacked)
 
 
+def unpack_result(lane: int, values: tuple[Any, ...], payload: Any, loans: Loans, keeps: bool) -> Finished:
+    """The chunk of a lane. `keeps`: see `unpack_pieces`."""
+    chunk, stop, seconds, failures, pieces, reducing, packing, began_at, slowest, place = values
+    began = monotonic()
+    rest, opened = unpack_failures(failures, payload)
+    if pieces is not None:
+        pieces = unpack_pieces(pieces, rest, place and loans.open(Place(*place)), keeps)
+    opening = monotonic() - began
+    return Finished(lane, chunk, stop, seconds, opened, pieces, reducing, packing, opening, began_at, slowest)
+
+
 def unpack_pieces(
-    pieces: Sequence[PackedPiece], payload: Any, loan: Loan | Beside | None = None, keeps: bool = True
+    pieces: Sequence[WirePiece], payload: Any, loan: Loan | Beside | None = None, keeps: bool = True
 ) -> tuple[Piece, ...]:
     """The pieces of a lane; what does not unpickle is a piece that carries the error.
 
     `keeps`: what is in the slot that was lent is to be kept, so it is copied; else it is opened where it lies.
     """
-    behind = payload[sum(size for _, pickles, _, _ in pieces for _, size in pickles) :]
-    view = partial(_copy, behind) if loan is None else loan.copy if keeps else loan.view
+    view = partial(_copy, payload) if loan is None else loan.copy if keeps else loan.view
     unpacked: list[Piece] = []
-    for covers, pickles, failure, spans in pieces:
-        run = _Run(covers)
-        for (count, size), where in zip(pickles, spans or [[]] * len(pickles), strict=True):
+    for covers, error, pickles in pieces:
+        run = None
+        for count, size, spans in pickles:
             blob, payload = payload[:size], payload[size:]
-            if failure is not None:
-                unpacked.append(Piece(covers, error=unpack_failure(failure, blob)))
+            if error is not None:
+                unpacked.append(Piece(covers, error=unpack_error(RemoteError(*error), blob)))
                 continue
-            opened = _unpack_piece(covers, size, partial(_loads, view=view, spans=where), blob, where)
+            opens = partial(_loads, view=view, spans=spans) if spans else pickle.loads
+            opened = _unpack_piece(covers, size, opens, blob, spans)
             if count:
+                run = run or _Run(covers)
                 run.add(count, opened)
             else:
                 unpacked.append(opened)
-        unpacked += run.pieces
+        unpacked += () if run is None else run.pieces
     return tuple(unpacked)
 
 
@@ -330,11 +355,11 @@ def _loads(blob: Any, view: Callable[[Span], Any], spans: Sequence[Span]) -> Any
     return pickle.loads(blob, buffers=map(view, spans))
 
 
-def _unpack_piece(covers: Any, size: int, loads: Callable[[Any], Any], blob: Any, spans: Sequence[Span]) -> Piece:
+def _unpack_piece(covers: Any, size: int, opens: Callable[[Any], Any], blob: Any, spans: Sequence[Span]) -> Piece:
     try:
-        return Piece(covers, loads(blob), size + sum(stop - start for start, stop in spans))
+        return Piece(covers, opens(blob), size + sum(stop - start for start, stop in spans))
     except BaseException as error:
-        if isinstance(error, KeyboardInterrupt) or works(loads, blob):
+        if isinstance(error, KeyboardInterrupt) or works(opens, blob):
             raise
         add_note(error, "".join(traceback.format_tb(traceback_of(error))))
         forget_frames(error)  # they look at the slot

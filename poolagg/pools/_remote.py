@@ -16,29 +16,27 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 from poolagg._chunks import Interval
-from poolagg._orders import NONE_YET, Answer, Broken, Cause, Failure, Finished, Lost, Run, Slowest
+from poolagg._orders import Answer, Broken, Failure, Finished, Lost, Piece, Run
 from poolagg._parcels import Parcel, open_parcel
 from poolagg.errors import ReducerError
 from poolagg.pools._arena import LEAST, Span
 from poolagg.pools._beside import Beside
+from poolagg.pools._cell import NO_CHUNK
+from poolagg.pools._mapping import Beat
 from poolagg.pools._outbox import Outbox
 from poolagg.pools._packing import (
-    PackedFailure,
-    PackedPayload,
-    PackedPiece,
+    WirePiece,
     as_reducer_error,
     job_does_not_open,
+    pack_error,
     pack_failure,
-    pack_payload,
     put_pieces,
     unpack_failure,
-    unpack_failures,
     unpack_pieces,
 )
 from poolagg.pools._share import open_job, pickle_far
-from poolagg.pools._work import Beat, Job, Outcome, Work, pickle_job
+from poolagg.pools._work import Job, Work, pickle_job
 from poolagg.pools.serial import NoBeat, carry_out
-from poolagg.strategies import Payload
 
 __all__ = [
     "Call",
@@ -107,7 +105,7 @@ class Call(NamedTuple):
 class State(NamedTuple):
     """What was gathered: pieces, and bytes that are opened apart."""
 
-    pieces: list[PackedPiece]
+    pieces: list[WirePiece]
     payload: bytes
     beside: Beside | None
 
@@ -122,29 +120,17 @@ class State(NamedTuple):
         return len(self.payload) + (0 if self.beside is None else self.beside.nbytes)
 
 
-class Facts(NamedTuple):
-    """What is to be known of a chunk, as plain values; `blobs` are its exceptions."""
-
-    stop: int
-    seconds: float
-    reduce_seconds: float
-    pack_seconds: float
-    failures: list[PackedFailure]
-    blobs: bytes
-    slowest: Slowest = NONE_YET
-
-
 class Returned(NamedTuple):
-    """Everything that comes of a call."""
+    """Everything that comes of a call. In the facts, failures are packed, and there are no pieces: see `state`."""
 
-    facts: Facts
+    facts: Finished
     state: State
 
 
 class Kept(NamedTuple):
     """What comes of a call whose state stays there: what the state covers, and how large it is."""
 
-    facts: Facts
+    facts: Finished
     covers: tuple[Interval, ...]
     nbytes: int
 
@@ -153,40 +139,40 @@ class Ended(NamedTuple):
     """The process of a lease ended, as it was told to or by itself; the driver runs the chunk again."""
 
     suspect: Interval | None
-    cause: Cause
-    packed: PackedFailure
-    blob: bytes
+    failure: Failure
     reason: str
 
     def lost(self, lane: int) -> Lost:
         """The same as the lane's answer."""
-        error = unpack_failure(self.packed, self.blob)
-        return Lost(lane, self.suspect, self.cause, error, self.reason, certain=True)
+        cause, error = self.failure.cause, unpack_failure(self.failure).error
+        return Lost(lane, self.suspect, cause, error, self.reason, certain=True)
 
 
 class Failed(NamedTuple):
     """What a lease returns instead of raising: clusters pickle exceptions their own way, and not every one can be."""
 
-    packed: PackedFailure
-    blob: bytes
+    failure: Failure
 
     @property
     def error(self) -> BaseException:
         """The exception, or what stands for it."""
-        return unpack_failure(self.packed, self.blob)
+        return unpack_failure(self.failure).error
 
 
 class Changed(NamedTuple):
     """A leaf is not what the driver was told: it was lost, and made again, and came out differently."""
 
 
-def unpack(run: Run, facts: Facts, state: State | None, keeps: bool = True) -> Finished:
+def unpack(run: Run, facts: Finished, state: State | None, keeps: bool = True) -> Finished:
     """The answer that a chunk's return stands for; without a state, the lane holds on to it."""
-    _, failures = unpack_failures(facts.failures, memoryview(facts.blobs))
+    failures = tuple(map(unpack_failure, facts.failures))
     began = perf_counter()
     pieces = None if state is None else open_state(state, keeps)
-    times = facts.reduce_seconds, facts.pack_seconds, perf_counter() - began, 0.0, facts.slowest
-    return Finished(run.lane, run.chunk, facts.stop, facts.seconds, failures, pieces, *times)
+    opening = perf_counter() - began
+    # The clock of the lane may be another's.
+    return facts._replace(
+        lane=run.lane, chunk=run.chunk, failures=failures, pieces=pieces, open_seconds=opening, began=0.0
+    )
 
 
 def open_state(state: State, keeps: bool) -> Any:
@@ -211,7 +197,7 @@ def run_lease(
     try:
         return _run(call, beat or NoBeat(), there, Beside())
     except BaseException as error:
-        return Failed(*pack_failure(Failure(call.run[2] if call.run else 0, "raised", error)))
+        return Failed(pack_failure(Failure(call.run[2] if call.run else 0, "raised", error)))
 
 
 def halves(returned: Any) -> tuple[Any, State | None]:
@@ -223,30 +209,29 @@ def halves(returned: Any) -> tuple[Any, State | None]:
 
 
 def _is_spoiled(state: State) -> bool:
-    return any(failure is not None for _, _, failure, _ in state.pieces)
+    return any(error is not None for _, error, _ in state.pieces)
 
 
-def _run(call: Call, beat: Beat, leaves: Sequence[State], beside: Beside | None) -> Returned | Ended:
+def _run(call: Call, beat: Beat, leaves: Sequence[State], beside: Beside) -> Returned | Ended:
     job = _job(call)
     try:
         if job.item_timeout is not None and call.run is not None:
             return _guarded(call, job, beside)
-        outbox = Outbox(None if beside is None else beside.least)
-        work = Work(job, beat, outbox=outbox)
-        outcome = Outcome(0, 0.0, 0.0, [])
+        work = Work(job, beat, outbox=Outbox(job.reducer, job.strategy, beside.least))
+        finished = Finished(0, NO_CHUNK, 0, 0.0)
         if call.run is not None:
             assert call.items is not None
             run = Run(*call.run)
-            outcome = work.run(run, *open_parcel(*call.items, run.stop - run.start))
+            finished = work.run(run, *open_parcel(*call.items, run.stop - run.start))
         spoiled = _adopted(work, job, leaves)
-        return _packed(job, outcome, outbox, work.payloads(), spoiled, beside)
+        return _returned(work.shipped(finished), spoiled, beside)
     except ReducerError:
         raise
     except BaseException as error:  # SystemExit in a reducer must not end a worker of somebody else's
         raise as_reducer_error(error) from error
 
 
-def _adopted(work: Work, job: Job, leaves: Sequence[State]) -> list[tuple[tuple[Interval, ...], BaseException]]:
+def _adopted(work: Work, job: Job, leaves: Sequence[State]) -> list[Piece]:
     """Merge leaves into what a chunk has gathered; those that do not open are given back."""
     spoiled = []
     for leaf in leaves:
@@ -254,33 +239,20 @@ def _adopted(work: Work, job: Job, leaves: Sequence[State]) -> list[tuple[tuple[
             if piece.error is None:
                 work.adopt(piece.covers, piece.data)
             else:
-                spoiled.append((piece.covers, piece.error))
+                spoiled.append(pack_error(piece))
     return spoiled
 
 
-def _packed(
-    job: Job,
-    outcome: Outcome,
-    outbox: Outbox,
-    payloads: Sequence[Payload],
-    spoiled: Sequence[tuple[tuple[Interval, ...], BaseException]],
-    beside: Beside | None,
-) -> Returned:
-    began, seconds = perf_counter(), outbox.seconds
-    failures, blobs, packed = outbox.take()
-    least = None if beside is None else beside.least
-    packed += [pack_payload(payload, job.reducer, job.strategy, least) for payload in payloads]
-    for covers, error in spoiled:
-        failure, blob = pack_failure(Failure(covers[0][0], "raised", error))
-        packed.append(PackedPayload(covers, [0], [blob], [()], failure))
-    pieces, parts, _ = put_pieces(packed, beside)
+def _returned(finished: Finished, spoiled: Sequence[Piece], beside: Beside) -> Returned:
+    """A packed chunk, and its pieces as a state."""
+    began = perf_counter()
+    pieces, parts, _ = put_pieces([*(finished.pieces or ()), *spoiled], beside)
     payload = bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
-    times = outcome.seconds, outcome.reduce_seconds, perf_counter() - began + seconds
-    facts = Facts(outcome.stop, *times, failures, b"".join(blobs), outcome.slowest)
-    return Returned(facts, State(pieces, payload, beside))
+    seconds = finished.pack_seconds + perf_counter() - began
+    return Returned(finished.with_pieces(None, seconds), State(pieces, payload, beside))
 
 
-def _guarded(call: Call, job: Job, beside: Beside | None) -> Returned | Ended:
+def _guarded(call: Call, job: Job, beside: Beside) -> Returned | Ended:
     """Run one chunk where its items can be ended."""
     from poolagg.pools._guard import run_guarded
 
@@ -289,17 +261,13 @@ def _guarded(call: Call, job: Job, beside: Beside | None) -> Returned | Ended:
     run, (kind, data, offset) = Run(*call.run), call.items
     answer = run_guarded(call.name, job, run, Parcel(run.start - offset, run.stop, kind, data, 0))
     if isinstance(answer, Lost):
-        packed = pack_failure(Failure(run.start, answer.cause, answer.error))
-        return Ended(answer.suspect, answer.cause, *packed, answer.reason)
+        return Ended(answer.suspect, pack_failure(Failure(run.start, answer.cause, answer.error)), answer.reason)
     pieces = answer.pieces or ()
-    times = answer.seconds, answer.reduce_seconds
-    outcome = Outcome(answer.stop, *times, [], slowest=answer.slowest)
-    outbox = Outbox()
-    for failure in answer.failures:
-        outbox.fail(failure)
-    good = [(piece.covers, piece.data) for piece in pieces if piece.error is None]
-    spoiled = [(piece.covers, piece.error) for piece in pieces if piece.error is not None]
-    return _packed(job, outcome, outbox, good, spoiled, beside)
+    outbox = Outbox(job.reducer, job.strategy, beside.least)
+    packed, seconds = outbox.pack([piece for piece in pieces if piece.error is None], 0, 0)
+    spoiled = [pack_error(piece) for piece in pieces if piece.error is not None]
+    failures = tuple(map(pack_failure, answer.failures))
+    return _returned(answer._replace(failures=failures, pieces=packed, pack_seconds=seconds), spoiled, beside)
 
 
 def run_here(job: Job, run: Run, parcel: Parcel) -> Answer:

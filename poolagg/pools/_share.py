@@ -76,7 +76,7 @@ class share(Generic[T]):  # noqa: N801 - reads as the function it is used as
         self._size = sum(memoryview(segment).nbytes for segment in segments)
         self._source = self._store(segments)
         self._keep(value)
-        _here[self._ident] = self
+        _registry.known[self._ident] = self
 
     @property
     def value(self) -> T:
@@ -144,39 +144,58 @@ class share(Generic[T]):  # noqa: N801 - reads as the function it is used as
 
 # -- where a shared value is looked up ---------------------------------------------------------------------------------
 
-_here: weakref.WeakValueDictionary[bytes, share[Any]] = weakref.WeakValueDictionary()
-"""What was shared by this process, or referred to by what it unpickled."""
 
-_of_job: dict[bytes, share[Any]] = {}
-"""What the job of this process refers to."""
+class _Registry:
+    """The shared values of this process, by their idents."""
 
-_found: dict[bytes, share[Any]] | None = None
-"""The same, of the job that is being unpickled."""
+    def __init__(self) -> None:
+        self.known: weakref.WeakValueDictionary[bytes, share[Any]] = weakref.WeakValueDictionary()
+        """Values that this process shared, or that what it unpickled refers to."""
+        self._of_job: dict[bytes, share[Any]] = {}
+        """Values that the job of this process refers to."""
+        self._found: dict[bytes, share[Any]] | None = None
+        """Values that the job refers to which is being unpickled."""
+        self._came: Mapping[bytes, Segments] = {}
+        """Values that came with that job."""
 
-_came: Mapping[bytes, Segments] = {}
-"""The values that came with it, by what they are known as."""
+    def attach(self, ident: bytes, kind: str, size: int, source: _Memory | _Carried) -> share[Any]:
+        """Give the value if it is known, else one that opens it at its first use."""
+        shared = self.known.get(ident)
+        if ident in self._came:
+            source = _Carried(self._came[ident])
+        if shared is None:
+            shared = object.__new__(share)
+            shared._ident, shared._kind, shared._size, shared._source = ident, kind, size, source
+            shared._forget()
+            self.known[ident] = shared
+        if self._found is not None:
+            self._found[ident] = shared
+        return shared
+
+    def open_job(self, data: Any, values: Mapping[bytes, Segments]) -> Any:
+        """Unpickle a job; let go of values that the job before it referred to, and this one does not."""
+        before, self._found, self._came = self._of_job, {}, values
+        try:
+            return pickle.loads(data)
+        finally:
+            self._of_job, self._found, self._came = self._found, None, {}
+            for ident in before.keys() - self._of_job.keys():
+                before[ident]._forget()
+
+
+_registry = _Registry()
 
 _apart: ContextVar[dict[bytes, Segments] | None] = ContextVar("_apart", default=None)
 """Where values go that what is being pickled refers to, if it is for another machine."""
 
 
 def _attached(ident: bytes, kind: str, size: int, source: _Memory | _Carried) -> share[Any]:
-    """What a pickle refers to: the object itself if it is here, else one that opens the value at its first use."""
-    shared = _here.get(ident)
-    if ident in _came:
-        source = _Carried(_came[ident])
-    if shared is None:
-        shared = object.__new__(share)
-        shared._ident, shared._kind, shared._size, shared._source = ident, kind, size, source
-        shared._forget()
-        _here[ident] = shared
-    if _found is not None:
-        _found[ident] = shared
-    return shared
+    """Open what a pickle refers to."""
+    return _registry.attach(ident, kind, size, source)
 
 
 def pickle_far(pickled: Callable[[], bytes]) -> tuple[bytes, dict[bytes, Segments]]:
-    """A pickle for other machines, and the values that it refers to: each is a few buffers, where they lie."""
+    """Pickle for other machines; give the pickle and the values it refers to, each a few buffers where they lie."""
     values: dict[bytes, Segments] = {}
     token = _apart.set(values)
     try:
@@ -186,15 +205,8 @@ def pickle_far(pickled: Callable[[], bytes]) -> tuple[bytes, dict[bytes, Segment
 
 
 def open_job(data: Any, values: Mapping[bytes, Segments] | None = None) -> Any:
-    """Unpickle a job; `values` came with it. What the job before it referred to, and it does not, is let go of."""
-    global _of_job, _found, _came
-    before, _found, _came = _of_job, {}, values or {}
-    try:
-        return pickle.loads(data)
-    finally:
-        _of_job, _found, _came = _found, None, {}
-        for ident in before.keys() - _of_job.keys():
-            before[ident]._forget()
+    """Unpickle a job; `values` came with it."""
+    return _registry.open_job(data, values or {})
 
 
 # -- where its pickle is -----------------------------------------------------------------------------------------------

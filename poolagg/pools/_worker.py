@@ -18,17 +18,15 @@ import socket
 import struct
 import sys
 import types
-from collections.abc import Callable, Sequence
 from functools import partial
-from time import perf_counter
-from typing import Any, TypeAlias
+from typing import Any
 
 from poolagg._parcels import open_parcel
-from poolagg._worker_messages import Failure, Run
+from poolagg._worker_messages import Failure, Finished, Run
 from poolagg.pools import _channel
 from poolagg.pools._arena import Arena, Loan, Loans, Place
 from poolagg.pools._cell import NO_CHUNK, Cell, Over
-from poolagg.pools._channel import BrokenFrame, Bytes, Message, Pipe, identity
+from poolagg.pools._channel import BrokenFrame, Message, Pipe, identity
 from poolagg.pools._citizen import forget_exits, introduce, new_random_numbers, run_exits
 from poolagg.pools._death import die_with_parent, ignore_interrupts
 from poolagg.pools._forked import leave
@@ -38,30 +36,22 @@ from poolagg.pools._memory import fresh_memory
 from poolagg.pools._outbox import Outbox
 from poolagg.pools._packing import (
     PackedItems,
-    PackedPayload,
-    PackedPiece,
     as_reducer_error,
     job_does_not_open,
-    pack_failures,
-    pack_payload,
-    put_pieces,
+    pack_failure,
+    put_failures,
+    put_result,
     unpack_items,
 )
 from poolagg.pools._share import open_job
 from poolagg.pools._standard_streams import flush_streams
 from poolagg.pools._tampering import Descriptors, put_aside
 from poolagg.pools._travel import define, main_namespace
-from poolagg.pools._work import Job, Outcome, Work
-from poolagg.strategies import Payload
+from poolagg.pools._work import Job, OpenedParcel, Work
 
 __all__ = ["CLAIM", "main"]
 
 CLAIM = struct.Struct("=q")
-
-Shipment: TypeAlias = tuple[list[PackedPiece] | None, list[Bytes], tuple[int, int, int] | None, float]
-"""Pieces as they travel, their bytes, the slot of their large buffers, and the seconds that packing took."""
-
-NOTHING: Shipment = (None, [], None, 0.0)
 
 
 def main(
@@ -128,8 +118,6 @@ class _Worker:
         self._claim = -1
         self._epoch = 0
         self._work: Work | None = None
-        self._outbox = Outbox()
-        self._job: Job | None = None
         self._assigned: set[str] = set()
         self._not_started: BaseException | None = None
         self._memory_limit: int | None = None
@@ -167,8 +155,8 @@ class _Worker:
             flush_streams()
 
     def _say_broken(self, epoch: int, error: BaseException) -> None:
-        errors = (error, error.__cause__)
-        failures, blobs = pack_failures([Failure(0, "raised", one) for one in errors if one is not None])
+        errors = [one for one in (error, error.__cause__) if one is not None]
+        failures, blobs = put_failures([pack_failure(Failure(0, "raised", one)) for one in errors])
         self._pipe.send(_channel.BROKEN, epoch, (failures, error is self._not_started), blobs)
 
     # -- what the parent asks for ------------------------------------------------------------------------------
@@ -205,17 +193,17 @@ class _Worker:
         namespace = main_namespace()
         kept = {name: namespace[name] for name in self._assigned if name in namespace}
         try:
-            self._job = open_job(message.payload)
+            job: Job = open_job(message.payload)
         except Exception as error:
             raise job_does_not_open(error) from error
         namespace.update(kept)  # what an initializer assigned wins over what the parent has under that name
-        assert self._job is not None
         self._cell.begin(message.epoch)
         if self._memory_limit is not None:
             self._cell.weigh(fresh_memory(self._memory_limit), self._memory_limit)
             self._memory_limit = None  # it is not fresh any more, and looking at it is the parent's business
-        self._outbox = Outbox(None if self._arena is None else self._arena.least)
-        self._work = Work(self._job, self._cell, outbox=self._outbox)
+        least, watched = None if self._arena is None else self._arena.least, job.item_timeout is not None
+        outbox = Outbox(job.reducer, job.strategy, least, self._cell.packing, often=watched)
+        self._work = Work(job, self._cell, outbox=outbox)
 
     def _run(self, message: Message) -> None:
         fields, claim, places = message.values
@@ -227,24 +215,14 @@ class _Worker:
             if not claimed:
                 self._pipe.send(_channel.MISSED, message.epoch, (run.chunk,))
             return
-        outcome = self._map(run, items, message.payload)
+        finished = self._work.carry_out(run, partial(self._open_items, run, items, message.payload))
         if self._work.heavy and self._may_keep and not self._keeps:
             keep_freed()
             self._keeps = True
-        seconds, (failures, blobs, partials) = self._outbox.seconds, self._outbox.take()
-        shipped = self._work.payloads() if run.ship else None  # and let go of after it was sent, for that may take long
-        alive = partial(self._cell.packing, run.chunk, outcome.stop)
-        packed = NOTHING if shipped is None else self._pack(shipped, alive, partials, seconds)
-        pieces, payloads, *packing = packed
-        times = (outcome.seconds, outcome.reduce_seconds, outcome.began, outcome.slowest)
-        values = (run.chunk, outcome.stop, times, failures, pieces, *packing)
-        self._pipe.send(_channel.FINISHED, self._epoch, values, [*blobs, *payloads])
+        self._send(_channel.FINISHED, finished)
 
-    def _map(self, run: Run, items: PackedItems, payload: memoryview) -> Outcome:
-        """Run the chunk. Nothing here looks at its items any more when it is done."""
-        assert self._work is not None
-        parcel = unpack_items(items, payload, self._open)
-        return self._work.run(run, *open_parcel(*parcel, run.stop - run.start))
+    def _open_items(self, run: Run, items: PackedItems, payload: memoryview) -> OpenedParcel:
+        return open_parcel(*unpack_items(items, payload, self._open), run.stop - run.start)
 
     def _open(self, place: Place) -> Loan:
         """What the parent lent; a task may have closed the arena, and opened something of its own in its place."""
@@ -253,33 +231,14 @@ class _Worker:
         return self._loans.open(place)
 
     def _ship(self, message: Message) -> None:
-        if self._work is None:
-            return
-        shipped = self._work.payloads()
-        pieces, payloads, *packing = self._pack(shipped, partial(self._cell.packing, NO_CHUNK, 0))
-        self._pipe.send(_channel.SHIPPED, self._epoch, (pieces, *packing), payloads)
+        if self._work is not None:
+            self._send(_channel.SHIPPED, self._work.shipped(Finished(0, NO_CHUNK, 0, 0.0)))
 
-    def _pack(
-        self,
-        payloads: list[Payload],
-        alive: Callable[[], None],
-        partials: Sequence[PackedPayload] = (),
-        seconds: float = 0.0,
-    ) -> Shipment:
-        """Pack states, beside the partials that are packed already."""
-        assert self._job is not None
-        job, began = self._job, perf_counter()
-        least, watched = None if self._arena is None else self._arena.least, job.item_timeout is not None
-        states = []
-        for payload in payloads:
-            alive()
-            states.append(pack_payload(payload, job.reducer, job.strategy, least, alive if watched else None))
-        self._cell.rest()
-        pieces, packed, place = put_pieces([*partials, *states], self._arena)
-        return pieces, packed, place and (place.slot, place.offset, place.size), perf_counter() - began + seconds
+    def _send(self, kind: int, finished: Finished) -> None:
+        self._pipe.send(kind, self._epoch, *put_result(finished, self._arena))
 
     def _end(self, message: Message) -> None:
-        self._work = self._job = None
+        self._work = None
         if self._arena is not None:
             self._arena.shrink()
         self._pipe.send(_channel.ENDED, message.epoch)

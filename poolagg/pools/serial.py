@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 
-from poolagg._orders import Answer, Broken, Finished, Piece, Revoke, Revoked, Run, Ship, Shipped
+from poolagg._orders import Answer, Broken, Finished, Revoke, Revoked, Run, Ship, Shipped
 from poolagg._parcels import Parcel, open_parcel
 from poolagg._signals import handlers, raised_by_handler
 from poolagg.errors import ReducerError
+from poolagg.pools._mapping import let_callers_go
 from poolagg.pools._pool import Pool, PoolOrder
-from poolagg.pools._work import Job, Work, let_callers_go
+from poolagg.pools._work import Job, Work
 
 __all__ = ["NoBeat", "SerialPool", "carry_out"]
 
@@ -47,20 +49,12 @@ def carry_out(work: Work, order: Run | Ship, parcel: Parcel | None) -> Answer:
 def _carry_out(work: Work, order: Run | Ship, parcel: Parcel | None) -> Answer:
     try:
         if isinstance(order, Ship):
-            return Shipped(order.lane, _pieces(work))
+            return Shipped(order.lane, tuple(work.payloads()))
         assert parcel is not None
-        opened = open_parcel(parcel.kind, parcel.data, order.start - parcel.start, order.stop - order.start)
-        outcome = work.run(order, *opened)
-        pieces = _pieces(work) if order.ship else None
+        start, count = order.start - parcel.start, order.stop - order.start
+        return work.carry_out(order, partial(open_parcel, parcel.kind, parcel.data, start, count))
     except ReducerError as error:
         return Broken(order.lane, error)
-    failures = tuple(outcome.failures)
-    times = outcome.reduce_seconds, 0.0, 0.0, outcome.began, outcome.slowest
-    return Finished(order.lane, order.chunk, outcome.stop, outcome.seconds, failures, pieces, *times)
-
-
-def _pieces(work: Work) -> tuple[Piece, ...]:
-    return tuple(Piece(covers, data) for covers, data in work.payloads())
 
 
 def _interrupts() -> Callable[[BaseException], bool]:

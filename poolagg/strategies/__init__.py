@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from poolagg.strategies._strategy import Errand as Errand
     from poolagg.strategies._strategy import Folding as Folding
     from poolagg.strategies._strategy import Gather as Gather
-    from poolagg.strategies._strategy import Payload as Payload
     from poolagg.strategies._strategy import Strategy as Strategy
     from poolagg.strategies._stream import Ordered as Ordered
     from poolagg.strategies._stream import Stream as Stream
@@ -29,9 +28,9 @@ if TYPE_CHECKING:
 else:
     __getattr__, __dir__, __all__ = lazily(
         __name__,
-        unlisted="Errand Payload",
+        unlisted="Errand",
         _combine="Combine Partition",
-        _strategy="Errand Folding Gather Payload Strategy",
+        _strategy="Errand Folding Gather Strategy",
         _stream="Ordered Stream",
         _tree="Tree",
     )

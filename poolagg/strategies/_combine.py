@@ -13,9 +13,10 @@ from typing import Any
 
 from poolagg._arguments import checked_count
 from poolagg._chunks import Grid, Interval
+from poolagg._worker_messages import Piece
 from poolagg.reducers import Reducer, fold, join
 from poolagg.strategies._keyed import KEY, Divided, Packed, Parts, Runs, compact, divided, merged, opened, put, update
-from poolagg.strategies._strategy import Errand, Folding, Gather, Payload, Strategy
+from poolagg.strategies._strategy import Errand, Folding, Gather, Strategy
 
 __all__ = ["Combine", "Partition"]
 
@@ -140,15 +141,15 @@ class _Carried:
     def close(self, stop: int) -> None:
         pass
 
-    def payloads(self) -> list[Payload]:
+    def payloads(self) -> list[Piece]:
         if not self._covers:
             return []
         if self._runs is not None:
             self._runs.add(self._acc)
         data = self._acc if self._runs is None else self._runs.runs
-        payload = (tuple(self._covers), data)
+        piece = Piece(tuple(self._covers), data)
         self._acc, self._runs, self._covers = None, None, []
-        return [payload]
+        return [piece]
 
     def _put_apart(self) -> None:
         """Put counts into a run. (To merge accumulators that are not numbers twice would cost more than it saves.)"""

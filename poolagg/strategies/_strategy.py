@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from poolagg._chunks import Grid, Interval
+from poolagg._chunks import Grid
+from poolagg._worker_messages import Piece
 from poolagg.reducers import Reducer
 
-__all__ = ["Errand", "Folding", "Gather", "Payload", "Strategy"]
-
-Payload = tuple[tuple[Interval, ...], Any]
-"""What a lane ships: the intervals it covers, and the data."""
+__all__ = ["Errand", "Folding", "Gather", "Strategy"]
 
 
 class Gather(Protocol):
-    """The half of a strategy beside `func`: takes runs of consecutive prepared partials, gives payloads."""
+    """The half of a strategy beside `func`: takes runs of consecutive prepared partials, gives pieces."""
 
     def add(self, index: int, prepareds: list[Any]) -> None:
         """Take the prepared partials of consecutive items, the first of which is item `index`."""
@@ -23,7 +21,7 @@ class Gather(Protocol):
     def close(self, stop: int) -> None:
         """The chunk has ended, at item `stop`."""
 
-    def payloads(self) -> list[Payload]:
+    def payloads(self) -> list[Piece]:
         """Give what is gathered, and start afresh."""
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from poolagg._chunks import Grid
+from poolagg._worker_messages import Piece
 from poolagg.reducers import Reducer, fold
-from poolagg.strategies._strategy import Folding, Gather, Payload, Strategy
+from poolagg.strategies._strategy import Folding, Gather, Strategy
 
 __all__ = ["Ordered", "Stream"]
 
@@ -43,7 +44,7 @@ class Ordered(Stream):
 
 class _Runs:
     ships_partials = True
-    """Each payload is (index of the first, partials): in another process they are packed batch by batch instead."""
+    """The data of a piece is (index of the first, partials): in another process they are packed batch by batch."""
 
     def __init__(self) -> None:
         self._runs: list[tuple[int, list[Any]]] = []
@@ -59,9 +60,9 @@ class _Runs:
     def close(self, stop: int) -> None:
         pass
 
-    def payloads(self) -> list[Payload]:
+    def payloads(self) -> list[Piece]:
         runs, self._runs = self._runs, []
-        return [(((start, start + len(run)),), (start, run)) for start, run in runs]
+        return [Piece(((start, start + len(run)),), (start, run)) for start, run in runs]
 
 
 class _Stepping:

@@ -8,8 +8,9 @@ from enum import Enum
 from typing import Any
 
 from poolagg._chunks import Grid, Interval
+from poolagg._worker_messages import Piece
 from poolagg.reducers import Reducer, fold, join
-from poolagg.strategies._strategy import Folding, Gather, Payload, Strategy
+from poolagg.strategies._strategy import Folding, Gather, Strategy
 
 __all__ = ["Tree"]
 
@@ -74,9 +75,9 @@ class _Leaves:
         del stop
         self._fold_leaf()
 
-    def payloads(self) -> list[Payload]:
+    def payloads(self) -> list[Piece]:
         nodes, self._nodes = self._nodes, []
-        return [(tuple(node.covers), (node.level, node.place, node.acc)) for node in nodes]
+        return [Piece(tuple(node.covers), (node.level, node.place, node.acc)) for node in nodes]
 
     def _fold_leaf(self) -> None:
         if not self._open:
