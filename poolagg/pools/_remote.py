@@ -16,9 +16,9 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 from poolagg._chunks import Interval
-from poolagg._orders import NONE_YET, Answer, Broken, Cause, Failure, Finished, Lost, Run, Slowest
+from poolagg._orders import NONE_YET, Answer, Broken, Failure, Finished, Lost, Piece, Run, Ship, Slowest
 from poolagg._parcels import Parcel, open_parcel
-from poolagg.errors import ReducerError
+from poolagg.errors import WorkerLost
 from poolagg.pools._arena import LEAST, Span
 from poolagg.pools._beside import Beside
 from poolagg.pools._outbox import Outbox
@@ -41,10 +41,9 @@ from poolagg.pools.serial import NoBeat, carry_out
 from poolagg.strategies import Payload
 
 __all__ = [
+    "RETURNED",
     "Call",
-    "Changed",
     "Ended",
-    "Failed",
     "Kept",
     "Returned",
     "Sent",
@@ -150,34 +149,32 @@ class Kept(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """The process of a lease ended, as it was told to or by itself; the driver runs the chunk again."""
+    """What comes of a call that gathered nothing: its answer, and apart from that the error.
 
-    suspect: Interval | None
-    cause: Cause
+    Clusters pickle exceptions their own way, and not every one can be.
+    """
+
+    answer: Lost | Broken
     packed: PackedFailure
     blob: bytes
-    reason: str
 
-    def lost(self, lane: int) -> Lost:
-        """The same as the lane's answer."""
+    @classmethod
+    def of(cls, answer: Lost | Broken) -> Ended:
+        """Pack the answer's error."""
+        return cls(answer._replace(error=PACKED_APART), *pack_failure(Failure(0, "raised", answer.error)))
+
+    def open(self, lane: int) -> Lost | Broken:
+        """Return the answer, as that lane's."""
         error = unpack_failure(self.packed, self.blob)
-        return Lost(lane, self.suspect, self.cause, error, self.reason, certain=True)
+        broken = isinstance(self.answer, Broken)
+        return self.answer._replace(lane=lane, error=as_reducer_error(error) if broken else error)
 
 
-class Failed(NamedTuple):
-    """What a lease returns instead of raising: clusters pickle exceptions their own way, and not every one can be."""
+PACKED_APART = Exception()
+"""In the place of an error that travels apart."""
 
-    packed: PackedFailure
-    blob: bytes
-
-    @property
-    def error(self) -> BaseException:
-        """The exception, or what stands for it."""
-        return unpack_failure(self.packed, self.blob)
-
-
-class Changed(NamedTuple):
-    """A leaf is not what the driver was told: it was lost, and made again, and came out differently."""
+RETURNED = Returned, Kept, Ended
+"""The types of all that a task returns."""
 
 
 def unpack(run: Run, facts: Facts, state: State | None, keeps: bool = True) -> Finished:
@@ -201,17 +198,20 @@ _opening = threading.RLock()
 """A worker may have several threads, and a job is opened by one of them."""
 
 
-def run_lease(
-    call: Call, beat: Beat | None = None, leaves: Sequence[State | None] = ()
-) -> Returned | Ended | Failed | Changed:
-    """Run one chunk on a cluster, and merge leaves into what it gathers; never raises."""
+def run_lease(call: Call, beat: Beat | None = None, leaves: Sequence[State | None] = ()) -> Returned | Ended:
+    """Run one chunk, and merge leaves into what it gathers; never raises."""
     there = [leaf for leaf in leaves if leaf is not None]
-    if [leaf.covers for leaf in there] != list(call.told):
-        return Changed()
     try:
-        return _run(call, beat or NoBeat(), there, Beside())
-    except BaseException as error:
-        return Failed(*pack_failure(Failure(call.run[2] if call.run else 0, "raised", error)))
+        if [leaf.covers for leaf in there] != list(call.told):
+            return Ended.of(Lost(0, None, "died", _made_anew(), certain=True))
+        return _run(call, beat or NoBeat(), there)
+    except BaseException as error:  # SystemExit in a reducer must not end a worker of somebody else's
+        return Ended.of(Broken(0, as_reducer_error(error)))
+
+
+def _made_anew() -> WorkerLost:
+    text = "a state was lost, and the one that was made again covers other items"
+    return WorkerLost(text, exitcode=None, signal=None, index=None, item=None)
 
 
 def halves(returned: Any) -> tuple[Any, State | None]:
@@ -226,51 +226,35 @@ def _is_spoiled(state: State) -> bool:
     return any(failure is not None for _, _, failure, _ in state.pieces)
 
 
-def _run(call: Call, beat: Beat, leaves: Sequence[State], beside: Beside | None) -> Returned | Ended:
+def _run(call: Call, beat: Beat, leaves: Sequence[State]) -> Returned | Ended:
     job = _job(call)
-    try:
-        if job.item_timeout is not None and call.run is not None:
-            return _guarded(call, job, beside)
-        outbox = Outbox(None if beside is None else beside.least)
-        work = Work(job, beat, outbox=outbox)
-        outcome = Outcome(0, 0.0, 0.0, [])
-        if call.run is not None:
-            assert call.items is not None
-            run = Run(*call.run)
-            outcome = work.run(run, *open_parcel(*call.items, run.stop - run.start))
-        spoiled = _adopted(work, job, leaves)
-        return _packed(job, outcome, outbox, work.payloads(), spoiled, beside)
-    except ReducerError:
-        raise
-    except BaseException as error:  # SystemExit in a reducer must not end a worker of somebody else's
-        raise as_reducer_error(error) from error
-
-
-def _adopted(work: Work, job: Job, leaves: Sequence[State]) -> list[tuple[tuple[Interval, ...], BaseException]]:
-    """Merge leaves into what a chunk has gathered; those that do not open are given back."""
+    if job.item_timeout is not None and call.run is not None:
+        return _guarded(call, job)
+    outbox = Outbox(Beside.least)
+    work = Work(job, beat, outbox=outbox)
+    outcome = Outcome(0, 0.0, 0.0, [])
+    if call.run is not None:
+        assert call.items is not None
+        run = Run(*call.run)
+        outcome = work.run(run, *open_parcel(*call.items, run.stop - run.start))
     spoiled = []
     for leaf in leaves:
         for piece in open_state(leaf, job.reducer.keeps):
             if piece.error is None:
                 work.adopt(piece.covers, piece.data)
-            else:
-                spoiled.append((piece.covers, piece.error))
-    return spoiled
+            else:  # it does not open, and is given back
+                spoiled.append(piece)
+    return _packed(job, outcome, outbox, work.payloads(), spoiled)
 
 
 def _packed(
-    job: Job,
-    outcome: Outcome,
-    outbox: Outbox,
-    payloads: Sequence[Payload],
-    spoiled: Sequence[tuple[tuple[Interval, ...], BaseException]],
-    beside: Beside | None,
+    job: Job, outcome: Outcome, outbox: Outbox, payloads: Sequence[Payload], spoiled: Sequence[Piece]
 ) -> Returned:
-    began, seconds = perf_counter(), outbox.seconds
+    beside, began, seconds = Beside(), perf_counter(), outbox.seconds
     failures, blobs, packed = outbox.take()
-    least = None if beside is None else beside.least
-    packed += [pack_payload(payload, job.reducer, job.strategy, least) for payload in payloads]
-    for covers, error in spoiled:
+    packed += [pack_payload(payload, job.reducer, job.strategy, beside.least) for payload in payloads]
+    for covers, _, _, error in spoiled:
+        assert error is not None
         failure, blob = pack_failure(Failure(covers[0][0], "raised", error))
         packed.append(PackedPayload(covers, [0], [blob], [()], failure))
     pieces, parts, _ = put_pieces(packed, beside)
@@ -280,7 +264,7 @@ def _packed(
     return Returned(facts, State(pieces, payload, beside))
 
 
-def _guarded(call: Call, job: Job, beside: Beside | None) -> Returned | Ended:
+def _guarded(call: Call, job: Job) -> Returned | Ended:
     """Run one chunk where its items can be ended."""
     from poolagg.pools._guard import run_guarded
 
@@ -289,25 +273,22 @@ def _guarded(call: Call, job: Job, beside: Beside | None) -> Returned | Ended:
     run, (kind, data, offset) = Run(*call.run), call.items
     answer = run_guarded(call.name, job, run, Parcel(run.start - offset, run.stop, kind, data, 0))
     if isinstance(answer, Lost):
-        packed = pack_failure(Failure(run.start, answer.cause, answer.error))
-        return Ended(answer.suspect, answer.cause, *packed, answer.reason)
-    pieces = answer.pieces or ()
-    times = answer.seconds, answer.reduce_seconds
-    outcome = Outcome(answer.stop, *times, [], slowest=answer.slowest)
+        return Ended.of(Lost(0, answer.suspect, answer.cause, answer.error, answer.reason, certain=True))
     outbox = Outbox()
     for failure in answer.failures:
         outbox.fail(failure)
+    pieces = answer.pieces or ()
+    outcome = Outcome(answer.stop, answer.seconds, answer.reduce_seconds, [], slowest=answer.slowest)
     good = [(piece.covers, piece.data) for piece in pieces if piece.error is None]
-    spoiled = [(piece.covers, piece.error) for piece in pieces if piece.error is not None]
-    return _packed(job, outcome, outbox, good, spoiled, beside)
+    return _packed(job, outcome, outbox, good, [piece for piece in pieces if piece.error is not None])
 
 
-def run_here(job: Job, run: Run, parcel: Parcel) -> Answer:
-    """Run one chunk in a thread of this process; nothing is pickled, and nothing raised, as in a lease."""
+def run_here(job: Job, order: Run | Ship, parcel: Parcel | None) -> Answer:
+    """Run one chunk in a thread of this process; nothing is pickled, and nothing raised, as in a task."""
     try:
-        return carry_out(Work(job, NoBeat()), run, parcel)
+        return carry_out(Work(job, NoBeat()), order, parcel)
     except BaseException as error:
-        return Broken(run.lane, as_reducer_error(error))
+        return Broken(order.lane, as_reducer_error(error))
 
 
 def is_open(name: str) -> bool:
