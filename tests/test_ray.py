@@ -98,7 +98,7 @@ def told(folder: Path, body: str) -> list[str]:
     with tempfile.TemporaryDirectory(dir="/tmp") as temporary:  # a short name, for Ray has sockets in there
         here = str(Path(__file__).parent)
         environment = {**os.environ, "TMPDIR": temporary, "RAY_TMPDIR": temporary, "PYTHONPATH": here}
-        pipe = subprocess.PIPE
+        pipe, before = subprocess.PIPE, set(psutil.Process().children(recursive=True))
         program = psutil.Popen(
             [sys.executable, script, answers],
             stdout=pipe, stderr=pipe, text=True, env=environment, start_new_session=True,
@@ -109,6 +109,9 @@ def told(folder: Path, body: str) -> list[str]:
             kill_family(program)
             raise
         assert program.returncode == 0, complaints
+        # A worker that Ray has just started finds out only when it is up that its node is gone, and ends by itself.
+        orphans = set(psutil.Process().children(recursive=True)) - before
+        assert not psutil.wait_procs(orphans, timeout=60)[1]
         assert os.listdir(temporary) == []
     return answers.read_text().splitlines()
 
