@@ -74,10 +74,10 @@ class Troubled(Backend):
         """Run one of the tasks."""
         if self.waiting:
             task = self.waiting.pop(self.random.randrange(len(self.waiting)))
-            result = None if self.strikes() else self.run(task.call, task.states)
+            result = None if self.strikes() else self.run(task.call(), task.states)
             facts, state = halves(result) if task.keep else (result, None)
             where = len(self.states)
-            self.states[where] = task.call, state
+            self.states[where] = task.call(), state
             died = lost(self, "lost a worker")
             yield Result(task, task.died(died) if facts is None else pickle.loads(pickle.dumps(facts, 5)), where)
 

@@ -4,7 +4,7 @@ An engine runs tasks on workers that poolagg did not start: an executor, a `mult
 
     external pool              backend                             engine
     begin    ── place(job) ──▶ sends the job                  ──▶  workers
-    perform  ── submit(task) ▶ sends `task.call`              ──▶  a worker: run_lease(call, states)
+    perform  ── submit(task) ▶ sends `task.call()`            ──▶  a worker: run_lease(call, states)
     wait     ── wait ────────▶ waits, and reads what ended    ◀──  what run_lease returned, or an error
     end      ── cancel ──────▶ cancels what still runs        ──▶
 
@@ -58,13 +58,13 @@ class Task(NamedTuple):
     leaves: Sequence[Leaf] = ()
     keep: bool = False
 
-    @property
-    def call(self) -> Call:
-        """What `run_lease` takes, save the job."""
-        covers = tuple(leaf.covers for leaf in self.leaves)
-        if not isinstance(self.order, Run) or self.parcel is None:
-            return Call(self.name, None, None, None, covers)
-        return Call(self.name, None, tuple(self.order), self.parcel.cut(self.order.start, self.order.stop), covers)
+    def call(self, job: Any = None) -> Call:
+        """Return what `run_lease` takes: the job may come to the worker in another way."""
+        covers = tuple([leaf.covers for leaf in self.leaves]) if self.leaves else ()
+        order = self.order
+        if not isinstance(order, Run) or self.parcel is None:
+            return Call(self.name, job, None, None, covers)
+        return Call(self.name, job, tuple(order), self.parcel.cut(order.start, order.stop), covers)
 
     @property
     def alone(self) -> bool:

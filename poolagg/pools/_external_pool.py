@@ -159,10 +159,15 @@ class ExternalPool(Pool):
             pieces = open_state(state, self._copies)
             return self._shipped(slot, order.lane, pieces, facts.pack_seconds, seconds)
         finished = unpack(order, facts, state, self._copies)
-        pieces, slot.pieces = (*slot.pieces, *(finished.pieces or ())), []
+        if seconds:
+            finished = finished._replace(open_seconds=finished.open_seconds + seconds)
         if slot.leaves:
-            slot.pieces = list(pieces)
-        return finished._replace(pieces=None if slot.leaves else pieces, open_seconds=finished.open_seconds + seconds)
+            slot.pieces.extend(finished.pieces or ())
+            return finished._replace(pieces=None)
+        if slot.pieces:
+            pieces, slot.pieces = (*slot.pieces, *(finished.pieces or ())), []
+            return finished._replace(pieces=pieces)
+        return finished
 
     def _shipped(
         self, slot: _Slot, number: int, pieces: Sequence[Piece], pack: float = 0.0, opening: float = 0.0

@@ -111,7 +111,7 @@ class _DaskBackend(Backend):
             self._mark = Variable(mark, client=self._client)
             self._mark.set(NONE)
         # In one piece: dask would look for its futures in every item of a list.
-        call = pickle.dumps(task.call, 5)
+        call = pickle.dumps(task.call(), 5)
         state = last = self._future(number, _run_lease, self._job, call, mark, *task.states)
         if task.keep:
             last = self._future(f"{number}-facts", _facts, state)

@@ -53,28 +53,31 @@ class ExecutorBackend(Backend):
 
     def submit(self, task: Task) -> None:
         """Submit a call; if the executor is broken, that is the result."""
-        inbox = self._inbox
+        deliver, func, *arguments = self._call(task)
         try:
-            if self.by_reference:
-                future = self._start(_run_here, self._job, task, inbox)
-            else:
-                future = self._start(run_lease, task.call._replace(job=self._job))
+            future = (self._renewed or self._engine).submit(func, *arguments)
         except BrokenExecutor as error:
-            inbox.put((task, error))
+            deliver(error)
             return
         self._futures.add(future)
-        future.add_done_callback(lambda future: self._ended(future, task, inbox))
+        future.add_done_callback(lambda future: self._ended(future, deliver))
 
-    def _start(self, func: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        return (self._renewed or self._engine).submit(func, *arguments)
+    def _call(self, task: Task) -> tuple[Any, ...]:
+        """Return what takes the result, the function to call, and its arguments."""
+        put = self._inbox.put
 
-    def _ended(self, future: Future[Any], task: Task, inbox: Inbox) -> None:
+        def deliver(value: Any) -> None:
+            if value is not None:  # else the thread has put it there itself
+                put((task, value))
+
+        if self.by_reference:
+            return deliver, _run_here, self._job, task, deliver
+        return deliver, run_lease, task.call(self._job)
+
+    def _ended(self, future: Future[Any], deliver: Callable[[Any], None]) -> None:
         self._futures.discard(future)
-        value = CancelledError() if future.cancelled() else future.exception()
-        if value is None:
-            value = future.result()
-        if value is not None:  # else the thread has put it there itself
-            inbox.put((task, value))
+        error = CancelledError() if future.cancelled() else future.exception()
+        deliver(future.result() if error is None else error)
 
     def wait(self, timeout: float | None) -> list[Result]:
         """Wait for the next result."""
@@ -141,23 +144,20 @@ class ImapBackend(ExecutorBackend):
         super().place(name, job)
         self._processes = set(getattr(self._engine, "_pool", ()))
 
-    def _start(self, func: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    def submit(self, task: Task) -> None:
         """Call a function in the pool, or in a thread that waits for it."""
-        future: Future[Any] = Future()
-        future.set_running_or_notify_cancel()  # from now on nobody cancels it
+        deliver, func, *arguments = self._call(task)
         if hasattr(self._engine, "apply_async"):
-            self._engine.apply_async(func, arguments, callback=future.set_result, error_callback=future.set_exception)
+            self._engine.apply_async(func, arguments, callback=deliver, error_callback=deliver)
         else:
-            threading.Thread(target=self._imap, args=(func, arguments, future), daemon=True).start()
-        return future
+            threading.Thread(target=self._imap, args=(func, arguments, deliver), daemon=True).start()
 
-    def _imap(self, func: Callable[..., Any], arguments: Any, future: Future[Any]) -> None:
+    def _imap(self, func: Callable[..., Any], arguments: Any, deliver: Callable[[Any], None]) -> None:
         try:
             (value,) = self._engine.imap_unordered(star(func), [arguments])
         except BaseException as error:
-            future.set_exception(error)
-        else:
-            future.set_result(value)
+            value = error
+        deliver(value)
 
     def _look(self) -> None:
         """Look for a worker that is gone, and its chunk with it: a `multiprocessing.Pool` would wait for ever."""
@@ -171,13 +171,13 @@ class ImapBackend(ExecutorBackend):
                 raise lost(self, text, exitcode=exitcode)
 
 
-def _run_here(job: Job, task: Task, inbox: Inbox) -> None:
+def _run_here(job: Job, task: Task, deliver: Callable[[Any], None]) -> None:
     """Run a chunk in a thread of theirs, and return nothing.
 
     A variable of theirs that held the answer would be in a cycle with the exceptions in it, whose tracebacks lead to
     the frame.
     """
-    inbox.put((task, run_here(job, task.order, task.parcel)))
+    deliver(run_here(job, task.order, task.parcel))
 
 
 def _workers_of(pool: Any) -> int:

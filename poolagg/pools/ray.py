@@ -109,7 +109,7 @@ class _RayBackend(Backend):
     def submit(self, task: Task) -> None:
         """Submit a task of one result or two."""
         # The worker opens the reference in a list only when it needs it; Ray opens leaves for each task.
-        arguments = task.keep, [self._job], pickle.dumps(task.call, 5), *task.states
+        arguments = task.keep, [self._job], pickle.dumps(task.call(), 5), *task.states
         if task.keep:
             facts, state = self._in_halves.remote(*arguments)
         else:
