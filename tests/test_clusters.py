@@ -9,6 +9,7 @@ from __future__ import annotations
 import pickle
 import random
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,14 @@ import pytest
 import tasks
 
 from poolagg import ArraySum, Collect, Reducer, Sum, aggregate, snapshots
-from poolagg._orders import Answer, Finished, Lost, Run
+from poolagg._orders import Finished, Lost, Run
 from poolagg._parcels import Parcel
 from poolagg.errors import ReducerError
-from poolagg.pools import Job, _cluster, _guard, _remote
-from poolagg.pools._cluster import ClusterPool, Task
+from poolagg.pools import Job, _external_pool, _guard, _remote
+from poolagg.pools._backend import Backend, Result, Task, lost
+from poolagg.pools._external_pool import ExternalPool
 from poolagg.pools._guard import run_guarded
-from poolagg.pools._remote import Call, Changed, Kept, Returned, Sent, State, halves, run_lease
+from poolagg.pools._remote import Call, Ended, Kept, Returned, Sent, State, halves, run_lease
 from poolagg.strategies import Combine
 
 SEEDS = 50
@@ -45,67 +47,58 @@ class Bag(Reducer):
         return acc
 
 
-class Died:
-    """What a task comes to whose worker died."""
-
-
-class Troubled(ClusterPool):
+class Troubled(Backend):
     """An engine at its worst: the next task to run is any; it may die, be run twice, or need states that were lost.
 
     `lineage`: a lost state is made again by itself, as on dask; else whoever needs it is lost, too, as on Ray.
     """
 
+    workers = 2
+    keeps_states = True
+
     def __init__(self, seed: int, lineage: bool, trouble: float = 0.1) -> None:
-        super().__init__("nowhere", 2, threads=False)
         self.random = random.Random(seed)
         self.lineage, self.trouble = lineage, trouble
         self.waiting: list[Task] = []
         self.states: dict[int, tuple[Call, Any]] = {}
         self.most_leaves = 0
 
-    def _send(self, task: Task) -> None:
+    def place(self, name: str, job: Job) -> None:
+        self.job = Sent.packed(job)
+
+    def submit(self, task: Task) -> None:
         self.waiting.append(task)
         self.most_leaves = max(self.most_leaves, len(task.leaves) + isinstance(task.order, Run))
 
-    def wait(self, timeout: float | None) -> list[Answer]:
+    def wait(self, timeout: float | None) -> Iterator[Result]:
         """Run one of the tasks."""
-        answers, self._now = self._now, []
-        if answers or not self.waiting:
-            return answers
-        task = self.waiting.pop(self.random.randrange(len(self.waiting)))
-        result = Died() if self.strikes() else self.run(task.call, task.leaves)
-        facts, state = halves(result) if task.keep else (result, None)
-        where = len(self.states)
-        self.states[where] = task.call, state
-        return [self._told(task, pickle.loads(pickle.dumps(facts, 5)), where)]
+        if self.waiting:
+            task = self.waiting.pop(self.random.randrange(len(self.waiting)))
+            result = None if self.strikes() else self.run(task.call(), task.states)
+            facts, state = halves(result) if task.keep else (result, None)
+            where = len(self.states)
+            self.states[where] = task.call(), state
+            died = lost(self, "lost a worker")
+            yield Result(task, task.died(died) if facts is None else pickle.loads(pickle.dumps(facts, 5)), where)
 
     def strikes(self) -> bool:
         return self.random.random() < self.trouble
 
     def run(self, call: Call, leaves: Any = ()) -> Any:
-        """Run it, and if it must be, what it needs; some do all they do, and then nobody hears of it."""
+        """Run it, and if it must be, what it needs; some do all they do, and then nobody hears of it: None."""
         states = []
         for where in leaves:
             made_by, state = self.states[where]
             if self.strikes():
                 if not self.lineage:
-                    return Died()
+                    return None
                 state = getattr(self.run(made_by), "state", None)
             states.append(state)
         for _ in range(2 if self.strikes() else 1):
-            result = run_lease(call._replace(job=self._job), None, states)
+            result = run_lease(call._replace(job=self.job), None, states)
         return result
 
-    def _answer_of(self, task: Task, result: Any, where: Any, seconds: float) -> Answer:
-        if not isinstance(result, Died):
-            return super()._answer_of(task, result, where, seconds)
-        lost = self._lost("lost a worker")
-        if isinstance(task.order, Run):
-            return Lost(task.order.lane, (task.order.start, task.order.stop), "died", lost)
-        return self._unknown_loss(task.order.lane, lost)
-
-    def _end(self, clean: bool) -> None:
-        super()._end(clean)
+    def cancel(self) -> None:
         self.waiting.clear()
         self.states.clear()
 
@@ -113,7 +106,7 @@ class Troubled(ClusterPool):
 @pytest.fixture
 def all_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     """However small a state is, it stays; and none is cheap to ship."""
-    for room in (_cluster, _remote):
+    for room in (_external_pool, _remote):
         monkeypatch.setattr(room, "LARGE", 0)
     monkeypatch.setattr("poolagg._pace.SHARE", 1_000_000)
 
@@ -124,7 +117,7 @@ def test_whatever_is_lost_or_run_again_every_item_counts_once(lineage: bool) -> 
     """Also where a state that is made again comes out differently, for an item fails that did not."""
     merged = 0
     for seed in range(SEEDS):
-        pool = Troubled(seed, lineage)
+        engine = Troubled(seed, lineage)
         failed: list[int] = []
 
         def item(x: int, chance: random.Random = random.Random(seed)) -> int:
@@ -133,18 +126,20 @@ def test_whatever_is_lost_or_run_again_every_item_counts_once(lineage: bool) -> 
             return x
 
         options = {"chunksize": 1 + seed % 3, "retries": 50 if seed % 2 else 0}
-        result = aggregate(item, range(60), Bag(), pool=pool, on_error=lambda e: failed.append(e.index), **options)
+        result = aggregate(
+            item, range(60), Bag(), pool=ExternalPool(engine), on_error=lambda e: failed.append(e.index), **options
+        )
         assert set(result.values()) <= {1}, (seed, "an item was counted twice")
         assert sorted([*result, *failed]) == list(range(60)), seed
-        merged = max(merged, pool.most_leaves)
-    assert 2 <= merged <= _cluster.LEAVES
+        merged = max(merged, engine.most_leaves)
+    assert 2 <= merged <= _external_pool.LEAVES
 
 
 @pytest.mark.usefixtures("all_stay")
 def test_snapshots_are_of_what_they_say_however_much_stays_on_the_cluster() -> None:
     """Lanes are asked to ship, and each item that a snapshot tells of is in it once."""
     for seed in range(20):
-        pool, last = Troubled(seed, lineage=True), 0
+        pool, last = ExternalPool(Troubled(seed, lineage=True)), 0
         for snapshot in snapshots(int, range(60), Bag(), every=1e-9, pool=pool, chunksize=2, retries=50):
             assert snapshot.value.total() == len(snapshot.value) == snapshot.done >= last
             last = snapshot.done
@@ -157,7 +152,7 @@ def test_what_does_not_travel_costs_the_one_item_wherever_its_state_is(func: Any
     """In a leaf, or in a root in which it has met others."""
     for seed in range(20):
         failed: list[int] = []
-        pool = Troubled(seed, lineage=True)
+        pool = ExternalPool(Troubled(seed, lineage=True))
         options: dict[str, Any] = {"chunksize": 2, "on_error": lambda event, failed=failed: failed.append(event.index)}
         result = aggregate(func, range(40), Collect(), pool=pool, **options)
         assert (result, failed) == ([x for x in range(40) if x != 7], [7]), seed
@@ -201,7 +196,11 @@ def test_a_leaf_that_came_out_differently_is_not_merged() -> None:
     """The driver was told of other items."""
     lease = leases(Combine(), ArraySum(), lambda x: np.full(100_000, x))
     leaf = lease("changed", 0, 3).state
-    assert lease("changed", 3, 4, leaf, told=(((0, 2),),)) == Changed()
+    ended = lease("changed", 3, 4, leaf, told=(((0, 2),),))
+    assert isinstance(ended, Ended)
+    answer = ended.open(7)
+    assert isinstance(answer, Lost)
+    assert (answer.lane, answer.suspect, answer.certain) == (7, None, True)
     assert isinstance(lease("changed", 3, 4, leaf), Returned)
 
 

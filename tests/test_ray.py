@@ -6,6 +6,7 @@ Ray keeps threads and descriptors for as long as a program lives, so each of the
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import signal
@@ -16,24 +17,36 @@ import textwrap
 from pathlib import Path
 
 import extras
+import psutil
 import pytest
 from test_examples import EXAMPLES, PRIMES
 
 if importlib.util.find_spec("ray") is None:
     extras.missing("ray", whole_module=True)
 
-pytestmark = [pytest.mark.orphans, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.orphans, pytest.mark.timeout(330)]
+
+LIMIT = 300
+"""Seconds that a program may take: on a busy machine Ray needs a minute to start."""
 
 PRELUDE = """
-import contextlib, os, signal, random, itertools, sys, warnings
+import contextlib, itertools, os, random, shutil, signal, subprocess, sys, threading
 import psutil
+import ray
 import tasks
 from poolagg import *
 from poolagg.pools import RayPool
 
+answers = sys.argv[1]
+
 def say(*words):  # not on stdout, where Ray says much
-    with open(sys.argv[1], "a") as file:
+    with open(answers, "a") as file:
         print(*words, file=file)
+
+def first(what):
+    with contextlib.suppress(FileExistsError):
+        open(f"{answers}.{what}", "x").close()
+        return True
 
 def kills_its_worker(x):
     if x == 17:
@@ -48,9 +61,27 @@ def processes(name, frozen=False):  # they come and go while one looks
                 found.append(child)
     return found
 
-def kill_one(processes):
-    with contextlib.suppress(psutil.NoSuchProcess):
-        random.choice(processes).kill()
+class Killer:
+    # Kills a worker after every 40 chunks.
+    def __init__(self):
+        self.chunks = self.killed = 0
+
+    def __call__(self, event):
+        self.chunks += isinstance(event, events.ChunkDone)
+        if self.chunks > 40 * (self.killed + 1) and (running := processes("ray::_run_lease")):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                random.choice(running).kill()
+                self.killed += 1
+
+@contextlib.contextmanager
+def cluster():  # with a head that has two CPUs
+    from ray.cluster_utils import Cluster
+    os.environ["RAY_health_check_period_ms"] = "1000"  # so often Ray asks a node whether it is still there
+    cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=2, include_dashboard=False))
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+    shutil.rmtree(os.environ["RAY_TMPDIR"] + "/ray")  # of a cluster that no pool has started
 
 """
 
@@ -67,84 +98,132 @@ def told(folder: Path, body: str) -> list[str]:
     with tempfile.TemporaryDirectory(dir="/tmp") as temporary:  # a short name, for Ray has sockets in there
         here = str(Path(__file__).parent)
         environment = {**os.environ, "TMPDIR": temporary, "RAY_TMPDIR": temporary, "PYTHONPATH": here}
-        command = [sys.executable, script, answers]
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=150, env=environment)
-        assert ran.returncode == 0, ran.stderr
+        pipe, before = subprocess.PIPE, set(psutil.Process().children(recursive=True))
+        program = psutil.Popen(
+            [sys.executable, script, answers],
+            stdout=pipe, stderr=pipe, text=True, env=environment, start_new_session=True,
+        )  # fmt: skip
+        try:
+            _, complaints = program.communicate(timeout=LIMIT)
+        except BaseException:
+            kill_family(program)
+            raise
+        assert program.returncode == 0, complaints
+        # A worker that Ray has just started finds out only when it is up that its node is gone, and ends by itself.
+        orphans = set(psutil.Process().children(recursive=True)) - before
+        assert not psutil.wait_procs(orphans, timeout=60)[1]
         assert os.listdir(temporary) == []
     return answers.read_text().splitlines()
 
 
-def test_deaths_on_ray(tmp_path: Path) -> None:
-    """Workers, one of them frozen, and a node are killed in a run, and each chunk counts once, also where large states
-    are lost; a killer is named or skipped; Ctrl-C. The driver holds no more the more chunks there were."""
+def kill_family(program: psutil.Popen) -> None:
+    """Kill a program and all that it started, also in sessions of their own."""
+    family = program.children(recursive=True)
+    os.killpg(program.pid, signal.SIGKILL)
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    program.communicate()
+    psutil.wait_procs(family, timeout=10)
+
+
+def test_a_program_that_hangs_is_ended_with_all_that_it_started() -> None:
+    """A process in a session of its own and a frozen one go with it."""
     body = """
-    import ray, shutil, subprocess
-    from ray._private.worker import global_worker
-    from ray.cluster_utils import Cluster
+    import os, signal, subprocess, sys, time
+    own = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    frozen = subprocess.Popen([sys.executable, "-c", "import os; os.kill(os.getpid(), 19)"])
+    os.waitpid(frozen.pid, os.WUNTRACED)
+    print(own.pid, frozen.pid, flush=True)
+    time.sleep(600)
+    """
+    command, pipe = [sys.executable, "-c", textwrap.dedent(body)], subprocess.PIPE
+    program = psutil.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    family = [psutil.Process(int(pid)) for pid in program.stdout.readline().split()]
+    kill_family(program)
+    assert len(family) == 2
+    assert not any(process.is_running() for process in [program, *family])
 
-    answers = sys.argv[1]
 
-    def first(what):
-        with contextlib.suppress(FileExistsError):
-            open(f"{answers}.{what}", "x").close()
-            return True
-
-    def short(x):
-        import time
-        time.sleep(0.001)
-        if os.getppid() == doomed and first("raylet"):
-            os.kill(doomed, signal.SIGKILL)
+def test_workers_die_and_one_freezes_and_each_chunk_counts_once(tmp_path: Path) -> None:
+    """Ray takes no notice of a frozen worker, so somebody has to kill it."""
+    body = """
+    def item(x):
         if x > 100 and first("frozen"):
             os.kill(os.getpid(), signal.SIGSTOP)
-        if x > 150:  # else a busy machine is done before the second node has started a worker
-            tasks.wait_for(lambda: os.path.exists(f"{answers}.raylet"))
-        return x
+        return tasks.short(x)
 
-    def kill(event):
-        global dead, done
-        done += isinstance(event, events.ChunkDone)
-        if done > 40 * (dead + 1) and (running := processes("ray::_run_lease")):
-            kill_one(running)
-            dead += 1
-        elif done > 60 and (frozen := processes("ray::_run_lease", frozen=True)):  # of which Ray takes no notice
-            kill_one(frozen)
+    def kill_frozen():
+        tasks.wait_for(lambda: processes("ray::_run_lease", frozen=True))
+        for process in processes("ray::_run_lease", frozen=True):
+            process.kill()
+
+    with RayPool(workers=3) as pool:
+        threading.Thread(target=kill_frozen).start()
+        killer = Killer()
+        result = aggregate(item, range(800), Collect(), pool=pool, chunksize=4, watch=killer)
+        say(result == list(range(800)), killer.killed >= 3)
+    """
+    assert told(tmp_path, body) == ["True True", "left: []"]
+
+
+def test_a_node_dies_and_each_chunk_counts_once(tmp_path: Path) -> None:
+    """Workers of both nodes die, too."""
+    body = """
+    with cluster() as cluster:
+        second = cluster.add_node(num_cpus=1).all_processes["raylet"][0].process
+        doomed = second.pid
+
+        def item(x):
+            if os.getppid() == doomed and first("raylet"):
+                os.kill(doomed, signal.SIGKILL)
+            if x > 150:  # else a busy machine is done before the second node has started a worker
+                tasks.wait_for(lambda: os.path.exists(f"{answers}.raylet"))
+            return tasks.short(x)
+
+        ray.init(cluster.address, log_to_driver=False)
+        with RayPool() as pool:
+            killer = Killer()
+            result = aggregate(item, range(800), Collect(), pool=pool, chunksize=4, watch=killer)
+        say(result == list(range(800)), killer.killed >= 3, second.wait())
+    """
+    assert told(tmp_path, body) == [f"True True {-signal.SIGKILL}", "left: []"]
+
+
+def test_large_states_that_die_with_their_workers_count_once(tmp_path: Path) -> None:
+    """What they held is run again."""
+    body = """
+    with RayPool(workers=2) as pool:
+        killer, rows = Killer(), tasks.SlowHere(os.getpid())
+        result = aggregate(
+            lambda x: tasks.row(tasks.short(x)), range(600), rows, pool=pool, chunksize=4, watch=killer
+        )
+        say((result.sum(), result.max()) == (600, 1), killer.killed >= 2)
+    """
+    assert told(tmp_path, body) == ["True True", "left: []"]
+
+
+def test_the_driver_holds_no_more_the_more_chunks_there_were(tmp_path: Path) -> None:
+    """It lets go of a state that stays on the cluster when that has met others."""
+    body = """
+    from ray._private.worker import global_worker
 
     def count(event):
         held.append(len(global_worker.core_worker.get_all_reference_counts()))
 
-    def interrupt(partial):
-        if partial == 20:
-            signal.raise_signal(signal.SIGINT)
+    chunks, held = int(os.environ.get("POOLAGG_CHUNKS", "320")), []
+    with RayPool(workers=2) as pool:
+        func, rows = lambda x: tasks.row(x % 10_000), tasks.SlowHere(0)
+        result = aggregate(func, range(chunks), rows, pool=pool, chunksize=1, watch=count)
+        say(result.sum() == chunks, 16 <= max(held) <= 200 or max(held))
+    """
+    assert told(tmp_path, body) == ["True True", "left: []"]
 
-    def programs(address):
-        # The command line, with a file that the cluster does not have, and the example: both go to an address.
-        folder = os.path.dirname(answers)
-        for name, text in {"mine.py": "def twice(line): return 2 * len(line)", "lines.txt": "ab\\nabc\\n"}.items():
-            with open(os.path.join(folder, name), "w") as file:
-                file.write(text)
-        typed = ["-m", "poolagg", "run", "mine.py:twice", "lines.txt", "--lines", "--reduce", "Sum()"]
-        commands = [[*typed, "--pool", f"ray:{address}"], [EXAMPLE, address]]
-        pipe = subprocess.PIPE
-        return [subprocess.Popen([sys.executable, *words], cwd=folder, stdout=pipe, text=True) for words in commands]
 
-    os.environ["RAY_health_check_period_ms"] = "1000"  # so often Ray asks a node whether it is still there
-    cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=2, include_dashboard=False))
-    for program in programs(cluster.address):
-        say(program.communicate()[0].splitlines()[-1], program.returncode)
-    second = cluster.add_node(num_cpus=1).all_processes["raylet"][0].process
-    doomed = second.pid
-    ray.init(cluster.address, log_to_driver=False)
-    with RayPool() as pool:
-        dead = done = 0
-        result = aggregate(short, range(800), Collect(), pool=pool, chunksize=4, watch=kill)
-        say("each once:", result == list(range(800)), dead >= 3, second.wait())
-        dead, done, rows = 0, 0, tasks.SlowHere(os.getpid())
-        result = aggregate(lambda x: tasks.row(short(x)), range(600), rows, pool=pool, chunksize=4, watch=kill)
-        say("large states, each once:", (result.sum(), result.max()) == (600, 1), dead >= 2)
-        chunks, held = int(os.environ.get("POOLAGG_CHUNKS", "320")), []
-        rows = tasks.SlowHere(0)
-        result = aggregate(lambda x: tasks.row(x % 10_000), range(chunks), rows, pool=pool, chunksize=1, watch=count)
-        say("references:", result.sum() == chunks, 16 <= max(held) <= 200 or max(held))
+def test_an_item_that_kills_its_worker_is_named_or_skipped(tmp_path: Path) -> None:
+    """No other item is told to have failed."""
+    body = """
+    with RayPool(workers=2) as pool:
         try:
             aggregate(kills_its_worker, range(40), Sum(), pool=pool, retries=1, chunksize=1)
         except WorkerLost as lost:
@@ -154,27 +233,39 @@ def test_deaths_on_ray(tmp_path: Path) -> None:
             options = dict(on_error=failed.append, retries=0, reproducible=reproducible, chunksize=2)
             result = aggregate(kills_its_worker, range(40), Collect(), pool=pool, **options)
             say("skipped:", result == [x for x in range(40) if x != 17], [event.index for event in failed])
+    """
+    assert told(tmp_path, body) == ["named: 17 17", "skipped: True [17]", "skipped: True [17]", "left: []"]
+
+
+def test_ctrl_c_leaves_the_pool_usable(tmp_path: Path) -> None:
+    """What was on its way is cancelled."""
+    body = """
+    def interrupt(partial):
+        if partial == 20:
+            signal.raise_signal(signal.SIGINT)
+
+    with RayPool(workers=2) as pool:
         try:
-            aggregate(short, itertools.count(), Into(interrupt), pool=pool)
+            aggregate(tasks.short, itertools.count(), Into(interrupt), pool=pool)
         except KeyboardInterrupt:
             say("interrupted:", aggregate(abs, range(-10, 0), Sum(), pool=pool))
-    ray.shutdown()
-    cluster.shutdown()
-    shutil.rmtree(os.environ["RAY_TMPDIR"] + "/ray")  # of a cluster that no pool has started
     """
-    body = f"EXAMPLE = {str(EXAMPLES / 'on_ray.py')!r}\n" + textwrap.dedent(body)
-    assert told(tmp_path, body) == [
-        "10 0",
-        f"{PRIMES} 0",
-        f"each once: True True {-signal.SIGKILL}",
-        "large states, each once: True True",
-        "references: True True",
-        "named: 17 17",
-        "skipped: True [17]",
-        "skipped: True [17]",
-        "interrupted: 55",
-        "left: []",
-    ]
+    assert told(tmp_path, body) == ["interrupted: 55", "left: []"]
+
+
+def test_the_command_line_and_the_example_go_to_the_address_that_they_are_given(tmp_path: Path) -> None:
+    """The command line sends a file that the cluster does not have."""
+    (tmp_path / "mine.py").write_text("def twice(line): return 2 * len(line)")
+    (tmp_path / "lines.txt").write_text("ab\nabc\n")
+    body = f"""
+    typed = ["-m", "poolagg", "run", "mine.py:twice", "lines.txt", "--lines", "--reduce", "Sum()", "--pool"]
+    with cluster() as cluster:
+        for words in ([*typed, f"ray:{{cluster.address}}"], [{str(EXAMPLES / "on_ray.py")!r}, cluster.address]):
+            command = [sys.executable, *words]
+            ran = subprocess.run(command, cwd={str(tmp_path)!r}, stdout=subprocess.PIPE, text=True)
+            say(ran.stdout.splitlines()[-1], ran.returncode)
+    """
+    assert told(tmp_path, body) == ["10 0", f"{PRIMES} 0", "left: []"]
 
 
 def test_ray_keeps_nothing_of_chunks_that_are_done(tmp_path: Path) -> None:

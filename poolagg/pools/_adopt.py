@@ -17,16 +17,17 @@ def as_pool(pool: Any) -> Pool:
     # Only here, for few programs need them.
     from concurrent.futures import Executor
 
-    from poolagg.pools.executors import ExecutorPool, ImapPool
+    from poolagg.pools._external_pool import ExternalPool
+    from poolagg.pools.executors import ExecutorBackend, ImapBackend
 
     if (distributed := sys.modules.get("distributed")) is not None and isinstance(pool, distributed.Client):
         from poolagg.pools.dask import DaskPool
 
         return DaskPool(pool)
     if isinstance(pool, Executor):
-        return ExecutorPool(pool)
+        return ExternalPool(ExecutorBackend(pool))
     if hasattr(pool, "imap_unordered") and not isinstance(pool, type):
-        return ImapPool(pool)
+        return ExternalPool(ImapBackend(pool))
     hint = f": did you mean {pool.__name__}()?" if isinstance(pool, type) else ""
     raise TypeError(
         "pool must be a ProcessPool, ThreadPool or SerialPool, an Executor, a pool with imap_unordered, or a Client of "

@@ -11,8 +11,7 @@ A process is kept from lease to lease of one run, and ends when there have been 
 from __future__ import annotations
 
 import threading
-from time import monotonic, sleep
-from typing import NamedTuple
+from time import monotonic
 
 from poolagg._orders import Broken, Finished, Lost, Replace, Run
 from poolagg._parcels import Parcel
@@ -55,18 +54,10 @@ def _answer(pool: ProcessPool, run: Run, parcel: Parcel, timeout: float) -> Fini
 
 # -- processes ---------------------------------------------------------------------------------------------------------
 
+_idle: dict[threading.Timer, tuple[str, ProcessPool]] = {}
+"""Processes that have nothing to do, by what ends them, each with the name of the run whose job it has."""
 
-class _Idle(NamedTuple):
-    """A process that has the job of a run, and nothing to do."""
-
-    name: str
-    pool: ProcessPool
-    since: float
-
-
-_idle: list[_Idle] = []
 _lock = threading.Lock()
-_caretaker: threading.Thread | None = None
 
 
 def _started(job: Job) -> ProcessPool:
@@ -77,31 +68,24 @@ def _started(job: Job) -> ProcessPool:
 
 def _take(name: str) -> ProcessPool | None:
     with _lock:
-        for idle in _idle:
-            if idle.name == name:
-                _idle.remove(idle)
-                return idle.pool
-    return None
+        timer = next((timer for timer, (run, _) in _idle.items() if run == name), None)
+        if timer is None:
+            return None
+        timer.cancel()
+        return _idle.pop(timer)[1]
 
 
 def _put_back(name: str, pool: ProcessPool) -> None:
-    global _caretaker
-    with _lock:
-        _idle.append(_Idle(name, pool, monotonic()))
-        if _caretaker is None:
-            _caretaker = threading.Thread(target=_take_care, name="poolagg-caretaker", daemon=True)
-            _caretaker.start()
+    """Keep a process for the next task, and end it if none comes: no engine tells a worker that a run is over."""
 
-
-def _take_care() -> None:
-    """End those that have been idle for long, until there are none; nobody tells a worker that a run is over."""
-    global _caretaker
-    while _caretaker is not None:
-        sleep(IDLE / 4)
+    def end() -> None:
         with _lock:
-            old = [idle for idle in _idle if monotonic() - idle.since > IDLE]
-            _idle[:] = [idle for idle in _idle if idle not in old]
-            if not _idle:
-                _caretaker = None
-        for idle in old:
-            idle.pool.end(clean=False)
+            taken = _idle.pop(timer, None) is None
+        if not taken:
+            pool.end(clean=False)
+
+    timer = threading.Timer(IDLE, end)
+    timer.daemon = True
+    with _lock:
+        _idle[timer] = name, pool
+    timer.start()

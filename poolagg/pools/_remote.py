@@ -16,9 +16,9 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 from poolagg._chunks import Interval
-from poolagg._orders import Answer, Broken, Failure, Finished, Lost, Piece, Run
+from poolagg._orders import Answer, Broken, Failure, Finished, Lost, Piece, Run, Ship
 from poolagg._parcels import Parcel, open_parcel
-from poolagg.errors import ReducerError
+from poolagg.errors import WorkerLost
 from poolagg.pools._arena import LEAST, Span
 from poolagg.pools._beside import Beside
 from poolagg.pools._cell import NO_CHUNK
@@ -39,10 +39,9 @@ from poolagg.pools._work import Job, Work, pickle_job
 from poolagg.pools.serial import NoBeat, carry_out
 
 __all__ = [
+    "RETURNED",
     "Call",
-    "Changed",
     "Ended",
-    "Failed",
     "Kept",
     "Returned",
     "Sent",
@@ -136,31 +135,31 @@ class Kept(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """The process of a lease ended, as it was told to or by itself; the driver runs the chunk again."""
+    """What comes of a call that gathered nothing: its answer, and apart from that the error.
 
-    suspect: Interval | None
-    failure: Failure
-    reason: str
+    Clusters pickle exceptions their own way, and not every one can be.
+    """
 
-    def lost(self, lane: int) -> Lost:
-        """The same as the lane's answer."""
-        cause, error = self.failure.cause, unpack_failure(self.failure).error
-        return Lost(lane, self.suspect, cause, error, self.reason, certain=True)
-
-
-class Failed(NamedTuple):
-    """What a lease returns instead of raising: clusters pickle exceptions their own way, and not every one can be."""
-
+    answer: Lost | Broken
     failure: Failure
 
-    @property
-    def error(self) -> BaseException:
-        """The exception, or what stands for it."""
-        return unpack_failure(self.failure).error
+    @classmethod
+    def of(cls, answer: Lost | Broken) -> Ended:
+        """Pack the answer's error."""
+        return cls(answer._replace(error=PACKED_APART), pack_failure(Failure(0, "raised", answer.error)))
+
+    def open(self, lane: int) -> Lost | Broken:
+        """Return the answer, as that lane's."""
+        error = unpack_failure(self.failure).error
+        broken = isinstance(self.answer, Broken)
+        return self.answer._replace(lane=lane, error=as_reducer_error(error) if broken else error)
 
 
-class Changed(NamedTuple):
-    """A leaf is not what the driver was told: it was lost, and made again, and came out differently."""
+PACKED_APART = Exception()
+"""In the place of an error that travels apart."""
+
+RETURNED = Returned, Kept, Ended
+"""The types of all that a task returns."""
 
 
 def unpack(run: Run, facts: Finished, state: State | None, keeps: bool = True) -> Finished:
@@ -187,17 +186,20 @@ _opening = threading.RLock()
 """A worker may have several threads, and a job is opened by one of them."""
 
 
-def run_lease(
-    call: Call, beat: Beat | None = None, leaves: Sequence[State | None] = ()
-) -> Returned | Ended | Failed | Changed:
-    """Run one chunk on a cluster, and merge leaves into what it gathers; never raises."""
+def run_lease(call: Call, beat: Beat | None = None, leaves: Sequence[State | None] = ()) -> Returned | Ended:
+    """Run one chunk, and merge leaves into what it gathers; never raises."""
     there = [leaf for leaf in leaves if leaf is not None]
-    if [leaf.covers for leaf in there] != list(call.told):
-        return Changed()
     try:
-        return _run(call, beat or NoBeat(), there, Beside())
-    except BaseException as error:
-        return Failed(pack_failure(Failure(call.run[2] if call.run else 0, "raised", error)))
+        if [leaf.covers for leaf in there] != list(call.told):
+            return Ended.of(Lost(0, None, "died", _made_anew(), certain=True))
+        return _run(call, beat or NoBeat(), there)
+    except BaseException as error:  # SystemExit in a reducer must not end a worker of somebody else's
+        return Ended.of(Broken(0, as_reducer_error(error)))
+
+
+def _made_anew() -> WorkerLost:
+    text = "a state was lost, and the one that was made again covers other items"
+    return WorkerLost(text, exitcode=None, signal=None, index=None, item=None)
 
 
 def halves(returned: Any) -> tuple[Any, State | None]:
@@ -212,47 +214,36 @@ def _is_spoiled(state: State) -> bool:
     return any(error is not None for _, error, _ in state.pieces)
 
 
-def _run(call: Call, beat: Beat, leaves: Sequence[State], beside: Beside) -> Returned | Ended:
+def _run(call: Call, beat: Beat, leaves: Sequence[State]) -> Returned | Ended:
     job = _job(call)
-    try:
-        if job.item_timeout is not None and call.run is not None:
-            return _guarded(call, job, beside)
-        work = Work(job, beat, outbox=Outbox(job.reducer, job.strategy, beside.least))
-        finished = Finished(0, NO_CHUNK, 0, 0.0)
-        if call.run is not None:
-            assert call.items is not None
-            run = Run(*call.run)
-            finished = work.run(run, *open_parcel(*call.items, run.stop - run.start))
-        spoiled = _adopted(work, job, leaves)
-        return _returned(work.shipped(finished), spoiled, beside)
-    except ReducerError:
-        raise
-    except BaseException as error:  # SystemExit in a reducer must not end a worker of somebody else's
-        raise as_reducer_error(error) from error
-
-
-def _adopted(work: Work, job: Job, leaves: Sequence[State]) -> list[Piece]:
-    """Merge leaves into what a chunk has gathered; those that do not open are given back."""
+    if job.item_timeout is not None and call.run is not None:
+        return _guarded(call, job)
+    work = Work(job, beat, outbox=Outbox(job.reducer, job.strategy, Beside.least))
+    finished = Finished(0, NO_CHUNK, 0, 0.0)
+    if call.run is not None:
+        assert call.items is not None
+        run = Run(*call.run)
+        finished = work.run(run, *open_parcel(*call.items, run.stop - run.start))
     spoiled = []
     for leaf in leaves:
         for piece in open_state(leaf, job.reducer.keeps):
             if piece.error is None:
                 work.adopt(piece.covers, piece.data)
-            else:
+            else:  # it does not open, and is given back
                 spoiled.append(pack_error(piece))
-    return spoiled
+    return _returned(work.shipped(finished), spoiled)
 
 
-def _returned(finished: Finished, spoiled: Sequence[Piece], beside: Beside) -> Returned:
+def _returned(finished: Finished, spoiled: Sequence[Piece]) -> Returned:
     """A packed chunk, and its pieces as a state."""
-    began = perf_counter()
+    beside, began = Beside(), perf_counter()
     pieces, parts, _ = put_pieces([*(finished.pieces or ()), *spoiled], beside)
     payload = bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
     seconds = finished.pack_seconds + perf_counter() - began
     return Returned(finished.with_pieces(None, seconds), State(pieces, payload, beside))
 
 
-def _guarded(call: Call, job: Job, beside: Beside) -> Returned | Ended:
+def _guarded(call: Call, job: Job) -> Returned | Ended:
     """Run one chunk where its items can be ended."""
     from poolagg.pools._guard import run_guarded
 
@@ -261,21 +252,21 @@ def _guarded(call: Call, job: Job, beside: Beside) -> Returned | Ended:
     run, (kind, data, offset) = Run(*call.run), call.items
     answer = run_guarded(call.name, job, run, Parcel(run.start - offset, run.stop, kind, data, 0))
     if isinstance(answer, Lost):
-        return Ended(answer.suspect, pack_failure(Failure(run.start, answer.cause, answer.error)), answer.reason)
+        return Ended.of(Lost(0, answer.suspect, answer.cause, answer.error, answer.reason, certain=True))
     pieces = answer.pieces or ()
-    outbox = Outbox(job.reducer, job.strategy, beside.least)
+    outbox = Outbox(job.reducer, job.strategy, Beside.least)
     packed, seconds = outbox.pack([piece for piece in pieces if piece.error is None], 0, 0)
     spoiled = [pack_error(piece) for piece in pieces if piece.error is not None]
     failures = tuple(map(pack_failure, answer.failures))
-    return _returned(answer._replace(failures=failures, pieces=packed, pack_seconds=seconds), spoiled, beside)
+    return _returned(answer._replace(failures=failures, pieces=packed, pack_seconds=seconds), spoiled)
 
 
-def run_here(job: Job, run: Run, parcel: Parcel) -> Answer:
-    """Run one chunk in a thread of this process; nothing is pickled, and nothing raised, as in a lease."""
+def run_here(job: Job, order: Run | Ship, parcel: Parcel | None) -> Answer:
+    """Run one chunk in a thread of this process; nothing is pickled, and nothing raised, as in a task."""
     try:
-        return carry_out(Work(job, NoBeat()), run, parcel)
+        return carry_out(Work(job, NoBeat()), order, parcel)
     except BaseException as error:
-        return Broken(run.lane, as_reducer_error(error))
+        return Broken(order.lane, as_reducer_error(error))
 
 
 def is_open(name: str) -> bool:

@@ -1,7 +1,6 @@
-"""Other people's pools: any `concurrent.futures.Executor`, and anything with `imap_unordered`.
+"""Any `concurrent.futures.Executor`, and anything with `imap_unordered`, as an engine of stateless tasks.
 
-What these pools cannot do (end one item, name the item that killed a worker) poolagg can't do on them either: a killer
-is found by bisection.
+These can neither end one item nor name the item that killed a worker: the scheduler finds it by bisection.
 """
 
 from __future__ import annotations
@@ -9,67 +8,97 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
+from importlib import import_module
+from multiprocessing.pool import ThreadPool
 from typing import Any
 
 from poolagg._interrupts import interrupts_allowed, interrupts_held_back
-from poolagg._orders import Answer, Broken, Lost, Run
-from poolagg.errors import WorkerLost
+from poolagg._orders import Answer
+from poolagg._texts import said
 from poolagg.functions import star
+from poolagg.pools._backend import Backend, Inbox, Result, Task, cannot_run, lost
 from poolagg.pools._cpus import usable_cpus
-from poolagg.pools._foreign import ForeignPool
-from poolagg.pools._work import Job
+from poolagg.pools._remote import run_here, run_lease
+from poolagg.pools._work import Job, pickle_job
 
-__all__ = ["ExecutorPool", "ImapPool"]
-
-LOOK = 0.5
-"""Seconds between two looks at whether a `multiprocessing.Pool` has lost a worker; it tells nobody."""
+__all__ = ["ExecutorBackend", "ImapBackend"]
 
 
-class ExecutorPool(ForeignPool):
-    """Lanes on a `concurrent.futures.Executor`: the standard library's, loky's, mpi4py's, and others.
+class ExecutorBackend(Backend):
+    """A `concurrent.futures.Executor`: the standard library's, loky's, mpi4py's, and others.
 
-    An executor that broke is renewed where that can be done (the standard library's and loky's processes); the new one
-    is shut down at the end of the run, the old one stays broken.
+    Each call carries the job, and returns its state. The backend renews an executor that broke where that can be done
+    (the standard library's and loky's processes), and shuts the new one down at the end of the run; the old one stays
+    broken.
     """
 
+    name = "ExecutorPool"
     shared_fate = True
+    threads: type = ThreadPoolExecutor
 
-    def __init__(self, executor: Executor) -> None:
-        threads = isinstance(executor, ThreadPoolExecutor)
-        super().__init__(executor, _workers_of(executor), threads)
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        self.workers = _workers_of(engine)
+        self.by_reference = isinstance(engine, self.threads)
         self._renewed: Executor | None = None
         self._futures: set[Future[Any]] = set()
 
-    def _submit(self, run: Run, func: Callable[..., Any], *arguments: Any) -> None:
-        epoch = self._epoch
+    def __repr__(self) -> str:
+        return f"{self.name}({self._engine!r})"
+
+    def place(self, name: str, job: Job) -> None:
+        """Pickle the job."""
+        self._job: Any = job if self.by_reference else pickle_job(job)
+        self._inbox = Inbox(self._look)
+
+    def submit(self, task: Task) -> None:
+        """Submit a call; if the executor is broken, that is the result."""
+        deliver, func, *arguments = self._call(task)
         try:
-            future = (self._renewed or self._theirs).submit(func, *arguments)
+            future = (self._renewed or self._engine).submit(func, *arguments)
         except BrokenExecutor as error:
-            self._put(run, error, epoch)
+            deliver(error)
             return
         self._futures.add(future)
-        future.add_done_callback(lambda future: self._arrived(future, run, epoch))
+        future.add_done_callback(lambda future: self._ended(future, deliver))
 
-    def _arrived(self, future: Future[Any], run: Run, epoch: int) -> None:
+    def _call(self, task: Task) -> tuple[Any, ...]:
+        """Return what takes the result, the function to call, and its arguments."""
+        put = self._inbox.put
+
+        def deliver(value: Any) -> None:
+            if value is not None:  # else the thread has put it there itself
+                put((task, value))
+
+        if self.by_reference:
+            return deliver, _run_here, self._job, task, deliver
+        return deliver, run_lease, task.call(self._job)
+
+    def _ended(self, future: Future[Any], deliver: Callable[[Any], None]) -> None:
         self._futures.discard(future)
-        if future.cancelled():
-            self._put(run, CancelledError(), epoch)
-        else:
-            error = future.exception()
-            self._put(run, future.result() if error is None else error, epoch)
+        error = CancelledError() if future.cancelled() else future.exception()
+        deliver(future.result() if error is None else error)
 
-    def _broken(self, run: Run, error: BaseException) -> Answer:
-        lost = WorkerLost(
-            f"a worker of {self._theirs!r} died ({type(error).__name__}: {error})",
-            exitcode=None, signal=None, index=None, item=None,
-        )  # fmt: skip
-        if isinstance(error, CancelledError) or not self._renew():
-            return Broken(run.lane, lost)
-        return Lost(run.lane, (run.start, run.stop), "died", lost)
+    def wait(self, timeout: float | None) -> list[Result]:
+        """Wait for the next result."""
+        return [
+            Result(task, self._explain(task, value) if isinstance(value, BaseException) else value)
+            for task, value in self._inbox.wait(timeout)
+        ]
+
+    def _explain(self, task: Task, error: BaseException) -> Answer:
+        if not isinstance(error, (BrokenExecutor, CancelledError)):
+            return task.broken(cannot_run(self, error))
+        died = lost(self, f"lost a worker ({said(error)})", error)
+        renewed = isinstance(error, BrokenExecutor) and self._renew()
+        return task.died(died) if renewed else task.broken(died)
+
+    def _look(self) -> None:
+        """Look whether a task will never end: an executor says so itself."""
 
     def _renew(self) -> bool:
         """Have an executor that is not broken, if a new one can be made."""
-        current = self._renewed or self._theirs
+        current = self._renewed or self._engine
         if not getattr(current, "_broken", getattr(getattr(current, "_flags", None), "broken", None)):
             return True
         with interrupts_held_back():
@@ -81,7 +110,7 @@ class ExecutorPool(ForeignPool):
             return True
 
     def _shut_down_renewed(self) -> None:
-        """An executor of our own making; what it still runs, nobody wants."""
+        """Shut down the executor that was made here, with what it still runs."""
         if self._renewed is not None:
             with interrupts_held_back():
                 renewed, self._renewed = self._renewed, None
@@ -91,64 +120,64 @@ class ExecutorPool(ForeignPool):
                 with interrupts_allowed():
                     renewed.shutdown(wait=True)
 
-    def _end(self, clean: bool) -> None:
-        super()._end(clean)
+    def cancel(self) -> None:
+        """Cancel what has not begun."""
+        self._job = None
         try:
             # A thread of executorlib's dies of a future that was cancelled before it came to it, and all wait for ever.
-            if not type(self._theirs).__module__.startswith("executorlib."):
+            if not type(self._engine).__module__.startswith("executorlib."):
                 for future in list(self._futures):
                     future.cancel()
         finally:
             self._shut_down_renewed()
 
 
-class ImapPool(ForeignPool):
-    """Lanes on a `multiprocessing.Pool` or its kin: `apply_async` where there is one, else `imap_unordered`."""
+class ImapBackend(ExecutorBackend):
+    """A `multiprocessing.Pool` or its kin: `apply_async` where there is one, else `imap_unordered`."""
 
-    def __init__(self, pool: Any) -> None:
-        from multiprocessing.pool import ThreadPool
+    name = "ImapPool"
+    shared_fate = False
+    threads = ThreadPool
 
-        super().__init__(pool, _workers_of(pool), isinstance(pool, ThreadPool))
-        self._processes: set[Any] = set()
+    def place(self, name: str, job: Job) -> None:
+        """Remember which processes there are."""
+        super().place(name, job)
+        self._processes = set(getattr(self._engine, "_pool", ()))
 
-    def _submit(self, run: Run, func: Callable[..., Any], *arguments: Any) -> None:
-        epoch = self._epoch
-
-        def arrived(result: Any) -> None:
-            self._put(run, result, epoch)
-
-        if hasattr(self._theirs, "apply_async"):
-            self._theirs.apply_async(func, arguments, callback=arrived, error_callback=arrived)
+    def submit(self, task: Task) -> None:
+        """Call a function in the pool, or in a thread that waits for it."""
+        deliver, func, *arguments = self._call(task)
+        if hasattr(self._engine, "apply_async"):
+            self._engine.apply_async(func, arguments, callback=deliver, error_callback=deliver)
         else:
-            threading.Thread(target=self._imap, args=(func, arguments, arrived), daemon=True).start()
+            threading.Thread(target=self._imap, args=(func, arguments, deliver), daemon=True).start()
 
-    def _imap(self, func: Callable[..., Any], arguments: Any, arrived: Callable[[Any], None]) -> None:
+    def _imap(self, func: Callable[..., Any], arguments: Any, deliver: Callable[[Any], None]) -> None:
         try:
-            (returned,) = self._theirs.imap_unordered(star(func), [arguments])
+            (value,) = self._engine.imap_unordered(star(func), [arguments])
         except BaseException as error:
-            returned = error
-        arrived(returned)
+            value = error
+        deliver(value)
 
-    def _shorter(self, left: float | None) -> float | None:
-        return LOOK if left is None else min(LOOK, left)
-
-    def _look(self) -> list[Answer]:
-        """Whether a worker is gone, and its chunk with it: a `multiprocessing.Pool` would wait for it for ever."""
-        self._processes.update(getattr(self._theirs, "_pool", ()))
+    def _look(self) -> None:
+        """Look for a worker that is gone, and its chunk with it: a `multiprocessing.Pool` would wait for ever."""
+        self._processes.update(getattr(self._engine, "_pool", ()))
         for process in self._processes:
-            exitcode = getattr(process, "exitcode", None)
-            if exitcode:
-                error = WorkerLost(
-                    f"a worker of {self._theirs!r} ended with exit code {exitcode}, and nobody knows with which items: "
-                    f"use a ProcessPool, which runs them again",
-                    exitcode=exitcode, signal=None, index=None, item=None,
-                )  # fmt: skip
-                return [Broken(0, error)]
-        return []
+            if exitcode := getattr(process, "exitcode", None):
+                text = (
+                    f"lost a worker, which ended with exit code {exitcode}, and does not say with which items: "
+                    f"use a ProcessPool, which runs them again"
+                )
+                raise lost(self, text, exitcode=exitcode)
 
-    def _begin(self, job: Job, lanes: int) -> None:
-        super()._begin(job, lanes)
-        self._processes = set(getattr(self._theirs, "_pool", ()))
+
+def _run_here(job: Job, task: Task, deliver: Callable[[Any], None]) -> None:
+    """Run a chunk in a thread of theirs, and return nothing.
+
+    A variable of theirs that held the answer would be in a cycle with the exceptions in it, whose tracebacks lead to
+    the frame.
+    """
+    deliver(run_here(job, task.order, task.parcel))
 
 
 def _workers_of(pool: Any) -> int:
@@ -159,19 +188,14 @@ def _workers_of(pool: Any) -> int:
 
 
 def _another(executor: Any) -> Executor | None:
-    """An executor like this one, which broke; None where nobody knows how to make one."""
+    """Make an executor like this one, which broke; None where it is not known how."""
     module = type(executor).__module__
     if module == "concurrent.futures.process":
-        arguments = {"mp_context": executor._mp_context}
+        factory, options = "concurrent.futures", {"mp_context": executor._mp_context}
     elif module.startswith("loky."):
-        arguments = {"context": executor._context}
+        factory, options = "loky.process_executor", {"context": executor._context}
     else:
         return None
-    from importlib import import_module
-
-    made: Executor = import_module(
-        "concurrent.futures" if module.startswith("concurrent") else "loky.process_executor"
-    ).ProcessPoolExecutor(
-        executor._max_workers, initializer=executor._initializer, initargs=executor._initargs, **arguments
-    )
+    initializer = {"initializer": executor._initializer, "initargs": executor._initargs}
+    made: Executor = import_module(factory).ProcessPoolExecutor(executor._max_workers, **initializer, **options)
     return made
