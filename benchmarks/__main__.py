@@ -52,13 +52,18 @@ def _parsed() -> argparse.Namespace:
 
 
 def suites() -> list[str]:
-    """The names of all suites: the files beside this one."""
-    return sorted(path.stem for path in HERE.glob("*.py") if not path.stem.startswith("_"))
+    """The names of all suites: the files and folders beside this one."""
+    return sorted(_files())
+
+
+def _files() -> dict[str, Path]:
+    single = {path.stem: path for path in HERE.glob("*.py") if not path.stem.startswith("_")}
+    return single | {path.parent.name: path for path in HERE.glob("*/__init__.py") if path.parent.name != "harness"}
 
 
 def _listed() -> Iterator[str]:
-    for name in suites():
-        about = ast.get_docstring(ast.parse((HERE / f"{name}.py").read_text("utf-8"))) or ""
+    for name, path in sorted(_files().items()):
+        about = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
         yield f"  {name:10}  {about.partition(chr(10))[0]}"
 
 

@@ -22,9 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import _peers_jobs as jobs
-from benchmarks.harness import Case, Suite, Timed, Verdict, tables
-from benchmarks.harness.tables import Cell, Table, significant
+from benchmarks.harness import Case, Diagnosis, Suite, Timed, jobs, tables
+from benchmarks.harness.tables import ProgressCell, Table, significant
 from poolagg import ArraySum, Checkpoint, Frequencies, ProcessPool, Sum, Unique, aggregate, events
 from poolagg.pools import usable_cpus
 
@@ -34,7 +33,7 @@ MOST = 1.02
 """Of the time without a checkpoint."""
 
 
-# -- jobs ------------------------------------------------------------------------------------------------------------
+# -- jobs --------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,11 +94,11 @@ def cases(scale):
     return [build(sizes[place], (180, 60, 25)[place]) for build, sizes in JOBS]
 
 
-# -- what is measured ------------------------------------------------------------------------------------------------
+# -- what is measured --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ChunkResult:
     """A result, and what its run told of its commits."""
 
     result: Any
@@ -110,7 +109,7 @@ class Outcome:
 
 def check(job, outcome):
     """What a loop gives; a run with a checkpoint has committed at least its result."""
-    return Verdict(job.right(job.units, outcome.result), told(outcome) if outcome.commits else "")
+    return Diagnosis(job.right(job.units, outcome.result), told(outcome) if outcome.commits else "")
 
 
 def told(outcome):
@@ -121,7 +120,7 @@ def told(outcome):
 def heard(note):
     """What stands in such a note: how many, how large, and the share; None if there were none.
 
-    >>> heard(told(Outcome(0, 3, 4000, 0.0125)))
+    >>> heard(told(ChunkResult(0, 3, 4000, 0.0125)))
     (3, 4000, 0.0125)
     """
     found = re.fullmatch(r"(\d+) commits, ([\d,]+) bytes, ([\d.]+) % of the time", note)
@@ -162,7 +161,7 @@ def timed(job, every=None, kept=True):
         result = aggregate(job.func, items, job.reducer(), pool=pool, checkpoint=checkpoint, watch=watch)
         seconds = time.perf_counter() - began
     spent = sum(commit.seconds for commit in commits)
-    return Timed(Outcome(result, len(commits), commits[-1].nbytes if commits else 0, spent / seconds), seconds)
+    return Timed(ChunkResult(result, len(commits), commits[-1].nbytes if commits else 0, spent / seconds), seconds)
 
 
 @suite.contestant(NONE)
@@ -183,7 +182,7 @@ def each_second(job):
     return timed(job, every=1)
 
 
-# -- what is shown ---------------------------------------------------------------------------------------------------
+# -- what is shown -----------------------------------------------------------------------------------------------------
 
 HEAD = ["job", "checkpoint", "costs", "least - most", "commits", "bytes each", "of the time", "target", "holds"]
 
@@ -205,13 +204,13 @@ def row(results, case, name):
     runs = results.of(case, name)
     notes = [note for run in runs if run.correct and (note := heard(run.note)) is not None]
     return [
-        Cell(case),
-        Cell({OWN: "at its own pace", FORCED: "each second"}[name]),
-        Cell(percent(median(found) - 1) if found else "-", "number"),
-        Cell(f"{percent(found[0] - 1)} - {percent(found[-1] - 1)}" if found else "-", "number"),
-        *(Cell(text, "number") for text in said(notes)),
-        Cell(f"at most {percent(MOST - 1)}" if name == OWN else "-", "number"),
-        verdict(found, runs) if name == OWN else Cell("-", "none"),
+        ProgressCell(case),
+        ProgressCell({OWN: "at its own pace", FORCED: "each second"}[name]),
+        ProgressCell(percent(median(found) - 1) if found else "-", "number"),
+        ProgressCell(f"{percent(found[0] - 1)} - {percent(found[-1] - 1)}" if found else "-", "number"),
+        *(ProgressCell(text, "number") for text in said(notes)),
+        ProgressCell(f"at most {percent(MOST - 1)}" if name == OWN else "-", "number"),
+        diagnosis(found, runs) if name == OWN else ProgressCell("-", "none"),
     ]
 
 
@@ -223,13 +222,13 @@ def said(notes):
     return [f"{commits:g}", f"{nbytes:,.0f}", percent(share)]
 
 
-def verdict(found, runs):
+def diagnosis(found, runs):
     """A wrong result holds no target."""
     if wrong := [run for run in runs if not run.correct]:
-        return Cell(f"no: {wrong[0].status} in {len(wrong)} of {len(runs)} turns", "bad", wrong[0].note)
+        return ProgressCell(f"no: {wrong[0].status} in {len(wrong)} of {len(runs)} turns", "bad", wrong[0].note)
     if not found:
-        return Cell("-", "none")
-    return Cell("yes", "good") if median(found) <= MOST else Cell("no", "bad")
+        return ProgressCell("-", "none")
+    return ProgressCell("yes", "good") if median(found) <= MOST else ProgressCell("no", "bad")
 
 
 def percent(share):

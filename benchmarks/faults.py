@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from benchmarks.harness import Case, Suite, Verdict, charts, tables
+from benchmarks.harness import Case, Diagnosis, Suite, charts, tables
 from benchmarks.harness.measuring import ROOT
 from benchmarks.harness.processes import adopt_orphans, descendants, wait_until_gone
 
@@ -35,7 +35,7 @@ STAYING = 3.0
 """Seconds that processes have to end after their parent."""
 
 
-# -- what is seen ----------------------------------------------------------------------------------------------------
+# -- what is seen ------------------------------------------------------------------------------------------------------
 
 
 class Log:
@@ -54,20 +54,20 @@ class Log:
         if item is not None:
             self.blamed.append(item)
 
-    def verdict(self, curable):
+    def diagnosis(self, curable):
         """In words. `curable`: all results could have been had, so an error, be it ever so clear, is second best."""
         counts = Counter(self.results)
         there = f"{len(counts)} of {len(ITEMS)} results in" if counts else "all results lost"
         if twice := sum(count > 1 for count in counts.values()):
-            return Verdict(False, f"counts {twice} items twice", grade="bad")
+            return Diagnosis(False, f"counts {twice} items twice", grade="bad")
         if self.errors and self._named():
-            return Verdict(not curable, f"error names the item, {there}", grade="fair" if curable else "good")
+            return Diagnosis(not curable, f"error names the item, {there}", grade="fair" if curable else "good")
         if self.errors:
             blame = f"blames {len(self.blamed)} items" if self.blamed else "item not named"
-            return Verdict(False, f"{type(self.errors[0]).__name__}, {blame}, {there}", grade="poor")
+            return Diagnosis(False, f"{type(self.errors[0]).__name__}, {blame}, {there}", grade="poor")
         if len(counts) < len(ITEMS):
-            return Verdict(False, f"no error, but only {there}", grade="bad")
-        return Verdict(True, "complete", grade="good")
+            return Diagnosis(False, f"no error, but only {there}", grade="bad")
+        return Diagnosis(True, "complete", grade="good")
 
     def _named(self):
         if self.blamed:
@@ -93,13 +93,13 @@ def observe(session, task, items=ITEMS, timeout=None):
     return log
 
 
-# -- the faults ------------------------------------------------------------------------------------------------------
+# -- the faults --------------------------------------------------------------------------------------------------------
 
 FAULTS = {}
 
 
 def fault(name):
-    """The function below observes a peer under the fault of that name, and gives its Verdict."""
+    """The function below observes a peer under the fault of that name, and gives its Diagnosis."""
 
     def enter(function):
         FAULTS[name] = function
@@ -125,7 +125,7 @@ def die():
 @fault("nothing wrong")
 def no_fault(session):
     """The control: so that a hang is not one of the measurement."""
-    return observe(session, nothing_wrong).verdict(curable=True)
+    return observe(session, nothing_wrong).diagnosis(curable=True)
 
 
 def nothing_wrong(item):
@@ -137,7 +137,7 @@ def nothing_wrong(item):
 def killed_mid_item(session):
     """Once, in the middle of an item."""
     with tempfile.TemporaryDirectory() as folder:
-        return observe(session, functools.partial(dies_mid_item, folder)).verdict(curable=True)
+        return observe(session, functools.partial(dies_mid_item, folder)).diagnosis(curable=True)
 
 
 def dies_mid_item(folder, item):
@@ -159,7 +159,7 @@ def killed_idle(session):
             run(nothing_wrong, ITEMS, log, None)
     except BaseException as error:
         log.error(error)
-    return log.verdict(curable=True)
+    return log.diagnosis(curable=True)
 
 
 def its_pid(item):
@@ -175,7 +175,7 @@ def killed_while_writing(session):
     dask and Ray never wait in a write: they are killed a second after they began to pickle the result.
     """
     with tempfile.TemporaryDirectory() as folder:
-        return observe(session, functools.partial(dies_while_writing, folder)).verdict(curable=True)
+        return observe(session, functools.partial(dies_while_writing, folder)).diagnosis(curable=True)
 
 
 def dies_while_writing(folder, item):
@@ -217,7 +217,7 @@ def in_write(wchan):
 @fault("item calls sys.exit")
 def exits(session):
     """As a function does that was once a script."""
-    return observe(session, exits_at_culprit).verdict(curable=False)
+    return observe(session, exits_at_culprit).diagnosis(curable=False)
 
 
 def exits_at_culprit(item):
@@ -230,7 +230,7 @@ def exits_at_culprit(item):
 @fault("returns what cannot be pickled")
 def unpicklable(session):
     """A lock, as is somewhere inside many an object."""
-    return observe(session, returns_a_lock).verdict(curable=False)
+    return observe(session, returns_a_lock).diagnosis(curable=False)
 
 
 def returns_a_lock(item):
@@ -241,7 +241,7 @@ def returns_a_lock(item):
 @fault("raises what cannot be unpickled")
 def not_unpicklable(session):
     """An exception whose constructor takes two arguments, as many do that are written in a hurry."""
-    return observe(session, raises_two_arguments).verdict(curable=False)
+    return observe(session, raises_two_arguments).diagnosis(curable=False)
 
 
 class TwoArguments(Exception):
@@ -261,7 +261,7 @@ def raises_two_arguments(item):
 @fault("item hangs")
 def hangs(session):
     """For ever; the peer is told its own time limit."""
-    return observe(session, hangs_at_culprit, timeout=TIMEOUT).verdict(curable=False)
+    return observe(session, hangs_at_culprit, timeout=TIMEOUT).diagnosis(curable=False)
 
 
 def hangs_at_culprit(item):
@@ -289,9 +289,9 @@ def slow_reducer(session, items=2000):
     with session() as run:
         run(its_number, source(), log, None)
     if sorted(log.results) != list(range(items)):
-        return Verdict(False, f"{len(log.results)} results of {items}", grade="bad")
+        return Diagnosis(False, f"{len(log.results)} results of {items}", grade="bad")
     bounded = max(ahead) < items / 2
-    return Verdict(bounded, f"at most {max(ahead):,} of {items:,} inputs ahead", grade="good" if bounded else "poor")
+    return Diagnosis(bounded, f"at most {max(ahead):,} of {items:,} inputs ahead", grade="good" if bounded else "poor")
 
 
 def its_number(item):
@@ -312,8 +312,8 @@ def parent_killed(session):
         began = time.monotonic()
         left = wait_until_gone(STAYING)
     if left:
-        return Verdict(False, f"{len(left)} of {before} processes there after {STAYING:g} s", grade="bad")
-    return Verdict(True, f"all gone after {time.monotonic() - began:.1f} s", grade="good")
+        return Diagnosis(False, f"{len(left)} of {before} processes there after {STAYING:g} s", grade="bad")
+    return Diagnosis(True, f"all gone after {time.monotonic() - began:.1f} s", grade="good")
 
 
 def be_killed(session, folder):
@@ -339,14 +339,14 @@ suite = Suite(
     "What does each peer do when something goes wrong?",
     about=__doc__.partition("\n")[2],
     cases=cases,
-    check=lambda _, verdict: verdict,
+    check=lambda _, diagnosis: diagnosis,
     at_once=4,
     tables=tables.grid,
     charts=charts.grid,
 )
 
 
-# -- the peers -------------------------------------------------------------------------------------------------------
+# -- the peers ---------------------------------------------------------------------------------------------------------
 #
 # Each is a context manager, which holds the pool, and gives a function that runs one job on it.
 

@@ -27,7 +27,7 @@ from multiprocessing.shared_memory import SharedMemory
 
 import numpy as np
 
-from benchmarks.harness import Case, Missing, Suite, Verdict
+from benchmarks.harness import Case, Diagnosis, Missing, Suite
 from poolagg import Into, Sum, aggregate, star
 
 
@@ -63,7 +63,7 @@ def check(case, result):
         lost = int(np.count_nonzero(np.asarray(result) != np.arange(100).reshape(10, 10) + 1))
     else:
         lost = case.units - int(result)
-    return Verdict(lost == 0, lost=lost) if lost >= 0 else Verdict(False, f"{-lost} updates too many")
+    return Diagnosis(lost == 0, lost=lost) if lost >= 0 else Diagnosis(False, f"{-lost} updates too many")
 
 
 def work(item):
@@ -93,7 +93,7 @@ def run_all(target, case, *shared):
         worker.join()
 
 
-# -- poolagg ---------------------------------------------------------------------------------------------------------
+# -- poolagg -----------------------------------------------------------------------------------------------------------
 
 
 @suite.contestant("poolagg, Into", cases=COUNTING)
@@ -125,7 +125,7 @@ class Counter:
         return self.n
 
 
-# -- shared memory ---------------------------------------------------------------------------------------------------
+# -- shared memory -----------------------------------------------------------------------------------------------------
 
 
 @suite.contestant("Value, its lock", cases=COUNTING)
@@ -211,7 +211,7 @@ def add_to_shared_array(name, items):
     add_to_shared_array_with_lock(name, contextlib.nullcontext(), items)
 
 
-# -- messages to the parent ------------------------------------------------------------------------------------------
+# -- messages to the parent --------------------------------------------------------------------------------------------
 
 
 @suite.contestant("Queue to the parent", cases=COUNTING, part=1 / 10)
@@ -257,7 +257,7 @@ def send_all(writer, items):
     writer.close()
 
 
-# -- dicts and lists of a SyncManager --------------------------------------------------------------------------------
+# -- dicts and lists of a SyncManager ----------------------------------------------------------------------------------
 
 
 @suite.contestant("Manager dict, no lock", cases=COUNTING, part=1 / 50, sound=False)
@@ -326,7 +326,7 @@ def add_to_plain_item(garage, lock, items):
             garage["car"]["n"] += amount
 
 
-# -- classes of one's own in a BaseManager ---------------------------------------------------------------------------
+# -- classes of one's own in a BaseManager -----------------------------------------------------------------------------
 
 
 class CounterManager(BaseManager):
@@ -433,7 +433,7 @@ def add_to_attribute(counter, lock, items):
             counter.n += amount
 
 
-# -- an object in an object ------------------------------------------------------------------------------------------
+# -- an object in an object --------------------------------------------------------------------------------------------
 
 
 class Car:
@@ -520,7 +520,7 @@ def connect_and_add_to_engine(address, lock, items):
             engine.add(amount)
 
 
-# -- a remote manager ------------------------------------------------------------------------------------------------
+# -- a remote manager --------------------------------------------------------------------------------------------------
 
 
 THE_COUNTER = Counter()
@@ -566,7 +566,7 @@ def connect_and_add(address, lock, items):
         call_add(connect(address), lock, [item])
 
 
-# -- pipe-proxy ------------------------------------------------------------------------------------------------------
+# -- pipe-proxy --------------------------------------------------------------------------------------------------------
 
 
 class PipeProxy:
@@ -615,7 +615,7 @@ def count_by_pipe(case, lock):
     return counter.n
 
 
-# -- Redis -----------------------------------------------------------------------------------------------------------
+# -- Redis -------------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -753,7 +753,7 @@ def get_and_set(port, items):
         server.set("n", int(server.get("n")) + work(item))
 
 
-# -- Pool ------------------------------------------------------------------------------------------------------------
+# -- Pool --------------------------------------------------------------------------------------------------------------
 
 
 @suite.contestant("Pool.imap_unordered, one by one", cases=COUNTING, part=1 / 20)
@@ -776,7 +776,7 @@ def pool_chunks(case):
     return counter.n
 
 
-# -- the matrix ------------------------------------------------------------------------------------------------------
+# -- the matrix --------------------------------------------------------------------------------------------------------
 #
 # The question's own example: a numpy matrix of 10x10, each cell of which is set by a process of its own.
 

@@ -17,9 +17,9 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.harness import Case, Suite, Timed, Verdict
+from benchmarks.harness import Case, Diagnosis, Suite, Timed
 from benchmarks.harness.lines import COLOURS, Axis, Line, lines
-from benchmarks.harness.tables import Cell, Table, significant
+from benchmarks.harness.tables import ProgressCell, Table, significant
 from poolagg import ArraySum, Frequencies, Into, ProcessPool, Sum, aggregate
 from poolagg.strategies import Stream
 
@@ -72,7 +72,7 @@ def places(axis, scale):
 
 def check(case, result):
     """Each axis has a result that is known beforehand."""
-    return Verdict({ITEMS: sums, WORKERS: everyone, BYTES: arrays, KEYS: counts}[case.axis](case, result))
+    return Diagnosis({ITEMS: sums, WORKERS: everyone, BYTES: arrays, KEYS: counts}[case.axis](case, result))
 
 
 def sums(case, result):
@@ -120,7 +120,7 @@ def started_pool(workers=None):
         yield pool
 
 
-# -- items -----------------------------------------------------------------------------------------------------------
+# -- items -------------------------------------------------------------------------------------------------------------
 
 
 last_bits = (7).__and__
@@ -151,7 +151,7 @@ def items_loop(case):
     return sum(map(last_bits, range(case.units)))
 
 
-# -- workers ---------------------------------------------------------------------------------------------------------
+# -- workers -----------------------------------------------------------------------------------------------------------
 
 
 def compute(number):
@@ -199,7 +199,7 @@ def workers_doze_loop(case):
     return sum(map(doze, range(case.units)))
 
 
-# -- bytes per partial -----------------------------------------------------------------------------------------------
+# -- bytes per partial -------------------------------------------------------------------------------------------------
 
 
 class Filled:
@@ -235,7 +235,7 @@ def bytes_loop(case):
     return total
 
 
-# -- distinct keys ---------------------------------------------------------------------------------------------------
+# -- distinct keys -----------------------------------------------------------------------------------------------------
 
 
 class Words:
@@ -270,7 +270,7 @@ def keys_loop(case):
     return counter
 
 
-# -- what is shown ---------------------------------------------------------------------------------------------------
+# -- what is shown -----------------------------------------------------------------------------------------------------
 
 
 def in_bytes(count):
@@ -370,9 +370,9 @@ def table(results, axis):
     loops = list(dict.fromkeys(shown.ours.values()))
     rows = [
         [
-            Cell(shown.reads(x), "number"),
+            ProgressCell(shown.reads(x), "number"),
             *(cell(seconds_of(results, axis, case, name)) for name in (*loops, *shown.ours)),
-            *(Cell(compared(results, axis, x, case, *pair), "number") for pair in shown.ours.items()),
+            *(ProgressCell(compared(results, axis, x, case, *pair), "number") for pair in shown.ours.items()),
         ]
         for x, case in places_of(results, axis)
     ]
@@ -387,7 +387,7 @@ def short(name):
 
 
 def cell(times):
-    return Cell(significant(median(times)) if times else "-", "number")
+    return ProgressCell(significant(median(times)) if times else "-", "number")
 
 
 def compared(results, axis, x, case, ours, loop):

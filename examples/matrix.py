@@ -7,7 +7,7 @@ import numpy as np
 from poolagg import Into, aggregate, star
 
 
-class Grid:
+class LeafGrid:
     """The singleton: it is never pickled, and no lock guards it."""
 
     def __init__(self, rows, columns):
@@ -24,7 +24,7 @@ def cell(position):
     return row, column, (row + 1) * (column + 1)
 
 
-grid = Grid(10, 10)
+grid = LeafGrid(10, 10)
 positions = [(row, column) for row in range(10) for column in range(10)]
 aggregate(cell, positions, Into(star(grid.set_value)))
 

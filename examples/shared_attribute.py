@@ -9,7 +9,7 @@ import os
 from poolagg import Into, aggregate
 
 
-class Account:
+class ParentTimes:
     def __init__(self):
         self.balance = 0
         self.largest = 0
@@ -30,7 +30,7 @@ def interest(customer):
     return savings - 1_000_00 - customer, os.getpid()
 
 
-account = Account()
+account = ParentTimes()
 aggregate(interest, range(20_000), Into(account.book))
 
 serially = sum(interest(customer)[0] for customer in range(20_000))

@@ -7,7 +7,7 @@ Each name is loaded at its first use, since a worker process needs few of the mo
 
 from typing import TYPE_CHECKING
 
-from poolagg._lazily import lazily
+from poolagg._runtime.lazy_imports import lazily
 
 __version__ = "0.1.0"
 
@@ -18,12 +18,19 @@ if TYPE_CHECKING:
     from poolagg import resources as resources
     from poolagg import strategies as strategies
     from poolagg import testing as testing
-    from poolagg._checkpoint import Checkpoint as Checkpoint
-    from poolagg._engine import aggregate as aggregate
-    from poolagg._engine import snapshots as snapshots
-    from poolagg._progress import Progress as Progress
-    from poolagg._report import Report as Report
-    from poolagg._snapshot import Snapshot as Snapshot
+    from poolagg._checkpoint.checkpoint import Checkpoint as Checkpoint
+    from poolagg._engine.api import aggregate as aggregate
+    from poolagg._engine.api import snapshots as snapshots
+    from poolagg._engine.snapshot import Snapshot as Snapshot
+    from poolagg._input.blocks import Block as Block
+    from poolagg._input.blocks import blocks as blocks
+    from poolagg._input.blocks import prefetch as prefetch
+    from poolagg._input.functions import per_worker as per_worker
+    from poolagg._input.functions import rng as rng
+    from poolagg._input.functions import star as star
+    from poolagg._input.functions import with_item as with_item
+    from poolagg._report.progress import Progress as Progress
+    from poolagg._report.report import Report as Report
     from poolagg.errors import CheckpointError as CheckpointError
     from poolagg.errors import CheckpointMismatch as CheckpointMismatch
     from poolagg.errors import PoolAggError as PoolAggError
@@ -34,10 +41,6 @@ if TYPE_CHECKING:
     from poolagg.errors import SkippedItems as SkippedItems
     from poolagg.errors import TaskError as TaskError
     from poolagg.errors import WorkerLost as WorkerLost
-    from poolagg.functions import per_worker as per_worker
-    from poolagg.functions import rng as rng
-    from poolagg.functions import star as star
-    from poolagg.functions import with_item as with_item
     from poolagg.pools import ProcessPool as ProcessPool
     from poolagg.pools import SerialPool as SerialPool
     from poolagg.pools import ThreadPool as ThreadPool
@@ -67,28 +70,27 @@ if TYPE_CHECKING:
     from poolagg.reducers import Top as Top
     from poolagg.reducers import Unique as Unique
     from poolagg.reducers import Variance as Variance
-    from poolagg.sources import Block as Block
-    from poolagg.sources import blocks as blocks
-    from poolagg.sources import prefetch as prefetch
 else:
     __getattr__, __dir__, __all__ = lazily(
         __name__,
         unlisted="Block",
         modules="errors events pools resources strategies testing",
-        _checkpoint="Checkpoint",
-        _engine="aggregate snapshots",
-        _progress="Progress",
-        _report="Report",
-        _snapshot="Snapshot",
         errors=(
             "CheckpointError CheckpointMismatch PoolAggError PoolBusy ReducerError RemoteError ResourceError "
             "SkippedItems TaskError WorkerLost"
         ),
-        functions="per_worker rng star with_item",
         pools="ProcessPool SerialPool ThreadPool share",
         reducers=(
             "ArrayReduce ArraySum Bottom Collect Count First Fold Frequencies GroupBy Histogram Into Last Max "
             "Mean MergeCounts Min Reduce Reducer Sample Std Sum Tee Top Unique Variance"
         ),
-        sources="Block blocks prefetch",
+        **{
+            "_checkpoint.checkpoint": "Checkpoint",
+            "_engine.api": "aggregate snapshots",
+            "_engine.snapshot": "Snapshot",
+            "_input.blocks": "Block blocks prefetch",
+            "_input.functions": "per_worker rng star with_item",
+            "_report.progress": "Progress",
+            "_report.report": "Report",
+        },
     )

@@ -1,6 +1,6 @@
 """What can go wrong, as values: each error says what happened, shows the values, and says what to do next.
 
-Rule of the room: an error survives pickling with its attributes, because errors travel between processes and
+Rule: an error survives pickling with its attributes, because errors travel between processes and
 because people log, store and re-raise them.
 """
 
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from poolagg._items import opened_when_asked, repr_of
-from poolagg._texts import short_repr
+from poolagg._input.kept_items import opened_when_asked, repr_of
+from poolagg._runtime.exception_text import short_repr
 
 __all__ = [
     "CheckpointError",

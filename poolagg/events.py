@@ -8,21 +8,21 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
-from poolagg._items import opened_when_asked, repr_of, unopened
-from poolagg._texts import short_repr
+from poolagg._input.kept_items import opened_when_asked, repr_of, unopened
+from poolagg._runtime.exception_text import short_repr
 
 __all__ = [
-    "Accounted",
     "Checkpointed",
     "ChunkDone",
+    "FinalMergeStarted",
     "ItemFailed",
-    "Partitioned",
+    "ParentMeasured",
     "Progressed",
     "RunEnded",
     "RunEvent",
     "RunStarted",
+    "StateFlushed",
     "StateMerged",
-    "StateShipped",
     "WorkerDied",
     "WorkerRetired",
 ]
@@ -34,7 +34,7 @@ class RunStarted:
 
     `done` items stand in a checkpoint already.
 
-    `workers` counts lanes: other people's pools have several for each worker (`lanes_per_worker`), so that none waits
+    `workers` counts workers: other people's pools have several for each worker (`slots_per_worker`), so that none waits
     for its next call. `in_order`: partials meet in input order, so that one item may hold up all those behind it. `why`
     says why the strategy was chosen.
     """
@@ -47,7 +47,7 @@ class RunStarted:
     done: int = 0
     at: float = 0.0
     start_seconds: float = 0.0
-    lanes_per_worker: int = 1
+    slots_per_worker: int = 1
     in_order: bool = False
     why: str = ""
 
@@ -65,14 +65,14 @@ class _WithItem:
 class ChunkDone(_WithItem):
     """A worker ran items `start` to `stop` (exclusive): `seconds` of work; the parent heard of it `at`.
 
-    `reduce_seconds` of them it folded. If it shipped its state with it, `sent` bytes, it took `pack_seconds` more to
+    `reduce_seconds` of them it folded. If it flushed its state with it, `sent` bytes, it took `pack_seconds` more to
     pack that, and the parent `open_seconds` to open it. `began` is when the worker began it, 0 if its clock is another.
     Of the batches that the chunk ran in, the slowest had items `slowest[0]` to `slowest[1]` and took `slowest[2]`. A
     batch lasts about a millisecond, so an item that takes longer is alone in its own; `slowest_item` is that item, if
     it took a tenth of a second and is small; it is opened when it is asked for, as in `ItemFailed`.
     """
 
-    lane: int
+    worker: int
     start: int
     stop: int
     seconds: float
@@ -87,10 +87,10 @@ class ChunkDone(_WithItem):
 
 
 @dataclass(frozen=True, slots=True)
-class StateShipped:
-    """A worker shipped its state by itself, and not with a chunk: `nbytes`, packed and opened in so many seconds."""
+class StateFlushed:
+    """A worker flushed its state by itself, and not with a chunk: `nbytes`, packed and opened in so many seconds."""
 
-    lane: int
+    worker: int
     nbytes: int
     pack_seconds: float
     open_seconds: float
@@ -99,7 +99,7 @@ class StateShipped:
 
 @dataclass(frozen=True, slots=True)
 class StateMerged:
-    """The parent committed a state covering `items` items: `nbytes` shipped, merged in `seconds`, by `at`."""
+    """The parent committed a state covering `items` items: `nbytes` flushed, merged in `seconds`, by `at`."""
 
     items: int
     nbytes: int
@@ -108,8 +108,8 @@ class StateMerged:
 
 
 @dataclass(frozen=True, slots=True)
-class Partitioned:
-    """All items are done, and the workers merge what they shipped, in `parts` parts of its keys; `why` says why."""
+class FinalMergeStarted:
+    """All items are done, and the workers merge what they flushed, in `parts` parts of its keys; `why` says why."""
 
     parts: int
     why: str
@@ -156,16 +156,16 @@ class WorkerDied:
     exitcode: int | None
     signal: str | None
     suspect: int | None
-    lane: int = -1
+    worker: int = -1
     at: float = 0.0
     reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerRetired:
-    """A worker has had its day, for `reason`, and is replaced once it has run what it was given and has shipped it."""
+    """A worker has had its day, for `reason`, and is replaced once it has run what it was given and has flushed it."""
 
-    lane: int
+    worker: int
     reason: str
     at: float
 
@@ -180,7 +180,7 @@ class Checkpointed:
 
 
 @dataclass(frozen=True, slots=True)
-class Accounted:
+class ParentMeasured:
     """How the parent spent the run, told just before its end. (What it took to merge, `StateMerged` tells.)
 
     Seconds of pulling the input, pickling its items (estimated from the first item of each chunk), waiting for workers,
@@ -210,14 +210,14 @@ class RunEnded:
 RunEvent: TypeAlias = (
     RunStarted
     | ChunkDone
-    | StateShipped
+    | StateFlushed
     | StateMerged
-    | Partitioned
+    | FinalMergeStarted
     | Progressed
     | ItemFailed
     | WorkerDied
     | WorkerRetired
     | Checkpointed
-    | Accounted
+    | ParentMeasured
     | RunEnded
 )

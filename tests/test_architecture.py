@@ -1,160 +1,59 @@
-"""The floor plan, held: which rooms there are, which may import which, and what each promises a reader.
-
-A room is a file, or a folder that is entered by its `__init__`. To open a new door between two rooms, write it into
-MAY_IMPORT, and say in the change why the door belongs there.
-"""
+"""The structure, held: which packages may import which, how large files and functions may be, which words are gone."""
 
 from __future__ import annotations
 
 import ast
 import inspect
 import io
+import re
 import subprocess
 import sys
 import tokenize
 import tomllib
 from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 import poolagg
+from tests.architecture import (
+    DEFERRED,
+    FILES,
+    MAY_IMPORT,
+    NAMES,
+    PACKAGE,
+    drawn,
+    imports_of,
+    imports_of_packages,
+    name_of,
+    package_of,
+)
 
-ROOT = Path(__file__).parent.parent
-PACKAGE = ROOT / "poolagg"
-FILES = sorted(PACKAGE.rglob("*.py"))
+PURE = {"_scheduler", "strategies", "reducers", "errors", "events"}
+"""Packages without clock, process or file."""
 
-# From the ground up: a room imports only from rooms above it in this list.
-MAY_IMPORT = {
-    # floor 0, pure: values and what is made of them
-    "_lazily": set(),
-    "_texts": set(),
-    "_signals": {"_texts"},
-    "functions": set(),
-    "_sizes": set(),
-    "_seconds": set(),
-    "_kinds": set(),
-    "_aliasing": {"_kinds", "functions"},  # who looks at partials before they are folded, and where `rng` starts anew
-    "sources": {"_sizes"},
-    "reducers": {"_aliasing", "_kinds", "_lazily"},
-    "_interrupts": set(),
-    "_chunks": set(),
-    "_numbers": set(),
-    "_parcels": {"_numbers"},
-    "_items": {"_parcels", "_texts"},
-    "errors": {"_items", "_texts"},
-    "events": {"_items", "_texts"},
-    "_stable": {"_numbers"},
-    "_pages": {"_chunks", "_numbers", "_parcels", "_stable"},
-    # A value's digest is made of its own attributes, of code, and of names where it is a library's or passes.
-    "_origin": set(),
-    "_transient": set(),
-    "_attributes": {"_origin", "errors"},
-    "_instructions": {"_stable"},
-    "_state": {"_attributes", "_instructions", "_origin", "_stable", "_transient", "errors", "functions"},
-    "_fingerprint": {"_state"},
-    "_worker_messages": {"_chunks"},
-    "_orders": {"_chunks", "_worker_messages"},
-    "_overdue": set(),
-    "_rendering": set(),
-    "_snapshot": set(),
-    # what holds signals back from whoever acquires or releases
-    # floor 1, pure: decisions
-    "_pace": set(),
-    "_ledger": {"_chunks", "_orders"},
-    "_lanes": {"_chunks", "_orders"},
-    "_terms": {"_chunks"},
-    "_pending": {"_orders"},
-    "_blame": {"_chunks", "_ledger", "_orders", "_pending", "_terms"},
-    "_losses": {"_blame", "_chunks", "_lanes", "_ledger", "_orders", "_pending"},
-    "_shipping": {"_lanes", "_ledger", "_orders", "_pace", "_pending", "_terms"},
-    "_stealing": {"_chunks", "_lanes", "_ledger", "_orders", "_pending"},
-    "_plan": {
-        *("_blame", "_chunks", "_lanes", "_ledger", "_losses", "_orders", "_pace", "_pending", "_shipping"),
-        *("_stealing", "_terms"),
-    },
-    "strategies": {"_chunks", "_kinds", "_lazily", "reducers"},
-    "_limit": set(),
-    "_timeline": set(),
-    "_tally": {"_items", "_limit", "_texts", "_timeline", "events"},
-    "_report_page": {"_limit", "_timeline"},
-    "_report": {"_limit", "_report_page", "_sizes", "_tally", "events"},
-    # floor 2: effects
-    "pools": {
-        *("_aliasing", "_chunks", "_interrupts", "_lazily", "_orders", "_overdue", "_parcels", "_seconds"),
-        *("_signals", "_sizes", "_texts", "_worker_messages", "errors", "functions", "reducers", "strategies"),
-    },
-    "_progress": {"events"},
-    "_ownership": {"_interrupts"},
-    "_checkpoint": {"_chunks", "_interrupts", "_ownership", "_seconds", "errors"},
-    "resources": {"_interrupts", "_ownership", "_seconds", "errors", "reducers"},
-    "_entrusted": {"_checkpoint", "_interrupts", "errors", "resources"},
-    "_verdicts": {"_orders", "_texts", "errors", "events"},
-    # floor 3: the one place that holds a plan and a pool
-    "_watching": {"_signals", "_texts", "events"},
-    "_settings": {
-        *("_checkpoint", "_chunks", "_pages", "_progress", "_seconds", "_terms", "events", "pools"),
-        *("reducers", "strategies"),
-    },
-    "_continuation": {
-        *("_checkpoint", "_chunks", "_entrusted", "_fingerprint", "_pages", "_parcels"),
-        *("_settings", "_terms", "_texts", "_verdicts", "errors", "events", "functions", "strategies"),
-    },
-    "_run": {
-        *("_chunks", "_continuation", "_interrupts", "_items", "_orders", "_pace", "_pages", "_parcels"),
-        *("_plan", "_seconds", "_settings", "_snapshot", "_texts", "_verdicts", "_watching", "errors", "events"),
-        *("functions", "pools", "reducers"),
-    },
-    "_engine": {
-        "_checkpoint",
-        "_run",
-        "_seconds",
-        "_settings",
-        "_snapshot",
-        "events",
-        "pools",
-        "reducers",
-        "strategies",
-    },
-    # floor 4: doors to the outside
-    "testing": {"_engine", "errors", "pools", "reducers"},
-    "__init__": {
-        *("_engine", "_progress", "errors", "events", "functions", "pools", "reducers", "sources", "strategies"),
-        *("_checkpoint", "_lazily", "_report", "_snapshot", "resources", "testing"),
-    },
-    "__main__": {"__init__", "_checkpoint", "_rendering", "_texts", "errors", "events", "sources", "testing"},
+PURE_FILES = {
+    *("_input.numbers", "_input.source", "_input.kept_items", "_input.reused_buffers", "_report.bottleneck"),
+    *("_report.timeline", "_report.statistics", "_report.html_page", "_report.report"),
 }
-
-PURE = {
-    *("errors", "events", "functions", "reducers", "_chunks", "_numbers", "_parcels", "_orders", "_stable"),
-    *("_worker_messages", "_origin", "_transient", "_attributes", "_instructions", "_state", "_seconds"),
-    *(
-        "_pages",
-        "_fingerprint",
-        "_kinds",
-        "_sizes",
-        "_pace",
-        "_lanes",
-        "_ledger",
-        "_blame",
-        "_losses",
-        "_pending",
-        "_terms",
-        "_plan",
-        "strategies",
-    ),
-    *("_items", "_overdue", "_shipping", "_snapshot", "_stealing", "_texts"),
-    *("_aliasing", "_limit", "_timeline", "_tally", "_report_page", "_report"),
-}
-"""Rooms without clock, process or file. (`sources` makes files into items, `_rendering` results into text; a report
-writes its page and its trace when it is told to, and nothing else.)"""
+"""And files of others. (A report writes its page and its trace when it is told to, and nothing else.)"""
 
 EFFECTS = {
     *("multiprocessing", "select", "selectors", "signal", "socket", "subprocess", "tempfile", "threading", "time")
 }
 
-# A reducer's derived forms are reducers, and `Reducer` has methods that make them: imported when they are called.
-DEFERRED = {("reducers._reducer", "reducers._derived"), ("reducers._reducer", "reducers._grouping")}
+LINES, BODY, FOLDER, ENTRIES = 300, 40, 12, 14
+"""Limits: lines of code in a file, in a function's body, files in a folder, entries at the root."""
+
+GONE = {
+    *("lane", "lanes", "Lane", "Plan", "Terms", "Order", "Again", "Tick", "ship", "Ship", "shipped", "Shipped"),
+    *("Revoke", "Revoked", "Replace", "Worn", "Wear", "Blame", "Pace", "appetite", "hungry", "Parcel", "Parcels"),
+    *("PackedPiece", "PackedPayload", "Intervals", "Gather", "Folding", "carries", "meets"),
+    *("drains", "placed", "prepares", "for_lanes", "Errand", "errand", "Partitioned", "Outcome", "Beat", "Crew"),
+    *("TemplateLauncher", "Apart", "Beside", "Loan", "Loans", "ForeignPool", "shared_fate", "Continuation"),
+    *("Cadence", "Held", "Entrusted", "Pages", "Witness", "kinds", "Tally", "Hand", "Verdict", "Account"),
+}
+"""Words of the first edition that no identifier is any more: the field's words took their place."""
 
 EXPORTED = {
     *("aggregate", "snapshots", "Snapshot"),
@@ -173,90 +72,31 @@ NO_EXAMPLE = {"Snapshot", "rng"}
 """Beside errors and modules: what only a run makes, and what only works inside one."""
 
 
-def name_of(path):
-    """`reducers._tee` for poolagg/reducers/_tee.py, `reducers` for its __init__, `__init__` for the package's."""
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
+def test_every_package_is_on_the_map():
+    """No package is missing from the map, and none is left over."""
+    assert {package_of(name) for name in NAMES} == set(MAY_IMPORT)
 
 
-NAMES = {name_of(path) for path in FILES}
-
-
-def imports_of(path, top_level_only=False):
-    """The files of the package that a file imports, those imported inside its functions too."""
-    tree = ast.parse(path.read_text("utf-8"))
-    nodes = [*_at_import(tree)] if top_level_only else ast.walk(tree)
-    found = set()
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{path.name} imports relatively: name the room"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        found |= {_file(name) for name in names if name.split(".")[0] == "poolagg"}
-    return found - {name_of(path)}
-
-
-def _at_import(node):
-    """The nodes that run when a module is imported."""
-    for child in ast.iter_child_nodes(node):
-        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            yield child
-            yield from _at_import(child)
-
-
-def _file(dotted):
-    """The file that `poolagg.a.b` is in."""
-    name = dotted.removeprefix("poolagg").removeprefix(".")
-    while name and name not in NAMES:
-        name = name.rpartition(".")[0]
-    return name or "__init__"
-
-
-def modules_of(path):
-    """The top-level names of other packages that a file imports."""
-    nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
-    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
-    return {name.split(".")[0] for name in names}
-
-
-def room_of(name):
-    """The room that a file is in."""
-    return name.split(".")[0]
-
-
-def test_every_room_is_on_the_plan():
-    """No room is missing from the map, and none is left over."""
-    assert {room_of(name) for name in NAMES} == set(MAY_IMPORT)
-
-
-def test_rooms_import_only_from_below():
-    """Each room of the map may only import from those above it in the list."""
+def test_packages_import_only_from_below():
+    """Each package of the map may only import from those above it in the list."""
     seen = set()
-    for room, others in MAY_IMPORT.items():
-        assert others <= seen, room
-        seen.add(room)
+    for package, others in MAY_IMPORT.items():
+        assert others <= seen, package
+        seen.add(package)
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_a_room_imports_what_the_plan_lets_it(path):
-    """And enters another room by its door."""
-    room = room_of(name_of(path))
-    others = {name for name in imports_of(path) if room_of(name) != room}
-    assert {room_of(name) for name in others} <= MAY_IMPORT[room]
-    assert not {name for name in others if "." in name}, "import from the room, not from a file inside it"
+def test_packages_import_what_the_map_lets_them_and_all_of_it():
+    """An import that nobody uses is taken off the map."""
+    assert imports_of_packages() == MAY_IMPORT
 
 
-def test_every_door_is_used():
-    """A door that nobody uses is closed."""
-    used = {room: set() for room in MAY_IMPORT}
-    for path in FILES:
-        used[room_of(name_of(path))] |= {room_of(name) for name in imports_of(path)}
-    for room, others in MAY_IMPORT.items():
-        assert others == used[room] - {room}, room
+def test_the_map_can_be_printed():
+    """`python -m tests.architecture` prints one package a line, for CONTRIBUTING.md and for whoever asks."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.architecture"], capture_output=True, text=True, cwd=ROOT, timeout=50
+    )
+    assert ran.stdout.strip() == drawn()
+    assert len(ran.stdout.splitlines()) == len(MAY_IMPORT)
 
 
 def test_files_do_not_import_in_circles():
@@ -271,11 +111,20 @@ def test_files_do_not_import_in_circles():
         pytest.fail(f"a circle: {' <- '.join(error.args[1])}")
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if room_of(name_of(path)) in PURE], ids=name_of)
-def test_pure_rooms_have_no_effects(path):
-    """No clock, process, socket or thread. (`per_worker` locks what it makes.)"""
-    allowed = {"threading"} if path.name == "functions.py" else set()
-    assert not modules_of(path) & EFFECTS - allowed
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if package_of(name_of(path)) in PURE or name_of(path) in PURE_FILES], ids=name_of
+)
+def test_pure_modules_have_no_effects(path):
+    """No clock, process, socket or thread."""
+    assert not _modules_of(path) & EFFECTS
+
+
+def _modules_of(path):
+    """The top-level names of other packages that a file imports."""
+    nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+    return {name.split(".")[0] for name in names}
 
 
 def test_importing_the_package_is_cheap():
@@ -309,13 +158,18 @@ def test_every_file_says_what_it_is(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_no_file_is_long(path):
-    """At most 400 lines of code; comments, docstrings and blank lines are free."""
-    assert lines_of_code(path.read_text("utf-8")) <= 400
+def test_no_file_and_no_function_is_long(path):
+    """Comments, docstrings and blank lines are free."""
+    source = path.read_text("utf-8")
+    lines = _lines_of_code(source)
+    assert len(lines) <= LINES
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert len(lines & set(range(node.body[0].lineno, node.end_lineno + 1))) <= BODY, node.name
 
 
-def lines_of_code(source):
-    """How many lines hold code."""
+def _lines_of_code(source):
+    """The lines that hold code."""
     silent = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
     lines = set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -324,13 +178,44 @@ def lines_of_code(source):
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             lines.difference_update(range(node.lineno, node.end_lineno + 1))
-    return len(lines)
+    return lines
 
 
-def test_every_room_is_named_for_what_it_holds():
-    """A room for everything holds nothing."""
+def test_no_folder_is_crowded():
+    """Beside `__init__` and `__main__`: a few entries at the root, a few files in each folder."""
+    folders = {path.parent for path in FILES}
+    for folder in folders - {PACKAGE}:
+        assert len([path for path in folder.glob("*.py") if path.name != "__init__.py"]) <= FOLDER, folder.name
+    assert len(set(MAY_IMPORT) - {"__init__", "__main__"}) <= ENTRIES
+
+
+def test_modules_of_packages_have_no_underscore():
+    """A package that is private says so by its name; what is in it does not say it again."""
+    inner = {part for name in NAMES for part in name.split(".")[1:]}
+    assert not {part for part in inner if part.startswith("_")}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_words_that_are_gone_stay_gone(path):
+    """No identifier is one of them."""
+    names = {token.string for token in tokenize.generate_tokens(io.StringIO(path.read_text("utf-8")).readline)}
+    assert not names & GONE
+
+
+def test_every_module_is_named_for_what_it_holds():
+    """A module for everything holds nothing."""
     everything = {"util", "utils", "helper", "helpers", "common", "base", "types", "typing", "config", "misc", "core"}
     assert not {part.strip("_") for name in NAMES for part in name.split(".")} & everything
+
+
+def test_module_paths_in_strings_resolve():
+    """A path that stands as a string does not go stale when a module moves."""
+    for path in FILES:
+        for dotted in re.findall(r"[\"'`](poolagg(?:\.\w+)+)[\"'`]", path.read_text("utf-8")):
+            name = dotted.removeprefix("poolagg.")
+            while "." in name and name not in NAMES:
+                name = name.rpartition(".")[0]
+            assert name in NAMES or hasattr(poolagg, name.split(".")[0]), f"{path.name}: {dotted}"
 
 
 def test_the_package_is_typed_and_has_one_version():

@@ -14,10 +14,11 @@ from pathlib import Path
 import extras
 import numpy as np
 import pytest
+from example_output import PRIMES
+from paths import EXAMPLES
 
 psutil = pytest.importorskip("psutil")
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
 SECONDS = 50
 
 
@@ -141,9 +142,6 @@ def test_billion_rows():
     assert re.fullmatch(r"\{(\S+=-?\d+\.\d/-?\d+\.\d/-?\d+\.\d(, )?){7}\}", summary)
     assert summary.startswith("{Abha=-24.7/18.0/54.8, ")
     assert rows == "200,000 rows"
-
-
-PRIMES = "17,984 primes, their sum 1,709,600,813, the largest 199,999"
 
 
 @pytest.mark.orphans

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from paths import ROOT
 
 import poolagg
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 SECONDS = 50
 
@@ -174,7 +174,7 @@ def _is_reducer(thing):
 
 def test_every_strategy_and_event_is_named():
     """By the name it is imported by."""
-    for name in set(poolagg.strategies.__all__) - {"Folding", "Gather"}:
+    for name in set(poolagg.strategies.__all__) - {"ParentFold", "WorkerFold"}:
         assert f"`{name}(" in section("Merge strategies") or f".{name}`" in section("Merge strategies"), name
     for name in set(poolagg.events.__all__) - {"RunEvent"}:
         assert f"`{name}`" in section("Watching a run"), name

@@ -28,11 +28,12 @@ from typing import Any
 import postgres
 import pytest
 from families import BAD, FAMILIES, ITEMS, OPTIONS, POSTGRES, PROCESSES, REDUCERS, RESOURCES, WRITES
+from paths import SUPPORT
 from torture import AfterSeconds, AtCall, AtWrite, Fault, Life, Server, run_here, text
 
 import poolagg
 from poolagg import SkippedItems, events
-from poolagg._store import look
+from poolagg._checkpoint.store import look
 
 pytestmark = [
     pytest.mark.timeout(180),
@@ -84,7 +85,7 @@ def server() -> Iterator[Server]:
     server.close()
 
 
-# -- killed at any moment ---------------------------------------------------------------------------------------------
+# -- killed at any moment ----------------------------------------------------------------------------------------------
 
 Moments = Callable[[random.Random, Life, float], Fault]
 
@@ -189,7 +190,7 @@ def test_most_runs_that_were_killed_went_on_from_something(server: Server, folde
     assert torture(server, "Stream", folders, at_any_call, 20) >= 10
 
 
-# -- a disk that fails at every call in turn --------------------------------------------------------------------------
+# -- a disk that fails at every call in turn ---------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -197,10 +198,10 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Where runs are forked from whose writes can fail."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
-        why = "no C compiler, which tests/faulty.c needs: apt-get install gcc libc6-dev"
+        why = "no C compiler, which tests/support/faulty.c needs: apt-get install gcc libc6-dev"
         pytest.fail(why) if os.environ.get("POOLAGG_CI") else pytest.skip(why)
     shim = tmp_path_factory.mktemp("shim") / "faulty.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", shim, Path(__file__).with_name("faulty.c"), "-ldl"], check=True)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", shim, SUPPORT / "faulty.c", "-ldl"], check=True)
     server = Server(shim)
     yield server
     server.close()
@@ -264,7 +265,7 @@ def test_some_writes_of_a_large_state_fail(fault: str, faulty: Server, folders: 
     assert whole.writes > 50
 
 
-# -- what a crash leaves, under another one ---------------------------------------------------------------------------
+# -- what a crash leaves, under another one ----------------------------------------------------------------------------
 
 Files = dict[str, bytes]
 
@@ -311,7 +312,7 @@ def test_a_crash_while_a_crash_is_made_good(
     assert number > 5
 
 
-# -- damage -----------------------------------------------------------------------------------------------------------
+# -- damage ------------------------------------------------------------------------------------------------------------
 
 
 def flipped(data: bytes, bit: int) -> bytes:

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import extras
 import pytest
+from paths import ROOT
 
 import poolagg
 
-ROOT = Path(__file__).parent.parent
 API, PROGRAM = ROOT / "tests" / "typing" / "api.py", ROOT / "tests" / "typing" / "program.py"
 PACKAGES = ["poolagg", "poolagg.pools", "poolagg.reducers", "poolagg.strategies"]
 
@@ -91,11 +91,13 @@ def test_checkers_and_the_interpreter_load_a_name_from_the_same_module(package):
     imported = {
         (node.module.removeprefix(package).lstrip("."), alias.name)
         for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and node.module not in ("typing", "poolagg._lazily")
+        if isinstance(node, ast.ImportFrom) and node.module not in ("typing", "poolagg._runtime.lazy_imports")
         for alias in node.names
     }
     (call,) = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    table = {keyword.arg: ast.literal_eval(keyword.value).split() for keyword in call.keywords}
+    given = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+    given |= given.pop(None, {})
+    table = {home: names.split() for home, names in given.items()}
     unlisted, modules = table.pop("unlisted", []), table.pop("modules", [])
     assert imported == {(home, name) for home, names in table.items() for name in names} | {("", m) for m in modules}
     assert all(getattr(module, name) is not None for _, name in imported)

@@ -11,6 +11,6 @@ A file imports from lower floors only. A run goes: `measuring` starts a keeper, 
 the one contestant; whatever the contestant leaves behind is below the keeper, and ends with it.
 """
 
-from benchmarks.harness.suite import Case, Missing, Suite, Timed, Verdict
+from benchmarks.harness.suite import Case, Diagnosis, Missing, Suite, Timed
 
-__all__ = ["Case", "Missing", "Suite", "Timed", "Verdict"]
+__all__ = ["Case", "Diagnosis", "Missing", "Suite", "Timed"]

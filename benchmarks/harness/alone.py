@@ -30,8 +30,8 @@ def _report(task: dict[str, Any]) -> dict[str, Any]:
     try:
         with contestant.ready() as more:
             result, seconds = _timed(contestant.run, case, *more)
-            verdict = suite.check(case, result)
-        return {"status": "done", "units": case.units, "seconds": seconds, **vars(verdict)}
+            diagnosis = suite.check(case, result)
+        return {"status": "done", "units": case.units, "seconds": seconds, **vars(diagnosis)}
     except Missing as missing:
         return {"status": "missing", "note": str(missing)}
     except Exception as error:

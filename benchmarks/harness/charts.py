@@ -103,7 +103,7 @@ def _legend(axes: Any, found: list[Standing]) -> None:
     axes.legend(handles=handles, loc="upper right", frameon=False, fontsize=9)
 
 
-# -- in words --------------------------------------------------------------------------------------------------------
+# -- in words ----------------------------------------------------------------------------------------------------------
 
 
 def grid(results: Results) -> dict[str, bytes]:
@@ -145,7 +145,7 @@ def _tile(x: float, y: float, colour: str) -> Any:
     return Rectangle((x + 0.02, y + 0.03), 0.96, 0.94, color=colour, linewidth=0)
 
 
-# -- pictures --------------------------------------------------------------------------------------------------------
+# -- pictures ----------------------------------------------------------------------------------------------------------
 
 
 def _figure(width: float, height: float) -> tuple[Any, Any]:

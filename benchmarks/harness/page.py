@@ -65,7 +65,7 @@ def _section(results: Results, tables: list[Table], charts: dict[str, bytes]) ->
         f'<section id="{results.suite}"><h2>{escape(results.question)}</h2>{_paragraphs(results.about)}'
         f"<p>To reproduce: <code>{escape(results.command)}</code></p>"
         f"{pictures}{shown}{_idioms(results.entrants)}"
-        f"<h3>Measured on</h3><dl>{_terms(results.machine.items())}</dl></section>"
+        f"<h3>Measured on</h3><dl>{_options(results.machine.items())}</dl></section>"
     )
 
 
@@ -85,9 +85,9 @@ def _table(table: Table) -> str:
 
 
 def _idioms(entrants: list[Entrant]) -> str:
-    terms = _terms((entrant.name, entrant.idiom) for entrant in entrants)
+    terms = _options((entrant.name, entrant.idiom) for entrant in entrants)
     return f'<details><summary>How each is written</summary><dl class="idioms">{terms}</dl></details>'
 
 
-def _terms(pairs: object) -> str:
+def _options(pairs: object) -> str:
     return "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in pairs)  # type: ignore[attr-defined]

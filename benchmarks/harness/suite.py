@@ -3,7 +3,7 @@
     suite = Suite(
         __name__, "How fast are sums?",
         cases=lambda scale: [Case("a million", units={"full": 10**6, "quick": 10**5, "tiny": 100}[scale])],
-        check=lambda case, result: Verdict(result == case.units * (case.units - 1) // 2),
+        check=lambda case, result: Diagnosis(result == case.units * (case.units - 1) // 2),
         reference="poolagg",
     )
 
@@ -57,7 +57,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Diagnosis:
     """Whether a result is right, and what is to be said of it."""
 
     correct: bool
@@ -123,7 +123,7 @@ class Suite:
     """One question, and those who answer it.
 
     cases       gives the cases for a scale
-    check       gives the Verdict on a result
+    check       gives the Diagnosis on a result
     reference   how the name of the contestant begins that ratios are taken to
     unit        what a unit of work is called, and in how many seconds its time is shown: ("µs per update", 1e-6)
     given       functions and classes of the suite's file that are not the user's to write: their lines don't count
@@ -138,7 +138,7 @@ class Suite:
         question: str,
         *,
         cases: Callable[[Scale], Sequence[Case]],
-        check: Callable[[Any, Any], Verdict],
+        check: Callable[[Any, Any], Diagnosis],
         reference: str = "poolagg",
         unit: tuple[str, float] = ("s", 1.0),
         about: str = "",
@@ -193,7 +193,7 @@ def load(module: str) -> Suite:
     return suite
 
 
-# -- lines of user code ----------------------------------------------------------------------------------------------
+# -- lines of user code ------------------------------------------------------------------------------------------------
 
 
 def lines_of_code(function: Callable[..., Any], given: Sequence[Any] = ()) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from poolagg._cli.output import CommandError
-from poolagg.sources import Blocks, blocks
+from poolagg._input.blocks import Blocks, blocks
 
 __all__ = ["items", "neighbour"]
 

@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
+from poolagg._checkpoint.store import look
 from poolagg._cli.names import value
 from poolagg._cli.output import CommandError, complain, write
 from poolagg._cli.run import RUN, add_run_arguments, run
 from poolagg._cli.tables import render
-from poolagg._store import look
-from poolagg._texts import said
+from poolagg._runtime.exception_text import said
 from poolagg.errors import PoolAggError, RemoteError, TaskError, short_repr
 from poolagg.testing import LawBroken, check_reducer
 

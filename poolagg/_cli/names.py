@@ -87,7 +87,7 @@ def _imported(name: str, folder: str) -> ModuleType:
     """Import a module as its neighbours in `folder` would, and as workers can.
 
     Its folder goes to the front of sys.path, as `python FILE` does it. So the file's siblings can be imported, and
-    its functions and classes travel by name, both ways, whatever the start method: shipped by value instead, a class
+    its functions and classes travel by name, both ways, whatever the start method: flushed by value instead, a class
     would be another one in each worker.
     """
     sys.path.insert(0, folder)

@@ -2,32 +2,34 @@
 
 from typing import TYPE_CHECKING
 
-from poolagg._lazily import lazily
+from poolagg._runtime.lazy_imports import lazily
 
 if TYPE_CHECKING:
-    from poolagg.pools._adopt import as_pool as as_pool
-    from poolagg.pools._cpus import usable_cpus as usable_cpus
-    from poolagg.pools._pool import Pool as Pool
-    from poolagg.pools._share import share as share
-    from poolagg.pools._watch import Watch as Watch
-    from poolagg.pools._work import Job as Job
-    from poolagg.pools.dask import DaskPool as DaskPool
-    from poolagg.pools.process import ProcessPool as ProcessPool
-    from poolagg.pools.ray import RayPool as RayPool
+    from poolagg.pools.chunk_runner import Job as Job
+    from poolagg.pools.coercion import as_pool as as_pool
+    from poolagg.pools.cpus import usable_cpus as usable_cpus
+    from poolagg.pools.external.dask import DaskPool as DaskPool
+    from poolagg.pools.external.ray import RayPool as RayPool
+    from poolagg.pools.item_timeouts import Watch as Watch
+    from poolagg.pools.pool import Pool as Pool
+    from poolagg.pools.process.pool import ProcessPool as ProcessPool
     from poolagg.pools.serial import SerialPool as SerialPool
+    from poolagg.pools.serialization.shared_value import share as share
     from poolagg.pools.threads import ThreadPool as ThreadPool
 else:
     __getattr__, __dir__, __all__ = lazily(
         __name__,
-        _adopt="as_pool",
-        _cpus="usable_cpus",
-        _pool="Pool",
-        _share="share",
-        _watch="Watch",
-        _work="Job",
-        dask="DaskPool",
-        process="ProcessPool",
-        ray="RayPool",
+        coercion="as_pool",
+        cpus="usable_cpus",
+        pool="Pool",
+        item_timeouts="Watch",
+        chunk_runner="Job",
         serial="SerialPool",
         threads="ThreadPool",
+        **{
+            "external.dask": "DaskPool",
+            "external.ray": "RayPool",
+            "process.pool": "ProcessPool",
+            "serialization.shared_value": "share",
+        },
     )

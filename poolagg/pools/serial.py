@@ -8,18 +8,18 @@ from collections.abc import Callable
 from functools import partial
 from time import monotonic
 
-from poolagg._orders import Answer, Broken, Finished, Revoke, Revoked, Run, Ship, Shipped
-from poolagg._parcels import Parcel, open_parcel
-from poolagg._signals import handlers, raised_by_handler
+from poolagg._input.batches import InputBatch, open_batch
+from poolagg._runtime.signals import handlers, raised_by_handler
+from poolagg._scheduler.messages import Broken, Cancel, Cancelled, ChunkResult, Flush, Flushed, PoolEvent, RunChunk
 from poolagg.errors import ReducerError
-from poolagg.pools._mapping import let_callers_go
-from poolagg.pools._pool import Pool, PoolOrder
-from poolagg.pools._work import Job, Work
+from poolagg.pools.batch_mapper import let_callers_go
+from poolagg.pools.chunk_runner import ChunkRunner, Job
+from poolagg.pools.pool import Pool, PoolInstruction
 
-__all__ = ["NoBeat", "SerialPool", "carry_out"]
+__all__ = ["NoHeartbeat", "SerialPool", "carry_out"]
 
 
-class NoBeat:
+class NoHeartbeat:
     """Nobody watches."""
 
     sharing = None
@@ -35,26 +35,26 @@ class NoBeat:
         return False
 
 
-def carry_out(work: Work, order: Run | Ship, parcel: Parcel | None) -> Answer:
+def carry_out(work: ChunkRunner, instruction: RunChunk | Flush, input_batch: InputBatch | None) -> PoolEvent:
     """Do what an order says in this very thread; partials go by reference."""
-    answer = _carry_out(work, order, parcel)
-    if isinstance(answer, Finished):
-        let_callers_go(answer.failures)
+    event = _carry_out(work, instruction, input_batch)
+    if isinstance(event, ChunkResult):
+        let_callers_go(event.failures)
     try:
-        return answer
+        return event
     finally:  # this frame may be kept by their tracebacks, too
-        del work, parcel, answer
+        del work, input_batch, event
 
 
-def _carry_out(work: Work, order: Run | Ship, parcel: Parcel | None) -> Answer:
+def _carry_out(work: ChunkRunner, instruction: RunChunk | Flush, input_batch: InputBatch | None) -> PoolEvent:
     try:
-        if isinstance(order, Ship):
-            return Shipped(order.lane, tuple(work.payloads()))
-        assert parcel is not None
-        start, count = order.start - parcel.start, order.stop - order.start
-        return work.carry_out(order, partial(open_parcel, parcel.kind, parcel.data, start, count))
+        if isinstance(instruction, Flush):
+            return Flushed(instruction.slot, tuple(work.payloads()))
+        assert input_batch is not None
+        start, count = instruction.start - input_batch.start, instruction.stop - instruction.start
+        return work.carry_out(instruction, partial(open_batch, input_batch.kind, input_batch.data, start, count))
     except ReducerError as error:
-        return Broken(order.lane, error)
+        return Broken(instruction.slot, error)
 
 
 def _interrupts() -> Callable[[BaseException], bool]:
@@ -69,7 +69,7 @@ def _interrupts() -> Callable[[BaseException], bool]:
 
 
 class SerialPool(Pool):
-    """One lane on the caller's thread: breakpoints, profilers and tracebacks work as in a plain loop.
+    """One worker on the caller's thread: breakpoints, profilers and tracebacks work as in a plain loop.
 
     Items and partials go by reference, so nothing needs to pickle; a source that reuses one buffer for all its items is
     not for this pool. Ctrl-C and `KeyboardInterrupt` in `func` end the run, and so does what a signal handler raises
@@ -82,38 +82,40 @@ class SerialPool(Pool):
     workers = 1
 
     def __init__(self) -> None:
-        self._orders: deque[tuple[PoolOrder, Parcel | None]] = deque()
-        self._work: Work | None = None
+        self._instructions: deque[tuple[PoolInstruction, InputBatch | None]] = deque()
+        self._work: ChunkRunner | None = None
 
     def __repr__(self) -> str:
         return "SerialPool()"
 
-    def perform(self, order: PoolOrder, parcel: Parcel | None) -> None:
+    def perform(self, instruction: PoolInstruction, input_batch: InputBatch | None) -> None:
         """Keep the order for `wait`."""
-        self._orders.append((order, parcel))
+        self._instructions.append((instruction, input_batch))
 
-    def wait(self, timeout: float | None) -> list[Answer]:
+    def wait(self, timeout: float | None) -> list[PoolEvent]:
         """Carry out the oldest order."""
-        while self._orders:
-            order, parcel = self._orders.popleft()
-            if isinstance(order, Revoke):
-                return [Revoked(order.lane, order.chunk, ok=False)]
-            if isinstance(order, (Run, Ship)):  # it has no other lane to share with
+        while self._instructions:
+            instruction, input_batch = self._instructions.popleft()
+            if isinstance(instruction, Cancel):
+                return [Cancelled(instruction.slot, instruction.chunk, ok=False)]
+            if isinstance(instruction, (RunChunk, Flush)):  # it has no other worker to share with
                 assert self._work is not None
                 began = monotonic()
                 try:
-                    return [carry_out(self._work, order, parcel)]  # in no variable, for tracebacks keep this frame
+                    return [
+                        carry_out(self._work, instruction, input_batch)
+                    ]  # in no variable, for tracebacks keep this frame
                 finally:
-                    del parcel
+                    del input_batch
                     self.waited += monotonic() - began  # as its own worker
         return []
 
-    def _begin(self, job: Job, lanes: int) -> None:
-        self._orders.clear()
-        self._work = Work(job, NoBeat(), fatal=_interrupts())
+    def _begin(self, job: Job, slots: int) -> None:
+        self._instructions.clear()
+        self._work = ChunkRunner(job, NoHeartbeat(), fatal=_interrupts())
 
     def _end(self, clean: bool) -> None:
-        self._orders.clear()
+        self._instructions.clear()
         self._work = None
 
     def _close(self, at_once: bool) -> None:

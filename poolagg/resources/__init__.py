@@ -4,8 +4,8 @@ A run into a resource keeps its ledger there: which items are in it, and what th
 step. Make the same call again, after an error, Ctrl-C or `kill -9` of everything, and it goes on from the last commit.
 """
 
-from poolagg.resources._database import IntoDatabase
-from poolagg.resources._file import IntoFile
-from poolagg.resources._resource import Resource
+from poolagg.resources.database import IntoDatabase
+from poolagg.resources.file import IntoFile
+from poolagg.resources.resource import Resource
 
 __all__ = ["IntoDatabase", "IntoFile", "Resource"]

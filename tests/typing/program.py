@@ -24,7 +24,7 @@ from poolagg import (
     strategies,
     with_item,
 )
-from poolagg.sources import Block
+from poolagg._input.blocks import Block
 
 
 class Last(Reducer):

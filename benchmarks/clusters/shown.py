@@ -1,0 +1,391 @@
+"""What the suite `clusters` shows: the targets, what was measured, what is simulated with that, and how real it is."""
+
+import importlib
+import re
+from dataclasses import dataclass
+from statistics import median
+
+from benchmarks.clusters.engines import DASK, ENGINES, RAY
+from benchmarks.clusters.simulated import FEW, MANY, ClusterCosts, ClusterJob, outcomes
+from benchmarks.harness import charts, tables
+from benchmarks.harness.lines import Axis, Line, lines
+from benchmarks.harness.simulated import in_words
+from benchmarks.harness.tables import ProgressCell, Table, significant
+
+CHUNKS = {engine: f"chunks of no work, {engine}" for engine in ENGINES}
+WORDS = {engine: f"word count, {engine}" for engine in ENGINES}
+EVENT = "telling the scheduler of an event"
+
+LEASES = {engine: f"poolagg on {engine}, 20 chunks a lease" for engine in ENGINES}
+PLAIN = {engine: f"{engine}, plain tasks" for engine in ENGINES}
+COUNT = {engine: f"poolagg on {engine}, Frequencies" for engine in ENGINES}
+NAPS = {engine: f"poolagg on {engine}, naps" for engine in ENGINES}
+FREQUENCIES = "dask.bag, frequencies"
+PLAN = {workers: f"poolagg's plan, {workers:,} workers" for workers in (FEW, MANY)}
+
+IN_A_LEASE = 20
+NAP = 0.005
+NAPPERS = {
+    DASK: {"full": (2, 4, 8, 16, 32), "quick": (2, 32), "tiny": (2,)},
+    RAY: {"full": (2, 4, 8), "quick": (4,), "tiny": ()},
+}
+"""Workers, by scale: dask's are threads here, Ray's are processes."""
+
+
+def napping(engine, workers):
+    """The name of the case."""
+    return f"items that sleep, {workers} workers, {engine}"
+
+
+# -- what a run tells --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Told:
+    """Numbers of tasks, and of states that came to the driver; CPU seconds of a task; what the middle one held."""
+
+    tasks: int
+    states: int
+    driver: float
+    scheduler: float
+    items: int
+    seconds: float
+    item: float
+    """Seconds that an item took."""
+
+    @property
+    def meeting(self):
+        """Leases whose states met on the cluster before one came to the driver."""
+        return self.tasks / self.states
+
+
+def told(run):
+    """What a run's note says of its tasks."""
+    cpu = f"CPU of a task: driver {1e6 * run.driver:.0f} µs, scheduler {1e6 * run.scheduler:.0f} µs"
+    each = f"in one {run.items} items, {run.seconds:.6f} s; an item {1e6 * run.item:.2f} µs"
+    return f"{run.tasks} tasks, {run.states} states; {cpu}; {each}"
+
+
+def heard(note):
+    """What stands in such a note; None if it is another.
+
+    >>> heard(told(Told(7, 7, 0.001, 0.002, 20, 0.25, 0.0125))).items, heard("")
+    (20, None)
+    """
+    number = r"([\d.]+)"
+    found = re.fullmatch(
+        rf"{number} tasks, {number} states; CPU of a task: driver {number} µs, scheduler {number} µs; "
+        rf"in one {number} items, {number} s; an item {number} µs",
+        note,
+    )
+    if found is None:
+        return None
+    tasks, states, driver, scheduler, items, seconds, item = map(float, found.groups())
+    return Told(int(tasks), int(states), driver / 1e6, scheduler / 1e6, int(items), seconds, item / 1e6)
+
+
+def all_told(results, case, contestant):
+    """By turn, where the result was right."""
+    runs = (run for run in results.of(case, contestant) if run.correct)
+    return {run.turn: found for run in runs if (found := heard(run.note)) is not None}
+
+
+def typical(results, case, contestant, field):
+    """The median over the turns; None if there are none."""
+    found = [getattr(one, field) for one in all_told(results, case, contestant).values()]
+    return median(found) if found else None
+
+
+# -- targets -----------------------------------------------------------------------------------------------------------
+
+
+def times(results, case, contestant):
+    """Seconds per unit, by turn, where the result was right."""
+    return {run.turn: run.seconds / run.units for run in results.of(case, contestant) if run.correct}
+
+
+def measures(results):
+    """What is asked for: a name, the numbers of all turns, the target, and whether more is better."""
+    for engine, most in ((DASK, 200), (RAY, 60)):
+        found = sorted(1e6 * seconds for seconds in times(results, CHUNKS[engine], LEASES[engine]).values())
+        yield f"a chunk on {engine}, 20 in a lease: µs", found, most, False
+    ours, theirs = (times(results, WORDS[DASK], name) for name in (COUNT[DASK], FREQUENCIES))
+    ratios = sorted(seconds / ours[turn] for turn, seconds in theirs.items() if turn in ours)
+    yield "word count on dask: dask.bag's frequencies by poolagg, turn by turn", ratios, 3, True
+
+
+def table_of_targets(results):
+    """What was asked for, and whether it holds."""
+    rows = []
+    for name, found, target, more in measures(results):
+        holds = found and (median(found) >= target if more else median(found) <= target)
+        rows.append([
+            ProgressCell(name),
+            number(significant(median(found)) if found else "-"),
+            number(f"{significant(found[0])} - {significant(found[-1])}" if found else "-"),
+            number(f"at {'least' if more else 'most'} {target}"),
+            ProgressCell("yes", "good") if holds else ProgressCell("no", "bad") if found else ProgressCell("-", "none"),
+        ])  # fmt: skip
+    head = ["what", "median", "least - most", "target", "holds"]
+    return Table(f"Targets, with {load_of(results)}", head, rows)
+
+
+def load_of(results):
+    """What else the machine had to do when the suite began."""
+    return f"a load of {results.machine.get('load before', '?')} before, on {results.machine.get('cores', '?')} cores"
+
+
+def number(text):
+    return ProgressCell(text, "number")
+
+
+# -- the model ---------------------------------------------------------------------------------------------------------
+
+WORKERS = (2, 8, 32, 100, 300, 1000, 3000, 10_000)
+MILLION, MANY_WORKERS = 10**6, 1000
+WORK = (0.001, 0.01, 0.1)
+HORIZON = 60.0
+"""Simulated seconds at most."""
+
+FAN_INS = (1, 4, 16, 64)
+
+
+def costs_of(results, engine):
+    """What was measured of an engine; None if something of it was not."""
+    found = [typical(results, CHUNKS[engine], LEASES[engine], field) for field in ("driver", "scheduler")]
+    scheduler = [
+        median(seconds.values()) if (seconds := times(results, EVENT, PLAN[workers])) else None for workers in PLAN
+    ]
+    return None if None in (*found, *scheduler) else ClusterCosts(*found, *scheduler)
+
+
+def room_of(engine):
+    """The pool's room in poolagg; None where the engine is not installed."""
+    try:
+        return importlib.import_module(f"poolagg.pools.{engine.lower()}")
+    except ImportError:
+        return None
+
+
+def asked(engine, workers):
+    """Seconds of work in a lease at least, as the pool's own constants have it, for so many workers."""
+    room = room_of(engine)
+    return max(room.TASK_SECONDS, 2 * workers / room.TASKS)
+
+
+def pool_of(engine):
+    """The class."""
+    return getattr(room_of(engine), f"{engine.capitalize()}Pool")
+
+
+def lanes_of(engine, workers):
+    """Leases in flight."""
+    return pool_of(engine).slots_per_worker * workers
+
+
+def fan_in(engine):
+    """So many states meet on the cluster at most, as the pool has it, before one comes to the driver."""
+    return getattr(pool_of(engine), "leaves", 0) or 1
+
+
+def job_of(engine, workers, item, items, **more):
+    """As the pool would have it."""
+    return ClusterJob(lanes_of(engine, workers), item, items, lease=asked(engine, workers), workers=workers, **more)
+
+
+def modelled(results):
+    """The engines whose costs are known, with these."""
+    found = {engine: costs_of(results, engine) for engine in ENGINES if room_of(engine)}
+    return {engine: costs for engine, costs in found.items() if costs is not None}
+
+
+def table_of_costs(results, costs):
+    """The measured constants."""
+    rows = []
+    for engine, found in costs.items():
+        plain = [typical(results, CHUNKS[engine], PLAIN[engine], field) for field in ("driver", "scheduler")]
+        rows += [
+            [ProgressCell(f"a lease on {engine}"), micro(found.driver), micro(found.scheduler)],
+            [ProgressCell(f"a plain task on {engine}"), *map(micro, plain)],
+        ]
+    found = next(iter(costs.values()))
+    rows += [
+        [ProgressCell(f"telling the scheduler of an event, {workers:,} workers"), micro(seconds), ProgressCell("-")]
+        for workers, seconds in ((FEW, found.plan_few), (MANY, found.plan_many))
+    ]
+    return Table("Measured constants", ["µs of CPU time", "driver", "scheduler"], rows)
+
+
+def micro(seconds):
+    return number("-" if seconds is None else significant(1e6 * seconds))
+
+
+def busy(engine, costs, workers):
+    """The lease, and the shares of their time in which driver and scheduler are busy with all workers at work."""
+    lease = asked(engine, workers)
+    return lease, workers / lease * costs.lease(lanes_of(engine, workers)), workers / lease * costs.scheduler
+
+
+def table_of_saturation(costs):
+    """Arithmetic on the constants: what the lease does, and what would be without it."""
+    rows = [
+        [
+            number(f"{workers:,}"),
+            *(cell for engine, one in costs.items() for cell in saturation(engine, one, workers)),
+        ]
+        for workers in WORKERS
+    ]
+    columns = ("lease", "driver busy", "scheduler busy", "saturated by leases below")
+    head = ["workers", *(f"{engine}: {column}" for engine in costs for column in columns)]
+    return Table("All workers at work: the lease that the pool asks for, and who is how busy", head, rows)
+
+
+def saturation(engine, costs, workers):
+    lease, *shares = busy(engine, costs, workers)
+    least = workers * max(costs.lease(lanes_of(engine, workers)), costs.scheduler)
+    return [number(in_words(lease)), *(number(percent(share)) for share in shares), number(in_words(least))]
+
+
+def percent(share):
+    return f"{100 * share:.{0 if share >= 0.1 else 1}f} %"
+
+
+def million(engine):
+    """A million chunks, by how much work is in each: as much of the run as is simulated."""
+    return [job_of(engine, MANY_WORKERS, work, MILLION, horizon=HORIZON) for work in WORK]
+
+
+def everything(results, costs):
+    """By engine and job, what came of it: of all that is simulated."""
+    return {
+        engine: outcomes((*million(engine), *(pick.job for pick in picked(results, engine))), one)
+        for engine, one in costs.items()
+    }
+
+
+def table_of_million(found):
+    """A thousand workers and a million chunks, with the real plan."""
+    rows = [
+        [ProgressCell(engine), number(in_words(job.item)), *outcome_cells(job, by_job[job])]
+        for engine, by_job in found.items()
+        for job in million(engine)
+    ]
+    head = ["engine", "a chunk", "chunks in a lease", "work in a lease", "leases", "driver busy", "scheduler busy",
+            "seconds", "chunks done", "share of the workers' time in func"]  # fmt: skip
+    title = f"Simulated: {MILLION:,} chunks on {MANY_WORKERS:,} workers, the first {HORIZON:.0f} s from a cold start"
+    return Table(title, head, rows)
+
+
+def outcome_cells(job, found):
+    texts = (
+        f"{found.items:,}", in_words(found.items * job.item), f"{found.leases:,}", percent(found.driver),
+        percent(found.scheduler), significant(found.seconds), f"{found.result[0]:,}", percent(found.efficiency),
+    )  # fmt: skip
+    return map(number, texts)
+
+
+def table_of_fan_in(results, costs):
+    """Arithmetic on what the states of the word count took the driver."""
+    rows = []
+    for engine, one in costs.items():
+        state = typical(results, WORDS[engine], COUNT[engine], "driver")
+        if state is None:
+            continue
+        merging = max(0.0, state - one.driver)
+        lease = asked(engine, MANY_WORKERS)
+        shares = (MANY_WORKERS / lease * (one.lease(lanes_of(engine, MANY_WORKERS)) + merging / fan) for fan in FAN_INS)
+        really = typical(results, WORDS[engine], COUNT[engine], "meeting")
+        rows.append([ProgressCell(engine), micro(merging), *(number(percent(share)) for share in shares),
+                     number(f"{fan_in(engine)}"), number(f"{really:.3g}")])  # fmt: skip
+    head = ["engine", "a state: µs of the driver", *(f"driver busy, fan-in {fan}" for fan in FAN_INS),
+            "the pool's fan-in", "in the word count here"]  # fmt: skip
+    title = f"States like the word count's on {MANY_WORKERS:,} workers, if so many meet on the cluster before one comes"
+    return Table(f"{title} to the driver", head, rows)
+
+
+# -- what the pool picks -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pick:
+    """Naps that were really taken: what their runs told, how long they took, and the job that simulates them."""
+
+    told: list[Told]
+    seconds: float
+    job: ClusterJob
+
+
+def picked(results, engine):
+    """By the number of workers."""
+    found = []
+    for workers in NAPPERS[engine]["full"]:
+        case = napping(engine, workers)
+        if runs := [run for run in results.of(case, NAPS[engine]) if run.correct]:
+            said = [heard(run.note) for run in runs]
+            item = median(one.item for one in said)
+            job = job_of(engine, workers, item, runs[0].units, sized=False)
+            found.append(Pick(said, median(run.seconds for run in runs), job))
+    return found
+
+
+def table_of_picks(results, found):
+    """The model, held against the world."""
+    rows = []
+    for engine, by_job in found.items():
+        for pick in picked(results, engine):
+            outcome = by_job[pick.job]
+            texts = (
+                f"{pick.job.workers}", in_words(pick.job.lease), in_words(median(one.seconds for one in pick.told)),
+                f"{median(one.items for one in pick.told):g}", f"{outcome.items}",
+                f"{median(one.tasks for one in pick.told):g}", f"{outcome.leases}", significant(pick.seconds),
+                significant(outcome.seconds),
+            )  # fmt: skip
+            rows.append([ProgressCell(engine), *map(number, texts)])
+    head = ["engine", "workers", "lease asked for", "lease picked", "items in it", "simulated", "leases", "simulated",
+            "seconds", "simulated"]  # fmt: skip
+    title = f"Items that sleep {in_words(NAP)}: the leases that the pool really picked, and those of the model"
+    return Table(f"{title} (a lease: the one that the middle item was in)", head, rows)
+
+
+# -- all of it ---------------------------------------------------------------------------------------------------------
+
+
+def all_tables(results):
+    """The targets; what is measured; and, of engines whose costs are known, what the model makes of them."""
+    found = [table_of_targets(results)]
+    if costs := modelled(results):
+        simulated = everything(results, costs)
+        found += [table_of_costs(results, costs), table_of_saturation(costs), table_of_million(simulated)]
+        found += [table_of_fan_in(results, costs), table_of_picks(results, simulated)]
+    return [*found, *map(without_lines, tables.times(results))]
+
+
+def without_lines(table):
+    """Who writes how many is not the question here."""
+    place = table.head.index("lines")
+    head, *rows = [row[:place] + row[place + 1 :] for row in (table.head, *table.rows)]
+    return Table(table.title, head, rows)
+
+
+def all_charts(results):
+    """Bars for what is compared with others; and how busy the driver is, by the number of workers."""
+    bars = charts.bars(results)
+    names = [f"{results.suite}-{charts.slug(case)}" for case in (*CHUNKS.values(), *WORDS.values())]
+    shown = {name: bars[name] for name in names if name in bars}
+    if costs := modelled(results):
+        shown["clusters-driver"] = chart_of_driver(costs)
+    return shown
+
+
+def chart_of_driver(costs):
+    """With the leases that the pool asks for; and, dashed, with a task for each 10 ms of work."""
+    drawn = [Line("no time left", [(WORKERS[0], 1), (WORKERS[-1], 1)], "ideal")]
+    for engine, one in costs.items():
+        drawn.append(Line(f"{engine}: driver", [(count, busy(engine, one, count)[1]) for count in WORKERS]))
+        drawn.append(Line(f"{engine}: scheduler", [(count, busy(engine, one, count)[2]) for count in WORKERS]))
+        plain = [(count, count / 0.01 * one.driver) for count in WORKERS if count * one.driver <= 0.02]
+        drawn.append(Line(f"{engine}: driver, a task for each 10 ms of work", plain, "dots"))
+    x = Axis("workers", True, {count: f"{count:,}" for count in WORKERS})
+    y = Axis("share of its time in which it is busy", limits=(0, 1.6))
+    note = "By arithmetic from the measured constants: all workers at work, and leases as long as the pool asks for."
+    return lines("Where would the driver saturate?", x, y, drawn, note)

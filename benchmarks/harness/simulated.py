@@ -1,0 +1,403 @@
+"""The scheduler of a run, with a simulated clock: what the suite `simulation` measures goes in, what would happen comes
+out.
+
+`Costs` are the measured constants. A `Job` is what is asked of so many workers. `Simulation` is one parent and its
+workers: the scheduler and the strategies are the real ones, and only time is made up, from the constants.
+"""
+
+import heapq
+import time
+from collections import deque
+from dataclasses import dataclass, fields
+from functools import cache, partial
+from itertools import count
+
+from benchmarks.harness.results import standings
+from poolagg import Collect, aggregate
+from poolagg._scheduler import messages as instructions
+from poolagg._scheduler.scheduler import Scheduler, SchedulerOptions
+from poolagg.reducers import Reducer
+from poolagg.strategies import Combine, Strategy, Stream
+
+CONSTANTS = "measured constants"
+KEYS = 100_000
+NAP = 0.002
+FEW, MANY = 2, 1000
+COMBINE = Combine()
+
+
+def in_words(seconds):
+    """A time, as people say it.
+
+    >>> in_words(1e-5), in_words(0.1), in_words(2.0)
+    ('10 µs', '100 ms', '2 s')
+    """
+    unit, name = next((unit, name) for unit, name in ((1, "s"), (1e-3, "ms"), (1e-6, "µs")) if seconds >= unit * 0.999)
+    return f"{seconds / unit:,.3g} {name}"
+
+
+TITLES = {
+    "pull": "poolagg's parent: pull and pickle a chunk of a range",
+    "send": "poolagg's parent: send an order to a worker",
+    "receive": "poolagg's parent: receive an answer",
+    "plan_few": f"poolagg's parent: tell the scheduler of an event, {FEW} workers",
+    "plan_many": f"poolagg's parent: tell the scheduler of an event, {MANY:,} workers",
+    "whole": "poolagg's parent: all of a chunk; what is not told above is the loop's",
+    "merge": "poolagg's parent: merge a number",
+    "step": "poolagg's parent: receive and step a number (Stream)",
+    "receive_table": f"poolagg's parent: receive a table of {KEYS:,} keys",
+    "merge_table": f"poolagg's parent, or a worker: merge a table of {KEYS:,} keys",
+    "chunk": "poolagg's worker: a chunk, beside its items",
+    "item": "poolagg's worker: an item, beside func",
+    "pack": "poolagg's worker: pack a number",
+    "pack_partial": "poolagg's worker: pack one of many numbers (Stream)",
+    "pack_table": f"poolagg's worker: pack a table of {KEYS:,} keys",
+    "nap": f"poolagg's worker: an item that sleeps {in_words(NAP)}",
+}
+
+# -- the constants -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class State:
+    """Seconds that go with what is reduced: in a worker `fold` (a partial) and `pack`, the others in the parent."""
+
+    fold: float
+    pack: float
+    pack_partial: float
+    unpack: float
+    merge: float
+    step: float
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Measured seconds, by what takes them; see `TITLES` for what they are."""
+
+    pull: float
+    send: float
+    receive: float
+    plan_few: float
+    plan_many: float
+    chunk: float
+    item: float
+    pack: float
+    merge: float
+    pack_partial: float
+    step: float
+    pack_table: float
+    receive_table: float
+    merge_table: float
+    nap: float
+    whole: float
+
+    def scheduler(self, slots):
+        """Telling the scheduler of one event: on the line through the two numbers of workers that were measured."""
+        slope = (self.plan_many - self.plan_few) / (MANY - FEW)
+        return max(0.0, self.plan_few + slope * (slots - FEW))
+
+    def parent(self, slots):
+        """All that a chunk takes the parent: `EVENTS` go with it. Merges come on top."""
+        return self.pull + self.loop + self.send + self.receive + EVENTS * self.scheduler(slots)
+
+    @property
+    def loop(self):
+        """What a chunk takes the engine itself: the whole, less all that was measured on its own."""
+        parts = self.pull + self.send + self.receive + EVENTS * self.plan_few + self.merge
+        return max(0.0, self.whole - parts)
+
+    def state(self, table):
+        """What a state costs: a number, or a table."""
+        if not table:
+            return State(0.0, self.pack, self.pack_partial, 0.0, self.merge, self.step)
+        step = self.receive_table + self.merge_table
+        return State(self.merge_table, self.pack_table, self.pack_table, self.receive_table, self.merge_table, step)
+
+    @classmethod
+    def found(cls, results):
+        """Those that were measured, the medians; None if some were not."""
+        medians = {one.entrant.name: one.median for one in standings(results, CONSTANTS) if one.times and one.correct}
+        there = set(TITLES.values()) <= set(medians)
+        return cls(**{field.name: medians[TITLES[field.name]] for field in fields(cls)}) if there else None
+
+
+EVENTS = 3
+"""It is pulled, it is finished, and what it flushed is merged."""
+
+NOTHING = Costs(*[1e-6] * 16)
+"""What a run is simulated with before anything is measured."""
+
+# -- the simulation ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Job:
+    """So many items of so many seconds, on so many workers; or what comes of endless ones up to `horizon`."""
+
+    slots: int
+    item: float
+    items: int = 10**12
+    horizon: float = float("inf")
+    strategy: Strategy = COMBINE
+    chunksize: int | None = None
+    table: bool = False
+
+    def terms(self):
+        """The scheduler's terms, as `aggregate` would make them."""
+        grid = self.strategy.grid(self.chunksize)
+        return SchedulerOptions(
+            self.slots, self.strategy.stateful, self.strategy.in_order, grid, self.chunksize, self.items
+        )
+
+
+@dataclass(frozen=True)
+class ChunkResult:
+    """What came of a job."""
+
+    seconds: float
+    efficiency: float
+    """Of the time of all workers, the share that was spent in `func`."""
+    parent: float
+    """Of its time, the share in which the parent was busy."""
+    chunk: float
+    """Items in a chunk: the median over the later half."""
+    result: tuple[int, int]
+    """How many items the result has, and their sum."""
+
+
+class RunStatistics(Reducer):
+    """Counts items and adds them up, without looking at each: partials are ranges. It knows how often it merged."""
+
+    def __init__(self):
+        self.merges = 0
+
+    def init(self):
+        """Nothing."""
+        return 0, 0
+
+    def steps(self, acc, prepareds):
+        """The sum of a range is known from its ends."""
+        count = len(prepareds)
+        return acc[0] + count, acc[1] + (prepareds[0] + prepareds[-1]) * count // 2
+
+    def merge(self, acc, other):
+        """Both together."""
+        self.merges += 1
+        return acc[0] + other[0], acc[1] + other[1]
+
+    def taken(self):
+        """How many merges there were since this was last asked."""
+        merges, self.merges = self.merges, 0
+        return merges
+
+
+class Slot:
+    """What waits in a worker, and the answer to what it is doing."""
+
+    def __init__(self, worker_fold):
+        self.worker_fold = worker_fold
+        self.inbox = deque()
+        self.event = None
+
+
+class Simulation:
+    """One parent and its workers: it is to the scheduler what the engine is, and has a clock that is only added to.
+
+    `ends` is the queue of what ends when, in workers. The parent is at `now`; what workers do up to then is caught up
+    with before anything is given to them, or taken back.
+    """
+
+    def __init__(self, job, costs):
+        self.job, self.costs, self.state = job, costs, costs.state(job.table)
+        self.terms = job.terms()
+        self.scheduler, self.plan_cost = Scheduler(self.terms), costs.scheduler(job.slots)
+        self.tally = RunStatistics()
+        self.parent_fold = job.strategy.parent_fold(self.tally)
+        self.slots = [Slot(job.strategy.worker_fold(self.tally, self.terms.grid)) for _ in range(job.slots)]
+        self.ends, self.instruction = [], count()
+        self.events = deque()
+        self.now = self.busy = self.work = 0.0
+        self.pulled, self.told_ended = 0, False
+        self.chunks, self.log = [], []
+
+    def run(self, most_events=float("inf")):
+        """To the end of the job, or to the horizon."""
+        while not self.scheduler.finished and self.now < self.job.horizon and len(self.log) < most_events:
+            self.pull()
+            if not self.scheduler.finished:
+                self.wait()
+        return self
+
+    def outcome(self):
+        """What came of it."""
+        seconds = min(self.now, self.job.horizon)
+        later = sorted(self.chunks[len(self.chunks) // 2 :])
+        return ChunkResult(
+            seconds,
+            self.work / (seconds * self.job.slots),
+            min(1.0, self.busy / seconds),
+            later[len(later) // 2],
+            self.parent_fold.value(),
+        )
+
+    # -- the parent ----------------------------------------------------------------------------------------------------
+
+    def spend(self, seconds):
+        """The parent is busy."""
+        self.now += seconds
+        self.busy += seconds
+
+    def pull(self):
+        """Pull chunks of a range, while the scheduler wants any."""
+        while self.pulled < self.job.items and (wanted := self.scheduler.demand.items):
+            in_hand = min(wanted, self.job.items - self.pulled)
+            size = self.scheduler.sealable(in_hand, self.pulled + in_hand == self.job.items)
+            self.spend(self.costs.pull + self.costs.loop)
+            self.pulled += size
+            self.tell(instructions.Pulled(self.pulled - size, self.pulled, 60))
+        if self.pulled == self.job.items and not self.told_ended:
+            self.told_ended = True
+            self.tell(instructions.SourceEnded())
+
+    def wait(self):
+        """Take in all answers there are; if there is none, the next."""
+        self.catch_up()
+        if not self.events:
+            self.now = self.ends[0][0]
+            self.catch_up()
+        for _ in range(len(self.events)):
+            self.take(self.events.popleft())
+
+    def take(self, event):
+        """Receive one."""
+        if not isinstance(event, instructions.Cancelled):
+            states = event.states or ()
+            unpack = 0.0 if self.steps else self.state.unpack
+            self.spend(self.costs.receive + unpack * len(states))
+        self.tell(event)
+
+    @property
+    def steps(self):
+        """Whether partials travel, and the parent steps them."""
+        return isinstance(self.job.strategy, Stream)
+
+    def tell(self, event):
+        """Tell the scheduler, and do what it orders."""
+        todo = deque(self.handle(event))
+        while todo:
+            todo.extend(self.obey(todo.popleft()))
+
+    def handle(self, event):
+        """What the scheduler orders."""
+        self.log.append(event)
+        self.spend(self.plan_cost)
+        return self.scheduler.handle(event)
+
+    def obey(self, instruction):
+        """Carry out an order; give those that follow from it."""
+        if isinstance(instruction, instructions.Commit):
+            return self.commit(instruction.partial_state)
+        if isinstance(instruction, instructions.Cancel):
+            self.cancel(instruction)
+        elif not isinstance(instruction, instructions.ChunkRan):
+            self.send(instruction)
+        return ()
+
+    def commit(self, partial_state):
+        """Fold it."""
+        self.parent_fold.commit(partial_state.data)
+        seconds = self.state.merge * self.tally.taken() + (self.state.step * partial_state.items if self.steps else 0.0)
+        self.spend(seconds)
+        return self.handle(instructions.Merged(seconds))
+
+    def send(self, instruction):
+        """It is in its worker at once."""
+        self.spend(self.costs.send)
+        self.catch_up()
+        slot = self.slots[instruction.slot]
+        slot.inbox.append(instruction)
+        if slot.event is None:
+            self.begin(instruction.slot, self.now)
+
+    def cancel(self, instruction):
+        """Nobody has begun what is still in the inbox."""
+        self.spend(self.costs.send)
+        self.catch_up()
+        inbox = self.slots[instruction.slot].inbox
+        waiting = [run for run in inbox if isinstance(run, instructions.RunChunk) and run.chunk == instruction.chunk]
+        for run in waiting:
+            inbox.remove(run)
+        self.events.append(instructions.Cancelled(instruction.slot, instruction.chunk, bool(waiting)))
+
+    # -- the workers ---------------------------------------------------------------------------------------------------
+
+    def catch_up(self):
+        """Have workers do all that they do up to now."""
+        while self.ends and self.ends[0][0] <= self.now:
+            at, _, number = heapq.heappop(self.ends)
+            slot = self.slots[number]
+            self.events.append(slot.event)
+            slot.event = None
+            if slot.inbox:
+                self.begin(number, at)
+
+    def begin(self, number, at):
+        """The worker turns to what has waited longest."""
+        slot = self.slots[number]
+        instruction = slot.inbox.popleft()
+        if isinstance(instruction, instructions.RunChunk):
+            slot.event, seconds = self.run_chunk(slot, instruction, at)
+        else:
+            states, seconds = self.packed(slot)
+            slot.event = instructions.Flushed(number, states, seconds)
+        heapq.heappush(self.ends, (at + seconds, next(self.instruction), number))
+
+    def run_chunk(self, slot, run, at):
+        """The answer, and the seconds until it is there."""
+        fold = 0.0 if self.steps else self.state.fold
+        each = self.job.item + self.costs.item + fold
+        stop = min(run.stop, run.start + 1 + int(min(run.budget / each, 1e15)))
+        if self.terms.grid is not None:
+            stop = min(run.stop, self.terms.grid.ceil(stop))
+        items = stop - run.start
+        slot.worker_fold.add(run.start, range(run.start, stop))
+        slot.worker_fold.close(stop)
+        work = items * each + self.tally.taken() * self.state.merge
+        states, packing = self.packed(slot) if run.flush else (None, 0.0)
+        self.chunks.append(items)
+        self.work += max(0.0, min(items * self.job.item, self.job.horizon - at))
+        event = instructions.ChunkResult(run.slot, run.chunk, stop, work, (), states, 0.0, packing)
+        return event, self.costs.chunk + work + packing
+
+    def packed(self, slot):
+        """The pieces that the worker flushes, and how long packing them takes."""
+        states = tuple(partial_state._replace(nbytes=60) for partial_state in slot.worker_fold.payloads())
+        if self.steps:
+            return states, self.state.pack_partial * sum(partial_state.items for partial_state in states)
+        return states, self.state.pack * len(states)
+
+
+def simulated(job, costs):
+    """What comes of a job."""
+    return Simulation(job, costs).run().outcome()
+
+
+@cache
+def outcomes(jobs, costs):
+    """What comes of many, beside each other: this is a job for poolagg. The large ones first."""
+    jobs = sorted(jobs, key=lambda job: -job.slots)
+    return dict(zip(jobs, aggregate(partial(simulated, costs=costs), jobs, Collect()), strict=True))
+
+
+def cost_of_telling(terms, log):
+    """CPU seconds that an event takes the real plan: it is told again what a simulated run has told it.
+
+    The engine asks the scheduler two things in between, and so is it here.
+    """
+    scheduler = Scheduler(terms)
+    began = time.thread_time()
+    for event in log:
+        scheduler.handle(event)
+        assert not scheduler.finished
+        assert scheduler.demand.items >= 0
+    return (time.thread_time() - began) / len(log)

@@ -1,0 +1,310 @@
+"""What the suite `simulation` shows: what it measured, what is simulated with that, and whether to believe it."""
+
+from statistics import median
+
+from benchmarks.harness.lines import COLOURS, Axis, Line, lines
+from benchmarks.harness.results import standings
+from benchmarks.harness.simulated import COMBINE, CONSTANTS, FEW, KEYS, NAP, TITLES, Costs, Job, in_words, outcomes
+from benchmarks.harness.tables import ProgressCell, Table, significant
+from poolagg._scheduler.chunk_sizing import TARGET
+from poolagg.strategies import Stream, Tree
+
+REAL_LANES = (1, 2, 4, 8, 16, 32)
+
+REAL = {None: "poolagg, chunks as the scheduler has them", 1: "poolagg, chunks of one item"}
+
+
+def nap_case(workers):
+    return f"naps on {workers} worker{'s' if workers > 1 else ''}"
+
+
+LANES = (1, 3, 10, 30, 100, 300, 1000)
+ITEMS = (1e-5, 1e-3, 0.1, 1.0)
+SIZES = (10, 30, 100, 300, 1000, 3000)
+SIZED_LANES = (30, 100, 300)
+STRATEGIES = (COMBINE, Stream(), Tree())
+TABLE_ITEM, TABLE_ITEMS = 2.0, 10
+
+
+def endless(workers, item, **options):
+    """The first second of a run without end; of three items, if that is longer."""
+    return Job(workers, item, horizon=max(1.0, 3 * item), **options)
+
+
+def by_item():
+    return {item: [endless(workers, item) for workers in LANES] for item in ITEMS}
+
+
+def by_size():
+    """Items of a millisecond, in chunks of so many; at least four chunks' time."""
+    return {
+        workers: [Job(workers, 1e-3, horizon=max(1.0, 4e-3 * size), chunksize=size) for size in SIZES]
+        for workers in SIZED_LANES
+    }
+
+
+def numbers():
+    """Cheap items, each a number; fewer workers, for Stream has enough of them early."""
+    return {strategy: [endless(workers, 2e-6, strategy=strategy) for workers in LANES[:5]] for strategy in STRATEGIES}
+
+
+def large_states():
+    """Heavy items, each with a table of many keys, to the end: what is held has to be merged, too."""
+    return {
+        strategy: [
+            Job(workers, TABLE_ITEM, TABLE_ITEMS * workers, strategy=strategy, table=True) for workers in LANES[:6]
+        ]
+        for strategy in STRATEGIES
+    }
+
+
+def real_jobs(results, costs):
+    """The naps that were really taken, by chunksize: the jobs that simulate them, each with the seconds they took."""
+    return {chunksize: dict(real_line(results, costs, chunksize)) for chunksize in REAL}
+
+
+def real_line(results, costs, chunksize):
+    for workers in REAL_LANES:
+        runs = [run for run in results.of(nap_case(workers), REAL[chunksize]) if run.seconds is not None]
+        if runs:
+            job = Job(workers, costs.nap, runs[0].units, chunksize=chunksize)
+            yield job, sorted(run.seconds for run in runs)
+
+
+def everything(results, costs):
+    """Every job that is shown, and its outcome."""
+    sweeps = (by_item(), by_size(), numbers(), large_states(), real_jobs(results, costs))
+    return outcomes(tuple(job for sweep in sweeps for line in sweep.values() for job in line), costs)
+
+
+def percent(share):
+    return f"{100 * share:.{0 if share >= 0.1 else 1}f} %"
+
+
+def all_tables(results):
+    """The constants; and, if they are all there, what is simulated with them."""
+    tables = [table_of_constants(results)]
+    if costs := Costs.found(results):
+        found = everything(results, costs)
+        tables += [table_of_saturation(costs), table_by_item(found), table_by_size(found)]
+        tables += [table_of_strategies(found), table_of_real_runs(results, costs, found)]
+    return tables
+
+
+def number(text):
+    return ProgressCell(text, "number")
+
+
+def table_of_constants(results):
+    """As they were measured."""
+    shown = {standing.entrant.name: standing for standing in standings(results, CONSTANTS)}
+    rows = [
+        [
+            ProgressCell(one.entrant.name.removeprefix("poolagg's "), "", one.entrant.idiom),
+            number(significant(one.median * 1e6)),
+            number(f"{significant(one.times[0] * 1e6)} - {significant(one.times[-1] * 1e6)}"),
+        ]
+        for title in TITLES.values()
+        if (one := shown.get(title)) and one.times
+    ]
+    return Table("Measured constants", ["of CPU time (naps: of time)", "median µs", "least - most"], rows)
+
+
+def table_of_saturation(costs):
+    """Arithmetic on the constants."""
+    rows = [
+        [
+            number(in_words(seconds)),
+            number(f"{saturation(costs, seconds):,.0f}"),
+            number(f"{seconds / costs.parent(FEW):,.0f}"),
+        ]
+        for seconds in (0.01, TARGET, 0.1, 0.3, 1.0, 10.0)
+    ]
+    head = ["work in a chunk", "workers that keep the parent busy", f"if the scheduler took as long as with {FEW}"]
+    title = f"Slots that one parent can feed, by what a chunk takes it (the scheduler aims at {in_words(TARGET)})"
+    return Table(title, head, rows)
+
+
+def saturation(costs, seconds):
+    """So many workers, with chunks of so many seconds, leave the parent no time: found by halving."""
+    low, high = 0.0, 1e6
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if middle * costs.parent(middle) < seconds else (low, middle)
+    return low
+
+
+def table_by_item(found):
+    """Efficiency, what the parent is up to, and the chunks that the scheduler makes."""
+    rows = [
+        [
+            number(f"{workers:,}"),
+            *(number(shown_outcome(found[jobs[place]])) for jobs in by_item().values()),
+        ]
+        for place, workers in enumerate(LANES)
+    ]
+    head = ["workers", *(f"items of {in_words(item)}" for item in ITEMS)]
+    return Table("Share of the workers' time in func / parent busy / items in a chunk", head, rows)
+
+
+def shown_outcome(outcome):
+    return f"{percent(outcome.efficiency)} / {percent(outcome.parent)} / {outcome.chunk:,}"
+
+
+def table_by_size(found):
+    """Chunks of a given size."""
+    rows = [
+        [
+            number(in_words(size / 1000)),
+            *(number(f"{percent(found[jobs[place]].efficiency)}") for jobs in by_size().values()),
+        ]
+        for place, size in enumerate(SIZES)
+    ]
+    head = ["work in a chunk", *(f"{workers} workers" for workers in SIZED_LANES)]
+    return Table("Share of the workers' time in func, if chunksize is given (items of 1 ms)", head, rows)
+
+
+def table_of_strategies(found):
+    """Speed-up on tables of many keys."""
+    rows = [
+        [
+            number(f"{workers:,}"),
+            *(number(significant(speed_up(jobs[place], found))) for jobs in large_states().values()),
+        ]
+        for place, workers in enumerate(LANES[:6])
+    ]
+    title = f"Speed-up, where the partial of every item ({in_words(TABLE_ITEM)}) is a table of {KEYS:,} keys"
+    return Table(title, ["workers", *(f"{strategy!r}" for strategy in STRATEGIES)], rows)
+
+
+def table_of_real_runs(results, costs, found):
+    """The simulation, held against the world."""
+    rows = [
+        [
+            number(f"{job.workers}"),
+            ProgressCell(REAL[chunksize].removeprefix("poolagg, ")),
+            number(significant(median(seconds))),
+            number(significant(found[job].seconds)),
+            number(significant(found[job].seconds / median(seconds))),
+        ]
+        for chunksize, jobs in real_jobs(results, costs).items()
+        for job, seconds in jobs.items()
+    ]
+    head = ["workers", "chunks", "real s", "simulated s", "simulated / real"]
+    return Table(f"Items that sleep {in_words(NAP)} on a real pool, and simulated", head, rows)
+
+
+def speed_up(job, found):
+    return found[job].efficiency * job.workers
+
+
+def all_charts(results):
+    """Pictures of the same, if all constants are there."""
+    costs = Costs.found(results)
+    if costs is None:
+        return {}
+    found = everything(results, costs)
+    return {
+        "simulation-efficiency": chart_of_efficiency(found),
+        "simulation-parent": chart_of_parent(found),
+        "simulation-chunks": chart_of_chunks(found),
+        "simulation-numbers": chart_of_strategies(
+            f"How many workers can one parent feed? Cheap items ({in_words(2e-6)}), each of which gives a number",
+            numbers(),
+            found,
+        ),
+        "simulation-tables": chart_of_strategies(table_of_strategies(found).title, large_states(), found),
+        "simulation-real": chart_of_real_runs(results, costs, found),
+    }
+
+
+SHARE = {share / 5: f"{20 * share} %" for share in range(6)}
+LANES_AXIS = Axis("workers", log=True, ticks={workers: f"{workers:,}" for workers in LANES})
+CHUNK_COLOURS = COLOURS[:3]
+FIRST = (
+    "Simulated: the first second (of items of 1 s: the first three) of a run without end, from a cold start; "
+    "where next to nothing is done, chunks have not grown from one item yet when it ends."
+)
+
+
+def item_lines(found, value):
+    return [
+        Line(f"items of {in_words(item)}", [(job.workers, value(found[job])) for job in jobs])
+        for item, jobs in by_item().items()
+    ]
+
+
+def chart_of_efficiency(found):
+    drawn = item_lines(found, lambda outcome: outcome.efficiency)
+    ideal = Line("ideal", [(1, 1), (1000, 1)], "ideal")
+    y = Axis("share of the workers' time spent in func", ticks=SHARE, limits=(0, 1.05))
+    return lines(
+        "How many workers can one parent feed? Efficiency against workers", LANES_AXIS, y, [ideal, *drawn], FIRST
+    )
+
+
+def chart_of_parent(found):
+    drawn = item_lines(found, lambda outcome: outcome.parent)
+    limit = Line("no time left", [(1, 1), (1000, 1)], "ideal")
+    y = Axis("share of its time in which the parent is busy", ticks=SHARE, limits=(0, 1.05))
+    return lines(
+        "How many workers can one parent feed? What the parent is up to", LANES_AXIS, y, [limit, *drawn], FIRST
+    )
+
+
+def chart_of_chunks(found):
+    """Efficiency by the size that is given; and, as dots, what the scheduler picks."""
+    drawn = [Line("ideal", [(0.01, 1), (3, 1)], "ideal")]
+    for colour, (workers, jobs) in zip(CHUNK_COLOURS, by_size().items(), strict=True):
+        points = [(size / 1000, found[job].efficiency) for size, job in zip(SIZES, jobs, strict=True)]
+        picked = found[endless(workers, 1e-3)]
+        drawn.append(Line(f"{workers} workers, chunksize given", points, colour=colour))
+        drawn.append(
+            Line(
+                f"{workers} workers, left to the scheduler",
+                [(picked.chunk / 1000, picked.efficiency)],
+                "dots",
+                colour=colour,
+            )
+        )
+    x = Axis("work in a chunk", log=True, ticks={size / 1000: in_words(size / 1000) for size in SIZES})
+    y = Axis("share of the workers' time spent in func", ticks=SHARE, limits=(0, 1.05))
+    note = "Simulated: items of 1 ms; the first second, or the time of four chunks, of a run without end."
+    return lines("How many workers can one parent feed? What a larger chunksize does about it", x, y, drawn, note)
+
+
+def chart_of_strategies(title, sweep, found):
+    most = max(job.workers for jobs in sweep.values() for job in jobs)
+    ideal = Line("ideal", [(1, 1), (most, most)], "ideal")
+    drawn = [
+        Line(repr(strategy), [(job.workers, speed_up(job, found)) for job in jobs]) for strategy, jobs in sweep.items()
+    ]
+    ticks = {workers: f"{workers:,}" for workers in LANES if workers <= most}
+    note = "Simulated: " + (
+        f"whole runs of {TABLE_ITEMS} items a worker."
+        if sweep == large_states()
+        else "the first second of a run without end."
+    )
+    return lines(title, Axis("workers", True, ticks), Axis("speed-up", True, ticks), [ideal, *drawn], note)
+
+
+def chart_of_real_runs(results, costs, found):
+    by_chunks = real_jobs(results, costs)
+    jobs = list(by_chunks[None] or by_chunks[1])
+    ideal = Line("ideal", [(job.workers, job.items * job.item / job.workers) for job in jobs], "ideal")
+    drawn = [
+        line for place, one in enumerate(by_chunks.items()) for line in real_and_simulated(*one, COLOURS[place], found)
+    ]
+    x = Axis("workers", True, {job.workers: str(job.workers) for job in jobs})
+    y = Axis("seconds", reads=lambda value: f"{value:g}", limits=(0, None))
+    title = f"Is the simulation to be believed? Items that sleep {in_words(NAP)}, as many for every worker"
+    note = f"The real workers share {results.machine.get('cores', '?')} cores; the simulated have one each."
+    return lines(title, x, y, [ideal, *drawn], note)
+
+
+def real_and_simulated(chunksize, jobs, colour, found):
+    name = REAL[chunksize].removeprefix("poolagg, ")
+    yield Line(f"simulated, {name}", [(job.workers, found[job].seconds) for job in jobs], colour=colour)
+    dots = [(job.workers, median(seconds)) for job, seconds in jobs.items()]
+    spread = [(seconds[0], seconds[-1]) for seconds in jobs.values()]
+    yield Line(f"real pool, {name}", dots, "dots", spread, colour)

@@ -1,0 +1,63 @@
+"""What a function or reducer is, as digests of its parts: whether a checkpoint was made by the same code.
+
+A function is its instructions with the constants they load, its defaults, its attributes, the values in its closure,
+and the globals of its own module that it refers to, functions among them likewise. So a comment, a docstring, a moved
+line or another file name is no difference, and a changed constant is one. How a value counts stands in
+`values.py`. Rule: what is imported counts by its name alone. Of another version of Python the instructions
+differ.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from poolagg._checkpoint.fingerprint.values import State
+
+__all__ = ["differences", "fingerprint"]
+
+PYTHON = "the version of Python"
+
+
+def fingerprint(func: Callable[[Any], Any], reducer: Any) -> dict[str, str]:
+    """The parts of func and reducer by their names, each as a digest.
+
+    >>> a, b = fingerprint(lambda x: x + 1, None), fingerprint(lambda x: x + 2, None)
+    >>> [name for name in a if a[name] != b[name]]
+    ["func's code"]
+    """
+    walk = State()
+    try:
+        return _parts(walk, func, reducer)
+    except Exception as error:
+        if walk.refused:
+            raise
+        deep = isinstance(error, RecursionError)
+        why = "it is nested too deep" if deep else f"{type(error).__name__}: {error}"
+        raise ValueError(
+            f"a checkpoint cannot tell whether func and reducer are the same in another run: {why}, at "
+            f"{walk.path[:200]}. Say with Checkpoint(path, key=...) what counts as the same"
+        ) from error
+
+
+def _parts(walk: State, func: Any, reducer: Any) -> dict[str, str]:
+    parts = {PYTHON: f"{sys.version_info.major}.{sys.version_info.minor}"}
+    if walk.has_parts(func):
+        walk.note_globals(func)
+        for name, part in walk.parts_of(func):
+            parts[f"func's {name}"] = walk.digest(part, f"func's {name}")
+    else:
+        parts["func"] = walk.digest(func, "func")
+    parts["the reducer"] = walk.digest(reducer, "the reducer")
+    found: dict[str, str] = {}
+    while missing := sorted(walk.referred.keys() - found.keys()):
+        for name in missing:
+            found[name] = walk.digest(walk.referred[name], f"the global {name!r}")
+    return parts | {f"the global {name!r}": found[name] for name in sorted(found)}
+
+
+def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """The names of the parts that differ, in order; another Python is one only where the code differs with it."""
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return [] if names == [PYTHON] else names

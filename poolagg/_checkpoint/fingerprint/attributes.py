@@ -1,0 +1,127 @@
+"""What an object says of itself, without pickling it: its slots and `vars()`, or what pickle would be given.
+
+Rule: no attribute is read by a hook of the user's. What a class defines for pickling runs, as it does when
+a function is sent to workers, and may raise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copyreg
+import functools
+import os
+from types import BuiltinFunctionType, MemberDescriptorType
+from typing import Any
+
+from poolagg._checkpoint.fingerprint.origin import PACKAGE, is_own, name_of_type
+from poolagg.errors import short_repr
+
+__all__ = ["HEAP", "attributes", "beside", "has_hooks", "is_resource", "reduced", "variables", "what_hides"]
+
+HEAP = 1 << 9
+"""The flag of a type that was made at run time."""
+
+_HOOKS = ("__reduce_ex__", "__reduce__", "__getstate__", "__getnewargs_ex__", "__getnewargs__")
+"""What a class defines to say how its instances pickle."""
+
+_SAID = {*functools.WRAPPER_ASSIGNMENTS, "__annotations__", "__annotate__", "__type_params__"}
+"""What `functools.wraps` copies: names, a docstring, annotations."""
+
+
+def attributes(value: Any) -> dict[str, Any]:
+    """What is in slots and `vars()`, read past the hooks of the class."""
+    found: dict[str, Any] = {}
+    for base in [base for base in type(value).__mro__ if "__slots__" in vars(base)]:
+        for name, slot in list(vars(base).items()):
+            if type(slot) is MemberDescriptorType:
+                with contextlib.suppress(AttributeError):  # nothing was set
+                    found[f"{base.__qualname__}.{name}" if name in found else name] = slot.__get__(value)
+    return {name: part for name, part in (found | variables(value)).items() if not _is_passing(value, name, part)}
+
+
+def beside(value: Any) -> dict[str, Any]:
+    """Return the attributes of an instance of the user's own class, unless that class says what of it pickles.
+
+    A library's class, such as Counter, may pickle less than its subclasses add.
+    """
+    own = [base for base in type(value).__mro__ if is_own(base.__module__)]
+    return attributes(value) if own and not any(name in vars(base) for base in own for name in _HOOKS) else {}
+
+
+def variables(value: Any) -> dict[str, Any]:
+    """`vars(value)`, read past its hooks, without what only documents it."""
+    try:
+        names = dict(object.__getattribute__(value, "__dict__"))
+    except AttributeError:
+        return {}
+    hidden = _SAID if "__wrapped__" in names else {"__doc__"}
+    return {name: part for name, part in names.items() if name not in hidden}
+
+
+def _is_passing(value: Any, name: Any, part: Any) -> bool:
+    """Whether an attribute is the id of this process, which clients keep, or the value's own hash, kept in it.
+
+    Or where a class lies in memory, which pydantic notes as `cls_ref`.
+    """
+    if name == "cls_ref" and type(value).__module__.startswith("pydantic."):
+        return True
+    if type(part) is not int or not isinstance(name, str):
+        return False
+    if name in ("pid", "_pid"):
+        return part == os.getpid()
+    if name.startswith("_") and name.endswith("hash"):
+        with contextlib.suppress(Exception):  # it has none by now
+            return part == hash(value)
+    return False
+
+
+def is_resource(kind: type) -> bool:
+    """Whether instances say by `known_by` what tells them apart: resources, and what applies partials to them."""
+    methods = ("begin", "apply", "commit", "rollback")
+    return hasattr(kind, "known_by") and (
+        name_of_type(kind)[0] == PACKAGE or all(callable(getattr(kind, name, None)) for name in methods)
+    )
+
+
+def has_hooks(kind: type) -> bool:
+    """Whether a class, or copyreg for it, defines how its instances pickle."""
+    own = any(getattr(kind, name, None) is not getattr(object, name, None) for name in _HOOKS)
+    return own or _registered(kind) is not None
+
+
+def _registered(kind: type) -> Any:
+    """What copyreg has for a type. Of exceptions nothing: libraries have them pickle with tracebacks, once imported."""
+    return None if issubclass(kind, BaseException) else copyreg.dispatch_table.get(kind)
+
+
+def reduced(value: Any) -> Any:
+    """What pickle would be given; a TypeError if that is neither a name nor the parts of a value."""
+    kind: Any = type(value)
+    reduce = _registered(kind)
+    found = kind.__reduce_ex__(value, 4) if reduce is None else reduce(value)
+    if not isinstance(found, str) and not (isinstance(found, tuple) and 2 <= len(found) <= 6):
+        raise TypeError(f"__reduce_ex__ returned {short_repr(found)}")
+    if not isinstance(found, str) and any(part is value for part in found[1]):
+        raise TypeError("__reduce_ex__ tells to make the object from itself")
+    return found
+
+
+def what_hides(value: Any, reduces: bool, plain: set[type]) -> str | None:
+    """Why `vars()` and slots are not all of the state of an object; None if they are."""
+    kind: Any = type(value)
+    if reduces or kind.__getattribute__ is not object.__getattribute__:  # asking it would run what the user wrote
+        made = next(base for base in kind.__mro__ if not base.__flags__ & HEAP or _makes_itself(base))
+        return None if made in (object, list, dict) else f"{kind.__qualname__} does not pickle"
+    if kind not in plain:
+        try:
+            object.__reduce_ex__(value, 2)  # looks for memory that belongs to neither
+        except Exception as error:
+            return str(error)
+        plain.add(kind)
+    return None
+
+
+def _makes_itself(kind: type) -> bool:
+    """Whether a class is made by C code of its own."""
+    new = kind.__new__
+    return isinstance(new, BuiltinFunctionType) and new.__self__ is kind

@@ -1,0 +1,83 @@
+"""Where a module, function or class comes from: Python, an installed package, or the user's own files.
+
+The user's own code counts by its contents. Code of Python and of installed packages counts by its name, as long as
+the name leads to it; a wrapper or a class that a package creates at run time has no such name.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import FunctionType, ModuleType
+from typing import Any
+
+__all__ = ["counted_as", "is_imported", "is_own", "is_reached", "is_reached_anywhere", "name_of_type"]
+
+PACKAGE = __name__.partition(".")[0]
+
+_STDLIB = os.path.dirname(os.__file__) + os.sep
+
+
+def is_own(module: Any) -> bool:
+    """Whether a module's code is the user's own rather than a library's, as far as its name and place tell."""
+    root = module.partition(".")[0] if isinstance(module, str) else ""
+    if root == "__main__":
+        return True
+    place = _file(module, root)
+    if "site-packages" in place or "dist-packages" in place or root == PACKAGE:
+        return False
+    # A file of the user's may bear the name of a module of Python, such as test.py or code.py.
+    return not (root in sys.stdlib_module_names and (not place or place.startswith(_STDLIB)))
+
+
+def _file(module: Any, root: str) -> str:
+    for name in (module, root):
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if isinstance(file, str):
+            return file
+    return ""
+
+
+def counted_as(module: Any) -> str:
+    """Return the module that a library's name counts as: of poolagg the package alone, whose files may move.
+
+    >>> counted_as("poolagg.reducers.moments"), counted_as("collections.abc")
+    ('poolagg', 'collections.abc')
+    """
+    return PACKAGE if _is_poolagg(module) else str(module)
+
+
+def _is_poolagg(module: Any) -> bool:
+    return isinstance(module, str) and module.partition(".")[0] == PACKAGE
+
+
+def name_of_type(kind: type) -> tuple[str, str]:
+    """Return the module that a type counts as, and its qualified name."""
+    return counted_as(kind.__module__), kind.__qualname__
+
+
+def is_reached(thing: Any, module: Any, name: Any) -> bool:
+    """Whether a module holds `thing` under a dotted name. No attribute hook runs, but poolagg's, which load names."""
+    place: Any = sys.modules.get(module) if isinstance(module, str) else None
+    for part in str(name).split("."):
+        if not isinstance(place, (ModuleType, type)):
+            return False
+        names = vars(place)
+        lazy = part not in names and isinstance(place, ModuleType) and _is_poolagg(place.__name__)
+        place = getattr(place, part, None) if lazy else names.get(part)
+        if isinstance(place, (staticmethod, classmethod)):
+            place = place.__func__
+    return place is thing
+
+
+def is_imported(function: FunctionType) -> bool:
+    """Whether a function is a library's, and its name leads to it."""
+    module = function.__module__
+    return not (is_own(module) or is_own(function.__globals__.get("__name__"))) and is_reached(
+        function, module, function.__qualname__
+    )
+
+
+def is_reached_anywhere(thing: Any, name: str) -> bool:
+    """Whether some module holds `thing` under a name."""
+    return any(is_reached(thing, module, name) for module in list(sys.modules))

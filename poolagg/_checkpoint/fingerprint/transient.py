@@ -1,0 +1,39 @@
+"""Which values count by their type alone: those that are another in each process and hold nothing of a function.
+
+The whole list: what threads and processes are made of and talk by (locks, threads, executors, all that belongs to
+`multiprocessing`), loggers and their handlers, open files, sockets, weak references and collections of these, event
+loops, and progress bars of tqdm. Of a subclass of the user's own the public attributes count too. Rule: the
+fingerprint sees nothing of what is added here.
+"""
+
+from __future__ import annotations
+
+__all__ = ["is_transient"]
+
+_TRANSIENT = {
+    *(("_thread", name) for name in ("lock", "LockType", "RLock", "_local")),
+    *(("threading", name) for name in ("_RLock", "Condition", "Semaphore", "Event", "Barrier", "Thread")),
+    *(("concurrent.futures._base", name) for name in ("Executor", "Future")),
+    *(("logging", name) for name in ("Logger", "LoggerAdapter", "Handler")),
+    *(("weakref", name) for name in ("ReferenceType", "ProxyType", "CallableProxyType", "finalize")),
+    *(("weakref", name) for name in ("WeakKeyDictionary", "WeakValueDictionary")),
+    *(("_weakrefset", "WeakSet"), ("asyncio.events", "AbstractEventLoop")),
+    *(("_socket", "socket"), ("_ssl", "_SSLContext"), ("subprocess", "Popen"), ("mmap", "mmap")),
+    *(("tempfile", "_TemporaryFileWrapper"), ("tqdm.std", "tqdm")),
+}
+_IN_MEMORY = {("_io", "BytesIO"), ("_io", "StringIO")}
+
+
+def is_transient(kind: type) -> bool:
+    """Whether values of this type count by their type alone.
+
+    >>> import io, logging
+    >>> [is_transient(kind) for kind in (logging.RootLogger, io.FileIO, io.BytesIO, list)]
+    [True, True, False, False]
+    """
+    names = {(base.__module__, base.__qualname__) for base in kind.__mro__}
+    if ("_io", "_IOBase") in names:
+        return names.isdisjoint(_IN_MEMORY)
+    return not names.isdisjoint(_TRANSIENT) or any(
+        isinstance(module, str) and module.partition(".")[0] == "multiprocessing" for module, _ in names
+    )

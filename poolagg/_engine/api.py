@@ -1,0 +1,287 @@
+"""What people call: `aggregate`, `snapshots`, and a pool's `imap_unordered`. Three ways to look at one run."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, Unpack, overload
+
+from poolagg import events
+from poolagg._engine.options import Options, RunOptions
+from poolagg._engine.run import Run
+from poolagg._engine.snapshot import Snapshot
+from poolagg._runtime.durations import checked_seconds
+from poolagg.pools import Pool
+from poolagg.reducers import Into
+from poolagg.strategies import Strategy, Stream
+
+if TYPE_CHECKING:
+    from poolagg._checkpoint.checkpoint import Checkpoint
+    from poolagg.reducers import Reducer, ReducerLike
+
+__all__ = ["aggregate", "imap_unordered", "snapshots"]
+
+Item = TypeVar("Item")
+Partial = TypeVar("Partial")
+Key = TypeVar("Key")
+R = TypeVar("R")
+R1 = TypeVar("R1")
+R2 = TypeVar("R2")
+R3 = TypeVar("R3")
+R4 = TypeVar("R4")
+S = TypeVar("S")
+"""A `Snapshot[R]`. With `Snapshots[R]` pyright loses the keys of a dict of reducers in `next(snapshots(...))`."""
+
+
+@overload
+def aggregate(
+    func: Callable[[Item], Any], iterable: Iterable[Item], reducer: Reducer[R], **options: Unpack[Options]
+) -> R: ...
+@overload
+def aggregate(
+    func: Callable[[Item], Any], iterable: Iterable[Item], reducer: Mapping[Key, Reducer[R]], **options: Unpack[Options]
+) -> dict[Key, R]: ...
+@overload
+def aggregate(
+    func: Callable[[Item], Any],
+    iterable: Iterable[Item],
+    reducer: Mapping[Key, ReducerLike],
+    **options: Unpack[Options],
+) -> dict[Key, Any]: ...
+@overload
+def aggregate(
+    func: Callable[[Item], Any],
+    iterable: Iterable[Item],
+    reducer: tuple[Reducer[R1], Reducer[R2]],
+    **options: Unpack[Options],
+) -> tuple[R1, R2]: ...
+@overload
+def aggregate(
+    func: Callable[[Item], Any],
+    iterable: Iterable[Item],
+    reducer: tuple[Reducer[R1], Reducer[R2], Reducer[R3]],
+    **options: Unpack[Options],
+) -> tuple[R1, R2, R3]: ...
+@overload
+def aggregate(
+    func: Callable[[Item], Any],
+    iterable: Iterable[Item],
+    reducer: tuple[Reducer[R1], Reducer[R2], Reducer[R3], Reducer[R4]],
+    **options: Unpack[Options],
+) -> tuple[R1, R2, R3, R4]: ...
+@overload
+def aggregate(
+    func: Callable[[Item], Any], iterable: Iterable[Item], reducer: tuple[ReducerLike, ...], **options: Unpack[Options]
+) -> tuple[Any, ...]: ...
+@overload
+def aggregate(
+    func: Callable[[Item], Partial],
+    iterable: Iterable[Item],
+    reducer: Callable[[Partial, Partial], Partial],
+    **options: Unpack[Options],
+) -> Partial: ...
+@overload
+def aggregate(
+    func: Callable[[Item], Partial],
+    iterable: Iterable[Item],
+    reducer: Callable[[R, Partial], R],
+    **options: Unpack[Options],
+) -> R: ...
+def aggregate(
+    func: Callable[[Any], Any],
+    iterable: Iterable[Any],
+    reducer: Any,
+    *,
+    pool: Any = None,
+    workers: int | None = None,
+    strategy: Strategy | None = None,
+    reproducible: bool = False,
+    chunksize: int | None = None,
+    retries: int | None = None,
+    item_timeout: float | None = None,
+    on_error: Literal["raise", "skip"] | Callable[[events.ItemFailed], Any] = "raise",
+    progress: bool = False,
+    total: int | None = None,
+    watch: Iterable[Callable[[events.RunEvent], Any]] | Callable[[events.RunEvent], Any] = (),
+    checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
+) -> Any:
+    """Run `func` over `iterable` in a pool of workers, and fold the partial results into one result, each exactly once.
+
+    `reducer`: a Reducer; a dict or tuple of them (one pass, a dict or tuple of results); or a two-argument function,
+    which means exactly `functools.reduce(f, map(func, iterable))`, input order included.
+
+    pool           where it runs: None for a `ProcessPool` of this call's own, a pool to keep, an Executor, or a
+                   Client of dask.distributed
+    workers        how many; by default the CPUs this process may use; with a pool object an error
+    strategy       where partials meet (`poolagg.strategies`); by default chosen from the reducer
+    reproducible   the same bits for any number of workers, any pool and any timing
+    chunksize      items per chunk; by default adapted to measured cost; part of the result when reproducible
+    retries        how often an item runs again that raised, timed out, or whose worker died. None: not, not, twice
+    item_timeout   seconds that one item may take; its worker is killed
+    on_error       "raise"; "skip"; or a function given each `ItemFailed`, which is then skipped
+    progress       True: a bar on stderr
+    total          how many items there are, where `len(iterable)` can't tell
+    watch          functions given each run event (`poolagg.events`)
+    checkpoint     a path, or a `Checkpoint`: where the run keeps its state, to be continued by the same call; a
+                   resource that commits (`poolagg.resources`) keeps it itself
+
+    The input is pulled lazily, on the caller's thread, only as fast as results are merged. Raises `TaskError`,
+    `WorkerLost`, `ReducerError`, `PoolBusy`, `CheckpointMismatch`, `CheckpointError`, `ResourceError`; what the input,
+    or a fold in the parent, raises propagates as it is.
+
+    >>> from poolagg import aggregate, Sum
+    >>> aggregate(abs, range(-4, 1), Sum())
+    10
+    """
+    settings = RunOptions(
+        func, iterable, reducer, pool=pool, workers=workers, strategy=strategy, reproducible=reproducible,
+        chunksize=chunksize, retries=retries, item_timeout=item_timeout, on_error=on_error, progress=progress,
+        total=total, watch=watch, checkpoint=checkpoint,
+    )  # fmt: skip
+    with Run(settings) as run:
+        while run.step():
+            pass
+    run.warn_of_skipped(stacklevel=2)
+    return run.value(last=True)
+
+
+@overload
+def snapshots(
+    func: Callable[[Item], Any],
+    iterable: Iterable[Item],
+    reducer: Reducer[R],
+    every: float = 0.5,
+    **options: Unpack[Options],
+) -> Snapshots[Snapshot[R]]: ...
+@overload
+def snapshots(
+    func: Callable[[Item], Any],
+    iterable: Iterable[Item],
+    reducer: Mapping[Key, Reducer[R]],
+    every: float = 0.5,
+    **options: Unpack[Options],
+) -> Snapshots[Snapshot[dict[Key, R]]]: ...
+@overload
+def snapshots(
+    func: Callable[[Item], Any],
+    iterable: Iterable[Item],
+    reducer: Mapping[Key, ReducerLike],
+    every: float = 0.5,
+    **options: Unpack[Options],
+) -> Snapshots[Snapshot[dict[Key, Any]]]: ...
+@overload
+def snapshots(
+    func: Callable[[Item], Any],
+    iterable: Iterable[Item],
+    reducer: tuple[Reducer[R1], Reducer[R2]],
+    every: float = 0.5,
+    **options: Unpack[Options],
+) -> Snapshots[Snapshot[tuple[R1, R2]]]: ...
+@overload
+def snapshots(
+    func: Callable[[Item], Any],
+    iterable: Iterable[Item],
+    reducer: tuple[Reducer[R1], Reducer[R2], Reducer[R3]],
+    every: float = 0.5,
+    **options: Unpack[Options],
+) -> Snapshots[Snapshot[tuple[R1, R2, R3]]]: ...
+@overload
+def snapshots(
+    func: Callable[[Item], Any],
+    iterable: Iterable[Item],
+    reducer: tuple[Reducer[R1], Reducer[R2], Reducer[R3], Reducer[R4]],
+    every: float = 0.5,
+    **options: Unpack[Options],
+) -> Snapshots[Snapshot[tuple[R1, R2, R3, R4]]]: ...
+@overload
+def snapshots(
+    func: Callable[[Item], Any],
+    iterable: Iterable[Item],
+    reducer: tuple[ReducerLike, ...],
+    every: float = 0.5,
+    **options: Unpack[Options],
+) -> Snapshots[Snapshot[tuple[Any, ...]]]: ...
+@overload
+def snapshots(
+    func: Callable[[Item], Partial],
+    iterable: Iterable[Item],
+    reducer: Callable[[Partial, Partial], Partial],
+    every: float = 0.5,
+    **options: Unpack[Options],
+) -> Snapshots[Snapshot[Partial]]: ...
+@overload
+def snapshots(
+    func: Callable[[Item], Partial],
+    iterable: Iterable[Item],
+    reducer: Callable[[R, Partial], R],
+    every: float = 0.5,
+    **options: Unpack[Options],
+) -> Snapshots[Snapshot[R]]: ...
+def snapshots(
+    func: Callable[[Any], Any],
+    iterable: Iterable[Any],
+    reducer: Any,
+    every: float = 0.5,
+    **options: Unpack[Options],
+) -> Snapshots[Snapshot[Any]]:
+    """`aggregate(func, iterable, reducer, **options)` as an iterator of `Snapshot`s, one each `every` seconds.
+
+    The last one is final. Leaving the loop, or the `with` block, stops the run cleanly.
+
+    >>> from poolagg import Sum, snapshots
+    >>> [snapshot.value for snapshot in snapshots(abs, [-1, -2], Sum()) if snapshot.final]
+    [3]
+    """
+    every = checked_seconds("every", every)
+    return Snapshots(Run(RunOptions(func, iterable, reducer, **options), every))
+
+
+class Snapshots(Generic[S]):
+    """What `snapshots` returns: an iterator and context manager."""
+
+    def __init__(self, run: Run) -> None:
+        self._snapshots: Generator[S, None, None] = _looks(run)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> S:
+        return next(self._snapshots)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the run, if it is still going on."""
+        self._snapshots.close()
+
+
+def _looks(run: Run) -> Generator[Any, None, None]:
+    with run:
+        while run.step():
+            if run.snapshot_is_due():
+                yield run.snapshot(final=False)
+    run.warn_of_skipped(stacklevel=3)
+    yield run.snapshot(final=True)
+
+
+def imap_unordered(pool: Pool, func: Callable[[Any], Any], iterable: Iterable[Any]) -> Iterator[Any]:
+    """Run `func` over `iterable` in `pool`, and yield the results as they come: the method of every pool."""
+    arrived: deque[Any] = deque()
+    run = Run(RunOptions(func, iterable, Into(arrived.append), pool=pool, strategy=Stream()))
+    return _drain(arrived, run)
+
+
+def _drain(arrived: deque[Any], run: Run) -> Iterator[Any]:
+    with run:
+        while run.step():
+            while arrived:
+                yield arrived.popleft()
+    yield from arrived

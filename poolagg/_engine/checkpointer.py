@@ -1,0 +1,345 @@
+"""What a run takes from its checkpoint and puts into it: the state, what it covers, which items failed, the input.
+
+Rule: what is committed is always one moment of the run, between two payloads. While one is being folded in
+the state is torn; should that raise, nothing is committed any more and the last commit stands.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable
+from itertools import islice
+from time import monotonic
+from typing import Any, NoReturn
+
+from poolagg import events
+from poolagg._checkpoint.checkpoint import NOTHING, Checkpoint, CheckpointData, FailedItem, packed, unpacked
+from poolagg._checkpoint.fingerprint import differences, fingerprint
+from poolagg._checkpoint.input_digest import InputDigest, Known
+from poolagg._checkpoint.schedule import CheckpointSchedule
+from poolagg._checkpoint.store import FileStore, ResourceStore, Store, is_private
+from poolagg._engine.failures import Skipped
+from poolagg._engine.options import RunOptions
+from poolagg._input.functions import name_of
+from poolagg._input.source import Source
+from poolagg._runtime.exception_text import add_note, said, trace_of
+from poolagg._scheduler.options import SchedulerOptions
+from poolagg._scheduler.ranges import Interval, LeafGrid, RangeSet
+from poolagg.errors import CheckpointMismatch, RemoteError, clipped, short_repr
+from poolagg.strategies import ParentFold
+
+__all__ = ["Checkpointer"]
+
+LONGEST_TRACE = 8_000
+"""Characters that are kept of a traceback: its beginning and its end."""
+
+LISTED = 1_000
+"""Failed items that are kept with their text and traceback, 8 MB of them at most. Of further ones, which may be many,
+the index alone is kept, as intervals: that is what running them again takes."""
+
+
+class Checkpointer:
+    """A run's checkpoint: `begin` restores what stood in it, and from then on it is committed anew.
+
+    Making one opens nothing, so that its run has it, and closes it, whatever interrupts `begin`.
+    """
+
+    def __init__(
+        self, settings: RunOptions, parent_fold: ParentFold, pages: InputDigest, terms: SchedulerOptions
+    ) -> None:
+        self._checkpoint: Checkpoint = settings.checkpoint
+        self._parent_fold, self._digest, self._grid, self._settings = parent_fold, pages, terms.grid, settings
+        self._facts = _facts(settings, terms.grid)
+        self.covered, self.failed = RangeSet(), dict[int, FailedItem]()
+        self.unlisted = RangeSet()
+        self._flushes = self._checkpoint.every is not None and terms.stateful
+        self.changed = self._finished = False
+        self._torn = True  # until it has begun
+        if not hasattr(parent_fold, "state"):
+            raise ValueError(
+                f"{settings.strategy!r} goes without a checkpoint: its folding has no state() and restore()"
+            )
+        self._has_state = self._state() != NOTHING  # what can't be kept is an error now, not after a minute's work
+        self._store = _store(settings, self._has_state)
+
+    def begin(self, terms: SchedulerOptions) -> None:
+        """Open the file or the resource, and take up what it holds."""
+        held = self._store.open()
+        self._schedule = CheckpointSchedule(self._checkpoint.every, monotonic(), self._flushes)
+        self._take_up(held, terms)
+        self._torn = False
+
+    @property
+    def all_failed(self) -> RangeSet:
+        """The items that failed for good, those that are listed with their errors and all others."""
+        failed = RangeSet((index, index + 1) for index in sorted(self.failed))
+        failed.update(self.unlisted)
+        return failed
+
+    @property
+    def needed(self) -> int:
+        """Up to where the result depends on the input."""
+        return max((stop for _, stop in self.covered), default=0)
+
+    @property
+    def next_look(self) -> float | None:
+        """When something is to be done about a commit, if there is anything to commit."""
+        return self._schedule.next if self._ready or self._schedule.will_ask else None
+
+    # -- what stood in it ----------------------------------------------------------------------------------------------
+
+    def _take_up(self, held: CheckpointData, terms: SchedulerOptions) -> None:
+        if not held.facts:
+            return
+        self._compare(held.facts)
+        self._digest.expect(Known(**{**held.facts["input"], **_bytes(held)}), self.mismatch)
+        covered = RangeSet((start, stop) for start, stop in held.facts["covered"])
+        failed = held.all_failed
+        again = bool(failed) and (self._checkpoint.retry_failed or not terms.skip)
+        if again:
+            self._refuse_retry(terms, failed)
+            self.covered = _less(covered, failed)
+        else:
+            self.covered, self.failed, self.unlisted = covered, dict(held.failed), held.unlisted
+        if held.state is not None:
+            self._schedule.expect(len(held.state))
+            self._parent_fold.restore(unpacked(self._store.name, self._expected(held.state)))
+        self._facts["begun"], self._finished = held.facts["begun"], held.facts["finished"]
+        self.changed = again
+
+    def _expected(self, state: bytes) -> bytes:
+        """Refuse a state beside partials that stand alone: no run like this one wrote it, and it is a pickle."""
+        if state != NOTHING and not self._has_state and self._settings.resource is not None:
+            self.mismatch("it holds a state, and this run keeps none")
+        return state
+
+    def _compare(self, before: dict[str, Any]) -> None:
+        if names := differences(before["parts"], self._facts["parts"]):
+            said = [_said(name, before, self._facts) for name in _telling(names)]
+            self.mismatch(f"another run made it: {'; '.join(said)}")
+
+    def mismatch(self, what: str) -> NoReturn:
+        """Refuse to go on from another run's state, nor to add to it."""
+        self._torn = True
+        raise CheckpointMismatch(
+            f"{self._store.name} does not fit this call: {what}. To continue it, call with what it was made with; to "
+            f"begin anew, {self._store.anew}. (With Checkpoint(..., key=...), from the first run on, you say yourself "
+            "which func and reducer count as the same)"
+        )
+
+    def _refuse_retry(self, terms: SchedulerOptions, failed: RangeSet) -> None:
+        """What comes in late can only be folded in where order is no matter."""
+        if terms.in_order or terms.grid is not None:
+            first = next(start for start, _ in failed)
+            raise CheckpointMismatch(
+                f"{self._store.name} leaves out {len(failed)} items that failed, such as item {first}, and they "
+                "cannot come in later, for this run keeps to the input order. Continue it with on_error='skip', and "
+                f"without retry_failed; or begin anew: {self._store.anew}"
+            )
+
+    def skip(self, source: Source, count: int) -> None:
+        """Pull items that are in the result already past the run, and look whether they are those they were."""
+        passed = source.skip(count)
+        if isinstance(passed, islice):  # a slice of an array need not be iterated over
+            self._digest.pass_by(passed, count)
+
+    def check_start(self, start: int) -> None:
+        """With a grid, refuse items that follow a leaf which the earlier run took for the input's last."""
+        if self._grid is not None and self._grid.floor(start) != start:
+            self.mismatch(
+                f"the input has grown: it ended with item {start - 1}, and what comes after would have to be folded "
+                "together with the items before it to give the same bits, reproducible as it is"
+            )
+
+    def tell_skipped(self, skipped: Skipped) -> None:
+        """Count what an earlier run skipped, for the one warning."""
+        for _, item in sorted(self.failed.items()):
+            error = RemoteError(item.kind, item.trace)
+            skipped.add(events.ItemFailed(item.number, _Recalled(item.item), error, item.attempts, False))
+        skipped.add_untold(len(self.unlisted))
+
+    # -- what happens --------------------------------------------------------------------------------------------------
+
+    def covering(self, intervals: Iterable[Interval], nbytes: int = 0) -> _Covering:
+        """Within this, the partials of these items, of `nbytes`, are folded in: wholly, or the state is torn."""
+        return _Covering(self, intervals, nbytes)
+
+    def begin_covering(self) -> bool:
+        """The state is torn from now on; whether it was whole."""
+        whole, self._torn = not self._torn, True
+        return whole
+
+    def end_covering(self, whole: bool, intervals: Iterable[Interval], nbytes: int) -> None:
+        """These items are in the state."""
+        self._schedule.expect(nbytes)
+        self.covered.update(intervals)
+        self._torn, self.changed, self._finished = not whole, True, False
+
+    def skip_failed(self, item: events.ItemFailed) -> None:
+        """An item has failed for good, and is left out. The first are listed with their errors."""
+        place = item.index, item.index + 1
+        failed = None
+        if len(self.failed) < LISTED:
+            name, trace = type(item.error).__name__, _trace(item.error)
+            failed = FailedItem(item.index, item.item_repr, item.attempt, name, trace)
+        with self.covering([place]):
+            if failed is None:
+                self.unlisted.add(*place)
+            else:
+                self.failed[item.index] = failed
+
+    def asks(self) -> bool:
+        """Whether workers are to be asked now to flush what they hold, for the next commit."""
+        return self._schedule.will_ask and self._schedule.asks(monotonic())
+
+    def due(self) -> bool:
+        """Whether to commit now."""
+        return self._ready and (self._store.full or monotonic() >= self._schedule.next)
+
+    @property
+    def _ready(self) -> bool:
+        """Items between those that are covered are run before their page is compared, and committed after it."""
+        return self.changed and not self._torn and self._digest.verified
+
+    def commit(self) -> events.Checkpointed:
+        """Write everything down, in one step."""
+        began = monotonic()
+        torn, self._torn = self._torn, True  # should it raise, it is not tried again
+        state = self._state()
+        known = self._digest.known(self.needed)
+        about_input = {"kind": known.kind, "needed": self.needed, "items": known.items, "partial": known.partial.hex()}
+        facts = {
+            "covered": list(self.covered), "unlisted": list(self.unlisted), "input": about_input,
+            "saved": time.time(), "finished": self._finished,
+        }  # fmt: skip
+        self._store.commit(CheckpointData({**self._facts, **facts}, state, known.pages, self.failed))
+        self._torn, self.changed = torn, False
+        now = monotonic()
+        self._schedule.wrote(now - began, now)
+        return events.Checkpointed(now - began, len(state), now)
+
+    def _state(self) -> bytes:
+        try:
+            return packed(self._parent_fold.state())
+        except Exception as error:
+            raise TypeError(
+                f"a checkpoint keeps the accumulator of {self._settings.reducer!r}, which does not pickle: "
+                f"{said(error)}. Wrap it in a class with __reduce__"
+            ) from error
+
+    def finish(self) -> events.Checkpointed | None:
+        """The run is over, well or not: commit what is not committed, unless it is torn."""
+        return self.commit() if self._ready else None
+
+    def finished(self) -> None:
+        """There is a result."""
+        self.changed, self._finished = self.changed or not self._finished, True
+
+    def close(self) -> None:
+        """Give the file free. A call that was interrupted may be made again."""
+        self._store.close()
+
+    def let_go(self, error: BaseException | None) -> None:
+        """Give the file or the resource free, also past an interruption, after a run that may have ended by `error`."""
+        try:
+            self.close()
+        except Exception as another:
+            if error is None:
+                raise
+            add_note(error, f"poolagg: and {said(another)} was raised when the checkpoint was closed")
+        except BaseException:
+            self.close()
+            raise
+
+
+class _Covering:
+    """What `Checkpointer.covering` returns. (`contextlib.contextmanager` sets `__traceback__` of what passes, which an
+    exception may forbid.)"""
+
+    def __init__(self, kept: Checkpointer, intervals: Iterable[Interval], nbytes: int) -> None:
+        self._kept, self._ranges, self._nbytes = kept, intervals, nbytes
+
+    def __enter__(self) -> None:
+        self._whole = self._kept.begin_covering()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._kept.end_covering(self._whole, self._ranges, self._nbytes)
+
+
+def _store(settings: RunOptions, has_state: bool) -> Store:
+    """Where the run is kept: in the resource that it changes, if that can commit, else in a file of its own."""
+    if settings.resource is None:
+        return FileStore(settings.checkpoint.path)
+    if has_state and not is_private(settings.resource):
+        exposed = getattr(settings.resource, "exposure", None)
+        raise ValueError(
+            f"{settings.reducer!r} has a state beside {settings.resource!r}, which would be a pickle in its ledger: "
+            f"whoever can write that could run code here{': ' * bool(exposed)}{exposed or ''}. Make a run for each; or "
+            "say that nobody but you can write it, with private=True"
+        )
+    return ResourceStore(settings.resource)
+
+
+class _Recalled(str):
+    """An item that is known by its repr alone."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _facts(settings: RunOptions, grid: LeafGrid | None) -> dict[str, Any]:
+    key = settings.checkpoint.key
+    parts = fingerprint(settings.func, settings.reducer) if key is None else {"the key": key}
+    parts["the strategy"] = repr(settings.strategy)
+    if grid is not None:
+        parts["the chunksize"] = repr(grid.size) if grid == LeafGrid(grid.size) else f"{grid.most} at most"
+    return {
+        "parts": parts,
+        "func": name_of(settings.func),
+        "reducer": short_repr(settings.reducer),
+        "begun": time.time(),
+        "python": sys.version.split()[0],
+    }
+
+
+def _telling(names: list[str]) -> list[str]:
+    """The differences that others follow from, if there are such."""
+    for name in ("the key", "the strategy"):
+        if name in names:
+            return [name]
+    return names
+
+
+def _said(name: str, before: dict[str, Any], now: dict[str, Any]) -> str:
+    """A difference, with the values where they can be shown."""
+    shown = ("the key", "the strategy", "the chunksize", "the version of Python")
+    old, new = (facts["parts"].get(name) for facts in (before, now))
+    if name == "the reducer":
+        old, new = before["reducer"], now["reducer"]
+    elif name not in shown:
+        old, new = ("there" if part else "not there" for part in (old, new))
+    return f"{name} differs" if old == new else f"{name} was {old or 'not there'} and is {new or 'not there'}"
+
+
+def _bytes(held: CheckpointData) -> dict[str, Any]:
+    return {"pages": held.pages, "partial": bytes.fromhex(held.facts["input"]["partial"])}
+
+
+def _less(covered: RangeSet, failed: RangeSet) -> RangeSet:
+    """Return what of `covered` is not in `failed`."""
+    left = RangeSet()
+    for start, stop in covered:
+        for hole, end in failed.near(start, stop):
+            left.add(start, hole)
+            start = end
+        left.add(start, stop)
+    return left
+
+
+def _trace(error: BaseException) -> str:
+    trace = error.trace if type(error) is RemoteError else trace_of(error)
+    return clipped(trace, LONGEST_TRACE)

@@ -1,0 +1,95 @@
+"""Pull the input, on the caller's thread, and seal it into batches as the scheduler wants them."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from poolagg._engine.failures import note_of_input
+from poolagg._engine.observers import ParentTimes
+from poolagg._input.batches import RetryBuffer
+from poolagg._input.source import Source
+from poolagg._runtime.exception_text import add_note
+from poolagg._scheduler.chunk_sizing import BATCH_BYTES
+from poolagg._scheduler.messages import Pulled, SourceEnded
+from poolagg._scheduler.scheduler import Scheduler
+from poolagg.errors import CheckpointMismatch
+
+if TYPE_CHECKING:
+    from poolagg._engine.checkpointer import Checkpointer
+
+__all__ = ["InputFeed"]
+
+PULLING = 0.001
+"""Seconds of pulling between two looks at the workers."""
+
+IN_HAND = 0.05
+"""Seconds after which items in hand are sent, though there could be more in the chunk."""
+
+
+class InputFeed:
+    """The input of one run: what is still to be pulled, and the batches that a retry may need."""
+
+    def __init__(self, source: Source, account: ParentTimes) -> None:
+        self.source = source
+        self.retry_buffer = RetryBuffer()
+        self.kept: Checkpointer | None = None
+        self._parent_times = account
+        self._pulling_since: float | None = None
+        self._end_told = False
+
+    def next_event(self, scheduler: Scheduler) -> Pulled | SourceEnded | None:
+        """Pull for a millisecond at most; return what the scheduler should hear of the input, None if there is
+        nothing."""
+        source = self.source
+        if not source.ended and (wanted := self._wanted(scheduler)):
+            now = monotonic()
+            if self._pulling_since is None:
+                self._pulling_since = now
+            if source.in_hand < wanted:
+                self._pull(wanted, now + PULLING)
+            enough = source.in_hand >= wanted or source.ended or source.nbytes > BATCH_BYTES
+            enough = enough or scheduler.demand.urgent or monotonic() - self._pulling_since > IN_HAND
+            if enough and (sealed := self._seal(scheduler)):
+                return sealed
+        if source.ended and source.in_hand and not scheduler.finished:
+            return self._seal(scheduler)
+        if source.ended and not source.in_hand and not self._end_told:
+            self._end_told = True
+            return SourceEnded()
+        return None
+
+    def is_wanted(self, scheduler: Scheduler) -> bool:
+        """Tell whether there are items to pull now."""
+        return not self.source.ended and scheduler.demand.items > self.source.in_hand
+
+    def _wanted(self, scheduler: Scheduler) -> int:
+        """Count the items that should be in hand, once those that the result has already are passed."""
+        demand = scheduler.demand
+        passed = demand.start - self.source.position
+        if self.kept is not None and not self.source.in_hand and passed > 0:
+            self.kept.skip(self.source, passed)
+        return demand.items
+
+    def _pull(self, wanted: int, until: float) -> None:
+        try:
+            self.source.pull(wanted, BATCH_BYTES, monotonic, until)
+        except CheckpointMismatch:
+            raise
+        except Exception as error:
+            add_note(error, note_of_input(self.source.position))
+            raise
+        self._parent_times.pulling += monotonic() - (until - PULLING)
+
+    def _seal(self, scheduler: Scheduler) -> Pulled | None:
+        count = scheduler.sealable(self.source.in_hand, self.source.ended)
+        if not count:
+            return None
+        began, packing = monotonic(), self.source.packing
+        if self.kept is not None:
+            self.kept.check_start(scheduler.demand.start)
+        input_batch = self.source.seal(count)
+        self._parent_times.sealed(packing, monotonic() - began)
+        self.retry_buffer.add(input_batch)
+        self._pulling_since = None
+        return Pulled(input_batch.start, input_batch.stop, input_batch.nbytes, self.retry_buffer.nbytes)

@@ -1,0 +1,250 @@
+"""The arguments of a run, checked: a bad one fails at the call, before any worker starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+
+from poolagg._runtime.arguments import checked_count
+from poolagg._runtime.durations import checked_seconds
+from poolagg._scheduler.options import SchedulerOptions
+from poolagg._scheduler.ranges import LeafGrid
+from poolagg.events import ItemFailed, RunEvent
+from poolagg.pools import Job, Pool, ProcessPool, as_pool
+from poolagg.reducers import Into, Reducer, as_reducer
+from poolagg.strategies import Combine, Ordered, Strategy, Stream, Tree
+
+if TYPE_CHECKING:
+    from poolagg._checkpoint.checkpoint import Checkpoint
+    from poolagg._checkpoint.input_digest import InputDigest
+
+__all__ = ["Options", "RunOptions"]
+
+
+class Options(TypedDict, total=False):
+    """The keyword arguments of `aggregate`."""
+
+    pool: Any
+    workers: int | None
+    strategy: Strategy | None
+    reproducible: bool
+    chunksize: int | None
+    retries: int | None
+    item_timeout: float | None
+    on_error: Literal["raise", "skip"] | Callable[[ItemFailed], Any]
+    progress: bool
+    total: int | None
+    watch: Iterable[Callable[[RunEvent], Any]] | Callable[[RunEvent], Any]
+    checkpoint: Checkpoint | str | os.PathLike[str] | None
+
+
+NAMES = frozenset(Options.__annotations__)
+
+
+class RunOptions:
+    """The arguments of one run, checked; the docstring of `aggregate` says what each means."""
+
+    def __init__(
+        self, func: Callable[[Any], Any], iterable: Iterable[Any], reducer: Any, **options: Unpack[Options]
+    ) -> None:
+        if unknown := options.keys() - NAMES:
+            raise TypeError(f"aggregate() and snapshots() have no argument {', '.join(map(repr, sorted(unknown)))}")
+        self.func = _function(func)
+        self.iterable = _iterable(iterable)
+        self.reducer = as_reducer(reducer)
+        self._pool, self._workers = options.get("pool"), options.get("workers")
+        self.chunksize = _count("chunksize", options.get("chunksize"), 1)
+        self.retries = _count("retries", options.get("retries"), 0)
+        self.total = _count("total", options.get("total"), 0)
+        timeout = options.get("item_timeout")
+        self.item_timeout = None if timeout is None else checked_seconds("item_timeout", timeout)
+        self.on_error = _on_error(options.get("on_error", "raise"))
+        strategy, reproducible = options.get("strategy"), options.get("reproducible", False)
+        self.strategy = _strategy(strategy, self.reducer, reproducible)
+        self._fixed = strategy is not None or reproducible
+        """The strategy was asked for, and so was the shape in which states meet."""
+        self.why = "as it was asked for" if strategy is not None else _why(self.strategy, self.reducer, reproducible)
+        self._progress = options.get("progress", False)
+        self._watch = _watch(options.get("watch", ()))
+        self.resource = _resource(self.reducer)
+        self.checkpoint = _checkpoint(options.get("checkpoint"), self.reducer, self.resource)
+        if self._workers is not None and self._pool is not None:
+            raise ValueError(
+                f"workers={self._workers!r} goes with pool=None: {self._pool!r} has its own number of workers"
+            )
+
+    def make_pool(self) -> Pool:
+        """The pool to run on."""
+        pool = ProcessPool(self._workers) if self._pool is None else as_pool(self._pool)
+        if self.item_timeout is not None and not pool.can_kill:
+            raise ValueError(
+                f"item_timeout={self.item_timeout!r} takes a pool that can stop an item, a ProcessPool; {pool!r} can't"
+            )
+        return pool
+
+    def terms(self, pool: Pool, slots: int, total: int | None) -> SchedulerOptions:
+        """What the scheduler is to keep to."""
+        return SchedulerOptions(
+            slots=slots,
+            stateful=self.strategy.stateful and pool.keeps_state,
+            in_order=self.strategy.in_order,
+            grid=self._grid(pool.most_items),
+            chunksize=self.chunksize,
+            total=total,
+            retries=self.retries,
+            skip=self.on_error != "raise",
+            one_failure_domain=pool.one_failure_domain,
+            most_items=pool.most_items,
+            in_flight=pool.in_flight,
+            chunk_seconds=pool.chunk_seconds,
+            leaves=pool.leaves,
+        )
+
+    def job(self, grid: LeafGrid | None) -> Job:
+        """What every worker is told at the start of the run."""
+        return Job(self.func, self.reducer.worker_side(), self.strategy, grid, item_timeout=self.item_timeout)
+
+    def _grid(self, most_items: int | None) -> LeafGrid | None:
+        """Leaves that one worker may run; a ValueError if the result was promised to depend on larger ones."""
+        grid = self.strategy.grid(self.chunksize)
+        if grid is None or (within := grid.within(most_items)) == grid:
+            return grid
+        if self._fixed:
+            raise ValueError(
+                f"a worker folds a leaf of {self.strategy!r}, up to {grid.most:,} items, and may run "
+                f"max_items_per_worker={most_items:,} of them: pass chunksize={most_items} or less, which is how many "
+                f"items a leaf has, or max_items_per_worker={grid.most} or more"
+            )
+        return within
+
+    def pages(self) -> InputDigest | None:
+        """What looks at the input, if it is to be known again."""
+        if self.checkpoint is None:
+            return None
+        from poolagg._checkpoint.input_digest import InputDigest
+
+        return InputDigest(self.iterable)
+
+    def watchers(self) -> list[Callable[[RunEvent], Any]]:
+        """Those who are told what happens."""
+        if not self._progress:
+            return self._watch
+        from poolagg._report.progress import Progress
+
+        return [*self._watch, Progress()]
+
+
+def _function(func: Any) -> Callable[[Any], Any]:
+    if not callable(func):
+        raise TypeError(f"func must be a function of one item, not {func!r}")
+    return func  # type: ignore[no-any-return]
+
+
+def _iterable(iterable: Any) -> Iterable[Any]:
+    # Not by calling iter(), which is for the run to do, once: it may open files, or start processes.
+    if not (hasattr(type(iterable), "__iter__") or hasattr(type(iterable), "__getitem__")):
+        raise TypeError(f"the second argument must be an iterable of items, not {iterable!r}")
+    return iterable  # type: ignore[no-any-return]
+
+
+def _count(name: str, value: int | None, least: int) -> int | None:
+    return None if value is None else checked_count(name, value, least)
+
+
+def _on_error(value: Any) -> Any:
+    if value in ("raise", "skip") or callable(value):
+        return value
+    raise ValueError(f'on_error must be "raise", "skip" or a function given each ItemFailed, not {value!r}')
+
+
+def _watch(watch: Any) -> list[Callable[[RunEvent], Any]]:
+    if not (callable(watch) or hasattr(type(watch), "__iter__")):
+        raise TypeError(f"watch takes functions given each run event, not {watch!r}")
+    watchers = [watch] if callable(watch) else list(watch)
+    for watcher in watchers:
+        if not callable(watcher):
+            raise TypeError(f"watch takes functions given each run event, not {watcher!r}")
+    return watchers
+
+
+def _resource(reducer: Reducer) -> Any:
+    """The one resource that can commit, of what the reducer changes; or None."""
+    intos = _intos(reducer)
+    resources = {id(into.resource): into.resource for into in intos if into.resource is not None}
+    if not resources:
+        return None
+    if len(resources) > 1:
+        raise ValueError(
+            f"{reducer!r} has {len(resources)} resources, which cannot commit together: after `kill -9` between two "
+            "commits one of them would be ahead. Put both into one database, or make a run for each"
+        )
+    if any(into.resource is None for into in intos):
+        raise ValueError(
+            f"{reducer!r} applies partials to a resource that commits, and by an Into that cannot: a continued run "
+            "would apply some of those twice. Make a run for each"
+        )
+    return next(iter(resources.values()))
+
+
+def _checkpoint(checkpoint: Any, reducer: Reducer, resource: Any) -> Any:
+    if checkpoint is None and resource is None:
+        return None
+    from poolagg._checkpoint.checkpoint import Checkpoint
+
+    kept = Checkpoint() if checkpoint is None else checkpoint
+    if not isinstance(kept, Checkpoint):
+        kept = Checkpoint(kept)
+    if resource is not None:
+        if kept.path is not None:
+            raise ValueError(
+                f"checkpoint={checkpoint!r} has a path, but {reducer!r} keeps in the resource itself how far the run "
+                "is: leave the path out. Options go without one: Checkpoint(retry_failed=True)"
+            )
+        return kept
+    if _intos(reducer):
+        raise ValueError(
+            f"checkpoint={checkpoint!r} can't keep what {reducer!r} changes: what Into applies lies outside of it, so "
+            "a continued run would apply some partials twice. Use a reducer with a result, such as Collect(); or a "
+            "resource that can commit: poolagg.resources"
+        )
+    if kept.path is None:
+        raise ValueError(f"checkpoint={checkpoint!r} needs a path: only a resource that can commit does without")
+    return kept
+
+
+def _intos(reducer: Reducer) -> list[Into]:
+    """What changes something outside, of the reducer's parts."""
+    found = [into for part in getattr(reducer, "parts", ()) for into in _intos(part)]
+    return [reducer, *found] if isinstance(reducer, Into) else found
+
+
+def _strategy(strategy: Strategy | None, reducer: Reducer, reproducible: bool) -> Strategy:
+    if strategy is None:
+        return _chosen(reducer, reproducible)
+    if not isinstance(strategy, Strategy):
+        raise TypeError(f"strategy must be one of poolagg.strategies, as in strategy=Combine(), not {strategy!r}")
+    if (refusal := strategy.refusal(reducer)) is not None:
+        raise ValueError(refusal)
+    if reproducible and not (strategy.in_order or strategy.grid(None) is not None):
+        raise ValueError(
+            f"reproducible=True contradicts {strategy!r}, which depends on timing: use Tree() or Ordered()"
+        )
+    return strategy
+
+
+def _chosen(reducer: Reducer, reproducible: bool) -> Strategy:
+    if not reducer.mergeable:
+        return Ordered() if reducer.ordered or reproducible else Stream()
+    return Tree() if reducer.ordered or reproducible else Combine()
+
+
+def _why(chosen: Strategy, reducer: Reducer, reproducible: bool) -> str:
+    """Why this strategy was chosen, for people."""
+    order = "of reproducible=True" if reproducible else "it depends on the order"
+    if not reducer.mergeable:
+        where = f"in input order, because {order}" if chosen.in_order else "as they come"
+        return f"{reducer!r} has no merge, so the parent folds partials {where}"
+    if chosen.stateful:
+        return f"{reducer!r} merges in any order, so partials meet in the workers, which flush when that is cheap"
+    return f"states of {reducer!r} meet in a fixed shape, in input order, because {order}"

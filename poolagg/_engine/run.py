@@ -1,0 +1,378 @@
+"""One run: the one place that holds a scheduler and a pool.
+
+One loop on the caller's thread: pull items (`input_feed.py`), wait for answers, hand them to the scheduler, carry out
+its orders. The scheduler decides, the pool runs chunks. `failures.py` says what becomes of failures, `observers.py`
+tells the watchers. This file holds the one result and the clock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable
+from time import monotonic
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from poolagg import events
+from poolagg._engine.failures import Failures
+from poolagg._engine.input_feed import InputFeed
+from poolagg._engine.observers import Observers, ParentTimes
+from poolagg._engine.options import RunOptions
+from poolagg._engine.snapshot import Snapshot
+from poolagg._input.source import Source
+from poolagg._runtime.durations import bounded
+from poolagg._runtime.exception_text import add_note, message_of
+from poolagg._runtime.interrupts import even_if_interrupted, interrupts_allowed, interrupts_held_back
+from poolagg._scheduler import messages as messages
+from poolagg._scheduler.scheduler import Counts, Scheduler
+from poolagg.errors import PoolAggError, SkippedItems
+from poolagg.pools import Watch
+from poolagg.reducers import Into
+
+if TYPE_CHECKING:  # few runs have a checkpoint, and sqlite3 takes as long to import as a worker to start
+    from poolagg._checkpoint.input_digest import InputDigest
+    from poolagg._engine.checkpointer import Checkpointer
+    from poolagg._scheduler.ranges import RangeSet
+
+__all__ = ["Run"]
+
+LATE = 0.005
+"""Seconds that a batch, which is to last a millisecond, may take before its worker is asked to share its chunk."""
+
+
+class Run:
+    """One run: `step` drives it, and returns after each round of answers."""
+
+    _scheduler: Scheduler
+    _entered = _ended = _planned = _stopped = False
+
+    def __init__(self, settings: RunOptions, every: float | None = None) -> None:
+        self._settings = settings
+        self._every = every
+        self._pool = settings.make_pool()
+        self._pool.check_free()
+        self._strategy = settings.strategy
+        self._parent_fold = self._strategy.parent_fold(settings.reducer)
+        self._digest = settings.pages()
+        self._kept: Checkpointer | None = None
+        observer = None if self._digest is None or self._digest.sliced else self._digest
+        parent_times = ParentTimes()
+        self._source = Source(settings.iterable, self._pool.encode(), observer)
+        self._feed = InputFeed(self._source, parent_times)
+        self._retry_buffer = self._feed.retry_buffer
+        self._total = settings.total if settings.total is not None else self._source.total
+        slots = self._pool.workers if self._total is None else max(1, min(self._pool.workers, self._total))
+        self._options = settings.terms(self._pool, slots, self._total)
+        self._parent_times = parent_times
+        self._observers = Observers(settings.watchers(), parent_times, self._retry_buffer, self._total)
+        self._failures = Failures(settings, self._retry_buffer, self._observers)
+        self._began = monotonic()
+        self._next_snapshot = 0.0
+        timeout = settings.item_timeout
+        self._watch = None if timeout is None else Watch(self._pool, timeout)
+        self._working = False
+        self._lease = object()
+        """What the pool knows this run by. Not the run itself: it ends when it is forgotten."""
+
+    def value(self, last: bool = False) -> Any:
+        """The finished result of what is committed."""
+        return self._parent_fold.value(last)
+
+    # -- the loop ------------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        self._entered = True
+        try:
+            with self._pool.used():
+                self._begin()
+        except BaseException as error:
+            self._end(error)
+            raise
+        return self
+
+    def step(self) -> bool:
+        """One round: pull, wait for answers, carry out what follows. False when the run is over."""
+        with self._pool.used():
+            return self._step()
+
+    def _step(self) -> bool:
+        while (event := self._feed.next_event(self._scheduler)) is not None:
+            if isinstance(event, messages.Pulled):
+                self._begin_work()  # the total that said there were no items was wrong
+            self._do(self._scheduler.handle(event))
+        if self._scheduler.finished:
+            self._run_final_stage()  # before: what it makes of the state may be much smaller
+            self._keep_result()
+            return False
+        if self._working:
+            self._take_all(self._arrived())
+        self._look_at_the_clock()
+        return True
+
+    def _arrived(self) -> list[messages.PoolEvent]:
+        """Wait for answers.
+
+        A `SerialPool` runs `func` in here: a failed item's traceback refers to the frames of `_arrived` and `_step`, so
+        these hold no answer when they end. Otherwise exceptions would be in cycles, and their items with them.
+        """
+        patience = self._patience()
+        began, waited = monotonic(), self._pool.waited
+        try:
+            return self._pool.wait(patience)
+        finally:
+            self._parent_times.waited(monotonic() - began, self._pool.waited - waited)
+
+    def _run_final_stage(self) -> None:
+        """Have the workers do what is left to be done with what was committed, in a run of its own.
+
+        If that fails, its result is missing, and whoever asks for the value does the work here.
+        """
+        final_stage = None if self._stopped else self._strategy.final_stage(self._parent_fold)
+        if final_stage is None or not self._working:
+            return
+        self._observers.tell(events.FinalMergeStarted(len(final_stage.items), final_stage.why, monotonic()))
+        self._pool.end(clean=True, again=True, run=self._lease)
+        with (
+            contextlib.suppress(PoolAggError),
+            Run(RunOptions(final_stage.func, final_stage.items, Into(final_stage.take), pool=self._pool)) as run,
+        ):
+            while run.step():
+                pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        even_if_interrupted(self._end, None if kind is GeneratorExit else error)
+
+    def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
+        """End a run whose `__exit__` an interrupt has prevented."""
+        if self._entered and not self._ended and not ending():
+            even_if_interrupted(self._end, KeyboardInterrupt("the run was interrupted as it ended"))
+
+    def snapshot_is_due(self) -> bool:
+        """Whether `every` seconds have passed, and there is something to show. Slots are asked to flush for the
+        next."""
+        if self._every is None or monotonic() < self._next_snapshot:
+            return False
+        self._next_snapshot = monotonic() + self._every
+        with self._pool.used():
+            self._do(self._scheduler.handle(messages.FlushAll()))
+        # Before anything has arrived there is nothing to show, and of nothing some reducers have no result.
+        return self._scheduler.counts().merged > 0
+
+    def snapshot(self, final: bool) -> Snapshot:
+        """The result so far."""
+        merged, failed, _ = self._scheduler.counts()
+        return Snapshot(self.value(final), merged + failed, self._total, monotonic() - self._began, final)
+
+    def warn_of_skipped(self, stacklevel: int) -> None:
+        """Say what is missing from the result."""
+        if self._failures.skipped.count:
+            warnings.warn(
+                SkippedItems(self._failures.skipped.text(self._scheduler.demand.start)), stacklevel=stacklevel + 1
+            )
+
+    def _begin(self) -> None:
+        settings, terms = self._settings, self._options
+        self._began = monotonic()
+        self._next_snapshot = self._began + (self._every or 0)
+        covered, failed_before = ((), ()) if self._digest is None else self._continue(self._digest)
+        self._scheduler, self._planned = Scheduler(terms, covered, failed_before), True
+        if self._kept is not None and covered and self._parent_fold.done():
+            self._kept.skip(self._source, self._kept.needed)
+            self._stop()
+        merged, failed, _ = self._scheduler.counts()
+        # A finished run that is only asked again needs no workers.
+        if self._total != 0 and not (merged or failed):
+            self._begin_work()
+        self._observers.tell(
+            events.RunStarted(
+                self._total, terms.slots, repr(self._pool), repr(self._strategy), repr(settings.reducer),
+                merged, self._began, monotonic() - self._began,
+                self._pool.slots_per_worker, terms.in_order, settings.why,
+            )
+        )  # fmt: skip
+
+    def _begin_work(self) -> None:
+        if not self._working:
+            settings, terms = self._settings, self._options
+            self._pool.begin(settings.job(terms.grid), terms.slots, self._lease)
+            self._working = True
+            items_run = {slot: items for slot, items in self._pool.items_run().items() if slot < terms.slots}
+            self._do(self._scheduler.handle(messages.ItemsRun(items_run)))
+
+    def _end(self, error: BaseException | None) -> None:
+        """End the run, once. An interrupt waits until the pool and the checkpoint are let go of."""
+        if self._ended:
+            return
+        with interrupts_held_back():
+            self._ended = True
+            clean = error is None and self._scheduler.finished and not self._stopped
+            if self._working and self._observers:  # which workers of the pool's last run do not live to tell
+                self._parent_times.workers_memory = self._pool.peak_memory()
+            try:
+                interrupted = error is not None and not issubclass(type(error), Exception)
+                self._pool.end(clean, interrupted, run=self._lease)
+            finally:
+                try:
+                    self._let_go(error)
+                finally:
+                    done, failed, _ = self._scheduler.counts() if self._planned else Counts()
+                    self._observers.ended(done, failed, monotonic() - self._began, error)
+
+    def _patience(self) -> float | None:
+        """How long the workers may be waited for: not at all while there are items to pull."""
+        if self._feed.is_wanted(self._scheduler):
+            return 0.0
+        deadlines = []
+        if self._observers:
+            deadlines.append(self._observers.next_redraw)
+        if self._every is not None:
+            deadlines.append(self._next_snapshot)
+        if self._watch is not None:
+            deadlines.append(self._watch.next)
+        if self._kept is not None and (look := self._kept.next_look) is not None:
+            deadlines.append(look)
+        deadlines.extend(at for _, _, at in self._divisible())
+        return bounded(min(deadlines) - monotonic()) if deadlines else None
+
+    def _look_at_the_clock(self) -> None:
+        if self._watch is not None and self._working:
+            self._watch.look(range(self._options.slots))
+        for slot, chunk, at in self._divisible():
+            if monotonic() >= at:
+                self._do(self._scheduler.handle(messages.Late(slot, chunk)))
+        if self._observers.progress_is_due():
+            counts = self._counts()
+            self._observers.progressed(counts.done, counts.failed)
+        if self._kept is not None:
+            if self._kept.asks():
+                self._do(self._scheduler.handle(messages.FlushAll()))
+            if self._kept.due():
+                self._observers.tell(self._kept.commit())
+
+    def _divisible(self) -> list[tuple[int, int, float]]:
+        """While others have nothing to do: workers, the chunks they run, and from when on these should be divided."""
+        running = [(slot, chunk, self._pool.batch(slot)) for slot, chunk in self._scheduler.divisible]
+        return [(slot, chunk, at.since + LATE) for slot, chunk, at in running if at and at.chunk == chunk]
+
+    # -- the checkpoint ------------------------------------------------------------------------------------------------
+
+    def _continue(self, pages: InputDigest) -> tuple[RangeSet, RangeSet]:
+        """Go on from what the checkpoint holds; return the items that it covers, and those that failed."""
+        from poolagg._engine.checkpointer import Checkpointer
+
+        self._kept = Checkpointer(self._settings, self._parent_fold, pages, self._options)
+        self._feed.kept, self._failures.note_in_checkpoint = self._kept, self._kept.skip_failed
+        self._kept.begin(self._options)
+        if self._settings.on_error == "skip":
+            self._kept.tell_skipped(self._failures.skipped)
+        return self._kept.covered, self._kept.all_failed
+
+    def _keep_result(self) -> None:
+        if self._kept is not None:
+            self._kept.finished()
+            self._keep_rest(self._kept)
+
+    def _keep_rest(self, kept: Checkpointer) -> None:
+        if (kept_now := kept.finish()) is not None:
+            self._observers.tell(kept_now)
+
+    def _let_go(self, error: BaseException | None) -> None:
+        """Commit what there is, however the run ended, and let go of the file."""
+        if self._kept is None:
+            return
+        try:
+            with interrupts_allowed():
+                self._keep_rest(self._kept)
+        except Exception as another:
+            if error is None:
+                raise
+            add_note(error, f"poolagg: and the checkpoint was not written: {message_of(another)}")
+        finally:
+            self._kept.let_go(error)
+
+    # -- answers in, orders out ----------------------------------------------------------------------------------------
+
+    def _take_all(self, arrived: Iterable[messages.PoolEvent]) -> None:
+        for event in arrived:
+            self._take(event)
+
+    def _take(self, event: messages.PoolEvent) -> None:
+        if isinstance(event, messages.Flushed):
+            self._observers.state_shipped(event)
+        elif isinstance(event, messages.Lost):
+            self._observers.worker_died(event)
+        elif isinstance(event, messages.Retiring):
+            self._observers.worker_retired(event.slot, event.reason)
+        self._do(self._scheduler.handle(event))
+
+    def _do(self, todo: Iterable[messages.Instruction]) -> None:
+        pending = deque(todo)
+        while pending:
+            instruction = pending.popleft()
+            match instruction:
+                case messages.RunChunk():
+                    self._pool.perform(instruction, self._retry_buffer.find(instruction.start))
+                case messages.RestartWorker(slot, reason):
+                    if reason:
+                        self._observers.worker_retired(slot, reason)
+                    self._pool.perform(instruction, None)
+                case messages.Flush() | messages.Cancel() | messages.Yield():
+                    self._pool.perform(instruction, None)
+                case messages.ChunkRan(start, finished):
+                    if self._observers:
+                        self._observers.chunk_done(finished, start)
+                case messages.Release(start, stop):
+                    self._retry_buffer.release(start, stop)
+                case messages.Commit(state):
+                    pending.extend(self._commit(state))
+                case messages.Retry():
+                    self._failures.retry(instruction)
+                case messages.Skip():
+                    self._failures.skip(instruction)
+                case messages.LeaveOut(leaf):
+                    self._leave_out(leaf)
+                case messages.Fail():
+                    self._failures.fail(instruction)
+
+    def _commit(self, state: messages.PartialState) -> list[messages.Instruction]:
+        if self._stopped:
+            return []
+        began = monotonic()
+        try:
+            with contextlib.nullcontext() if self._kept is None else self._kept.covering(state.covers, state.nbytes):
+                self._parent_fold.commit(state.data)
+        except BaseException as error:
+            self._failures.note_fold(error, state, self._parent_fold.at)
+            raise
+        seconds = monotonic() - began
+        for start, stop in state.covers:
+            self._retry_buffer.release(start, stop)
+        self._observers.state_merged(state, began, seconds)
+        if self._parent_fold.done():
+            self._stop()
+        return self._scheduler.handle(messages.Merged(seconds))
+
+    def _stop(self) -> None:
+        """End the run early: nothing that is still to come can change the result."""
+        self._stopped = True
+        self._scheduler.stop()
+
+    def _leave_out(self, leaf: int) -> None:
+        """Tell the folding that a leaf has no state, so that the leaves beside it need not be kept for it."""
+        leave_out = getattr(self._parent_fold, "leave_out", None)
+        if leave_out is not None and not self._stopped:
+            with contextlib.nullcontext() if self._kept is None else self._kept.covering(()):
+                leave_out(leaf)
+
+    # -- time ----------------------------------------------------------------------------------------------------------
+
+    def _counts(self) -> Counts:
+        """Count items, with those that are done in chunks that are running."""
+        slots = range(self._options.slots)
+        batches = [(slot, batch) for slot in slots if (batch := self._pool.batch(slot)) is not None]
+        return self._scheduler.counts((slot, batch.chunk, batch.start) for slot, batch in batches)

@@ -1,0 +1,314 @@
+"""Inputs for a run: `blocks` cuts files into pieces for workers to read, `prefetch` pulls ahead on a thread.
+
+Rule: the parent never reads what a worker could. A block is a path and a range of bytes; which
+lines it owns is decided where it is read: those that start in the range. So making the blocks of a terabyte
+costs one `stat` a file, and every line is in exactly one block, however long it is.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+import stat
+import threading
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Any, BinaryIO, Generic, NoReturn, TypeVar, overload
+
+from poolagg._runtime.sizes import parse_size
+
+__all__ = ["Block", "Blocks", "Prefetch", "blocks", "prefetch"]
+
+T = TypeVar("T")
+
+# How much of a long line is looked at in one go, in search of its end: fast to read, and never a memory full.
+_SCAN = 1 << 18
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The lines of a file that start in the bytes from `start` to `stop`; nothing is read before `read`.
+
+    `size` and `mtime_ns` are the file's, as seen when the block was made: reading a block of a file that
+    changed since is an error, for its lines may be in no block by now, or in two.
+    """
+
+    __module__ = "poolagg"  # checkpoints keep this name
+
+    path: str
+    start: int
+    stop: int
+    encoding: str | None
+    size: int
+    mtime_ns: int
+
+    def read(self) -> Any:
+        """Return the lines as one text, decoded as `open` does; as bytes if `encoding` is None."""
+        try:
+            return self._open().read()
+        except UnicodeDecodeError as error:
+            self._refuse(error)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Iterate over the lines, each with its end, as iterating over a file does."""
+        try:
+            yield from self._open()
+        except UnicodeDecodeError as error:
+            self._refuse(error)
+
+    def _open(self) -> io.BytesIO | io.TextIOWrapper:
+        with open(self.path, "rb") as file:
+            first = _line_start(file, self.start, self.stop)
+            last = _line_start(file, self.stop, self.size) if first < self.stop else first
+            file.seek(first)
+            owned = io.BytesIO(file.read(last - first))
+            self._check_unchanged(os.fstat(file.fileno()))
+        return owned if self.encoding is None else io.TextIOWrapper(owned, _decoding(self.encoding, first))
+
+    def _check_unchanged(self, now: os.stat_result) -> None:
+        if (now.st_size, now.st_mtime_ns) != (self.size, self.mtime_ns):
+            raise ValueError(
+                f"{self.path!r} changed since blocks() was called: {self.size} bytes then, "
+                f"{now.st_size} now, modification time {(now.st_mtime_ns - self.mtime_ns) / 1e9:+.6f} s. "
+                "Call blocks() again when nothing writes to it"
+            )
+
+    def _refuse(self, error: UnicodeDecodeError) -> NoReturn:
+        error.add_note(
+            f"in {self.path!r}, in the lines that start in bytes {self.start} to {self.stop}: "
+            "name the file's encoding, as in blocks(path, encoding='latin-1'), or take bytes by encoding=None"
+        )
+        raise error
+
+
+def _line_start(file: BinaryIO, at: int, limit: int) -> int:
+    """Return where the first line that starts at or after `at` starts; `limit` if none does before it."""
+    if at == 0:
+        return 0
+    file.seek(at - 1)
+    while file.tell() < limit:
+        piece = file.readline(_SCAN)
+        if not piece or piece.endswith(b"\n"):
+            return min(file.tell(), limit)
+    return limit
+
+
+def _decoding(encoding: str, first: int) -> str:
+    """A byte order mark is one at the file's start only; further on the same three bytes are text."""
+    return "utf-8" if first and codecs.lookup(encoding).name == "utf-8-sig" else encoding
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    path: str
+    size: int
+    mtime_ns: int
+
+
+class Blocks(Sequence[Block]):
+    """What `blocks` returns: a sequence that makes each block when asked for it; a slice is another."""
+
+    def __init__(self, files: Sequence[_File], size: int, encoding: str | None) -> None:
+        self._files = files
+        self._size = size
+        self._encoding = encoding
+        self._ends = list(accumulate(-(-file.size // size) for file in files))
+        self._numbers = range(self._ends[-1])
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> Block: ...
+    @overload
+    def __getitem__(self, index: slice) -> Blocks: ...
+    def __getitem__(self, index: int | slice) -> Block | Blocks:
+        if isinstance(index, slice):
+            return self._sliced(index)
+        number = self._numbers[index]
+        where = bisect_right(self._ends, number)
+        file = self._files[where]
+        start = (number - (self._ends[where - 1] if where else 0)) * self._size
+        stop = min(start + self._size, file.size)
+        return Block(file.path, start, stop, self._encoding, file.size, file.mtime_ns)
+
+    def _sliced(self, index: slice) -> Blocks:
+        part = Blocks(self._files, self._size, self._encoding)
+        part._numbers = self._numbers[index]
+        return part
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} blocks of up to {self._size} bytes, of {len(self._files)} files>"
+
+
+def blocks(*paths: str | os.PathLike[str], size: int | str = "16MiB", encoding: str | None = "utf-8") -> Blocks:
+    r"""Cut files into blocks of whole lines, for workers to read: a sequence of small, picklable `Block`s.
+
+    `block.read()` is the block's text, iterating over it gives its lines with their ends, and the law is that
+    the lines of all blocks, in order, are those of the files: what `open(path, encoding=encoding)` iterates
+    over (CRLF becomes LF, a byte order mark stays unless `encoding="utf-8-sig"`), or `open(path, "rb")` if
+    `encoding` is None. `size` is bytes, or a text such as "64kB" or "16MiB". Nothing is read here but the
+    files' sizes.
+
+    A line longer than `size` is in the block it starts in, whole; the blocks it covers are empty. An empty
+    file has no blocks. Compressed files cannot be cut: pass their paths as items instead.
+
+    >>> import pathlib, tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> file = pathlib.Path(folder.name, "three.txt")
+    >>> _ = file.write_text("one\ntwo\nthree\n")
+    >>> [block.read() for block in blocks(file, size=5)]
+    ['one\ntwo\n', 'three\n', '']
+    >>> [line for block in blocks(file, size="1kB") for line in block]
+    ['one\n', 'two\n', 'three\n']
+    >>> folder.cleanup()
+    """
+    if not paths:
+        raise ValueError("blocks() was given no path: write blocks('corpus.txt'), or blocks(*paths) for several")
+    _check_encoding(encoding)
+    return Blocks([_seen(path) for path in paths], _bytes(size), encoding)
+
+
+def _seen(path: str | os.PathLike[str]) -> _File:
+    """The file as it is now. Its path is made absolute, since a worker may stand in another directory."""
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"blocks() takes paths, not {path!r}: write blocks(*paths) to pass a list of them")
+    if os.fspath(path) == "-":
+        raise ValueError("blocks() cannot cut '-' (standard input), only files: iterate over sys.stdin for its lines")
+    try:
+        status = os.stat(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(error.errno, _missing(path), os.fspath(path)) from None
+    _check_regular(path, status.st_mode)
+    return _File(os.path.abspath(path), status.st_size, status.st_mtime_ns)
+
+
+def _missing(path: str | os.PathLike[str]) -> str:
+    if set("*?[") & set(os.fspath(path)):
+        return "No such file; blocks() expands no patterns: write blocks(*sorted(glob.glob(pattern))) for"
+    return f"No such file, seen from {os.getcwd()!r}"
+
+
+def _check_regular(path: str | os.PathLike[str], mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(
+            f"blocks() cuts files, and {os.fspath(path)!r} is a directory: "
+            "write blocks(*sorted(p for p in pathlib.Path(directory).rglob('*.txt')))"
+        )
+    if not stat.S_ISREG(mode):
+        raise ValueError(
+            f"blocks() cuts regular files, and {os.fspath(path)!r} is none: iterate over its lines instead"
+        )
+
+
+def _check_encoding(encoding: str | None) -> None:
+    """Lines are found before anything is decoded: the byte 10 has to mean a newline, and nothing else."""
+    if encoding is None:
+        return
+    try:
+        cuttable = b"\n".decode(encoding) == "\n"
+    except UnicodeDecodeError:
+        cuttable = False
+    if not cuttable:
+        raise ValueError(
+            f"blocks() cannot cut {encoding!r} at newlines, which are not the single byte 10 there: "
+            "convert the files to UTF-8, or pass their paths as items"
+        )
+
+
+def _bytes(size: int | str) -> int:
+    """How many bytes `size` is."""
+    number = parse_size(size)
+    if number is None:
+        raise ValueError(
+            f"blocks() got size={size!r}: "
+            "write a whole number of bytes, at least 1, or a text such as '64kB' or '16MiB'"
+        )
+    return number
+
+
+def prefetch(iterable: Iterable[T], n: int) -> Prefetch[T]:
+    """Pull `iterable` on a thread of its own, at most `n` items ahead of whoever iterates.
+
+    For a source that blocks (a socket, a slow disk, a database cursor): it is waited for while the run goes
+    on. The items are the same, in the same order, and an exception of the source is raised at its place. The
+    thread ends with the source, and when the iterator is closed (`close`, or `with`) or garbage.
+
+    >>> with prefetch(range(5), 2) as numbers:
+    ...     list(numbers)
+    [0, 1, 2, 3, 4]
+    """
+    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+        raise ValueError(f"prefetch() got n={n!r}: write how many items may be pulled ahead, at least 1")
+    return Prefetch(iter(iterable), n)
+
+
+class Prefetch(Generic[T], Iterator[T]):
+    """What `prefetch` returns: an iterator and context manager over items that a thread pulls ahead."""
+
+    # The thread holds the link and never this object, which can so be collected while the thread waits.
+    def __init__(self, source: Iterator[T], n: int) -> None:
+        self._link: _Link[T] = _Link(n)
+        threading.Thread(target=_pull, args=(source, self._link), name="poolagg-prefetch", daemon=True).start()
+
+    def __next__(self) -> T:
+        if self._link.closed:
+            raise StopIteration
+        pulled = self._link.items.get()
+        if isinstance(pulled, _End):
+            self.close()
+            raise StopIteration if pulled.error is None else pulled.error
+        self._link.room.put(None)
+        return pulled[0]
+
+    def close(self) -> None:
+        """Pull no more: the thread ends, at once unless it is inside the source. Calling it twice is fine."""
+        self._link.closed = True
+        self._link.room.put(None)
+        self._link.items.put(_End(None))  # for a thread that waits in __next__ meanwhile
+
+    def __enter__(self) -> Prefetch[T]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_link"):
+            self.close()
+
+
+class _Link(Generic[T]):
+    """What iterator and thread share. SimpleQueue.put is reentrant, so `__del__` may call it at any time."""
+
+    def __init__(self, n: int) -> None:
+        self.items: SimpleQueue[tuple[T] | _End] = SimpleQueue()
+        self.room: SimpleQueue[None] = SimpleQueue()  # one None for each item that may be pulled
+        self.closed = False
+        for _ in range(n):
+            self.room.put(None)
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    error: BaseException | None
+
+
+def _pull(source: Iterator[T], link: _Link[T]) -> None:
+    try:
+        while True:
+            link.room.get()
+            if link.closed:
+                return
+            link.items.put((next(source),))
+    except StopIteration:
+        link.items.put(_End(None))
+    except BaseException as error:
+        link.items.put(_End(error))

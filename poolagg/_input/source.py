@@ -1,0 +1,423 @@
+"""The input of a run, pulled lazily. Items are in hand, in the form they travel in, until they are sealed into input
+batches.
+
+Each form is a class: slices of a range or an array, numbers, values that cannot change, items pickled one by one, and
+items that go by reference. Items in hand begin as numbers. When an item comes that the form cannot hold, the next form
+takes over all that is in hand, and once that is sealed numbers are expected again.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
+from types import GeneratorType
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+from poolagg._input.batches import LOOSE, NUMBERS, PACKED, PLAIN, Encoded, InputBatch, size_of
+from poolagg._input.numbers import PIECE, TYPES, Puller, cut_pieces, join_pieces, read_piece, write_piece
+
+__all__ = ["InputObserver", "Source", "is_sliced", "length_of"]
+
+# Items of these exact types cannot change after they were pulled, so a whole chunk of them is pickled at once; all
+# others are pickled one by one as they are pulled, for a generator may reuse its buffer.
+_ATOMS = TYPES | {str, bytes}
+
+_ENDED_FOR_GOOD = {*map(type, map(iter, ([], (), "", b"", {}, set(), range(0))))} | {GeneratorType}
+"""Iterators that remember their end, so that to ask them again runs no code of the user's."""
+
+TOGETHER = 64
+"""Numbers that are pulled between two looks at the clock, from a source that is quick. So many, less one, may have to
+wait for each other, once, when it stops being quick; looking after each would take longer than pulling does."""
+
+MANY = 1000
+"""Numbers from which on a source is quick that gave as many in one go, which lasts a millisecond."""
+
+Encode: TypeAlias = Callable[[Any], Encoded]
+
+Other: TypeAlias = tuple[Any, ...]
+"""An item that the form in hand cannot hold; or nothing."""
+
+
+class Limits(NamedTuple):
+    """How much is pulled at once: items in hand, their bytes, and the time that it may take."""
+
+    items: int
+    most_bytes: int
+    clock: Callable[[], float]
+    until: float
+
+
+class InputObserver(Protocol):
+    """Who sees every item of an input, in its order, before it is handed on."""
+
+    def see(self, item: Any) -> None:
+        """One that was pulled just now, and may change."""
+
+    def see_all(self, items: Sequence[Any], dumped: bytes | None) -> None:
+        """Some that cannot change; `dumped` is what marshal makes of them, if somebody has it."""
+
+    def ended(self) -> None:
+        """There are no more."""
+
+
+class Source:
+    """Pulls an iterable lazily, on the caller's thread, into input batches.
+
+    `encode` pickles one item (None: items go by reference, as between threads). A `range` or a numpy array is not
+    iterated: it travels as a slice of itself.
+    """
+
+    def __init__(self, iterable: Iterable[Any], encode: Encode | None, observer: InputObserver | None = None) -> None:
+        self.total = length_of(iterable)
+        self.ended = False
+        self._start = 0
+        if encode is None:
+            self._first: _InHand = _Loose(asked_once(iter(iterable)), observer)
+        elif is_sliced(iterable):
+            self._first = _Slices(iterable, encode, self.total or 0)
+        else:
+            self._first = _Numbers(asked_once(iter(iterable)), observer, encode)
+        self._hand: _InHand = self._first
+
+    @property
+    def in_hand(self) -> int:
+        """How many items are pulled and not yet sealed into an input batch."""
+        return self._hand.count
+
+    @property
+    def position(self) -> int:
+        """How many items have been pulled altogether."""
+        return self._start + self._hand.count
+
+    @property
+    def nbytes(self) -> int:
+        """About how many bytes the items in hand take."""
+        return self._hand.nbytes
+
+    @property
+    def packing(self) -> float:
+        """About how many seconds it took to pickle the items in hand one by one: as long as the first of them each."""
+        return self._hand.first_packing * self._hand.count
+
+    def pull(self, count: int, most_bytes: int, clock: Callable[[], float], until: float) -> None:
+        """Pull until `count` items are in hand, or `most_bytes`, or `clock()` passes `until`; at least one item."""
+        limits = Limits(count, most_bytes, clock, until)
+        other = self._hand.pull((), limits)
+        while other:
+            self._hand = self._hand.next_form()
+            other = self._hand.pull(other, limits)
+        if other is not None and self._hand.ends_before(count):
+            self.ended = True
+
+    def skip(self, count: int) -> Iterator[Any]:
+        """Pull `count` items past the engine: for a continued run, which has them in its result already."""
+        self._start += count
+        return self._hand.skip(count)
+
+    def seal(self, count: int) -> InputBatch:
+        """Make an input batch of the first `count` items in hand."""
+        start, stop = self._start, self._start + count
+        self._start = stop
+        kind, data, nbytes = self._hand.seal(count)
+        if not self._hand.count:
+            self._hand = self._first
+            self._hand.begin()
+        return InputBatch(start, stop, kind, data, nbytes)
+
+
+class _InHand:
+    """Items that are pulled and not yet sealed, in one form."""
+
+    first_packing = 0.0
+    """Seconds that it took to pickle the first item."""
+
+    def __init__(self, iterator: Iterator[Any], observer: InputObserver | None, encode: Any = None) -> None:
+        self.iterator, self.observer, self.encode = iterator, observer, encode
+        self.items: list[Any] = []
+        self.nbytes = 0
+        self.seen = 0
+        """Items in hand that the witness has seen."""
+
+    def begin(self) -> None:
+        """Nothing is in hand, and what comes next may be of any type."""
+
+    @property
+    def count(self) -> int:
+        """How many items are in hand."""
+        return len(self.items)
+
+    def pull(self, other: Other, limits: Limits) -> Other | None:
+        """Take `other`, then pull up to the limits; return an item that this form cannot hold, or nothing.
+
+        None if the time or the bytes were used up before.
+        """
+        raise NotImplementedError
+
+    def next_form(self) -> _InHand:
+        """Hand all items over to the form that holds what this one cannot."""
+        raise NotImplementedError
+
+    def ends_before(self, count: int) -> bool:
+        """Whether the input had fewer than `count` items left; then the witness has seen all."""
+        if self.count >= count:
+            return False
+        self.see_rest(self.items)
+        if self.observer is not None:
+            self.observer.ended()
+        return True
+
+    def skip(self, count: int) -> Iterator[Any]:
+        """Pull `count` items, of which none is to be run."""
+        return islice(self.iterator, count)
+
+    def seal(self, count: int) -> tuple[str, Any, int]:
+        """Take the first `count` items: what they are, the form they travel in, its size."""
+        raise NotImplementedError
+
+    def coming(self, other: Other, count: int) -> Iterator[Any]:
+        """Return what is still to be pulled, `other` first."""
+        left = islice(self.iterator, count - self.count - len(other))
+        return chain(other, left) if other else left
+
+    def see_rest(self, items: list[Any], dumped: bytes | None = None) -> None:
+        """Show the witness what it has not seen of `items`, the first in hand: they cannot change."""
+        if self.observer is not None and self.seen < len(items):
+            self.observer.see_all(*((items[self.seen :], None) if self.seen else (items, dumped)))
+            self.seen = len(items)
+
+    def cut(self, count: int) -> list[Any]:
+        """Take the first `count` items."""
+        items, self.items = self.items, self.items[count:]
+        del items[count:]
+        self.see_rest(items)
+        self.seen = max(0, self.seen - count)
+        return items
+
+
+class _Slices(_InHand):
+    """Slices of a range or an array, which is not iterated."""
+
+    def __init__(self, iterable: Any, encode: Encode, total: int) -> None:
+        super().__init__(iter(()), None, encode)
+        self._iterable, self._total = iterable, total
+        self._start = self._count = 0
+
+    @property
+    def count(self) -> int:
+        return self._count
+
+    def pull(self, other: Other, limits: Limits) -> Other | None:
+        self._count = min(limits.items, self._total - self._start)
+        return ()
+
+    def ends_before(self, count: int) -> bool:
+        return self._count == self._total - self._start
+
+    def skip(self, count: int) -> Iterator[Any]:
+        self._start += count
+        return iter(self._iterable[self._start - count : self._start])
+
+    def seal(self, count: int) -> tuple[str, Any, int]:
+        data = self.encode(self._iterable[self._start : self._start + count])
+        self._start += count
+        self._count -= count
+        return PLAIN, data, size_of(data)
+
+
+class _Loose(_InHand):
+    """Items that go by reference."""
+
+    def pull(self, other: Other, limits: Limits) -> Other | None:
+        items, (count, most_bytes, clock, until) = self.items, limits
+        for item in self.coming(other, count):
+            kind = type(item)
+            if kind in _ATOMS:
+                self.nbytes += 8 + len(item) if kind is str or kind is bytes else 8
+                items.append(item)
+            else:
+                self.see_rest(items)
+                if self.observer is not None:
+                    self.observer.see(item)
+                items.append(item)
+                self.seen += 1
+                self.nbytes += 8 + _buffer_size(item)
+            if self.nbytes > most_bytes or clock() > until:
+                return None
+        return ()
+
+    def seal(self, count: int) -> tuple[str, Any, int]:
+        items = self.cut(count)
+        nbytes, self.nbytes = self.nbytes, sum(map(sys.getsizeof, self.items))
+        return LOOSE, items, nbytes
+
+
+class _Numbers(_InHand):
+    """Numbers, of which there may be very many: pulled with as little as possible for each, and written in pieces."""
+
+    def __init__(self, iterator: Iterator[Any], observer: InputObserver | None, encode: Encode) -> None:
+        super().__init__(iterator, observer, encode)
+        self._puller = Puller(iterator)
+        self._pieces: list[bytes] = []  # of the numbers that come before `items`
+        self._written = 0  # how many there are in pieces
+        self._together = 1
+
+    def begin(self) -> None:
+        self._puller.begin()
+
+    @property
+    def count(self) -> int:
+        return self._written + len(self.items)
+
+    def pull(self, other: Other, limits: Limits) -> Other | None:
+        items, before = self.items, self.count
+        count, _, clock, until = limits
+        pull, left = self._puller.pull, count - before
+        try:
+            while left > 0:
+                end = len(items) + min(left, self._together)
+                left -= self._together
+                if found := pull(items, end - len(items)):
+                    return found
+                if len(items) < end:
+                    break
+                if end >= PIECE:
+                    self._write_piece()
+                if clock() > until:
+                    self._together = TOGETHER if self.count - before > MANY else 1
+                    return None
+            return ()
+        finally:
+            self.nbytes += 8 * (self.count - before)
+
+    def next_form(self) -> _Plain:
+        plain = _Plain(self.iterator, self.observer, self.encode)
+        plain.items = [number for piece in self._pieces for number in read_piece(piece)]
+        plain.seen = self.seen + len(plain.items)  # those in pieces were shown
+        plain.items += self.items
+        plain.nbytes = self.nbytes
+        self.items, self._pieces = [], []
+        self._written = self.seen = self.nbytes = 0
+        return plain
+
+    def seal(self, count: int) -> tuple[str, Any, int]:
+        """Take numbers in pieces; what of a piece is left over is a piece."""
+        self._write_piece()
+        pieces, self._pieces = cut_pieces(self._pieces, count)
+        self._written -= count
+        self.nbytes = 8 * self._written
+        data = join_pieces(pieces)
+        return NUMBERS, data, len(data)
+
+    def _write_piece(self) -> None:
+        """Write a piece of all numbers in hand that are in none."""
+        items = self.items
+        if items:
+            self._pieces.append(write_piece(items))
+            self.see_rest(items, self._pieces[-1])
+            self._written += len(items)
+            self.seen = 0
+            items.clear()
+
+
+class _Plain(_InHand):
+    """Values that cannot change, so that all of an input batch are pickled at once."""
+
+    def pull(self, other: Other, limits: Limits) -> Other | None:
+        items, (count, most_bytes, clock, until) = self.items, limits
+        for item in self.coming(other, count):
+            kind = type(item)
+            if kind not in _ATOMS:
+                return (item,)
+            self.nbytes += 8 + len(item) if kind is str or kind is bytes else 8
+            items.append(item)
+            if self.nbytes > most_bytes or clock() > until:
+                return None
+        return ()
+
+    def next_form(self) -> _Packed:
+        self.see_rest(self.items)
+        packed = _Packed(self.iterator, self.observer, self.encode)
+        packed.nbytes = self.nbytes
+        packed.items = list(map(packed.pack, self.items))
+        return packed
+
+    def seal(self, count: int) -> tuple[str, Any, int]:
+        data = pickle.dumps(self.cut(count), 5)
+        self.nbytes = sum(map(sys.getsizeof, self.items))
+        return PLAIN, data, len(data)
+
+
+class _Packed(_InHand):
+    """Items that may change after they were pulled: each is pickled as it comes, and the witness sees it before."""
+
+    def pull(self, other: Other, limits: Limits) -> Other | None:
+        observer, items, (count, most_bytes, clock, until) = self.observer, self.items, limits
+        for item in self.coming(other, count):
+            if observer is not None:
+                observer.see(item)
+            if other:
+                other, began = (), clock()
+                items.append(self.pack(item))
+                self.first_packing = clock() - began
+            else:
+                items.append(self.pack(item))
+            if self.nbytes > most_bytes or clock() > until:
+                return None
+        return ()
+
+    def see_rest(self, items: list[Any], dumped: bytes | None = None) -> None:
+        """Show nothing: the witness has seen each item."""
+
+    def seal(self, count: int) -> tuple[str, Any, int]:
+        items = self.cut(count)
+        self.nbytes = sum(map(size_of, self.items))
+        return PACKED, items, sum(map(size_of, items))
+
+    def pack(self, item: Any) -> Encoded:
+        """Pickle an item."""
+        data: Encoded = self.encode(item)
+        self.nbytes += size_of(data)
+        return data
+
+
+def _buffer_size(item: Any) -> int:
+    """Return the bytes of an array or a buffer, 0 for other items: what is passed by reference is kept, too."""
+    if type(item) is bytearray:
+        return len(item)
+    try:
+        nbytes = item.nbytes
+    except Exception:  # few items have it
+        return 0
+    return nbytes if type(nbytes) is int else 0
+
+
+def asked_once(iterator: Iterator[Any]) -> Iterator[Any]:
+    """The same items, from an iterator that may be asked again after its end.
+
+    Not every iterator may: one over a queue would wait for ever. `chain` drops it at its end, for 5 ns an item.
+    """
+    return iterator if type(iterator) in _ENDED_FOR_GOOD else chain(iterator)
+
+
+def length_of(iterable: Iterable[Any]) -> int | None:
+    """Return how many items there are, if the input can tell; a range may be longer than `len` can say.
+
+    >>> length_of(range(10**19, 0, -1)), length_of(range(0, -5)), length_of(iter([]))
+    (10000000000000000000, 0, None)
+    """
+    if type(iterable) is range:
+        return (iterable[-1] - iterable[0]) // iterable.step + 1 if iterable else 0
+    try:
+        return len(iterable)  # type: ignore[arg-type]
+    except (TypeError, OverflowError):
+        return None
+
+
+def is_sliced(iterable: Any) -> bool:
+    """Whether an input travels as slices of itself: a range, or an array of plain numbers."""
+    if type(iterable) is range:
+        return True
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and type(iterable) is numpy.ndarray and iterable.ndim > 0 and not iterable.dtype.hasobject

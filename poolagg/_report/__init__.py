@@ -1,0 +1,1 @@
+"""Events of a run in; words, pages and bars out."""

@@ -1,0 +1,158 @@
+"""A progress bar as a watcher: run events in, a tqdm bar out.
+
+Rule: none of it is paid per item. A bar moves when the engine says `Progressed`, which it does at
+most ten times a second, and tqdm is imported when a `Progress` is made.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import warnings
+from collections import Counter
+from typing import Any
+
+from poolagg.events import ItemFailed, Progressed, RunEnded, RunEvent, RunStarted, WorkerDied
+
+__all__ = ["Progress"]
+
+# Seconds between lines where a line cannot be redrawn: the log of a day shows life and stays readable.
+_BETWEEN_LINES = 60.0
+
+
+class Progress:
+    """A tqdm bar for a run: items, rate, time left, and what failed, was retried or lost, if anything was.
+
+    `aggregate(..., progress=True)` draws one; `watch=[Progress(desc="parsing")]` draws one with arguments of
+    tqdm's. In a terminal or a notebook it is redrawn at most ten times a second. In a pipe or a file it is a
+    line at the start, one a minute (or `mininterval` seconds), and one at the end. It can watch one run after
+    another.
+
+    >>> from poolagg.events import Progressed, RunEnded, RunStarted
+    >>> progress = Progress(file=sys.stdout, bar_format="{n_fmt} of {total_fmt}{postfix}")
+    >>> progress(RunStarted(total=3, workers=2, pool="ProcessPool", strategy="Combine", reducer="Sum()"))
+    0 of 3
+    >>> progress(Progressed(done=1, failed=1, total=3))
+    >>> progress(RunEnded(done=2, failed=1, elapsed=0.5))
+    3 of 3, failed=1
+    """
+
+    def __init__(self, **tqdm_arguments: Any) -> None:
+        _check(tqdm_arguments)
+        self._arguments = tqdm_arguments
+        self._bar: Any = None
+        self._trouble: Counter[str] = Counter()
+
+    def __call__(self, event: RunEvent) -> None:
+        if isinstance(event, RunStarted):
+            self._open(event)
+        elif self._bar is None:
+            return
+        elif isinstance(event, Progressed):
+            self._move(event.done, event.failed, event.total)
+        elif isinstance(event, ItemFailed):
+            self._trouble["retried"] += event.will_retry
+        elif isinstance(event, WorkerDied):
+            self._trouble["lost"] += 1
+        elif isinstance(event, RunEnded):
+            self._close(event)
+
+    def _open(self, event: RunStarted) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._trouble.clear()
+        self._bar = _bar({"total": event.total, **self._arguments, "initial": event.done})
+
+    def _move(self, done: int, failed: int, total: int | None) -> None:
+        self._trouble["failed"] = failed
+        if total not in (None, self._bar.total):
+            self._bar.learn_total(total)
+        if trouble := {what: count for what, count in sorted(self._trouble.items()) if count}:
+            self._bar.set_postfix(trouble, refresh=False)
+        self._bar.update(done + failed - self._bar.n)  # what failed for good is over, too
+
+    def _close(self, event: RunEnded) -> None:
+        """Leave the bar at its true count: `close` draws it a last time."""
+        try:
+            self._move(event.done, event.failed, None)
+        finally:
+            self._bar.close()
+            self._bar = None
+
+
+def _check(arguments: dict[str, Any]) -> None:
+    """tqdm itself complains when the bar is made: too late, in the middle of a call of something else."""
+    import inspect
+
+    from tqdm import std
+
+    known = set(inspect.signature(std.tqdm.__init__).parameters) - {"self", "iterable", "initial", "kwargs"}
+    if unknown := sorted(set(arguments) - known):
+        raise TypeError(
+            f"Progress() takes tqdm's arguments, not {unknown[0]!r}: write any of {', '.join(sorted(known))}"
+        )
+
+
+def _bar(arguments: dict[str, Any]) -> Any:
+    """Make the bar that fits where it is drawn: a widget, a line redrawn in place, or line after line."""
+    file = arguments.get("file") or sys.stderr or io.StringIO()  # a daemon has no stderr
+    kind, in_place = _bar_class(), _draws_in_place(file)
+    # miniters=0: an event that moved nothing still moves the clock.
+    arguments = {"miniters": 0, "mininterval": 0.1 if in_place else _BETWEEN_LINES, **arguments}
+    if in_place:
+        return kind(**{**_size(file), **arguments})
+    return kind(**{**arguments, "file": _Lines(file), "position": 0})
+
+
+def _bar_class() -> Any:
+    """tqdm's bar for this place, without what it starts on the side."""
+    from tqdm import std
+
+    with warnings.catch_warnings():  # a notebook without ipywidgets gets the text bar, and needs no lecture
+        warnings.simplefilter("ignore")
+        from tqdm.autonotebook import tqdm as chosen
+
+    class Bar(chosen):  # type: ignore[misc]
+        # No monitor thread, for this bar only: others of the user's keep theirs.
+        monitor_interval = 0
+        # The thread lock that all bars take. tqdm's default adds a multiprocessing lock to it, which would
+        # fix the start method and may start a process. A lock in use already is kept.
+        _lock = getattr(std.tqdm, "_lock", std.TqdmDefaultWriteLock.th_lock)
+
+        def learn_total(self, total: int) -> None:
+            self.total = total
+            if hasattr(self, "container"):  # the widget, which knows a maximum of its own
+                bar = self.container.children[1]
+                bar.max, bar.bar_style, bar.layout.width = total, "", None
+
+    return Bar
+
+
+def _draws_in_place(file: Any) -> bool:
+    """Whether a line can be drawn over: in a terminal, and in a notebook, whose files say they are none."""
+    return file.isatty() or type(file).__module__.startswith("ipykernel.")
+
+
+def _size(file: Any) -> dict[str, Any]:
+    """tqdm asks for the terminal's size at each redraw, and takes a size of nothing, which some give, at its word."""
+    try:
+        known = all(os.get_terminal_size(file.fileno()))
+    except (AttributeError, OSError, ValueError):  # a notebook
+        known = True
+    return {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 24}
+
+
+class _Lines:
+    """A file for tqdm to draw on, which gets each state of the bar as a line of its own."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.encoding = getattr(file, "encoding", None)
+
+    def write(self, text: str) -> None:
+        if line := text.strip():
+            self._file.write(line + "\n")
+
+    def flush(self) -> None:
+        self._file.flush()

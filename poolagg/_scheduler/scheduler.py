@@ -1,0 +1,387 @@
+"""The scheduler of a run: which items go where, when states are flushed, and what is run again. A pure state machine.
+
+Rule: no clock, process or file; answers in, orders out, and every change of an item's state happens here.
+
+             Pulled             Run                ChunkResult             (Flushed)           Commit
+    source ─────────▶ waiting ─────────▶ running ───────────▶ held ─────────────▶ arrived ─────────▶ covered
+                         ▲                  │                  │                    │
+                         └──── Lost, Cancelled, given back ──────┴───── unreadable ───┘
+
+Invariant: every item that was pulled is in exactly one of these places; `check()` asserts it. A worker that carries no
+state flushes with every chunk, so that nothing is ever held. Pieces of an in-order run wait in `arrived` until all
+before them are covered; others are covered at once. The parts have modules of their own: `items.py` keeps what waits,
+has arrived and is covered, `_slots.py` what each worker was given; `losses.py` decides what becomes of a dead worker's
+items, `_suspects.py` finds the item at fault; `stealing.py` moves work to workers without any, `_flushing.py` has
+states flushed. They add their orders to the one list in `instructions.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from poolagg._scheduler.chunk_sizing import ChunkSizer
+from poolagg._scheduler.flushing import Flushing
+from poolagg._scheduler.items import ItemTracker
+from poolagg._scheduler.losses import Losses
+from poolagg._scheduler.messages import (
+    Broken,
+    Cancelled,
+    ChunkRan,
+    ChunkResult,
+    Commit,
+    Event,
+    Fail,
+    FlushAll,
+    Flushed,
+    Instruction,
+    Instructions,
+    ItemsRun,
+    Late,
+    Lost,
+    Merged,
+    PartialState,
+    Pulled,
+    Release,
+    RestartWorker,
+    Retiring,
+    RunChunk,
+    SourceEnded,
+    Yielded,
+)
+from poolagg._scheduler.options import SchedulerOptions
+from poolagg._scheduler.ranges import Interval, RangeSet, overlaps, without
+from poolagg._scheduler.slots import Slot, Slots
+from poolagg._scheduler.stealing import Stealing
+from poolagg._scheduler.suspects import SuspectTracker
+
+__all__ = ["Counts", "Scheduler"]
+
+
+class Demand(NamedTuple):
+    """What the scheduler wants of the source: `items` in hand, from item `start` on; it passes what is covered
+    before."""
+
+    start: int
+    items: int
+    urgent: bool
+    """A worker has nothing to do, so that an item in hand must not wait for the next."""
+
+
+class Counts(NamedTuple):
+    """How many items are in the result, how many failed for good, and how many have run without a failure."""
+
+    merged: int = 0
+    failed: int = 0
+    done: int = 0
+
+
+class Scheduler:
+    """Tell it what happened, by `handle`, which returns orders; between two events the engine has five questions."""
+
+    def __init__(
+        self, terms: SchedulerOptions, covered: Iterable[Interval] = (), failed: Iterable[Interval] = ()
+    ) -> None:
+        self.terms = terms
+        self.sizer = ChunkSizer(terms.slots, terms.chunksize, not terms.stateful, terms.chunk_seconds)
+        self._ended = False
+        self._instructions = Instructions()
+        self._items = ItemTracker(terms.grid, covered, failed)
+        self._suspects = SuspectTracker(self._items, terms, self._instructions)
+        self._losses = Losses(self._items, self._suspects, self._instructions, terms.one_failure_domain)
+        self._slots = Slots(terms.slots, terms.in_flight, terms.most_items)
+        self._stealing = Stealing(self._items, self._slots, terms.grid, self._instructions)
+        self._flushing = Flushing(terms, self.sizer, self._items, self._slots, self._instructions)
+        self._chunk = 0
+
+    # -- what the engine asks ------------------------------------------------------------------------------------------
+
+    @property
+    def finished(self) -> bool:
+        """Whether every item is covered and there will be no more, or the run was stopped."""
+        if self._instructions.stopped:
+            return True
+        if not self._ended or self._slots.busy or self._items.waiting or self._suspects.suspects or self._items.arrived:
+            return False
+        return all(slot.empty for slot in self._slots)
+
+    @property
+    def demand(self) -> Demand:
+        """What is wanted of the source now."""
+        slot = self._free_slot()
+        return Demand(self._items.pulled, self._wanted(slot), slot is not None and not slot.chunks)
+
+    def _wanted(self, slot: Slot | None) -> int:
+        """Return how many items a chunk for this worker should have, 0 if none is wanted."""
+        if slot is None or self._instructions.stopped or self._ended or self._items.waiting:
+            return 0
+        if self.terms.in_order and not self._window_open():
+            return 0
+        total, pulled = self.terms.total, self._items.pulled
+        # A total that is passed was wrong, and says nothing any more.
+        remaining = total - pulled if total is not None and total > pulled else None
+        return self._items.wanted(self.sizer.size(remaining))
+
+    def sealable(self, in_hand: int, ended: bool) -> int:
+        """Return how many of the items in hand may be a chunk: chunks end at leaf boundaries."""
+        if self.terms.grid is None or ended:
+            return in_hand
+        pulled = self._items.pulled
+        return max(0, self.terms.grid.floor(pulled + in_hand) - pulled)
+
+    @property
+    def divisible(self) -> list[tuple[int, int]]:
+        """Slots, with the chunk that each runs, which may be asked to give some of it to workers without work."""
+        return self._stealing.divisible() if self.terms.chunksize is None and self._starving else []
+
+    def counts(self, reached: Iterable[tuple[int, int, int]] = ()) -> Counts:
+        """Count the items by what has become of them; `reached`: workers, their chunks, the items that these are at."""
+        failed, covered = self._items.failures, len(self._items.covered)
+        held = sum(stop - start for slot in self._slots for start, stop in slot.held)
+        arrived = sum(state.items for *_, state in self._items.arrived)
+        merged, done = covered - failed, held + arrived
+        for slot, chunk, index in reached:
+            done += sum(index - run.start for run in self._slots[slot].chunks if run.chunk == chunk)
+        return Counts(merged, failed, merged + done)
+
+    # -- what the engine tells -----------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """End the run: nothing more is ordered."""
+        self._instructions.stopped = True
+
+    def handle(self, event: Event) -> list[Instruction]:
+        """Take in what happened; give the orders that follow from it."""
+        match event:  # what happens most often comes first
+            case ChunkResult():
+                self._finished(event)
+            case Pulled(start, stop, nbytes, kept_bytes):
+                self._flushing.kept_bytes = kept_bytes
+                self.sizer.pulled(stop - start, nbytes)
+                for interval in self._items.pull(start, stop):
+                    self._instructions.add(Release(*interval))
+            case Merged(seconds):
+                self.sizer.merged(seconds)
+            case SourceEnded():
+                self._ended = True
+            case ItemsRun(items_run):
+                for slot, items in items_run.items():
+                    self._slots.spend(self._slots[slot], items)
+            case FlushAll():
+                if not self._instructions.stopped:
+                    self._flushing.of_all()
+            case Flushed(slot, states, pack, opening):
+                self._slots[slot].flushing = False
+                self._flushed(self._slots[slot], states, pack, opening)
+            case Cancelled():
+                self._stealing.cancelled(event)
+            case Late(slot, chunk):
+                if (slot, chunk) in self.divisible:
+                    self._stealing.divide(self._slots[slot], chunk)
+            case Yielded():
+                self._stealing.yielded(event)
+            case Lost():
+                self._lost(event)
+            case Retiring(slot, _):
+                self._slots[slot].retiring = True
+                self._slots.settle(self._slots[slot])
+            case Broken(_, error):
+                self._instructions.fail(Fail(None, error))
+        self._dispatch()
+        return self._instructions.take()
+
+    def _finished(self, event: ChunkResult) -> None:
+        slot = self._slots[event.slot]
+        run = self._slots.finish(slot, event.stop)
+        assert run.chunk == event.chunk, (run, event)
+        if event.stop > run.stop:
+            raise AssertionError(f"worker {slot.number} ran up to item {event.stop}, and had given away all from {run}")
+        self._instructions.add(ChunkRan(run.start, event))
+        self._stealing.give_back(event.stop, run.stop)
+        self.sizer.finished(event.stop - run.start, event.seconds)
+        again = [failure.index for failure in event.failures if self._suspects.charge(failure)]
+        if self._items.is_probe(run.start, run.stop):
+            self._probed(run, event)
+            return
+        if self.terms.grid is not None:
+            self._leaves(event, again)
+            return
+        self._items.wait(*((index, index + 1) for index in again))
+        failed = [failure.index for failure in event.failures]
+        slot.held += without((run.start, event.stop), [*failed, *run.without])
+        slot.held_seconds += event.seconds
+        slot.held_chunks += 1
+        if event.states is not None:
+            self._flushed(slot, event.states, event.pack_seconds, event.open_seconds)
+
+    def _leaves(self, event: ChunkResult, again: list[int]) -> None:
+        """A leaf with an item that runs again is folded anew, whole; its piece is dropped."""
+        assert event.states is not None
+        anew = {self._items.leaf(index) for index in again}
+        for state in event.states:
+            leaves = self._items.leaves(state)
+            if leaves & anew:
+                anew |= leaves
+            elif state.error is None:
+                self._arrive(state)
+            else:
+                self._losses.unreadable((min(leaves)[0], max(leaves)[1]), state.error)
+        self._items.wait(*anew)
+
+    def _flushed(self, slot: Slot, states: tuple[PartialState, ...], pack: float, opening: float) -> None:
+        self.sizer.flushed(slot.held_seconds, pack, opening)
+        intervals = slot.forget()
+        held, covers = RangeSet(intervals), RangeSet(interval for state in states for interval in state.covers)
+        if held != covers:
+            raise AssertionError(f"worker {slot.number} held {held!r} and flushed {covers!r}")
+        for state in states:
+            if state.error is None:
+                self._arrive(state)
+                continue
+            parts = overlaps(state.covers, intervals)
+            if len(parts) == 1:
+                self._losses.unreadable(parts[0], state.error)
+            else:
+                self._suspects.suspects.extend(parts)
+
+    def _arrive(self, state: PartialState) -> None:
+        self.sizer.weighed(state.nbytes, state.items)
+        if self.terms.in_order:
+            self._items.arrive(state)
+        else:
+            self._commit(state)
+
+    def _commit(self, state: PartialState) -> None:
+        self._suspects.progress()
+        self._items.cover(state)
+        self._instructions.add(Commit(state))
+
+    # -- failure -------------------------------------------------------------------------------------------------------
+
+    def _lost(self, event: Lost) -> None:
+        slot = self._slots[event.slot]
+        self._slots.renew(event.slot)
+        self._instructions.add(RestartWorker(event.slot))
+        self._losses.lost(event, slot)
+
+    def _probed(self, run: RunChunk, event: ChunkResult) -> None:
+        """A probe's pieces are dropped, but for what they say about who is at fault."""
+        assert event.states is not None
+        for state in event.states:
+            if state.error is not None:
+                self._losses.unreadable((state.covers[0][0], state.covers[-1][1]), state.error)
+        self._suspects.probed(run.start)
+
+    # -- dispatch ------------------------------------------------------------------------------------------------------
+
+    def _dispatch(self) -> None:
+        if self._instructions.stopped:
+            return
+        while self.terms.in_order and (state := self._items.in_order()):
+            self._commit(state)
+        if self._slots.retiring:
+            self._restart_retiring()
+        if self._suspects.suspects:
+            self._run_suspects()
+        while self._items.waiting and self._admissible() and (slot := self._free_slot()):
+            self._run_some(slot, self._items.next(self.sizer.size(None)))
+        if self._ended and self.terms.stateful and not (self._items.waiting or self._suspects.suspects):
+            self._flushing.of_idle()
+        if self.terms.in_flight > 1 and self._starving:
+            self._stealing.cancel()
+
+    @property
+    def _starving(self) -> bool:
+        """Whether a worker has nothing to do while others run chunks, and nothing is to come that it could be given."""
+        if not (self._slots.idle and self._slots.busy) or self._instructions.stopped:
+            return False
+        if self._items.waiting or self._suspects.suspects:
+            return False
+        return self._ended or not self._wanted(self._free_slot())
+
+    def _free_slot(self) -> Slot | None:
+        """The worker that gets the next chunk, if one may. While suspects wait, one is kept free for them, or all."""
+        if not self._suspects.suspects:
+            return None if self.terms.one_failure_domain and self._slots.alone else self._slots.most_capacity()
+        if self.terms.one_failure_domain:
+            return None
+        return self._slots.second_roomiest()
+
+    def _run_suspects(self) -> None:
+        while self._suspects.suspects:
+            if self.terms.one_failure_domain and (self._slots.busy or any(slot.flushing for slot in self._slots)):
+                return
+            slots = [slot for slot in self._slots if not slot.retiring and not slot.chunks]
+            if not slots:
+                return
+            slot = min(slots, key=lambda slot: len(slot.held))
+            if not slot.empty:
+                self._flushing.of(slot)
+                return
+            self._run_some(slot, self._suspects.suspects.popleft(), alone=True)
+
+    def _run_some(self, slot: Slot, interval: Interval, alone: bool = False) -> None:
+        """Run as many of the items as the worker's worker may still run."""
+        start, stop = interval
+        end = stop if stop - start <= slot.capacity else self._items.cut(interval, slot.capacity)
+        if end < stop and alone:
+            self._suspects.suspects.appendleft((end, stop))
+        elif end < stop:
+            self._items.wait((end, stop))
+        if start < end:
+            self._run(slot, (start, end), alone)
+        else:  # there is room for some items, and none for a leaf
+            self._slots.close(slot)
+            self._restart_retiring()
+
+    def _run(self, slot: Slot, interval: Interval, alone: bool = False) -> None:
+        start, stop = interval
+        flush = not self.terms.stateful or alone or self._flushing.is_due(slot, stop - start)
+        budget = float("inf") if self.terms.chunksize is not None or alone else self.sizer.budget
+        run = RunChunk(slot.number, self._chunk, start, stop, flush, alone, budget, self._items.failed_in(start, stop))
+        self._chunk += 1
+        self._slots.give(slot, run)
+        self._instructions.add(run)
+
+    def _restart_retiring(self) -> None:
+        more = not self._ended or self._items.waiting or self._suspects.suspects
+        for slot in [self._slots[number] for number in sorted(self._slots.retiring)]:
+            if not slot.chunks:
+                if slot.empty and more:
+                    self._slots.renew(slot.number)
+                    self._instructions.add(RestartWorker(slot.number, slot.reason))
+                elif not slot.empty:
+                    self._flushing.of(slot)
+
+    # -- input order ---------------------------------------------------------------------------------------------------
+
+    def _window_open(self) -> bool:
+        ahead = self._items.pulled - self._items.covered.prefix
+        return (
+            self._items.arrived_bytes <= self.terms.window_bytes
+            and ahead <= self.terms.window_chunks * self.terms.slots * self.sizer.largest
+        )
+
+    def _admissible(self) -> bool:
+        """In order and with the window's bytes used up, only the oldest item may run: all others wait for it."""
+        if not self.terms.in_order or self._items.arrived_bytes <= self.terms.window_bytes:
+            return True
+        return self._items.waiting[0][0] == self._items.covered.prefix
+
+    # -- the invariant -------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Assert that every pulled item is in exactly one place, and that nothing is ahead of what was promised."""
+        elsewhere = []
+        for interval in [*self._suspects.suspects, *self._suspects.probing]:
+            if not self._items.is_probe(*interval):
+                elsewhere += self._items.to_run(interval)
+        for slot in self._slots:
+            assert len(slot.chunks) <= self.terms.in_flight
+            assert not (slot.held and not self.terms.stateful)
+            elsewhere += slot.held
+            for run in slot.chunks:
+                if not self._items.is_probe(run.start, run.stop):
+                    elsewhere += without((run.start, run.stop), run.without)
+        self._slots.check()
+        self._items.check(elsewhere, self._instructions.stopped)

@@ -1,0 +1,252 @@
+"""What happens in a worker, whatever the worker is: map a chunk in batches, and gather what the reducer makes of it.
+
+Map and reduce are separate phases of a batch: `func` and `prepare` run on every item, each failure is that item's
+alone, and only then are the prepared partials folded. So a failing `func` never leaves an accumulator half changed, and
+a failing `step` is nobody's fault but the reducer's.
+
+A batch lasts about a millisecond: long enough that what it costs (the clock, the progress cell, a few list operations)
+is nothing, short enough that the cell tells the parent what is going on.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from math import inf
+from time import monotonic, perf_counter
+from typing import Any, NamedTuple, NoReturn, TypeAlias
+
+from poolagg._input.functions import here
+from poolagg._runtime.exception_text import is_a, said
+from poolagg._runtime.signals import raised_by_handler
+from poolagg._scheduler.ranges import Interval, LeafGrid, without
+from poolagg._scheduler.worker_messages import NONE_YET, ChunkResult, PartialState, RunChunk
+from poolagg.errors import ReducerError
+from poolagg.pools.batch_mapper import BatchMapper, Heartbeat
+from poolagg.pools.serialization.outbox import Outbox
+from poolagg.pools.serialization.pickling import dumps_by_value, only_inherited
+from poolagg.reducers import Reducer
+from poolagg.strategies import Strategy
+
+__all__ = ["ChunkRunner", "Job", "OpenedBatch", "pickle_job"]
+
+OpenedBatch: TypeAlias = tuple[Sequence[Any], Callable[[Any], Any] | None]
+"""The items of a chunk, and what opens each of them, if anything must."""
+
+BATCH = 0.001
+"""Seconds of work in a batch."""
+
+HEAVY = 1 << 20
+"""Bytes of partials in a batch at most, so that a worker never holds a hundred arrays."""
+
+LIGHT = 100
+"""Items of a batch from which on none is looked at apart, though a worker may wait for them: to look before each item
+takes 0.1 us, which is to be no more than 1 %."""
+
+FEW = 512
+"""Items of a chunk up to which the worker looks all the same: it takes less than sending the chunk, and items that
+follow light ones may be heavy."""
+
+FAILURES = 256
+"""Failed items after which a worker hands back the rest of its chunk: to send an exception takes longer than most items
+take to fail, and it may be as large as its item."""
+
+
+class Job(NamedTuple):
+    """One run's work: what every worker is told at its start. `epoch` tells runs of one pool apart."""
+
+    func: Callable[[Any], Any]
+    reducer: Reducer
+    strategy: Strategy
+    grid: LeafGrid | None = None
+    epoch: int = 0
+    item_timeout: float | None = None
+    """Seconds that an item may take, for workers that the parent cannot watch."""
+
+
+def pickle_job(job: Job, inherited: Mapping[str, Any] | None = None) -> bytes:
+    """The job, pickled; a TypeError that says so if it does not pickle."""
+    try:
+        return dumps_by_value(job, inherited)
+    except Exception as error:
+        for name, value in (("func", job.func), ("the reducer", job.reducer)):
+            try:
+                dumps_by_value(value)
+            except Exception:
+                if (refusal := only_inherited(f"{name}, {value!r},", error)) is not None:
+                    raise refusal from error
+                raise TypeError(
+                    f"{name}, {value!r}, can't be sent to a worker: {said(error)}. Make what it "
+                    f"refers to "
+                    f"inside the worker (per_worker, or an initializer), or use a ThreadPool"
+                ) from error
+        raise
+
+
+class ChunkRunner:
+    """One job in one worker: the one place where a chunk runs, whatever pool the worker belongs to.
+
+    Exceptions in `func` that are `fatal` are not the item's failure but end the worker's thread. Outside of `func`,
+    what a signal handler raises propagates as it is: it is not the reducer's failure. `outbox` packs what has to leave
+    this process, batch by batch.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        heartbeat: Heartbeat,
+        fatal: Callable[[BaseException], bool] = lambda _: False,
+        outbox: Outbox | None = None,
+    ) -> None:
+        self._job = job
+        self._heartbeat = heartbeat
+        self._sharing = heartbeat.sharing
+        self._worker_fold = job.strategy.worker_fold(job.reducer, job.grid)
+        holds = job.reducer.retains_input or not job.strategy.stateful
+        self._mapper = BatchMapper(job.func, job.reducer, holds, heartbeat, fatal, outbox)
+        self._outbox = outbox
+        self._partials = outbox if getattr(self._worker_fold, "flushes_partials", False) else None
+        self._batch = 1
+        self._reduce_seconds = 0.0
+        self._slowest = NONE_YET
+        self.heavy = False
+        """Whether there was a partial that is a batch of its own, so large is it."""
+
+    def carry_out(self, run: RunChunk, input_batch: Callable[[], OpenedBatch]) -> ChunkResult:
+        """Run a chunk, and flush the state if the order says so. `input_batch` gives the items, and what opens each."""
+        finished = self._run_opened(run, input_batch)
+        return self.flushed(finished) if run.flush else finished
+
+    def _run_opened(self, run: RunChunk, input_batch: Callable[[], OpenedBatch]) -> ChunkResult:
+        """Run the chunk. When this returns, nothing refers to its items any more."""
+        return self.run(run, *input_batch())
+
+    def run(self, run: RunChunk, items: Sequence[Any], unpack: Callable[[Any], Any] | None) -> ChunkResult:
+        """Map and gather the items of one chunk; `unpack` opens each of them."""
+        mapper, outbox = self._mapper, self._outbox
+        self._reduce_seconds, self._slowest = 0.0, NONE_YET
+        mapper.begin()
+        at, began = monotonic(), perf_counter()
+        stop = run.stop
+        with here.within():
+            for interval in without((run.start, run.stop), run.without):
+                reached = self._run_interval(run, interval, items, unpack, began + run.budget)
+                if reached < interval[1]:
+                    stop = reached
+                    break
+        self._heartbeat.rest()
+        self._reduce(self._worker_fold.close, stop)
+        failures = mapper.end()
+        seconds = perf_counter() - began - (0.0 if outbox is None else outbox.seconds)
+        if outbox is not None:
+            failures = outbox.take_failures()
+        times = self._reduce_seconds, 0.0, 0.0, at, self._slowest
+        return ChunkResult(run.slot, run.chunk, stop, seconds, failures, None, *times)
+
+    def adopt(self, covers: tuple[Interval, ...], data: Any) -> None:
+        """Merge what another worker has gathered into what is gathered here; for strategies whose states meet."""
+        try:
+            self._worker_fold.adopt(covers, data)  # type: ignore[attr-defined]
+        except Exception as error:
+            self._raise_as_reducers(error, "where states met")
+
+    def payloads(self) -> list[PartialState]:
+        """Give up the state gathered so far; some of it may be merged for that."""
+        try:
+            return [
+                state if type(state) is PartialState else PartialState(*state) for state in self._worker_fold.payloads()
+            ]
+        except Exception as error:
+            self._raise_as_reducers(error, "as its state was to be flushed")
+
+    def flushed(self, finished: ChunkResult) -> ChunkResult:
+        """The same chunk with the state gathered so far, packed if it has to leave this process."""
+        states = self.payloads()
+        if self._outbox is None:
+            return finished.with_states(tuple(states), 0.0)
+        packed, seconds = self._outbox.pack(states, finished.chunk, finished.stop)
+        self._heartbeat.rest()
+        return finished.with_states(packed, seconds)
+
+    def _run_interval(
+        self,
+        run: RunChunk,
+        interval: Interval,
+        items: Sequence[Any],
+        unpack: Callable[[Any], Any] | None,
+        until: float,
+    ) -> int:
+        index, stop = interval
+        mapper, now = self._mapper, perf_counter()
+        while index < stop:
+            singly = run.alone or mapper.singly
+            end = min(stop, index + (1 if singly else self._batch))
+            if index > run.start and (now > until or (not run.alone and self._has_too_much())):
+                if (boundary := self._boundary(index)) == index:
+                    return index
+                end = min(end, boundary)
+            mapper.announce(run.chunk, index, end)
+            asked = self._sharing is not None and self._sharing.asked(run.chunk)
+            if asked:  # looked at after it was said what will be run
+                if (boundary := self._boundary(index)) == index:
+                    return index
+                end = min(end, boundary)
+            few = run.stop - run.start <= FEW or end - index < LIGHT
+            looks = few and not asked and run.budget < inf  # without a limit it is not divided, either
+            part = items[index - run.start : end - run.start]
+            size = self._gather_batch(mapper.map(index, part, unpack, run.chunk if looks else None))
+            end = end if mapper.cut is None else mapper.cut
+            began, now = now, perf_counter()
+            if now - began > self._slowest[2]:
+                self._slowest = index, end, now - began
+            self._adapt(end - index, now - began, size)
+            index = end
+        return stop
+
+    def _boundary(self, index: int) -> int:
+        """Where a worker may stop that has come to `index`."""
+        return index if self._job.grid is None else self._job.grid.ceil(index)
+
+    def _has_too_much(self) -> bool:
+        """Whether the worker has too much memory, or failures, to go on: exceptions are kept until the chunk ends."""
+        failures = len(self._mapper.failures) if self._outbox is None else self._outbox.failures
+        return failures >= FAILURES or self._heartbeat.full()
+
+    def _adapt(self, items: int, seconds: float, size: int) -> None:
+        by_time = items * BATCH / max(seconds, 1e-9)
+        by_size = HEAVY / max(size, 1)
+        self.heavy = self.heavy or size > HEAVY
+        self._batch = max(1, int(min(by_time, by_size, self._batch * 4)))
+
+    def _gather_batch(self, mapped: list[tuple[int, list[Any]]]) -> int:
+        """WorkerFold what was mapped, and pack what has failed; return about how many bytes one partial takes."""
+        size = 0
+        for start, prepareds in mapped:
+            size = sys.getsizeof(prepareds[-1], 0)
+            if self._partials is None:
+                self._reduce(self._worker_fold.add, start, prepareds)
+            else:
+                for failure in self._partials.add(start, prepareds):
+                    self._mapper.fail(failure.index, failure.error)
+        self._mapper.pack_failures()
+        return size
+
+    def _reduce(self, method: Callable[..., None], *arguments: Any) -> None:
+        began = perf_counter()
+        try:
+            method(*arguments)
+        except BaseException as error:
+            self._mapper.leave_fork(error)
+            if not is_a(error, Exception):
+                raise
+            self._raise_as_reducers(error, f"near item {arguments[0]}")
+        self._mapper.leave_fork()
+        self._reduce_seconds += perf_counter() - began
+
+    def _raise_as_reducers(self, error: Exception, where: str) -> NoReturn:
+        if raised_by_handler(error):
+            raise error
+        raise ReducerError(
+            f"{self._job.reducer!r} failed in a worker, {where}: {said(error)}. "
+            f"Try it with poolagg.testing.check_reducer, or with pool=SerialPool()"
+        ) from error

@@ -1,0 +1,1 @@
+"""Pools of other people: executors, and the engines of clusters."""

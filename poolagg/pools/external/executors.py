@@ -1,0 +1,201 @@
+"""Any `concurrent.futures.Executor`, and anything with `imap_unordered`, as an engine of stateless tasks.
+
+These can neither end one item nor name the item that killed a worker: the scheduler finds it by bisection.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
+from importlib import import_module
+from multiprocessing.pool import ThreadPool
+from typing import Any
+
+from poolagg._input.functions import star
+from poolagg._runtime.exception_text import said
+from poolagg._runtime.interrupts import interrupts_allowed, interrupts_held_back
+from poolagg._scheduler.messages import PoolEvent
+from poolagg.pools.chunk_runner import Job, pickle_job
+from poolagg.pools.cpus import usable_cpus
+from poolagg.pools.external.backend import Backend, Inbox, Result, Task, cannot_run, lost
+from poolagg.pools.external.task import run_here, run_task
+
+__all__ = ["ExecutorBackend", "ImapBackend"]
+
+
+class ExecutorBackend(Backend):
+    """A `concurrent.futures.Executor`: the standard library's, loky's, mpi4py's, and others.
+
+    Each call carries the job, and returns its state. The backend renews an executor that broke where that can be done
+    (the standard library's and loky's processes), and shuts the new one down at the end of the run; the old one stays
+    broken.
+    """
+
+    name = "ExecutorPool"
+    one_failure_domain = True
+    threads: type = ThreadPoolExecutor
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        self.workers = _workers_of(engine)
+        self.by_reference = isinstance(engine, self.threads)
+        self._renewed: Executor | None = None
+        self._futures: set[Future[Any]] = set()
+
+    def __repr__(self) -> str:
+        return f"{self.name}({self._engine!r})"
+
+    def place(self, name: str, job: Job) -> None:
+        """Pickle the job."""
+        self._job: Any = job if self.by_reference else pickle_job(job)
+        self._inbox = Inbox(self._look)
+
+    def submit(self, task: Task) -> None:
+        """Submit a call; if the executor is broken, that is the result."""
+        deliver, func, *arguments = self._call(task)
+        try:
+            future = (self._renewed or self._engine).submit(func, *arguments)
+        except BrokenExecutor as error:
+            deliver(error)
+            return
+        self._futures.add(future)
+        future.add_done_callback(lambda future: self._ended(future, deliver))
+
+    def _call(self, task: Task) -> tuple[Any, ...]:
+        """Return what takes the result, the function to call, and its arguments."""
+        put = self._inbox.put
+
+        def deliver(value: Any) -> None:
+            if value is not None:  # else the thread has put it there itself
+                put((task, value))
+
+        if self.by_reference:
+            return deliver, _run_here, self._job, task, deliver
+        return deliver, run_task, task.call(self._job)
+
+    def _ended(self, future: Future[Any], deliver: Callable[[Any], None]) -> None:
+        self._futures.discard(future)
+        error = CancelledError() if future.cancelled() else future.exception()
+        deliver(future.result() if error is None else error)
+
+    def wait(self, timeout: float | None) -> list[Result]:
+        """Wait for the next result."""
+        return [
+            Result(task, self._explain(task, value) if isinstance(value, BaseException) else value)
+            for task, value in self._inbox.wait(timeout)
+        ]
+
+    def _explain(self, task: Task, error: BaseException) -> PoolEvent:
+        if not isinstance(error, (BrokenExecutor, CancelledError)):
+            return task.broken(cannot_run(self, error))
+        died = lost(self, f"lost a worker ({said(error)})", error)
+        renewed = isinstance(error, BrokenExecutor) and self._renew()
+        return task.died(died) if renewed else task.broken(died)
+
+    def _look(self) -> None:
+        """Look whether a task will never end: an executor says so itself."""
+
+    def _renew(self) -> bool:
+        """Have an executor that is not broken, if a new one can be made."""
+        current = self._renewed or self._engine
+        if not getattr(current, "_broken", getattr(getattr(current, "_flags", None), "broken", None)):
+            return True
+        with interrupts_held_back():
+            fresh = _another(current)
+            if fresh is None:
+                return False
+            self._shut_down_renewed()
+            self._renewed = fresh
+            return True
+
+    def _shut_down_renewed(self) -> None:
+        """Shut down the executor that was made here, with what it still runs."""
+        if self._renewed is not None:
+            with interrupts_held_back():
+                renewed, self._renewed = self._renewed, None
+                for process in list((getattr(renewed, "_processes", None) or {}).values()) if self._futures else ():
+                    process.kill()
+                renewed.shutdown(wait=False)  # it ends, whatever interrupts the wait for its end
+                with interrupts_allowed():
+                    renewed.shutdown(wait=True)
+
+    def cancel(self) -> None:
+        """Cancel what has not begun."""
+        self._job = None
+        try:
+            # A thread of executorlib's dies of a future that was cancelled before it came to it, and all wait for ever.
+            if not type(self._engine).__module__.startswith("executorlib."):
+                for future in list(self._futures):
+                    future.cancel()
+        finally:
+            self._shut_down_renewed()
+
+
+class ImapBackend(ExecutorBackend):
+    """A `multiprocessing.Pool` or its kin: `apply_async` where there is one, else `imap_unordered`."""
+
+    name = "ImapPool"
+    one_failure_domain = False
+    threads = ThreadPool
+
+    def place(self, name: str, job: Job) -> None:
+        """Remember which processes there are."""
+        super().place(name, job)
+        self._processes = set(getattr(self._engine, "_pool", ()))
+
+    def submit(self, task: Task) -> None:
+        """Call a function in the pool, or in a thread that waits for it."""
+        deliver, func, *arguments = self._call(task)
+        if hasattr(self._engine, "apply_async"):
+            self._engine.apply_async(func, arguments, callback=deliver, error_callback=deliver)
+        else:
+            threading.Thread(target=self._imap, args=(func, arguments, deliver), daemon=True).start()
+
+    def _imap(self, func: Callable[..., Any], arguments: Any, deliver: Callable[[Any], None]) -> None:
+        try:
+            (value,) = self._engine.imap_unordered(star(func), [arguments])
+        except BaseException as error:
+            value = error
+        deliver(value)
+
+    def _look(self) -> None:
+        """Look for a worker that is gone, and its chunk with it: a `multiprocessing.Pool` would wait for ever."""
+        self._processes.update(getattr(self._engine, "_pool", ()))
+        for process in self._processes:
+            if exitcode := getattr(process, "exitcode", None):
+                text = (
+                    f"lost a worker, which ended with exit code {exitcode}, and does not say with which items: "
+                    f"use a ProcessPool, which runs them again"
+                )
+                raise lost(self, text, exitcode=exitcode)
+
+
+def _run_here(job: Job, task: Task, deliver: Callable[[Any], None]) -> None:
+    """Run a chunk in a thread of theirs, and return nothing.
+
+    A variable of theirs that held the answer would be in a cycle with the exceptions in it, whose tracebacks lead to
+    the frame.
+    """
+    deliver(run_here(job, task.instruction, task.input_batch))
+
+
+def _workers_of(pool: Any) -> int:
+    for name in ("_max_workers", "_processes", "max_workers", "n_jobs"):
+        if isinstance(count := getattr(pool, name, None), int) and count > 0:
+            return count
+    return usable_cpus()
+
+
+def _another(executor: Any) -> Executor | None:
+    """Make an executor like this one, which broke; None where it is not known how."""
+    module = type(executor).__module__
+    if module == "concurrent.futures.process":
+        factory, options = "concurrent.futures", {"mp_context": executor._mp_context}
+    elif module.startswith("loky."):
+        factory, options = "loky.process_executor", {"context": executor._context}
+    else:
+        return None
+    initializer = {"initializer": executor._initializer, "initargs": executor._initargs}
+    made: Executor = import_module(factory).ProcessPoolExecutor(executor._max_workers, **initializer, **options)
+    return made

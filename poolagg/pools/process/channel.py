@@ -1,0 +1,249 @@
+"""Messages on a worker's pipe: a small header, plain values, and payloads that nobody opens on the way.
+
+    header (magic, kind, epoch, length of values, length of payload) | values, a pickle of builtins | payload, bytes
+
+Each side says in the cell how many bytes it sends. More bytes than that have come from an item that wrote to the pipe:
+the frame is broken, whatever it looks like, and no length is believed that goes beyond what was announced.
+
+The parent's end never blocks: a half-written message of a dead worker must not hold up a read, nor a full pipe a write.
+The worker's end blocks, for a worker has nothing else to do.
+
+A write to a process that has died is an error and never SIGPIPE, which kills a program that has set its default action.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import struct
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from poolagg.pools.forked_child import leave
+from poolagg.pools.process.progress_cell import ProgressCell
+
+__all__ = [
+    "BROKEN",
+    "DEFINE",
+    "END",
+    "ENDED",
+    "EXIT",
+    "FINISHED",
+    "FLUSH",
+    "FLUSHED",
+    "IDENTITY",
+    "JOB",
+    "MAGIC",
+    "MISSED",
+    "QUIETLY",
+    "RUN",
+    "START",
+    "BrokenFrame",
+    "Bytes",
+    "Channel",
+    "Message",
+    "Pipe",
+    "identity",
+    "without_sigpipe",
+]
+
+START, DEFINE, JOB, RUN, FLUSH, END, EXIT = range(7)  # to the worker
+FINISHED, FLUSHED, ENDED, BROKEN, MISSED = range(7, 12)  # from it
+IDENTITY = 12  # to the worker
+
+Bytes: TypeAlias = bytes | memoryview
+
+QUIETLY: int = getattr(socket, "MSG_NOSIGNAL", 0)
+"""The flag of each write to a socket: no SIGPIPE. Where it is missing, the socket has an option (`without_sigpipe`)."""
+
+_SO_NOSIGPIPE = 0x1022
+"""The number of SO_NOSIGPIPE in the headers of macOS."""
+
+MAGIC = b"p\xa6g\x99"
+"""What each message begins with."""
+
+_HEADER = struct.Struct("!4sBIQQ")
+
+
+class BrokenFrame(Exception):
+    """What has come through a pipe is not what the other end has sent."""
+
+
+def without_sigpipe(sock: socket.socket) -> socket.socket:
+    """Have writes to the socket raise BrokenPipeError where `QUIETLY` cannot ask for it."""
+    if sys.platform == "darwin":
+        sock.setsockopt(socket.SOL_SOCKET, _SO_NOSIGPIPE, 1)
+    return sock
+
+
+class Message(NamedTuple):
+    """One message: `payload` is a view of bytes that belong to it alone."""
+
+    kind: int
+    epoch: int
+    values: tuple[Any, ...]
+    payload: memoryview
+
+
+def _pack(kind: int, epoch: int, values: tuple[Any, ...], payloads: Sequence[Bytes]) -> list[Bytes]:
+    packed = pickle.dumps(values, 5)
+    head = _HEADER.pack(MAGIC, kind, epoch, len(packed), sum(map(len, payloads))) + packed
+    return [head, *payloads]
+
+
+class _Reader:
+    """Takes bytes as they come; a message is made when it is whole. `most` says how many bytes there may be by now."""
+
+    def __init__(self, most: Callable[[], int] | None = None) -> None:
+        self._header: tuple[bytes, int, int, int, int] | None = None
+        self._most = most
+        self.received = 0
+        self._expect(_HEADER.size)
+
+    def _expect(self, size: int) -> None:
+        self._buffer = bytearray(size)
+        self._missing = memoryview(self._buffer)
+
+    def fill(self, sock: socket.socket) -> Message | None:
+        """Receive once; BlockingIOError if there is nothing, EOFError if there will be nothing more."""
+        if self._missing:
+            count = sock.recv_into(self._missing)
+            if not count:
+                raise EOFError("the other end is closed")
+            self.received += count
+            self._missing = self._missing[count:]
+            if self._most is not None and self.received > self._most():
+                raise BrokenFrame(f"{self.received:,} bytes have come, and the other end has sent {self._most():,}")
+            if self._missing:
+                return None
+        if self._header is None:
+            self._header = _HEADER.unpack(self._buffer)
+            self._check(*self._header)
+            self._expect(self._header[3] + self._header[4])
+            return None
+        _, kind, epoch, size, _ = self._header
+        whole = memoryview(self._buffer)
+        self._header = None
+        self._expect(_HEADER.size)
+        try:
+            values = pickle.loads(whole[:size])
+        except Exception as error:
+            raise BrokenFrame("the values of a message do not unpickle") from error
+        return Message(kind, epoch, values, whole[size:])
+
+    def _check(self, magic: bytes, kind: int, epoch: int, *lengths: int) -> None:
+        if magic != MAGIC:
+            raise BrokenFrame(f"a message of kind {kind} and run {epoch} begins with {magic!r}, not {MAGIC!r}")
+        if self._most is not None and self.received + sum(lengths) > self._most():
+            raise BrokenFrame(f"a message of {sum(lengths):,} bytes is longer than what the other end has sent")
+
+
+class Channel:
+    """The parent's end of a worker's pipe."""
+
+    def __init__(self, sock: socket.socket, cell: ProgressCell) -> None:
+        sock.setblocking(False)
+        self.sock = without_sigpipe(sock)
+        self._cell = cell
+        self._reader = _Reader(cell.announced)
+        self._unsent: deque[memoryview] = deque()
+        self._sent = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether there are bytes that the pipe did not take."""
+        return bool(self._unsent)
+
+    def send(self, kind: int, epoch: int, values: tuple[Any, ...] = (), payloads: Sequence[Bytes] = ()) -> None:
+        """Send as much as the pipe takes now, and keep the rest for `flush`."""
+        self._unsent.extend(memoryview(part) for part in _pack(kind, epoch, values, payloads) if len(part))
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what is left, as far as the pipe takes it. A dead worker's pipe takes everything, for nobody."""
+        try:
+            while self._unsent:
+                sent = self.sock.sendmsg(list(self._unsent)[:16], (), QUIETLY)
+                self._sent += sent
+                self._cell.tell_sent(self._sent)
+                while sent:
+                    part = self._unsent.popleft()
+                    if sent < len(part):
+                        self._unsent.appendleft(part[sent:])
+                    sent -= min(sent, len(part))
+        except BlockingIOError:
+            pass
+        except ConnectionError:
+            self.forget()
+
+    def forget(self) -> None:
+        """Nobody will read what is left."""
+        self._unsent.clear()
+
+    def receive(self) -> tuple[list[Message], EOFError | ConnectionError | BrokenFrame | None]:
+        """The messages that are there, and why there will be no more, if that is so."""
+        messages: list[Message] = []
+        try:
+            while True:
+                if (message := self._reader.fill(self.sock)) is not None:
+                    messages.append(message)
+        except BlockingIOError:
+            return messages, None
+        except (EOFError, ConnectionError, BrokenFrame) as error:
+            return messages, error.with_traceback(None)  # which keeps frames, and they what they call it
+
+    def close(self) -> None:
+        """Close the pipe."""
+        self.sock.close()
+
+
+class Pipe:
+    """The worker's end."""
+
+    def __init__(self, sock: socket.socket, cell: ProgressCell) -> None:
+        self._sock = without_sigpipe(sock)
+        self._cell = cell
+        self._identity = identity(sock.fileno())
+        self._pid = os.getpid()
+        self._reader = _Reader()
+        self._sent = 0
+
+    @property
+    def received(self) -> int:
+        """How many bytes of the parent's have come."""
+        return self._reader.received
+
+    def send(self, kind: int, epoch: int, values: tuple[Any, ...] = (), payloads: Sequence[Bytes] = ()) -> None:
+        """Send a whole message."""
+        self._check()
+        parts = _pack(kind, epoch, values, payloads)
+        self._sent += sum(map(len, parts))
+        self._cell.announce(self._sent)
+        for part in parts:
+            self._sock.sendall(part, QUIETLY)
+
+    def receive(self) -> Message:
+        """Wait for a message; EOFError when the parent closed its end."""
+        self._check()
+        while (message := self._reader.fill(self._sock)) is None:
+            pass
+        return message
+
+    def _check(self) -> None:
+        """End a process that is another one, or whose pipe is another one: it never touches what is not its own."""
+        if os.getpid() != self._pid:
+            leave()
+        if identity(self._sock.fileno()) != self._identity:
+            os._exit(os.EX_IOERR)
+
+
+def identity(fd: int) -> tuple[int, int] | None:
+    """Which file a descriptor refers to; None if to none."""
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

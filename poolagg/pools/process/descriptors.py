@@ -1,0 +1,132 @@
+"""The descriptors of all pools of this process. A forked child closes its copies at once.
+
+Rule: `descriptors` is the lock around opening and `held`, and around closing. A fork takes it, too. So a
+child finds each descriptor either open and held, or closed and forgotten. It never closes a number that means another
+file by then, and it keeps no end of a pipe that a worker waits for.
+
+An owner gives a number up before it closes it, so that nothing closes it twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, Protocol, TypeVar
+
+from poolagg._runtime.interrupts import even_if_interrupted, interrupts_held_back
+
+__all__ = ["Closable", "Descriptor", "close_all", "descriptors", "held", "pipe", "spare"]
+
+descriptors = threading.RLock()
+"""Taken for some microseconds, or for as long as a process takes to start."""
+
+
+class Closable(Protocol):
+    """A socket, a selector, a mapping, a `Descriptor`."""
+
+    def close(self) -> None:
+        """Close it; the second time does nothing."""
+
+
+H = TypeVar("H", bound=Closable)
+
+_held: set[weakref.ref[Any]] = set()
+"""What is open; not a WeakSet, whose methods in Python take ten times as long."""
+
+_let_go = _held.discard
+
+_spared: frozenset[int] = frozenset()
+
+
+def held(thing: H) -> H:
+    """Have forked children close it. The caller has opened it, and still has the lock."""
+    _held.add(weakref.ref(thing, _let_go))
+    return thing
+
+
+class Descriptor:
+    """A number, closed once: by its owner, by a forked child, or when it is forgotten."""
+
+    __slots__ = ("__weakref__", "fd")
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        held(self)
+
+    def fileno(self) -> int:
+        """The number; -1 once it is closed."""
+        return self.fd
+
+    def close(self) -> None:
+        """Close it, unless that was done. The program may have closed it, too, by `os.closerange`."""
+        with descriptors, contextlib.suppress(OSError):
+            fd, self.fd = self.fd, -1
+            if fd >= 0:
+                os.close(fd)
+
+    def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
+        if self.fd >= 0 and not ending():  # a thread that has ended with the interpreter may have the lock for ever
+            even_if_interrupted(close_all, [self])
+
+
+def pipe() -> tuple[Descriptor, Descriptor]:
+    """A pipe's reading end, and its writing end. The caller has the lock."""
+    reader, writer = os.pipe()
+    return Descriptor(reader), Descriptor(writer)
+
+
+def close_all(things: Collection[Closable | None]) -> None:
+    """Close them, in one step for a fork.
+
+    A handler of the program may raise TimeoutError, which is an OSError: it waits, and is not taken for one of theirs.
+    """
+    with interrupts_held_back(), descriptors:
+        for thing in things:
+            if thing is not None:
+                with contextlib.suppress(BufferError, OSError):  # a mapping that somebody looks at lives until then
+                    thing.close()
+
+
+@contextlib.contextmanager
+def spare(fds: Collection[int]) -> Iterator[None]:
+    """Have the worker that this thread forks within the block keep these descriptors. The caller has the lock."""
+    global _spared
+    _spared = frozenset(fds)
+    try:
+        yield
+    finally:
+        _spared = frozenset()
+
+
+def _before_fork() -> None:
+    descriptors.acquire()
+
+
+def _in_parent() -> None:
+    with contextlib.suppress(RuntimeError):  # an interrupt has prevented `_before_fork`
+        descriptors.release()
+
+
+def _in_child() -> None:
+    global _spared
+    descriptors._at_fork_reinit()  # type: ignore[attr-defined]
+    alive = [thing for reference in list(_held) if (thing := reference()) is not None]
+    things = [thing for thing in alive if _number(thing) not in _spared]
+    _held.clear()
+    _spared = frozenset()
+    close_all(things)
+
+
+def _number(thing: Any) -> int:
+    try:
+        return int(thing.fileno())
+    except (AttributeError, ValueError):  # a mapping has none, and a closed selector has none any more
+        return -1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)

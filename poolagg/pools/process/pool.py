@@ -1,0 +1,405 @@
+"""A pool of worker processes that cannot hang.
+
+One duplex pipe per worker and no lock shared by two processes: killing one at any instruction can block nobody. The
+parent is one loop on the caller's thread: it waits on all pipes and all deaths at once. See `worker_handle.py` for what
+lies between the parent and a worker, `worker_main.py` for the worker, `launchers.py` for how it is started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from selectors import EVENT_WRITE
+from time import monotonic
+from typing import Any
+
+from poolagg._input.batches import Encoded, InputBatch
+from poolagg._runtime.arguments import checked_count
+from poolagg._runtime.interrupts import even_if_interrupted, interrupts_held_back
+from poolagg._scheduler import messages
+from poolagg.pools.chunk_runner import Job, pickle_job
+from poolagg.pools.cpus import usable_cpus, with_thread_limits
+from poolagg.pools.pool import Lifecycle, Pool, PoolInstruction
+from poolagg.pools.process import arena
+from poolagg.pools.process import channel as channel_module
+from poolagg.pools.process.launch.frozen import refuse_frozen, refuse_second_run
+from poolagg.pools.process.launch.launchers import checked_start_method, folder, import_path
+from poolagg.pools.process.memory import checked_limit, peak_memory
+from poolagg.pools.process.progress_cell import NO_CHUNK, Batch
+from poolagg.pools.process.recycling import Recycling
+from poolagg.pools.process.worker_handle import Handle
+from poolagg.pools.process.workers import Workers
+from poolagg.pools.serialization.pickling import (
+    Encoder,
+    dumps_by_value,
+    main_namespace,
+    only_inherited,
+    plainly,
+    refuse_inherited_only,
+)
+
+__all__ = ["ProcessPool"]
+
+GOODBYE = 1.0
+"""Seconds that a worker has to leave: an idle one at the pool's end, a busy one when its run is over."""
+
+DYING = 0.1
+"""Seconds between the end of a dying worker's pipe and its death, at most; one that lives on has closed its pipe."""
+
+
+class ProcessPool(Pool):
+    """Worker processes, kept for many runs when entered with `with`, else for one.
+
+    `workers`: how many (default: the CPUs this process may use). `initializer(*initargs)` runs first in each; what it
+    assigns to globals of the script, `func` sees. `start_method`: "forkserver" (the default where there is one),
+    "spawn", or "fork", which shares memory copy-on-write and inherits whatever lock a thread holds.
+    `env`: environment variables for the workers; BLAS and OpenMP threads default to CPUs divided by workers.
+
+    A worker is a process of `multiprocessing`: it has a name and a parent, proxies of a Manager connect in it, and when
+    it leaves, unless it is killed, `atexit` and finalizers run and files are flushed. Locks and values of
+    `multiprocessing` itself go to forked workers only, as `initargs`, which are inherited there and need not pickle.
+
+    `max_items_per_worker`: no worker runs more items than that, in all runs of the pool together. Chunks are cut to
+    what a worker has left; then it flushes what it holds, so that nothing runs again, and another worker takes its
+    place. One worker folds a leaf of `Tree`, so `reproducible=True` requires a `chunksize` up to the limit, or one of
+    1,024.
+
+    `memory_limit`: bytes, or a text such as "2GiB" (Linux only). A worker that has more memory of its own after a chunk
+    is replaced in the same way, and one that has more in the middle of a chunk hands back the rest of that. One that
+    outgrows the limit within a single item, not counting what items before have left there, is killed: that item has
+    lost its worker (`WorkerLost`, with the figures), which counts as any death does (`retries`, `on_error`). Its
+    neighbours and what was not flushed run again, free of charge. Memory of its own is what is resident and in no file:
+    neither shared memory nor the code of libraries, but all that a forked worker has from its parent. Your own thread
+    looks at it, each 0.05 s, between other things: so a worker may have more for a moment, and the limit is no guard
+    against an item that takes all there is in an instant. If a worker that has run nothing exceeds it, the run ends
+    with `WorkerLost` at once.
+
+    >>> with ProcessPool(workers=2) as pool:
+    ...     sorted(pool.imap_unordered(abs, [-3, 1, -2]))
+    [1, 2, 3]
+    """
+
+    can_kill = True
+
+    def __init__(
+        self,
+        workers: int | None = None,
+        *,
+        initializer: Callable[..., Any] | None = None,
+        initargs: Iterable[Any] = (),
+        start_method: str | None = None,
+        max_items_per_worker: int | None = None,
+        memory_limit: int | str | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.workers = checked_count("workers", usable_cpus() if workers is None else workers)
+        if initializer is not None and not callable(initializer):
+            raise TypeError(f"initializer must be a function, not {initializer!r}")
+        self._initializer, self._initargs = initializer, tuple(initargs)
+        self.start_method = checked_start_method(start_method)
+        refuse_second_run()
+        if self.start_method != "fork":
+            refuse_frozen()
+        if self.start_method != "fork" and self._initargs:
+            refuse_inherited_only("initargs", self._initargs)
+        if max_items_per_worker is not None:
+            checked_count("max_items_per_worker", max_items_per_worker)
+        self.most_items = max_items_per_worker
+        self._memory_limit = checked_limit(memory_limit)
+        self._recycling = Recycling(max_items_per_worker, self._memory_limit)
+        self._env = dict(env or {})
+        self._told: dict[str, str] | None = None
+        self._workers = Workers(os.getpid())
+        self._handles, self._leaving = self._workers.handles, self._workers.leaving
+        self._events: list[messages.PoolEvent] = []
+        self._torn = False
+        """Something was raised in the middle of reading or writing pipes."""
+        self._epoch = 0
+        self._job = b""
+        self._keeps = True
+        self._encoder = Encoder()
+        self._definitions = 0
+        self._inherited: dict[str, Any] | None = None
+        self._finalizer = weakref.finalize(self, even_if_interrupted, self._workers.abandon)
+        self._finalizer.atexit = False  # then the crew knows what to do
+
+    def __repr__(self) -> str:
+        return f"ProcessPool(workers={self.workers}, start_method={self.start_method!r})"
+
+    # -- the life of a run ---------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Start the workers."""
+        self._note_inherited()
+        self._open_workers()
+        for slot in range(self.workers):
+            if slot not in self._handles:
+                self._launch(slot)
+
+    def encode(self) -> Callable[[Any], Encoded]:
+        """Items are pickled one by one."""
+        return self._encoder
+
+    def _begin(self, job: Job, slots: int) -> None:
+        self._epoch += 1
+        self._torn = False
+        self._workers.runner = threading.get_ident()
+        self._note_inherited()
+        plain = plainly(job)
+        self._open_workers(by_value=plain is None)  # and while it starts, this process may import cloudpickle
+        self._job = pickle_job(job, self._inherited) if plain is None else plain
+        self._keeps = job.reducer.retains_input
+        self._torn = True
+        self._release_busy()
+        for slot in range(slots):
+            if slot in self._handles:
+                self._brief(self._handles[slot])
+            else:
+                self._launch(slot)
+        self._torn = False
+
+    def _note_inherited(self) -> None:
+        """What workers that are forked from now on find in their `__main__` need not be sent to them."""
+        if self.start_method == "fork" and self._inherited is None:
+            self._inherited = dict(main_namespace())
+
+    def _end(self, clean: bool) -> None:
+        if self._torn:
+            self._interrupt()
+        self._job, self._workers.runner = b"", None
+        for handle in list(self._handles.values()):
+            handle.end(self._epoch)
+            # There was nothing left to replace it for; the next run starts another.
+            if handle.retiring or self._recycling.has_run_all(handle.items):
+                self._workers.dismiss(handle, at_once=not clean)
+        self._events = []
+
+    def _interrupt(self) -> None:
+        """No worker survives: what it was about to be told, or to tell, may have been cut off anywhere."""
+        self._job, self._workers.runner = b"", None
+        self._stop_workers(at_once=True)
+
+    def _release_busy(self) -> None:
+        """Slots that are still busy with a run that is over have a second to leave it; then they are replaced.
+
+        A worker that died since the last run is noticed here, and is no part of the next.
+        """
+        if self._handles:
+            self._collect(0)
+        while busy := [handle for handle in self._handles.values() if handle.ending is not None]:
+            left = max(handle.ended_at for handle in busy) + GOODBYE - monotonic()
+            if left > 0:
+                self._collect(left)
+                continue
+            for handle in busy:
+                self._workers.dismiss(handle, at_once=True)
+        self._events = []
+
+    def _stop(self) -> None:
+        for handle in list(self._handles.values()):
+            handle.child.kill()
+
+    def _close(self, at_once: bool) -> None:
+        self._stop_workers(at_once)
+        self._workers.close()
+        self._finalizer.detach()
+
+    def _stop_workers(self, at_once: bool) -> None:
+        for handle in list(self._handles.values()):
+            self._workers.dismiss(handle, at_once or not handle.idle)
+        until = monotonic() + GOODBYE
+        while not at_once and self._leaving and (left := until - monotonic()) > 0:
+            self._collect(left)
+        self._workers.end(self._workers.everyone())
+        self._events = []
+
+    # -- workers -------------------------------------------------------------------------------------------------------
+
+    def _open_workers(self, by_value: bool = False) -> None:
+        self._told = None
+        if self._workers.launcher is None:
+            start = self._initializer, self._initargs
+            self._workers.open(self.start_method, self._environ(), by_value, start)
+
+    def _launch(self, slot: int) -> None:
+        start = b"" if self.start_method == "fork" else self._pickled_start()
+        handle = self._workers.launch(slot)
+        if self.lifecycle is not Lifecycle.OPEN:  # another thread closed the pool, and has not seen this worker
+            handle.child.kill()
+        handle.start((self._environ(), folder(), import_path(), arena.LEAST_BUFFER, self._memory_limit), start)
+        self._brief(handle, self._encoder.definitions)
+
+    def _pickled_start(self) -> bytes:
+        try:
+            return dumps_by_value((self._initializer, self._initargs))
+        except RuntimeError as error:
+            if (refusal := only_inherited("initializer or initargs", error)) is not None:
+                raise refusal from error
+            raise
+
+    def _brief(self, handle: Handle, definitions: Iterable[bytes] = ()) -> None:
+        for definition in definitions:
+            handle.channel.send(channel_module.DEFINE, self._epoch, (), [definition])
+        if self._job:
+            handle.introduce()
+            handle.channel.send(channel_module.JOB, self._epoch, (), [self._job])
+
+    def _environ(self) -> dict[str, str]:
+        """What is told to all workers that start in a run; to look at it for each would take longer than it seems."""
+        if self._told is not None:
+            return self._told
+        self._told = with_thread_limits(os.environ, self.workers) | self._env
+        return self._told
+
+    # -- orders and answers --------------------------------------------------------------------------------------------
+
+    def perform(self, instruction: PoolInstruction, input_batch: InputBatch | None) -> None:
+        """Carry out an order."""
+        self._torn = True
+        if isinstance(instruction, messages.RestartWorker):
+            if (old := self._handles.get(instruction.slot)) is not None:
+                self._workers.dismiss(old, at_once=False)
+            self._launch(instruction.slot)
+        elif (handle := self._handles.get(instruction.slot)) is not None:
+            self._tell(handle, instruction, input_batch)
+        # else it was lost a moment ago, and the scheduler will hear of it
+        self._torn = False
+
+    def _tell(
+        self,
+        handle: Handle,
+        instruction: messages.RunChunk | messages.Flush | messages.Cancel | messages.Yield,
+        input_batch: InputBatch | None,
+    ) -> None:
+        if isinstance(instruction, messages.RunChunk):
+            assert input_batch is not None
+            self._send_definitions()
+            handle.run(self._epoch, instruction, input_batch)
+        elif isinstance(instruction, messages.Flush):
+            handle.channel.send(channel_module.FLUSH, self._epoch)
+        elif isinstance(instruction, messages.Cancel):
+            ok = handle.cancel(instruction.chunk)
+            self._events.append(messages.Cancelled(instruction.slot, instruction.chunk, ok))
+        elif isinstance(instruction, messages.Yield):
+            self._events.append(messages.Yielded(instruction.slot, instruction.chunk, handle.share(instruction.chunk)))
+
+    def _send_definitions(self) -> None:
+        """A class of `__main__` that items refer to is made known to all workers before any such item is sent."""
+        new = self._encoder.definitions[self._definitions :]
+        self._definitions += len(new)
+        for handle in self._handles.values() if new else ():
+            for definition in new:
+                handle.channel.send(channel_module.DEFINE, self._epoch, (), [definition])
+
+    def wait(self, timeout: float | None) -> list[messages.PoolEvent]:
+        """Wait for answers."""
+        self._torn = True
+        if not self._events:
+            self._collect(self._recycling.patience(timeout))
+        if self._recycling.look_is_due():
+            self._stop_outgrown()
+        self._torn = False
+        events, self._events = self._events, []
+        return events
+
+    def batch(self, slot: int) -> Batch | None:
+        """Read the worker's cell."""
+        handle = self._handles.get(slot)
+        batch = handle.cell.read() if handle is not None else None
+        known = batch is not None and handle is not None and (batch.chunk in handle.runs or batch.chunk == NO_CHUNK)
+        return batch if known else None
+
+    def items_run(self) -> Mapping[int, int]:
+        """The count of a worker goes on from run to run."""
+        return {slot: handle.items for slot, handle in self._handles.items()}
+
+    def peak_memory(self) -> int:
+        """Of the workers that are there."""
+        return max((peak_memory(handle.child.pid) for handle in list(self._handles.values())), default=0)
+
+    def stopped(self, slot: int) -> bool:
+        """Whether the worker's worker was stopped (SIGSTOP), with work to do."""
+        handle = self._handles.get(slot)
+        return handle is not None and not handle.idle and handle.child.stopped
+
+    def kill(self, slot: int, how: str, batch: Batch | None) -> None:
+        """Kill the worker's worker, in this batch."""
+        if (handle := self._handles.get(slot)) is not None:
+            if batch is None:
+                handle.kill("died", how, blameless=True)
+            else:
+                handle.kill("timeout", how, batch)
+
+    def _stop_outgrown(self) -> None:
+        for slot, handle in self._handles.items():
+            batch = self.batch(slot)
+            how = "" if batch is None or batch.packing else self._recycling.within_item(handle.child.pid, batch)
+            if how:  # one that has ended its item may flush what it holds
+                handle.kill("died", how, batch)
+
+    def _collect(self, timeout: float | None) -> None:
+        """Read pending messages before handling exits, so that a dying worker's results are kept."""
+        workers = self._workers
+        for handle in workers.everyone():
+            handle.borrowed_segments.take_back()
+            if handle.channel.full:
+                workers.watch(handle)
+        began = monotonic()
+        ready = workers.select(timeout)
+        self.waited += monotonic() - began
+        for handle, events in ready.values():
+            if events & EVENT_WRITE:
+                handle.channel.flush()
+                workers.watch(handle)
+        for fd, (handle, _) in ready.items():
+            if fd is handle.channel.sock:
+                self._receive(handle)
+        for fd, (handle, _) in ready.items():
+            if fd == handle.child.pidfd:
+                self._ended(handle)
+        for handle in workers.found_dead():
+            self._ended(handle)
+
+    def _receive(self, handle: Handle) -> None:
+        messages, ended = handle.channel.receive()
+        for message in messages:
+            self._take(handle, message)
+        if ended is not None:
+            handle.channel.forget()
+            self._workers.selector.unregister(handle.channel.sock)
+            if isinstance(ended, channel_module.BrokenFrame):
+                handle.kill_misused("wrote to the descriptors of its worker")
+            if self._handles.get(handle.slot) is handle and not handle.child.ends_within(DYING):
+                handle.kill("died", "closed the descriptors of its worker, which was then killed")
+            self._workers.next_look = 0.0
+
+    def _take(self, handle: Handle, message: channel_module.Message) -> None:
+        if message.kind == channel_module.ENDED:
+            if handle.ending == message.epoch:
+                handle.ending = None
+            return
+        current = self._handles.get(handle.slot) is handle and handle.ending is None
+        if not current or message.epoch not in (0, self._epoch):
+            handle.ignore(message)
+            return
+        if message.kind == channel_module.MISSED:
+            handle.missed(*message.values)
+            return
+        event = handle.event(message, self._keeps)
+        if not handle.retiring and (reason := self._recycling.after_chunk(handle.child.pid, handle.items)):
+            handle.retiring = True
+            self._events.append(messages.Retiring(handle.slot, reason))
+        self._events.append(event)
+
+    def _ended(self, handle: Handle) -> None:
+        with contextlib.suppress(KeyError, ValueError):
+            self._workers.selector.get_key(handle.channel.sock)
+            self._receive(handle)
+        with interrupts_held_back():
+            if self._handles.get(handle.slot) is handle and handle.ending is None and self._busy:
+                self._events.append(handle.lost())
+            handle.child.reap()  # first, where its pipe ends before it does: it is not killed while it says goodbye
+            self._workers.end([handle])

@@ -1,0 +1,290 @@
+"""The parent's side of one worker: its process, its pipe, its cell, its claims.
+
+                  messages (socket pair)
+parent  ◀─────────────────────────────────────▶  worker      orders one way, answers the other
+        ─────────── claims (pipe) ────────────▶              who reads a chunk's claim has the chunk
+        ◀────────── cell (memory) ─────────────              which batch runs, since when
+        ◀────────── arenas (memory) ──────────▶              large buffers, one arena for each direction
+        ─────────── death (pipe) ─────────────▶              ends when the parent ends
+        ◀────────── pidfd ─────────────────────              readable when the worker has ended
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import struct
+from time import monotonic
+from typing import Any, NamedTuple
+
+from poolagg._input.batches import InputBatch
+from poolagg._scheduler.messages import Broken, Cause, ChunkResult, Flushed, Lost, RunChunk
+from poolagg._scheduler.ranges import Interval
+from poolagg.errors import WorkerLost
+from poolagg.pools.process import channel as channel_module
+from poolagg.pools.process.arena import LEAST_BUFFER, Arena, BorrowedSegments, arena_fd
+from poolagg.pools.process.channel import Channel, Message
+from poolagg.pools.process.descriptors import Closable, Descriptor, close_all, descriptors, held, pipe
+from poolagg.pools.process.launch.bootstrap import identity_of_worker
+from poolagg.pools.process.launch.launchers import Launcher
+from poolagg.pools.process.progress_cell import Batch, ProgressCell
+from poolagg.pools.process.worker_main import CLAIM
+from poolagg.pools.serialization.wire import as_reducer_error, pack_items, start_failed, unpack_failures, unpack_result
+
+__all__ = ["Handle"]
+
+RESULTS = {channel_module.FINISHED, channel_module.FLUSHED}
+"""Messages whose values are a result, the last of which is the slot of its large buffers."""
+
+
+class Killed(NamedTuple):
+    """Why the parent killed a worker: what the worker had done, and in which batch (None: whatever it was running).
+
+    `sent`: it was killed, or else it had left the batch just before. `blameless`: no item is to blame.
+    """
+
+    cause: Cause
+    how: str
+    batch: Batch | None
+    sent: bool
+    blameless: bool = False
+
+
+class Handle:
+    """One worker process, seen from the parent."""
+
+    def __init__(self, slot: int, launcher: Launcher) -> None:
+        self.slot = slot
+        self._ours: list[Closable] = []
+        theirs: list[Closable] = []
+        try:
+            with descriptors:
+                here, there = socket.socketpair()
+                self._ours.append(held(here))
+                theirs.append(held(there))
+                death_reader, death_writer = pipe()
+                theirs.append(death_reader)
+                claims_reader, claims_writer = pipe()
+                self._ours += [death_writer, claims_reader, claims_writer]
+                self.cell = held(ProgressCell())
+                self._ours.append(self.cell)
+                to_parent, to_worker = self._arena_fd(), self._arena_fd()
+            self._claims_reader, self._claims_writer = claims_reader.fd, claims_writer.fd
+            os.set_blocking(self._claims_reader, False)
+            os.set_blocking(self._claims_writer, False)
+            self.channel = Channel(here, self.cell)
+            self.borrowed_segments = BorrowedSegments(to_parent, self.cell.lent_to_parent)
+            self._arena = Arena(to_worker, self.cell.lent_to_worker, LEAST_BUFFER) if to_worker >= 0 else None
+            fds = [there.fileno(), self.cell.fd, self._claims_reader, death_reader.fd]
+            self.child = launcher.launch([*fds, *(fd for fd in (to_parent, to_worker) if fd >= 0)])
+            self.cell.close_fd()
+        except BaseException:
+            close_all(self._ours)
+            raise
+        finally:
+            close_all(theirs)
+        self._claim = self._epoch = 0
+        self.runs: dict[int, RunChunk] = {}
+        """Chunks in flight, the oldest first."""
+        self._claimed: dict[int, int] = {}
+        self.items = 0
+        self.retiring = self._cut_short = False
+        self._identity = identity_of_worker()
+        self.ending: int | None = None
+        """The epoch whose end the worker has not acknowledged yet."""
+        self.ended_at = 0.0
+        self.killed: Killed | None = None
+        self._misused = False
+        """An item has written to the pipe, or read from it: the oldest chunk did it, whatever the cell names by now."""
+
+    def _arena_fd(self) -> int:
+        if (fd := arena_fd()) >= 0:
+            self._ours.append(Descriptor(fd))
+        return fd
+
+    # -- orders --------------------------------------------------------------------------------------------------------
+
+    def start(self, settings: tuple[Any, ...], payload: bytes) -> None:
+        """Tell the worker its identity for `multiprocessing`, its settings and its initializer."""
+        self.channel.send(channel_module.START, 0, (self._identity, *settings), [payload])
+
+    def introduce(self) -> None:
+        """Tell the worker its identity if it has changed: this process may have imported `multiprocessing` since."""
+        identity = identity_of_worker(self._identity)
+        if identity != self._identity:
+            self._identity = identity
+            self.channel.send(channel_module.IDENTITY, 0, identity)
+
+    def run(self, epoch: int, run: RunChunk, input_batch: InputBatch) -> None:
+        """Send a chunk, and the claim to it."""
+        self._claim += 1
+        self._epoch = epoch
+        self.runs[run.chunk] = run
+        self._claimed[self._claim] = run.chunk
+        os.write(self._claims_writer, CLAIM.pack(self._claim))
+        fields = (run.slot, run.chunk, run.start, run.stop, run.flush, run.alone, run.budget, run.without)
+        items, payloads = pack_items(input_batch, run.start, run.stop, self._arena)
+        self.channel.send(channel_module.RUN, epoch, (fields, self._claim, tuple(items)), payloads)
+
+    def cancel(self, chunk: int) -> bool:
+        """Take back the chunk that waits behind another, if the worker has not claimed it.
+
+        Claims come out in the order they went in. So the first chunk must be known to be claimed, by its worker's own
+        account, before the second can be taken.
+        """
+        batch = self.cell.read()
+        first = next(iter(self.runs), None)
+        if batch is None or batch.chunk != first or first == chunk or chunk not in self.runs:
+            return False
+        return self._take_claim() == chunk
+
+    def share(self, chunk: int) -> int | None:
+        """Have the running chunk end early; the first item that the worker will not run, None if that is unknown."""
+        return self.cell.sharing.ask(chunk, self.cell.read) if chunk in self.runs else None
+
+    def _take_claim(self) -> int | None:
+        try:
+            (claim,) = CLAIM.unpack(os.read(self._claims_reader, CLAIM.size))
+            chunk = self._claimed.pop(claim)
+        except BlockingIOError:
+            return None
+        except (struct.error, KeyError):
+            self.kill_misused("read from the descriptors of its worker")
+            return None
+        del self.runs[chunk]
+        return chunk
+
+    def kill(self, cause: Cause, how: str, batch: Batch | None = None, blameless: bool = False) -> None:
+        """Kill the worker; `how` says what it did. With `batch`: in that one, and in nothing it has begun since."""
+        if self.killed is not None and self.killed.sent:
+            return
+        sent = batch is None or self.cell.condemn(batch)
+        self.killed = Killed(cause, how, batch, sent, blameless)
+        if sent:
+            self.child.kill()
+
+    def kill_misused(self, how: str) -> None:
+        """Kill a worker whose pipe an item has written to or read from."""
+        self._misused = True
+        self.kill("died", f"{how}, which was then killed")
+
+    def end(self, epoch: int) -> None:
+        """Tell the worker that the run is over; it leaves its chunk at the next batch."""
+        self.cell.over(epoch)
+        self.cell.sharing.reset()
+        self.borrowed_segments.take_back()
+        if self._arena is not None:
+            self._arena.shrink()
+        while self._take_claim() is not None:
+            pass
+        self._cut_short = bool(self.runs)
+        self.items += sum(run.items() for run in self.runs.values())  # at most: it leaves them in the middle
+        self.runs.clear()
+        self._claimed.clear()
+        self.ending, self.ended_at = epoch, monotonic()
+        self.channel.send(channel_module.END, epoch)
+
+    # -- answers -------------------------------------------------------------------------------------------------------
+
+    def event(self, message: Message, retains_input: bool) -> ChunkResult | Flushed | Broken:
+        """Unpack a message of this run. `retains_input`: what the reducer is given lives on in its accumulator."""
+        if message.kind in RESULTS:
+            finished = unpack_result(self.slot, message.values, message.payload, self.borrowed_segments, retains_input)
+            if message.kind == channel_module.FLUSHED:
+                return Flushed(self.slot, finished.states or (), finished.pack_seconds, finished.open_seconds)
+            run = self.runs.pop(finished.chunk)
+            self._claimed = {claim: waiting for claim, waiting in self._claimed.items() if waiting != run.chunk}
+            self.items += run.items(finished.stop)
+            return finished
+        failures, starting = message.values
+        _, (failure, *cause) = unpack_failures(failures, message.payload)
+        if cause:
+            failure.error.__cause__ = cause[0].error
+        return Broken(self.slot, start_failed(failure.error) if starting else as_reducer_error(failure.error))
+
+    def missed(self, chunk: int) -> None:
+        """The worker did not find the claim of a chunk: if the parent has not taken it back, an item has read it."""
+        if chunk in self.runs:
+            self.kill_misused("read from the descriptors of its worker")
+
+    def ignore(self, message: Message) -> None:
+        """A message of a run that is over: nobody will look at what it lends."""
+        if message.kind in RESULTS and (region := message.values[-1]) is not None:
+            self.borrowed_segments.give_back(region[0])
+
+    def lost(self) -> Lost:
+        """The worker has ended: what it was running, and how it ended."""
+        exitcode, killed = self.child.reap(), self.killed
+        batch = self.cell.read()
+        if killed is not None and killed.batch is not None:
+            if batch is None and killed.sent:  # it was about to leave the batch, and only begun to say so
+                batch = killed.batch
+            if batch != killed.batch:  # it had left that before
+                killed = None
+        packing = batch is not None and batch.packing
+        blameless = killed is not None and killed.blameless
+        suspect = None if blameless else self._suspect(batch)
+        silent = suspect is None and not (blameless or packing) and self.cell.last()[0] == self._epoch
+        if silent:
+            suspect = self._begun()
+        if killed is None:
+            return Lost(self.slot, suspect, "died", _worker_lost(exitcode), silent=silent, packing=packing)
+        how = f"it {killed.how}"
+        error = TimeoutError(how) if killed.cause == "timeout" else _worker_lost(exitcode, killed.how)
+        return Lost(self.slot, suspect, killed.cause, error, how, silent=silent, packing=packing)
+
+    def _begun(self) -> Interval | None:
+        """The oldest chunk, if the worker has begun it: it was mapped, and then gathered or packed."""
+        oldest = next(iter(self.runs.values()), None)
+        return (oldest.start, oldest.stop) if oldest is not None and self.cell.last()[1] == oldest.chunk else None
+
+    def _suspect(self, batch: Batch | None) -> Interval | None:
+        """What the worker was at; all of the chunk that its state is packed with, or whose item has used the pipe."""
+        if self._misused:
+            return self._misuser(batch)
+        run = None if batch is None else self.runs.get(batch.chunk)
+        if batch is None or run is None:
+            return None
+        return (run.start, batch.stop) if batch.packing else (batch.start, batch.stop)
+
+    def _misuser(self, batch: Batch | None) -> Interval | None:
+        """What has run of the oldest chunk."""
+        oldest, last = next(iter(self.runs.values()), None), self.cell.last()[1]
+        if oldest is None or last < oldest.chunk:
+            return None
+        return oldest.start, batch.stop if batch is not None and batch.chunk == oldest.chunk else oldest.stop
+
+    @property
+    def idle(self) -> bool:
+        """Whether the worker has nothing to do but to read what it was told last."""
+        return not self.runs and (self.ending is None or not self._cut_short)
+
+    def close(self) -> None:
+        """Give everything back; the process has ended."""
+        self.borrowed_segments.close()
+        if self._arena is not None:
+            self._arena.close()
+        close_all([*self._ours, self.child])
+
+
+# -- how a worker was lost ---------------------------------------------------------------------------------------------
+
+
+def _worker_lost(exitcode: int | None, how: str = "") -> WorkerLost:
+    """`how`: what the worker did, if the parent knows it, for it has killed it."""
+    name = signal.Signals(-exitcode).name if exitcode is not None and exitcode < 0 else None
+    text = f"the worker {how or _ended(exitcode, name)}"
+    return WorkerLost(text, exitcode=exitcode, signal=name, index=None, item=None)
+
+
+def _ended(exitcode: int | None, name: str | None) -> str:
+    if name == "SIGKILL":
+        return "was killed by SIGKILL: by hand, or by the kernel when memory ran out"
+    if name is not None:
+        return f"was killed by {name}"
+    if exitcode is None:
+        return "is gone; nobody knows how"
+    if exitcode == os.EX_IOERR:
+        return f"ended with exit code {exitcode}: an item has closed, replaced or used the descriptors of its worker"
+    return f"ended with exit code {exitcode}, in the middle of its work"

@@ -1,0 +1,266 @@
+"""The worker process: one thread, one pipe, one loop.
+
+It is given six descriptors: its pipe, its progress cell, the pipe of claims (below), the parent-death pipe, and the
+memory of two arenas, its own and its parent's. It may be killed at any instruction: it holds no lock that anyone else
+waits for.
+
+A chunk that waits in the pipe behind a slow one can be taken back. Each chunk comes with a claim, eight bytes in a pipe
+that both sides may read: whoever reads the claim has the chunk. The worker reads it before it starts the chunk, the
+parent to take the chunk back; the kernel gives it to one of them.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import socket
+import struct
+import sys
+import types
+from functools import partial
+from typing import Any
+
+from poolagg._input.batches import open_batch
+from poolagg._scheduler.worker_messages import ChunkResult, Failure, RunChunk
+from poolagg.pools.chunk_runner import ChunkRunner, Job, OpenedBatch
+from poolagg.pools.forked_child import leave
+from poolagg.pools.process import channel
+from poolagg.pools.process.arena import Arena, Borrowed, BorrowedSegments, Region
+from poolagg.pools.process.channel import BrokenFrame, Message, Pipe, identity
+from poolagg.pools.process.launch.bootstrap import forget_exits, introduce, new_random_numbers, run_exits
+from poolagg.pools.process.launch.frozen import STARTED_BY
+from poolagg.pools.process.launch.parent_death import die_with_parent, ignore_interrupts
+from poolagg.pools.process.launch.standard_streams import flush_streams
+from poolagg.pools.process.malloc import give_back_freed, keep_freed
+from poolagg.pools.process.memory import fresh_memory
+from poolagg.pools.process.progress_cell import NO_CHUNK, ProgressCell, RunCancelled
+from poolagg.pools.process.tampering import Descriptors, put_aside
+from poolagg.pools.serialization.outbox import Outbox
+from poolagg.pools.serialization.pickling import define, main_namespace
+from poolagg.pools.serialization.shared_value import open_job
+from poolagg.pools.serialization.wire import (
+    PackedItems,
+    as_reducer_error,
+    job_does_not_open,
+    pack_failure,
+    put_failures,
+    put_result,
+    unpack_items,
+)
+
+__all__ = ["CLAIM", "main"]
+
+CLAIM = struct.Struct("=q")
+
+
+def main(
+    pipe_fd: int,
+    cell_fd: int,
+    claims_fd: int,
+    death_fd: int,
+    *arena_fds: int,
+    forked: bool = False,
+    inherited: tuple[Any, Any] | None = None,
+) -> None:
+    """Serve until the parent closes its end or says EXIT.
+
+    `forked`: by the parent itself; `inherited`: its initializer and initargs, which need not travel.
+    """
+    os.environ.pop(STARTED_BY, None)
+    ignore_interrupts()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    die_with_parent(death_fd)
+    new_random_numbers()
+    if forked:
+        forget_exits()
+    else:
+        sys.modules["__main__"] = types.ModuleType("__main__")
+    cell = ProgressCell(cell_fd)
+    put_aside(cell_fd)  # the mapping has a copy of it, which an item may write to
+    os.close(cell_fd)
+    with socket.socket(fileno=pipe_fd) as sock:
+        pipe = Pipe(sock, cell)
+        cell.guard(Descriptors(sock, pipe, cell, [claims_fd, death_fd], arena_fds).check)
+        try:
+            _Worker(pipe, cell, claims_fd, death_fd, inherited, *arena_fds).serve()
+        except (EOFError, ConnectionError):
+            return  # the parent has let go of us
+        except BrokenFrame:  # an item has read a part of what was sent
+            os._exit(os.EX_IOERR)
+    if forked:  # else the interpreter ends
+        run_exits()
+
+
+class _Worker:
+    def __init__(
+        self,
+        pipe: Pipe,
+        cell: ProgressCell,
+        claims_fd: int,
+        death_fd: int,
+        inherited: tuple[Any, Any] | None,
+        arena_fd: int = -1,
+        items_fd: int = -1,
+    ) -> None:
+        self._pipe = pipe
+        self._cell = cell
+        self._pid = os.getpid()
+        self._claims_fd = claims_fd
+        self._death_fd = death_fd
+        self._inherited = inherited
+        self._arena_fd = arena_fd
+        self._arena: Arena | None = None
+        self._borrowed_segments = BorrowedSegments(items_fd, cell.lent_to_worker)
+        self._items_identity = identity(items_fd)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(before=self._borrowed_segments.before_fork)
+        self._claim = -1
+        self._epoch = 0
+        self._work: ChunkRunner | None = None
+        self._assigned: set[str] = set()
+        self._not_started: BaseException | None = None
+        self._memory_limit: int | None = None
+        self._may_keep = True
+        self._keeps = False
+
+    def serve(self) -> None:
+        handlers = {
+            channel.IDENTITY: self._introduce,
+            channel.START: self._start,
+            channel.DEFINE: self._define,
+            channel.JOB: self._begin,
+            channel.RUN: self._run,
+            channel.FLUSH: self._flush,
+            channel.END: self._end,
+        }
+        while (message := self._pipe.receive()).kind != channel.EXIT:
+            try:
+                handlers[message.kind](message)
+            except RunCancelled:
+                self._work = None
+                self._cell.rest()
+            except BaseException as error:  # the reducer's, the initializer's, or ours: the parent is to know
+                if os.getpid() != self._pid:
+                    leave(error)
+                self._work = None
+                self._cell.rest()
+                if message.kind == channel.START:
+                    self._not_started = error
+                else:
+                    # Here its traceback shows whether it was a signal handler's.
+                    starting = error is self._not_started
+                    self._say_broken(message.epoch, error if starting else as_reducer_error(error))
+            self._borrowed_segments.take_back()
+            flush_streams()
+
+    def _say_broken(self, epoch: int, error: BaseException) -> None:
+        errors = [one for one in (error, error.__cause__) if one is not None]
+        failures, blobs = put_failures([pack_failure(Failure(0, "raised", one)) for one in errors])
+        self._pipe.send(channel.BROKEN, epoch, (failures, error is self._not_started), blobs)
+
+    # -- what the parent asks for --------------------------------------------------------------------------------------
+
+    def _introduce(self, message: Message) -> None:
+        introduce(message.values, self._death_fd)
+
+    def _start(self, message: Message) -> None:
+        identity, environ, cwd, path, least, self._memory_limit = message.values
+        introduce(identity, self._death_fd)
+        self._may_keep = self._memory_limit is None
+        _set_environ(environ)
+        sys.path[:] = path
+        if self._arena_fd >= 0:
+            self._arena = Arena(self._arena_fd, self._cell.lent_to_parent, least)
+        try:
+            os.chdir(cwd)
+        except OSError:
+            pass  # the folder is gone: the parent could not go there either
+        initializer, initargs = self._inherited or pickle.loads(message.payload)
+        if initializer is not None:
+            before = dict(main_namespace())
+            initializer(*initargs)
+            after = main_namespace()
+            self._assigned = {name for name in after if name not in before or after[name] is not before[name]}
+
+    def _define(self, message: Message) -> None:
+        define(*pickle.loads(message.payload))
+
+    def _begin(self, message: Message) -> None:
+        self._epoch = message.epoch
+        if self._not_started is not None:
+            raise self._not_started
+        namespace = main_namespace()
+        kept = {name: namespace[name] for name in self._assigned if name in namespace}
+        try:
+            job: Job = open_job(message.payload)
+        except Exception as error:
+            raise job_does_not_open(error) from error
+        namespace.update(kept)  # what an initializer assigned wins over what the parent has under that name
+        self._cell.begin(message.epoch)
+        if self._memory_limit is not None:
+            self._cell.weigh(fresh_memory(self._memory_limit), self._memory_limit)
+            self._memory_limit = None  # it is not fresh any more, and looking at it is the parent's business
+        least, watched = None if self._arena is None else self._arena.least, job.item_timeout is not None
+        outbox = Outbox(job.reducer, job.strategy, least, self._cell.packing, often=watched)
+        self._work = ChunkRunner(job, self._cell, outbox=outbox)
+
+    def _run(self, message: Message) -> None:
+        fields, claim, places = message.values
+        run, items = RunChunk(*fields), PackedItems(*places)
+        claimed = self._claims(claim)
+        if not claimed or self._work is None:
+            if items.region is not None:
+                self._borrowed_segments.give_back(items.region[0])
+            if not claimed:
+                self._pipe.send(channel.MISSED, message.epoch, (run.chunk,))
+            return
+        finished = self._work.carry_out(run, partial(self._open_items, run, items, message.payload))
+        if self._work.heavy and self._may_keep and not self._keeps:
+            keep_freed()
+            self._keeps = True
+        self._send(channel.FINISHED, finished)
+
+    def _open_items(self, run: RunChunk, items: PackedItems, payload: memoryview) -> OpenedBatch:
+        return open_batch(*unpack_items(items, payload, self._open), run.stop - run.start)
+
+    def _open(self, region: Region) -> Borrowed:
+        """What the parent lent; a task may have closed the arena, and opened something of its own in its place."""
+        if identity(self._borrowed_segments.fd) != self._items_identity:
+            os._exit(os.EX_IOERR)
+        return self._borrowed_segments.open(region)
+
+    def _flush(self, message: Message) -> None:
+        if self._work is not None:
+            self._send(channel.FLUSHED, self._work.flushed(ChunkResult(0, NO_CHUNK, 0, 0.0)))
+
+    def _send(self, kind: int, finished: ChunkResult) -> None:
+        self._pipe.send(kind, self._epoch, *put_result(finished, self._arena))
+
+    def _end(self, message: Message) -> None:
+        self._work = None
+        if self._arena is not None:
+            self._arena.shrink()
+        self._pipe.send(channel.ENDED, message.epoch)
+        if self._keeps:
+            give_back_freed()  # while nobody waits for it
+
+    def _claims(self, claim: int) -> bool:
+        """Whether the chunk is ours. If not, the parent took it back, or an item has read the claim."""
+        if self._claim < claim:
+            try:
+                self._claim = CLAIM.unpack(os.read(self._claims_fd, CLAIM.size))[0]
+            except BlockingIOError:
+                return False
+            except (OSError, struct.error):  # an item has closed the pipe, or read a part of a claim
+                os._exit(os.EX_IOERR)
+        return self._claim == claim
+
+
+def _set_environ(environ: dict[str, str]) -> None:
+    """Only what differs: each change is a call of the C library, and a forked worker has most of it."""
+    for name in os.environ.keys() - environ.keys():
+        del os.environ[name]
+    for name, value in environ.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value

@@ -1,0 +1,184 @@
+"""The workers of a process pool: started, waited for and ended, whatever becomes of the pool.
+
+A pool may be forgotten without being closed, be alive when the interpreter ends, or be inherited by a forked child,
+which must neither kill the workers nor hold the parent's ends of their pipes. So a crew can be freed without its pool.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import selectors
+import threading
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from time import monotonic
+from typing import Any
+
+from poolagg._runtime.interrupts import interrupts_held_back
+from poolagg.pools.process.channel import EXIT
+from poolagg.pools.process.descriptors import close_all, descriptors, held
+from poolagg.pools.process.launch.forkserver import ForkserverLauncher, ForkserverLost
+from poolagg.pools.process.launch.launchers import LOOK, ForkLauncher, Launcher, SpawnLauncher
+from poolagg.pools.process.launch.parent_death import born_deaf
+from poolagg.pools.process.launch.standard_streams import standard_descriptors
+from poolagg.pools.process.worker_handle import Handle
+
+__all__ = ["Workers"]
+
+_LAUNCHERS: dict[str, type[Any]] = {"forkserver": ForkserverLauncher, "spawn": SpawnLauncher, "fork": ForkLauncher}
+
+_all_workers: weakref.WeakSet[Workers] = weakref.WeakSet()
+
+
+class Workers:
+    """The workers of one pool, what launches them, and what waits for them; `owner` is the process they belong to."""
+
+    def __init__(self, owner: int) -> None:
+        self._owner = owner
+        self.handles: dict[int, Handle] = {}
+        self.leaving: list[Handle] = []
+        self.runner: int | None = None
+        """The thread that is in a run."""
+        self.launcher: Launcher | None = None
+        self.selector: selectors.BaseSelector
+        self.next_look = 0.0
+        """When to ask again for the ends of workers without a pidfd."""
+        self._unwatched = False
+        """There are such workers."""
+
+    def everyone(self) -> list[Handle]:
+        """Return the workers of the workers, and those that are leaving."""
+        return [*self.handles.values(), *self.leaving]
+
+    def open(self, start_method: str, environ: Mapping[str, str], by_value: bool, start: tuple[Any, Any]) -> None:
+        """Hold a launcher, and a selector for what it launches."""
+        with _undisturbed():
+            launcher: Launcher = _LAUNCHERS[start_method](environ, by_value, start)
+            try:
+                with descriptors:
+                    self.selector = held(selectors.DefaultSelector())
+            except OSError:  # no descriptor left
+                launcher.close()
+                raise
+            self.launcher = launcher
+            _all_workers.add(self)
+
+    def launch(self, slot: int) -> Handle:
+        """Start a worker for a worker; no interrupt comes between its start and its place in `handles`."""
+        assert self.launcher is not None
+        with _undisturbed():
+            try:
+                handle = Handle(slot, self.launcher)
+            except ForkserverLost:
+                handle = Handle(slot, self.launcher)
+            self.handles[slot] = handle
+            self.selector.register(handle.channel.sock, selectors.EVENT_READ, handle)
+            if handle.child.pidfd < 0:
+                self._unwatched = True
+            else:
+                self.selector.register(handle.child.pidfd, selectors.EVENT_READ, handle)
+        return handle
+
+    def dismiss(self, handle: Handle, at_once: bool) -> None:
+        """Have a worker end, at once or after a goodbye, and take its worker from it."""
+        with interrupts_held_back():
+            self.leaving.append(handle)
+            if self.handles.get(handle.slot) is handle:
+                del self.handles[handle.slot]
+            if at_once:
+                handle.child.kill()
+            else:
+                handle.channel.send(EXIT, 0)
+
+    def watch(self, handle: Handle) -> None:
+        """Wait for what a worker writes, and for room in its pipe if something waits to be written."""
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if handle.channel.full else 0)
+        if self.selector.get_key(handle.channel.sock).events != events:
+            self.selector.modify(handle.channel.sock, events, handle)
+
+    def select(self, timeout: float | None) -> dict[Any, tuple[Handle, int]]:
+        """Wait for pipes and deaths: what is ready, by its descriptor, with its worker and the selector's events."""
+        if self._unwatched:
+            timeout = min(LOOK if timeout is None else timeout, max(0.0, self.next_look - monotonic()))
+        return {key.fileobj: (key.data, events) for key, events in self.selector.select(timeout)}
+
+    def found_dead(self) -> list[Handle]:
+        """Ask for the ends of workers that have no pidfd, if it is time to."""
+        if not self._unwatched or monotonic() < self.next_look:
+            return []
+        self.next_look = monotonic() + LOOK
+        return [handle for handle in self.everyone() if handle.child.pidfd < 0 and handle.child.has_ended()]
+
+    def end(self, handles: Sequence[Handle]) -> None:
+        """Kill workers, reap them, and give back what lies between: each step for all, before the next begins."""
+        with interrupts_held_back():
+            for handle in handles:
+                handle.child.kill()
+            for handle in handles:
+                handle.child.reap()
+            for handle in handles:
+                for fd in (handle.channel.sock, handle.child.pidfd):
+                    with contextlib.suppress(KeyError, ValueError):
+                        self.selector.unregister(fd)
+                handle.close()
+                if self.handles.get(handle.slot) is handle:
+                    del self.handles[handle.slot]
+                if handle in self.leaving:
+                    self.leaving.remove(handle)
+
+    def close(self) -> None:
+        """All workers have ended."""
+        launcher, self.launcher = self.launcher, None
+        if launcher is not None:
+            launcher.close()
+            close_all([self.selector])
+        _all_workers.discard(self)
+
+    def abandon(self) -> None:
+        """The pool was forgotten without being closed, or the interpreter ends: kill its workers."""
+        if os.getpid() == self._owner:
+            with interrupts_held_back():
+                self.end(self.everyone())
+                self.close()
+
+    def forget_in_child(self) -> None:
+        """This process is a forked child: the workers are not its own, and their descriptors are closed."""
+        self.handles.clear()
+        self.leaving.clear()
+        self.launcher = None  # another use of the pool, in the child, starts workers of the child's own
+        self._owner, self.runner = os.getpid(), None
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Hold interrupts back while a process starts, which then has none of its own and all standard streams."""
+    with interrupts_held_back(), born_deaf(), standard_descriptors():
+        yield
+
+
+def _at_exit() -> None:
+    """A crew that another thread is using is left alone, for they would stumble over each other: its workers end with
+    this process anyway."""
+    for workers in list(_all_workers):
+        if workers.runner in (None, threading.get_ident()):
+            workers.abandon()
+
+
+def _before_fork() -> None:
+    if ForkLauncher.forking == threading.get_ident():  # a worker: it does not look at what is lent
+        return
+    for workers in list(_all_workers):
+        for handle in workers.everyone():
+            handle.borrowed_segments.before_fork()
+
+
+def _forget_in_child() -> None:
+    for workers in list(_all_workers):
+        workers.forget_in_child()
+
+
+atexit.register(_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_child=_forget_in_child)

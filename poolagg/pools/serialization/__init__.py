@@ -1,0 +1,1 @@
+"""How functions, items, partials and shared values become bytes, and come back."""

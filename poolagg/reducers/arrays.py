@@ -1,0 +1,234 @@
+"""Histogram, ArraySum, ArrayReduce: numpy arrays, reduced in place.
+
+Rule: an accumulator is an array of its own, never a view of one that came in, and arrays that do not
+fit are errors: nothing is broadcast, nothing cast without being asked. numpy is imported when the first is made.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from functools import lru_cache
+from numbers import Real
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from poolagg._runtime.arguments import call, shown
+from poolagg.reducers.reducer import Reducer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array: TypeAlias = NDArray[Any] | Any
+    Counts: TypeAlias = NDArray[np.int64]
+
+__all__ = ["ArrayReduce", "ArraySum", "Histogram"]
+
+
+class ArrayReduce(Reducer["Array"]):
+    """`ufunc.reduce` over equally shaped arrays, element by element, in place; of nothing, None.
+
+    The ufunc takes two arrays, is associative and commutative: `np.maximum`, `np.logical_or`, `np.bitwise_xor`.
+    The result has the dtype that `ufunc.reduce` gives. Raises TypeError for what is not such a ufunc, for a partial
+    that is not an array of numbers or that is more than one (labelled as in pandas, masked, with a unit), and for
+    dtypes that differ; ValueError for shapes that differ.
+
+    >>> import numpy as np
+    >>> from poolagg.reducers import reduced
+    >>> reduced(ArrayReduce(np.maximum), [np.array([1, 5]), np.array([4, 2])])
+    array([4, 5])
+    """
+
+    retains_input = False
+
+    def __init__(self, ufunc: Any) -> None:
+        import numpy as np
+
+        if not isinstance(ufunc, np.ufunc):
+            raise TypeError(
+                f"ArrayReduce takes a numpy ufunc such as np.maximum, got {shown(ufunc)}: Reduce(f) takes functions"
+            )
+        if (ufunc.nin, ufunc.nout) != (2, 1):
+            raise TypeError(f"ArrayReduce takes a ufunc of two arrays, got np.{ufunc.__name__} of {ufunc.nin}")
+        self.ufunc = ufunc
+        self.dtype: Any = None
+
+    def prepare(self, partial: Any) -> Any:
+        import numpy as np
+
+        kind: Any = type(partial)
+        if kind is not np.ndarray and (reason := _more_than_numbers(kind)):
+            raise TypeError(f"{self!r} {reason}")
+        array = np.asarray(partial)
+        if array.dtype.kind not in "biufc":
+            raise TypeError(f"{self!r} takes arrays of numbers, got dtype {array.dtype} from {shown(partial)}")
+        return array if self.dtype is None else array.astype(self.dtype, casting="same_kind", copy=False)
+
+    def init(self) -> Any:
+        return None
+
+    def step(self, acc: Any, prepared: Any) -> Any:
+        import numpy as np
+
+        if acc is None:
+            return np.asarray(self.ufunc.reduce(prepared[np.newaxis], axis=0, dtype=self.dtype))
+        return self._into(acc, prepared, self._dtype_of(prepared.dtype))
+
+    def merge(self, acc: Any, other: Any) -> Any:
+        if other is None:
+            return acc
+        return other.copy() if acc is None else self._into(acc, other, other.dtype)
+
+    def finish(self, acc: Any) -> Any:
+        return None if acc is None else acc.copy()
+
+    def _dtype_of(self, dtype: Any) -> Any:
+        """The dtype in which arrays of `dtype` are reduced; numpy widens small ints to add them, for one."""
+        import numpy as np
+
+        return self.ufunc.reduce(np.empty((1, 0), dtype), axis=0, dtype=self.dtype).dtype
+
+    def _into(self, acc: Any, array: Any, dtype: Any) -> Any:
+        if array.shape != acc.shape:
+            raise ValueError(
+                f"{self!r} got arrays of shapes {acc.shape} and {array.shape}: all must have the same shape"
+            )
+        if dtype != acc.dtype:
+            raise TypeError(
+                f"{self!r} got arrays reduced in {acc.dtype} and in {dtype}: convert them to one dtype with .of(f)"
+            )
+        return self.ufunc(acc, array, out=acc)
+
+    def __repr__(self) -> str:
+        return f"ArrayReduce(np.{self.ufunc.__name__})"
+
+
+class ArraySum(ArrayReduce):
+    """The sum of equally shaped arrays, element by element, in place; of nothing, None.
+
+    Without `dtype`, small ints widen as `np.sum` widens them, and all partials must widen to the same; with it,
+    each partial is cast to it first, if of the same kind. Floats are added as they arrive: `reproducible=True`
+    fixes the bits. Raises ValueError for shapes that differ, TypeError for dtypes that do and for what is not an array
+    of numbers or more than one: `Reduce(lambda a, b: a.add(b, fill_value=0))` adds Series and DataFrames by label.
+
+    >>> import numpy as np
+    >>> from poolagg.reducers import reduced
+    >>> reduced(ArraySum(), [np.array([100], np.int8), np.array([100], np.int8)])
+    array([200])
+    """
+
+    def __init__(self, dtype: Any = None) -> None:
+        import numpy as np
+
+        super().__init__(np.add)
+        self.dtype = None if dtype is None else np.dtype(dtype)
+
+    def __repr__(self) -> str:
+        return call("ArraySum", dtype=self.dtype)
+
+
+class Histogram(Reducer["Counts"]):
+    """How many values fall between each two edges, as an array of int64: the counts of `np.histogram`.
+
+    A partial is a number or an array of any shape. The last bin includes its right edge; values outside, and nan,
+    are left out. Values are compared as float64, and those beyond its range as infinities. Raises ValueError for fewer
+    than two edges or edges that do not increase, TypeError for partials that are not real numbers, None say.
+
+    >>> from poolagg.reducers import reduced
+    >>> reduced(Histogram([0, 1, 2]), [0.5, [1, 2], 7])
+    array([1, 2])
+    """
+
+    retains_input = False
+
+    def __init__(self, edges: Iterable[float]) -> None:
+        import numpy as np
+
+        self.edges = np.array(edges if isinstance(edges, np.ndarray) else list(edges), dtype=np.float64)
+        if self.edges.ndim != 1 or self.edges.size < 2 or not (self.edges[:-1] < self.edges[1:]).all():
+            raise ValueError(f"Histogram(edges) takes two or more increasing numbers, got {shown(edges)}")
+
+    def prepare(self, partial: Any) -> Any:
+        import numpy as np
+
+        if type(partial) is float:
+            return partial
+        if type(partial) is int:
+            return _as_float(partial)
+        if isinstance(partial, np.ma.MaskedArray):
+            raise TypeError(f"{self!r} would ignore the mask of a masked array: .of(lambda a: a.compressed())")
+        values = np.asarray(partial)
+        if values.dtype.kind == "O":
+            values = np.array([self._real(x, partial) for x in values.flat], np.float64)
+        if values.dtype.kind not in "biuf":
+            raise TypeError(f"{self!r} takes real numbers or arrays of them, got {shown(partial)}")
+        return values.astype(np.float64, copy=False).ravel()
+
+    def _real(self, x: Any, partial: Any) -> float:
+        if not isinstance(x, (Real, Decimal)):
+            raise TypeError(
+                f"{self!r} takes real numbers or arrays of them, got {shown(x)}{_within(x, partial)}: .where(f) leaves "
+                f"partials out, float('nan') is not counted"
+            )
+        return _as_float(x)
+
+    def init(self) -> Any:
+        import numpy as np
+
+        return np.zeros(len(self.edges) - 1, np.int64)
+
+    def step(self, acc: Any, prepared: Any) -> Any:
+        return self.steps(acc, (prepared,))
+
+    def steps(self, acc: Any, prepareds: Sequence[Any]) -> Any:
+        import numpy as np
+
+        numbers = [x for x in prepareds if type(x) is float]
+        arrays = [x for x in prepareds if type(x) is not float]
+        acc += np.histogram(np.concatenate([np.array(numbers, np.float64), *arrays]), self.edges)[0]
+        return acc
+
+    def merge(self, acc: Any, other: Any) -> Any:
+        acc += other
+        return acc
+
+    def finish(self, acc: Any) -> Any:
+        return acc.copy()
+
+    def __repr__(self) -> str:
+        return call("Histogram", self.edges.tolist())
+
+
+def _within(x: Any, partial: Any) -> str:
+    return "" if x is partial else f" in {shown(partial)}"
+
+
+def _as_float(x: Any) -> float:
+    try:
+        return float(x)
+    except OverflowError:
+        return math.inf if x > 0 else -math.inf
+
+
+LABELLED = {"pandas", "polars", "xarray", "modin", "cudf", "geopandas"}
+"""Packages whose data has labels, by which it is to be added. Known by name, for none of them need be installed."""
+
+
+@lru_cache(256)
+def _more_than_numbers(kind: Any) -> str | None:
+    """Why what is of this type is more than an array of numbers, and what to write instead."""
+    import numpy as np
+
+    if issubclass(kind, np.ma.MaskedArray):
+        return "would ignore the mask of a masked array: fill it first, .of(lambda a: a.filled(0))"
+    packages = {base.__module__.partition(".")[0] for base in kind.__mro__}
+    if packages & LABELLED:
+        return (
+            f"would combine {kind.__name__} objects by position, whatever their labels are: "
+            f"Reduce(lambda a, b: a.add(b, fill_value=0)) adds those of pandas by label, .of(lambda a: a.to_numpy()) "
+            f"takes the numbers alone"
+        )
+    if issubclass(kind, np.ndarray) and kind.__module__.partition(".")[0] != "numpy":
+        return f"would take the numbers of a {kind.__name__} alone, without its units, say: .of(numpy.asarray) does so"
+    return None

@@ -1,0 +1,150 @@
+"""Reducers that collect: lists, sets of distinct values, and counts of keys."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+from poolagg.reducers.keys import all_equal_themselves, as_key, as_result, mark_new, may_hold_marks, without_marks
+from poolagg.reducers.reducer import Position, Reducer
+
+__all__ = ["Collect", "Frequencies", "MergeCounts", "Unique"]
+
+
+class Collect(Reducer[list[Any]]):
+    """The list of the partials, in input order whatever arrives first. The values themselves are not copied.
+
+    The accumulator is the stretches of the list by the place each begins at, never changed once they are in; linear,
+    and they are sorted at the end.
+
+    >>> from poolagg.reducers import reduced
+    >>> reduced(Collect(), "abc")
+    ['a', 'b', 'c']
+    """
+
+    def init(self) -> dict[Position, tuple[Any, ...]]:
+        return {}
+
+    def step_at(self, acc: dict[Position, tuple[Any, ...]], place: Position, prepared: Any) -> Any:
+        acc[place] = (prepared,)
+        return acc
+
+    def steps_at(self, acc: dict[Position, tuple[Any, ...]], place: Position, prepareds: Sequence[Any]) -> Any:
+        if len(prepareds):
+            acc[place] = tuple(prepareds)
+        return acc
+
+    def merge(self, acc: dict[Position, tuple[Any, ...]], other: dict[Position, tuple[Any, ...]]) -> Any:
+        acc.update(other)
+        return acc
+
+    def finish(self, acc: dict[Position, tuple[Any, ...]]) -> list[Any]:
+        return list(chain.from_iterable(acc[place] for place in sorted(acc)))
+
+
+class Unique(Reducer[set[Any]]):
+    """The set of the partials, which must be hashable; every nan is the same element, `math.nan`.
+
+    >>> from poolagg.reducers import reduced
+    >>> sorted(reduced(Unique().flat(), ["abba", "cab"]))
+    ['a', 'b', 'c']
+    """
+
+    def init(self) -> set[Any]:
+        return set()
+
+    def step(self, acc: set[Any], prepared: Any) -> set[Any]:
+        acc.add(as_key(prepared))
+        return acc
+
+    def steps(self, acc: set[Any], prepareds: Sequence[Any]) -> set[Any]:
+        elements = prepareds if isinstance(prepareds, (list, str)) else list(prepareds)
+        acc.update(elements if all_equal_themselves(elements) else map(as_key, elements))
+        return acc
+
+    def merge(self, acc: set[Any], other: set[Any]) -> set[Any]:
+        acc.update(other)
+        return acc
+
+    def finish(self, acc: set[Any]) -> set[Any]:
+        return set(map(as_result, acc)) if may_hold_marks(acc) else set(acc)
+
+
+class MergeCounts(Reducer[Counter[Any]]):
+    """The sum of partials that are mappings of counts, as a Counter; zero and negative counts are kept.
+
+    Linear in the counts. Every nan is the same key. Raises TypeError for a partial that is not a mapping of numbers.
+
+    >>> from poolagg.reducers import reduced
+    >>> reduced(MergeCounts(), [{"a": 2, "b": 1}, {"a": -2}])
+    Counter({'b': 1, 'a': 0})
+    """
+
+    keyed = True
+
+    def prepare(self, partial: Any, /) -> Any:
+        if not isinstance(partial, Mapping):
+            raise TypeError(
+                f"MergeCounts() adds mappings of counts, got {partial!r}: Frequencies().flat() counts elements"
+            )
+        return partial
+
+    def init(self) -> Counter[Any]:
+        return Counter()
+
+    def step(self, acc: Counter[Any], prepared: Any) -> Counter[Any]:
+        return self.steps(acc, (prepared,))
+
+    def steps(self, acc: Counter[Any], prepareds: Sequence[Any]) -> Counter[Any]:
+        before = len(acc)
+        try:
+            for counts in prepareds:
+                if not acc:
+                    sum(counts.values())  # for an empty Counter takes over whatever there is
+                acc.update(counts)
+        except TypeError as error:
+            error.add_note("MergeCounts() adds counts; GroupBy(reducer).flat().of(dict.items) reduces other values")
+            raise
+        if len(acc) > before:
+            mark_new(acc, before)
+        return acc
+
+    def merge(self, acc: Counter[Any], other: Mapping[Any, Any]) -> Counter[Any]:
+        count = acc.get
+        for key, more in other.items():
+            acc[key] = count(key, 0) + more
+        return acc
+
+    def finish(self, acc: Counter[Any]) -> Counter[Any]:
+        result = Counter(acc)
+        if (entries := without_marks(acc)) is not None:
+            result.clear()
+            dict.update(result, entries)
+        return result
+
+
+class Frequencies(MergeCounts):
+    """How often each partial occurs, as a Counter; with `.flat()`, each element of the partials, at C speed.
+
+    Partials must be hashable, and every nan is the same one: `math.nan`. A Counter is counted as it is iterated, by
+    its keys: see MergeCounts for adding them.
+
+    >>> from poolagg.reducers import reduced
+    >>> reduced(Frequencies().flat(), ["abba", "cab"]).most_common(1)
+    [('a', 3)]
+    """
+
+    prepare = Reducer.prepare
+
+    def steps(self, acc: Counter[Any], prepareds: Sequence[Any]) -> Counter[Any]:
+        before = len(acc)
+        try:
+            acc.update(iter(prepareds))  # an iterator: a mapping would be added, not counted
+        except TypeError as error:
+            error.add_note("Frequencies() counts hashable partials; .flat() counts the elements of each")
+            raise
+        if len(acc) > before:
+            mark_new(acc, before)
+        return acc

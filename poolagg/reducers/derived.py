@@ -1,0 +1,176 @@
+"""The derived forms of any reducer: `of`, `where`, `flat`, `then` (`by` is in `_grouping`).
+
+Each sees the raw partial before those to its left, so `Sum().of(size).where(ok).flat()` reads like SQL: each element
+of the partial, if it is ok, its size, summed. Their functions run in `prepare`, that is, in the map phase.
+
+    of(f)        prepare = inner.prepare . f
+    where(pred)  prepare = inner.prepare, or DROPPED, which the fold skips
+    flat()       prepare = map inner.prepare; the place of an element is the partial's place and its position
+    then(f)      finish  = f . inner.finish
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, groupby
+from typing import Any, TypeVar
+
+from poolagg._input.reused_buffers import listed
+from poolagg._runtime.arguments import need_callable, shown
+from poolagg.reducers.keys import DROPPED
+from poolagg.reducers.reducer import Combinator, Position, R, Reducer
+
+__all__ = ["Derived", "Flat", "Of", "Then", "Where"]
+
+S = TypeVar("S")
+
+LARGE = 256
+"""Elements for which a call of their own costs next to nothing, and a copy would."""
+
+
+class Derived(Combinator[R]):
+    """A reducer that is `inner` but for what a subclass overrides; the accumulator is `inner`'s own."""
+
+    def __init__(self, inner: Reducer) -> None:
+        super().__init__(inner)
+        self.keyed = inner.keyed
+
+    def prepare(self, partial: Any) -> Any:
+        return self.inner.prepare(partial)
+
+    def init(self) -> Any:
+        return self.inner.init()
+
+    def steps_at(self, acc: Any, place: Position, prepareds: Sequence[Any]) -> Any:
+        return self.inner.steps_at(acc, place, prepareds)
+
+    def merge(self, acc: Any, other: Any) -> Any:
+        return self.inner.merge(acc, other)
+
+    def finish(self, acc: Any) -> R:
+        result: R = self.inner.finish(acc)
+        return result
+
+    def done(self, acc: Any) -> bool:
+        return self.inner.done(acc)
+
+    def _checked(self, before: Any, after: Any, method: str) -> Any:
+        return self.inner._checked(before, after, method)
+
+
+class Of(Derived[R]):
+    """`inner` of `f(partial)`."""
+
+    def __init__(self, inner: Reducer[R], f: Callable[[Any], Any]) -> None:
+        need_callable(f"{inner!r}.of(f)", f)
+        super().__init__(inner)
+        self.f = f
+
+    @property
+    def has_prepare(self) -> bool:
+        return True
+
+    def prepare(self, partial: Any) -> Any:
+        return self.inner.prepare(self.f(partial))
+
+    def __repr__(self) -> str:
+        return f"{self.inner!r}.of({shown(self.f)})"
+
+
+class Where(Derived[R]):
+    """`inner` of the partials for which `pred` is true."""
+
+    def __init__(self, inner: Reducer[R], pred: Callable[[Any], Any]) -> None:
+        need_callable(f"{inner!r}.where(pred)", pred)
+        super().__init__(inner)
+        self.pred = pred
+
+    @property
+    def has_prepare(self) -> bool:
+        return True
+
+    def prepare(self, partial: Any) -> Any:
+        return self.inner.prepare(partial) if self.pred(partial) else DROPPED
+
+    def steps_at(self, acc: Any, place: Position, prepareds: Sequence[Any]) -> Any:
+        if not self.positional:
+            return self.inner.steps_at(acc, place, [x for x in prepareds if x is not DROPPED])
+        for start, run in _kept_runs(place, prepareds):
+            acc = self.inner.steps_at(acc, start, run)
+        return acc
+
+    def __repr__(self) -> str:
+        return f"{self.inner!r}.where({shown(self.pred)})"
+
+
+class Flat(Derived[R]):
+    """`inner` of the elements of each partial."""
+
+    @property
+    def has_prepare(self) -> bool:
+        return True
+
+    def prepare(self, partial: Any) -> Any:
+        elements = _sequence(partial)
+        return listed(lambda: map(self.inner.prepare, elements)) if self.inner.has_prepare else elements
+
+    def steps_at(self, acc: Any, place: Position, prepareds: Sequence[Any]) -> Any:
+        if not self.positional:
+            for stretch in _stretches(prepareds):
+                acc = self.inner.steps_at(acc, place, stretch)
+            return acc
+        *front, last = place
+        for k, elements in enumerate(prepareds, last):
+            acc = self.inner.steps_at(acc, (*front, k, 0), elements)
+        return acc
+
+    def __repr__(self) -> str:
+        return f"{self.inner!r}.flat()"
+
+
+class Then(Derived[S]):
+    """`inner`, presented by `f`."""
+
+    def __init__(self, inner: Reducer[R], f: Callable[[R], S]) -> None:
+        need_callable(f"{inner!r}.then(f)", f)
+        super().__init__(inner)
+        self.f = f
+
+    def finish(self, acc: Any) -> S:
+        return self.f(self.inner.finish(acc))
+
+    def worker_side(self) -> Reducer:
+        return self.inner.worker_side()
+
+    def __repr__(self) -> str:
+        return f"{self.inner!r}.then({shown(self.f)})"
+
+
+def _kept_runs(place: Position, prepareds: Sequence[Any]) -> Iterator[tuple[Position, list[Any]]]:
+    """The stretches between dropped partials, each with the place it begins at."""
+    *front, start = place
+    for dropped, run in groupby(prepareds, lambda prepared: prepared is DROPPED):
+        stretch = list(run)
+        if not dropped:
+            yield (*front, start), stretch
+        start += len(stretch)
+
+
+def _sequence(partial: Any) -> Sequence[Any]:
+    """What can be indexed goes through as it is, at no cost; any other iterable becomes a list."""
+    if isinstance(partial, (list, tuple, str, Sequence)):  # the first three at no cost
+        return partial
+    if type(partial).__name__ == "ndarray":
+        return partial  # type: ignore[no-any-return]
+    if not isinstance(partial, Iterable):
+        raise TypeError(
+            f"flat() takes partials that are iterables, got {partial!r}: return a list, or leave flat() out"
+        )
+    return listed(lambda: partial)
+
+
+def _stretches(prepareds: Sequence[Sequence[Any]]) -> Iterator[Sequence[Any]]:
+    """Large partials go in as they are; small ones are joined, so that one call of the bulk form serves many."""
+    for large, run in groupby(prepareds, lambda elements: len(elements) >= LARGE):
+        stretches = list(run)
+        yield from stretches if large else [list(chain.from_iterable(stretches))]

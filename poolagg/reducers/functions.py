@@ -1,0 +1,187 @@
+"""Fold, Reduce, Into: reducers made from functions of your own."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, overload
+
+from poolagg._runtime.arguments import call, need_callable
+from poolagg.reducers.keys import EMPTY
+from poolagg.reducers.reducer import R, Reducer, Untouched
+
+__all__ = ["Fold", "Into", "Reduce"]
+
+T = TypeVar("T")
+
+
+class Fold(Reducer[R]):
+    """A reducer from functions: `functools.reduce(step, partials, init())`, in the parent and in input order.
+
+    `init` is a factory. Without it the first partial becomes the accumulator, and there is no result of nothing: the
+    TypeError is that of `functools.reduce`. With `merge`, which must be associative and leave its right argument alone,
+    states are combined in the workers instead: in any order, so `merge` must commute as well, or in input order with
+    `ordered=True`, as where it concatenates. None is a legal accumulator.
+
+    The result is the accumulator itself. A snapshot's value is a deep copy of it, for the accumulator goes on changing;
+    of one that cannot be copied, an open file say, it is itself the value.
+
+    >>> import operator
+    >>> from poolagg.reducers import reduced
+    >>> reduced(Fold(operator.add, init=str), "abc")
+    'abc'
+    >>> Fold(operator.iadd, init=list, merge=operator.iadd, ordered=True).mergeable
+    True
+    """
+
+    @overload
+    def __init__(
+        self,
+        step: Callable[[R, Any], R],
+        init: Callable[[], R] | None = None,
+        merge: Callable[[R, R], R] | None = None,
+        ordered: bool = False,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Fold[Any],
+        step: Callable[[Any, Any], Any],
+        init: Callable[[], Any] | None = None,
+        merge: Callable[[Any, Any], Any] | None = None,
+        ordered: bool = False,
+    ) -> None: ...
+    def __init__(
+        self,
+        step: Callable[[Any, Any], Any],
+        init: Callable[[], Any] | None = None,
+        merge: Callable[[Any, Any], Any] | None = None,
+        ordered: bool = False,
+    ) -> None:
+        need_callable("Fold(step)", step)
+        if init is not None and not callable(init):
+            raise TypeError(
+                f"Fold(init=...) takes a factory, called for each fresh start, got {init!r}: lambda: {init!r}"
+            )
+        if merge is not None:
+            need_callable("Fold(merge=...)", merge)
+        self._step, self._init, self._merge = step, init, merge
+        self.ordered = bool(ordered) or merge is None
+
+    @property
+    def mergeable(self) -> bool:
+        return self._merge is not None
+
+    def init(self) -> Any:
+        return EMPTY if self._init is None else self._init()
+
+    def step(self, acc: Any, prepared: Any) -> Any:
+        return prepared if acc is EMPTY else self._step(acc, prepared)
+
+    def steps(self, acc: Any, prepareds: Sequence[Any]) -> Any:
+        if acc is not EMPTY:
+            return functools.reduce(self._step, prepareds, acc)
+        return functools.reduce(self._step, prepareds) if len(prepareds) else EMPTY
+
+    def merge(self, acc: Any, other: Any) -> Any:
+        if self._merge is None:
+            return super().merge(acc, other)
+        if other is EMPTY:
+            return acc
+        # A later step may change the accumulator in place, and `other` must not change with it.
+        return _copied(other) if acc is EMPTY else self._merge(acc, other)
+
+    def finish(self, acc: Any) -> R:
+        return _copied(self.finish_last(acc))
+
+    def finish_last(self, acc: Any) -> R:
+        if acc is not EMPTY:
+            result: R = acc
+            return result
+        error = TypeError("reduce() of empty iterable with no initial value")
+        error.add_note(f"no partial reached {self!r}: Fold(step, init=factory) has a result of nothing")
+        raise error
+
+    def worker_side(self) -> Reducer:
+        return self if self.mergeable else Untouched()
+
+    def _checked(self, before: Any, after: Any, method: str) -> Any:
+        del before, method  # None is a value like any other here, as it is in functools.reduce
+        return after
+
+    def __repr__(self) -> str:
+        ordered = (self._merge is not None and self.ordered) or None
+        return call("Fold", self._step, init=self._init, merge=self._merge, ordered=ordered)
+
+
+class Reduce(Fold[R]):
+    """`functools.reduce(f, partials)` for an `f` you declare associative and commutative: combined in the workers.
+
+    No result of nothing: the TypeError is that of `functools.reduce`.
+
+    >>> import operator
+    >>> from poolagg.reducers import reduced
+    >>> reduced(Reduce(operator.or_), [1, 2, 4])
+    7
+    """
+
+    def __init__(self, f: Callable[[Any, Any], R]) -> None:
+        need_callable("Reduce(f)", f)
+        super().__init__(f, merge=f)
+
+    def __repr__(self) -> str:
+        return call("Reduce", self._step)
+
+
+class Into(Reducer[None]):
+    """Call `apply(partial)` in the parent, one partial at a time; the result is None.
+
+    For what already exists and is yours: a database, a grid, a file. `ordered=True` keeps to the input order.
+
+    In the place of `apply` may stand a resource that can commit (`poolagg.resources.Resource`): then every partial is
+    in it once, whatever dies, and the same call again continues a run that stopped.
+
+    >>> from poolagg.reducers import reduced
+    >>> seen = []
+    >>> reduced(Into(seen.append), "abc")
+    >>> seen
+    ['a', 'b', 'c']
+    """
+
+    def __init__(self, apply: Any, ordered: bool = False) -> None:
+        self.resource = apply if _can_commit(apply) else None
+        if self.resource is None:
+            need_callable("Into(apply)", apply)
+        self.apply: Callable[[Any], object] = apply if self.resource is None else self.resource.apply
+        self.ordered = bool(ordered)
+
+    def init(self) -> None:
+        return None
+
+    def step(self, acc: None, prepared: Any) -> None:
+        self.apply(prepared)
+        return acc
+
+    def worker_side(self) -> Reducer:
+        return Untouched()
+
+    @property
+    def known_by(self) -> Any:
+        """What tells whether it is the same in another process: of a resource, its class and what it says itself."""
+        if self.resource is None:
+            return self.apply, self.ordered
+        return type(self.resource), getattr(self.resource, "known_by", None), self.ordered
+
+    def __repr__(self) -> str:
+        return call("Into", self.apply if self.resource is None else self.resource, ordered=self.ordered or None)
+
+
+def _can_commit(what: Any) -> bool:
+    return all(callable(getattr(what, name, None)) for name in ("begin", "apply", "commit", "rollback"))
+
+
+def _copied(acc: T) -> T:
+    try:
+        return copy.deepcopy(acc)
+    except Exception:  # whatever a class raises that does not copy
+        return acc

@@ -1,0 +1,105 @@
+"""GroupBy and `.by`: one accumulator of the inner reducer for each key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, overload
+
+from poolagg._runtime.arguments import need_callable, shown
+from poolagg.reducers.keys import as_key, as_result, may_hold_marks
+from poolagg.reducers.reducer import Combinator, Position, R, Reducer, join
+from poolagg.reducers.tee import ReducerLike, as_reducer
+
+__all__ = ["By", "GroupBy"]
+
+
+class GroupBy(Combinator[dict[Any, R]]):
+    """Reduce the values of each key on their own: partials are (key, value) pairs, the result is a dict.
+
+    Linear; a batch is grouped first, so that each key's values are folded in bulk. Keys must be hashable, and every
+    nan is the same key, `math.nan`, in whatever type or tuple it comes.
+
+    >>> from poolagg.reducers import Sum, reduced
+    >>> reduced(GroupBy(Sum()), [("a", 1), ("b", 2), ("a", 3)])
+    {'a': 4, 'b': 2}
+    """
+
+    keyed = True
+
+    @overload
+    def __init__(self, reducer: Reducer[R]) -> None: ...
+    @overload
+    def __init__(self: GroupBy[Any], reducer: ReducerLike) -> None: ...
+    def __init__(self, reducer: Any) -> None:
+        super().__init__(as_reducer(reducer))
+
+    @property
+    def has_prepare(self) -> bool:
+        return True
+
+    def prepare(self, partial: Any) -> tuple[Any, Any]:
+        try:
+            key, value = partial
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"{self!r} takes (key, value) pairs, got {partial!r}; .by(key) groups by a function"
+            ) from None
+        return key, self.inner.prepare(value)
+
+    def init(self) -> dict[Any, Any]:
+        return {}
+
+    def steps_at(self, acc: dict[Any, Any], place: Position, prepareds: Sequence[Any]) -> dict[Any, Any]:
+        if self.positional:
+            *front, start = place
+            for k, (key, prepared) in enumerate(prepareds, start):
+                if key not in acc:
+                    key = self._begun(acc, key)
+                acc[key] = self.inner.steps_at(acc[key], (*front, k), (prepared,))
+            return acc
+        groups: dict[Any, list[Any]] = {}
+        for key, prepared in prepareds:
+            groups.setdefault(key, []).append(prepared)
+        for key, group in groups.items():
+            if key not in acc:
+                key = self._begun(acc, key)
+            acc[key] = self.inner.steps_at(acc[key], place, group)
+        return acc
+
+    def merge(self, acc: dict[Any, Any], other: dict[Any, Any]) -> dict[Any, Any]:
+        for key, theirs in other.items():
+            acc[key] = join(self.inner, self._of(acc, key), theirs)
+        return acc
+
+    def finish(self, acc: dict[Any, Any]) -> dict[Any, R]:
+        if may_hold_marks(acc):
+            return {as_result(key): self.inner.finish(inner) for key, inner in acc.items()}
+        return {key: self.inner.finish(inner) for key, inner in acc.items()}
+
+    def _begun(self, acc: dict[Any, Any], key: Any) -> Any:
+        """Put in an accumulator for a key that is not there yet, unless it is nan; what it is there as."""
+        key = as_key(key)
+        if key not in acc:
+            acc[key] = self.inner.init()
+        return key
+
+    def _of(self, acc: dict[Any, Any], key: Any) -> Any:
+        return acc[key] if key in acc else self.inner.init()
+
+    def __repr__(self) -> str:
+        return f"GroupBy({self.inner!r})"
+
+
+class By(GroupBy[R]):
+    """`inner` for each group of partials with the same `key`."""
+
+    def __init__(self, inner: Reducer[R], key: Callable[[Any], Any]) -> None:
+        need_callable(f"{inner!r}.by(key)", key)
+        super().__init__(inner)
+        self.key = key
+
+    def prepare(self, partial: Any) -> tuple[Any, Any]:
+        return self.key(partial), self.inner.prepare(partial)
+
+    def __repr__(self) -> str:
+        return f"{self.inner!r}.by({shown(self.key)})"

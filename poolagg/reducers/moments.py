@@ -1,0 +1,190 @@
+"""Count, Sum, Mean, Variance, Std: numbers from numbers, exact until they are presented.
+
+All of them commute exactly: the same result, to the last bit, for any number of workers and any timing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+from poolagg._runtime.arguments import need_count
+from poolagg._runtime.plain_values import plain
+from poolagg._runtime.value_types import types_of
+from poolagg.reducers.exact_sum import Numbers, Total, numbers, quotient, square_root
+from poolagg.reducers.reducer import Reducer
+
+__all__ = ["Count", "Mean", "Std", "Sum", "Variance"]
+
+
+class Count(Reducer[int]):
+    """How many partials there were; of nothing, 0.
+
+    >>> from poolagg.reducers import reduced
+    >>> reduced(Count(), ["a", "b", None])
+    3
+    """
+
+    retains_input = False
+
+    def init(self) -> int:
+        return 0
+
+    def step(self, acc: int, prepared: Any) -> int:
+        del prepared
+        return acc + 1
+
+    def steps(self, acc: int, prepareds: Sequence[Any]) -> int:
+        return acc + len(prepareds)
+
+    def merge(self, acc: int, other: int) -> int:
+        return acc + other
+
+
+class Sum(Reducer[Any]):
+    """The sum of the partials; of nothing, 0. Floats are summed exactly and rounded once.
+
+    Ints, Fractions and Decimals stay what they are, as with `sum`; one float makes the result a float, one complex a
+    complex. Decimals are added exactly and rounded to the context's precision at the end. Infinities and nan are
+    added as IEEE 754 says; a sum beyond the largest float is infinite; a zero is never negative, as with `sum`.
+
+    The accumulator is a few numbers; a float costs about three passes of `math.fsum`. Raises TypeError for an array
+    (see ArraySum), for what is not a number, a date or a None say, and for Decimals together with floats.
+
+    >>> from poolagg.reducers import reduced
+    >>> reduced(Sum(), [1e308, 1e308, 0.1, -1e308, -1e308])
+    0.1
+    """
+
+    retains_input = False
+    accepts_iterators = False
+
+    def init(self) -> Total:
+        return Total()
+
+    def step(self, acc: Total, prepared: Any) -> Total:
+        return acc.plus(numbers((prepared,)))
+
+    def steps(self, acc: Total, prepareds: Sequence[Any]) -> Total:
+        if type(prepareds) is list and prepareds and type(prepareds[0]) is int:
+            try:
+                total = sum(prepareds)
+            except Exception:  # of what cannot be added so, `numbers` has more to say
+                total = None
+            if type(total) is int:  # and then so were all of them: looking at each takes longer than adding it
+                return acc.plus(Numbers((total,)))
+        return acc.plus(numbers(prepareds))
+
+    def merge(self, acc: Total, other: Total) -> Total:
+        return acc.join(other)
+
+    def finish(self, acc: Total) -> Any:
+        return acc.value()
+
+
+@plain
+class Moments(NamedTuple):
+    """How many numbers, their sum, and the sum of their squares (which `Mean` leaves at 0)."""
+
+    n: int = 0
+    total: Total = Total()
+    squares: Total = Total()
+
+
+Moments.__module__ = "poolagg.reducers"
+
+
+class Mean(Reducer[float]):
+    """The arithmetic mean: the exact sum divided by the count, rounded once; of nothing, nan.
+
+    The mean of ints is a float, of Fractions a Fraction, of Decimals a Decimal. Same costs and errors as Sum.
+
+    >>> from poolagg.reducers import reduced
+    >>> reduced(Mean(), [1e308, 1.5e308]), reduced(Mean(), [1, 2])
+    (1.25e+308, 1.5)
+    """
+
+    retains_input = False
+    accepts_iterators = False
+
+    def init(self) -> Moments:
+        return Moments()
+
+    def step(self, acc: Moments, prepared: Any) -> Moments:
+        return self.steps(acc, (prepared,))
+
+    def steps(self, acc: Moments, prepareds: Sequence[Any]) -> Moments:
+        return Moments(acc.n + len(prepareds), acc.total.plus(numbers(prepareds)))
+
+    def merge(self, acc: Moments, other: Moments) -> Moments:
+        return Moments(acc.n + other.n, acc.total.join(other.total), acc.squares.join(other.squares))
+
+    def finish(self, acc: Moments) -> Any:
+        return acc.total.mean(acc.n) if acc.n else math.nan
+
+
+class Variance(Mean):
+    """The variance, exact and rounded once: the sum of squared deviations from the mean over `count - ddof`.
+
+    `ddof=1` is the sample's variance, `ddof=0` the population's. Too few values, an infinity or a nan give nan. The
+    variance of Fractions is a Fraction, of Decimals a Decimal, otherwise a float. Sums of x and of x*x are held
+    exactly, so no large mean cancels a small spread. Errors as with Sum, and a TypeError for complex numbers.
+
+    >>> from poolagg.reducers import reduced
+    >>> reduced(Variance(), [1e16, 1e16 + 2, 1e16 + 4])
+    4.0
+    """
+
+    def __init__(self, ddof: int = 1) -> None:
+        self.ddof = need_count(f"{type(self).__name__}(ddof)", ddof, least=0)
+
+    def steps(self, acc: Moments, prepareds: Sequence[Any]) -> Moments:
+        batch = numbers(prepareds)
+        if batch.imags:
+            raise TypeError(f"{self!r} takes real numbers, got complex ones: .of(abs), or a Tee of the parts")
+        if others := types_of(batch.plain) - {int, bool}:
+            for kind in others:
+                if not issubclass(kind, (int, Fraction, Decimal)):
+                    raise TypeError(f"{self!r} takes real numbers, got a {kind.__name__}: .of(float), or .of(f)")
+        return Moments(acc.n + len(prepareds), acc.total.plus(batch), acc.squares.plus_squares(batch))
+
+    def finish(self, acc: Moments) -> Any:
+        ratio = self._ratio(acc)
+        if ratio is None:
+            return Decimal("NaN") if _is_special(acc.total.plain) else math.nan
+        if acc.total.real is None and isinstance(acc.total.plain, Fraction):
+            return Fraction(*ratio)
+        if isinstance(acc.total.plain, Decimal):
+            return Decimal(ratio[0]) / Decimal(ratio[1])
+        return quotient(*ratio)
+
+    def _ratio(self, acc: Moments) -> tuple[int, int] | None:
+        """(Sxx - Sx**2 / n) / (n - ddof) as a numerator and a denominator."""
+        n, total, squares = acc
+        if n <= self.ddof or (total.real is not None and total.real.special) or _is_special(total.plain):
+            return None
+        sx, unit = total.ratio()
+        sxx, square_unit = squares.ratio()
+        numerator = n * sxx * unit * unit - sx * sx * square_unit
+        return numerator, square_unit * unit * unit * n * (n - self.ddof)
+
+
+def _is_special(x: Any) -> bool:
+    """Whether it is a Decimal that is infinite or nan."""
+    return isinstance(x, Decimal) and not x.is_finite()
+
+
+class Std(Variance):
+    """The standard deviation: the square root of the exact variance, rounded once. Always a float; else as Variance.
+
+    >>> from poolagg.reducers import reduced
+    >>> reduced(Std(ddof=0), [1, 3])
+    1.0
+    """
+
+    def finish(self, acc: Moments) -> float:
+        ratio = self._ratio(acc)
+        return math.nan if ratio is None else square_root(*ratio)

@@ -1,0 +1,246 @@
+"""Min, Max, Top, Bottom, First, Last, Sample: some of the partials, picked by a key and by where they stood.
+
+Rule: every entry carries its place, so ties go by input order whatever arrives first, and the reducers
+commute. An accumulator is a list of at most k entries (key, place, value), best first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from decimal import Decimal, InvalidOperation
+from numbers import Real
+from operator import itemgetter
+from typing import Any, TypeAlias
+
+from poolagg._runtime.arguments import call, need_callable, need_count
+from poolagg.reducers.reducer import Position, R, Reducer
+
+__all__ = ["Bottom", "First", "Last", "Max", "Min", "Sample", "Top"]
+
+Entry: TypeAlias = tuple[Any, Position, Any]
+MISSING = {"MaskedConstant", "NaTType"}
+"""Types of what stands for a missing value in numpy's masked arrays, and among the dates of pandas."""
+
+_key, _place, _value = itemgetter(0), itemgetter(1), itemgetter(2)
+
+
+class Picking(Reducer[R]):
+    """The `k` best partials by `key`, ties by input order; a key that is nan (NaT, masked) is worse than every other.
+
+    Linear in the partials, and k log k when some of a batch get in.
+    """
+
+    largest = False
+
+    def __init__(self, k: int, key: Callable[[Any], Any] | None = None) -> None:
+        name = type(self).__name__
+        if key is not None:
+            need_callable(f"{name}(key=...)", key)
+        self.k = need_count(f"{name}(k)", k)
+        self.key = key
+
+    @property
+    def has_prepare(self) -> bool:
+        return self.key is not None
+
+    def prepare(self, partial: Any) -> Any:
+        return partial if self.key is None else (self.key(partial), partial)
+
+    def init(self) -> list[Entry]:
+        return []
+
+    def step_at(self, acc: list[Entry], place: Position, prepared: Any) -> list[Entry]:
+        return self.steps_at(acc, place, (prepared,))
+
+    def steps_at(self, acc: list[Entry], place: Position, prepareds: Sequence[Any]) -> list[Entry]:
+        if self.key is None:
+            return self._admit(acc, place, prepareds, prepareds)
+        return self._admit(acc, place, [key for key, _ in prepareds], [value for _, value in prepareds])
+
+    def merge(self, acc: list[Entry], other: list[Entry]) -> list[Entry]:
+        return self._best(acc + other)
+
+    def finish(self, acc: list[Entry]) -> Any:
+        return [value for _, _, value in acc]
+
+    def _admit(self, acc: list[Entry], place: Position, keys: Sequence[Any], values: Sequence[Any]) -> list[Entry]:
+        *front, start = place
+        chosen = self._contenders(acc, keys)
+        return self._best([*acc, *((keys[i], (*front, start + i), values[i]) for i in chosen)]) if chosen else acc
+
+    def _contenders(self, acc: list[Entry], keys: Sequence[Any]) -> Sequence[int]:
+        """The positions of the keys that are not worse than the worst entry, where all seats are taken."""
+        if len(acc) < self.k or _is_nan(worst := acc[-1][0]):
+            return range(len(keys))
+        try:
+            if self.largest:
+                return [i for i, key in enumerate(keys) if not key < worst]
+            return [i for i, key in enumerate(keys) if not worst < key]
+        except InvalidOperation:  # which a Decimal that is nan raises; `_best` knows what to do with it
+            return range(len(keys))
+
+    def _best(self, entries: list[Entry]) -> list[Entry]:
+        entries.sort(key=_place)  # stable sorts: by place first, so that equal keys stay in input order
+        ranked = sorted((entry for entry in entries if not _is_nan(entry[0])), key=_key, reverse=self.largest)
+        if len(ranked) < self.k:
+            ranked += [entry for entry in entries if _is_nan(entry[0])]
+        return ranked[: self.k]
+
+
+class Bottom(Picking[list[Any]]):
+    """The k smallest partials, smallest first: `heapq.nsmallest(k, partials, key)`.
+
+    Ties go by input order. The key is computed in the map phase; only keys are compared, with `<`. A key that is nan
+    is larger than every other. Raises ValueError for k below 1.
+
+    >>> from poolagg.reducers import reduced
+    >>> reduced(Bottom(2), [3, 1, 2])
+    [1, 2]
+    """
+
+    def __repr__(self) -> str:
+        return call(type(self).__name__, self.k, key=self.key)
+
+
+class Top(Bottom):
+    """The k largest partials, largest first: `heapq.nlargest(k, partials, key)`.
+
+    Ties go by input order. The key is computed in the map phase; only keys are compared, with `<`. A key that is nan
+    is smaller than every other. Raises ValueError for k below 1.
+
+    >>> from poolagg.reducers import reduced
+    >>> reduced(Top(2, key=len), ["a", "to", "be", "or"])
+    ['to', 'be']
+    """
+
+    largest = True
+
+
+class Min(Picking[Any]):
+    """The smallest partial, the first of equals: `min(partials, key=key)`; of nothing, None.
+
+    The key is computed in the map phase. A key that is nan is larger than every other, so that the result does not
+    depend on the order, as that of `min` does.
+
+    >>> from poolagg.reducers import reduced
+    >>> reduced(Min(), [2.5, float("nan"), 1.5])
+    1.5
+    """
+
+    def __init__(self, key: Callable[[Any], Any] | None = None) -> None:
+        super().__init__(1, key)
+
+    def finish(self, acc: list[Entry]) -> Any:
+        return acc[0][2] if acc else None
+
+    def __repr__(self) -> str:
+        return call(type(self).__name__, key=self.key)
+
+
+class Max(Min):
+    """The largest partial, the first of equals: `max(partials, key=key)`; of nothing, None.
+
+    The key is computed in the map phase. A key that is nan is smaller than every other, so that the result does not
+    depend on the order, as that of `max` does.
+
+    >>> from poolagg.reducers import reduced
+    >>> reduced(Max(key=len), ["a", "to", "be"])
+    'to'
+    """
+
+    largest = True
+
+
+class Sample(Picking[list[Any]]):
+    """A uniform random sample of k partials, without replacement, in input order; all of them if there are fewer.
+
+    It depends on the seed and on the places of the partials, not on workers or timing: each place is hashed with the
+    seed, and the k smallest hashes win (bottom-k sampling: Cohen and Kaplan 2007). About a microsecond a partial.
+    Raises ValueError for k below 1, TypeError for a seed that is no integer.
+
+    >>> from poolagg.reducers import reduced
+    >>> reduced(Sample(3, seed=1), range(1000)) == reduced(Sample(3, seed=1), range(1000))
+    True
+    """
+
+    def __init__(self, k: int, seed: int) -> None:
+        super().__init__(k)
+        self.seed = need_count("Sample(seed)", seed, least=0)
+
+    def steps_at(self, acc: list[Entry], place: Position, prepareds: Sequence[Any]) -> list[Entry]:
+        *front, start = place
+        keys = [_hash(self.seed, (*front, start + i)) for i in range(len(prepareds))]
+        return self._admit(acc, place, keys, prepareds)
+
+    def finish(self, acc: list[Entry]) -> list[Any]:
+        return [value for _, _, value in sorted(acc, key=_place)]
+
+    def __repr__(self) -> str:
+        return call("Sample", self.k, seed=self.seed)
+
+
+class First(Reducer[Any]):
+    """The partial that stands first in the input; of nothing, None.
+
+    The run ends early once the very first partial is there; with `where`, an earlier one may still come.
+
+    >>> from poolagg.reducers import reduced
+    >>> reduced(First().where(str.isupper), ["a", "B", "C"])
+    'B'
+    """
+
+    def init(self) -> tuple[Position, Any] | None:
+        return None
+
+    def step_at(self, acc: tuple[Position, Any] | None, place: Position, prepared: Any) -> tuple[Position, Any]:
+        return (place, prepared) if acc is None or place < acc[0] else acc
+
+    def steps_at(self, acc: tuple[Position, Any] | None, place: Position, prepareds: Sequence[Any]) -> Any:
+        return self.step_at(acc, place, prepareds[0]) if len(prepareds) else acc
+
+    def merge(self, acc: tuple[Position, Any] | None, other: tuple[Position, Any] | None) -> Any:
+        return acc if other is None else self.step_at(acc, *other)
+
+    def finish(self, acc: tuple[Position, Any] | None) -> Any:
+        return None if acc is None else acc[1]
+
+    def done(self, acc: tuple[Position, Any] | None) -> bool:
+        return acc is not None and not any(acc[0])
+
+
+class Last(First):
+    """The partial that stands last in the input; of nothing, None.
+
+    >>> from poolagg.reducers import reduced
+    >>> reduced(Last(), "abc")
+    'c'
+    """
+
+    def step_at(self, acc: tuple[Position, Any] | None, place: Position, prepared: Any) -> tuple[Position, Any]:
+        return (place, prepared) if acc is None or place > acc[0] else acc
+
+    def steps_at(self, acc: tuple[Position, Any] | None, place: Position, prepareds: Sequence[Any]) -> Any:
+        *front, start = place
+        end = (*front, start + len(prepareds) - 1)
+        return self.step_at(acc, end, prepareds[-1]) if len(prepareds) else acc
+
+    def done(self, acc: tuple[Position, Any] | None) -> bool:
+        del acc
+        return False
+
+
+def _is_nan(key: Any) -> bool:
+    kind = type(key)
+    if kind is int or kind is str:
+        return False
+    if kind is float or isinstance(key, (Real, Decimal)):
+        return bool(key != key)
+    if kind.__name__ in MISSING:
+        return True
+    return getattr(key, "shape", None) == () and bool(key != key)  # numpy's NaT
+
+
+def _hash(seed: int, place: Position) -> bytes:
+    from hashlib import blake2b  # costs every start more than it costs the runs that sample
+
+    return blake2b(f"{seed}:{place}".encode(), digest_size=16).digest()

@@ -1,0 +1,98 @@
+"""What people write where a reducer is expected, and the spelling they meant."""
+
+from __future__ import annotations
+
+import reprlib
+from typing import Any
+
+from poolagg._runtime.arguments import shown
+from poolagg.reducers.reducer import Reducer
+
+__all__ = ["no_reducer", "takes"]
+
+# By qualified name, so that nothing is imported for the sake of a message.
+_MEANT = {
+    "builtins.all": "Min().of(bool)",
+    "builtins.any": "Max().of(bool)",
+    "builtins.bool": "Max().of(bool)",
+    "builtins.complex": "Sum()",
+    "builtins.dict": "Collect().then(dict) for (key, value) pairs, or GroupBy(reducer)",
+    "builtins.enumerate": "Collect()",
+    "builtins.float": "Sum()",
+    "builtins.frozenset": "Unique().then(frozenset)",
+    "builtins.int": "Sum()",
+    "builtins.len": "Count()",
+    "builtins.list": "Collect()",
+    "builtins.map": "Collect()",
+    "builtins.print": "Into(print)",
+    "builtins.reversed": "Collect().then(reversed)",
+    "builtins.set": "Unique()",
+    "builtins.sorted": "Collect().then(sorted)",
+    "builtins.str": 'Collect().then("".join)',
+    "builtins.sum": "Sum()",
+    "builtins.tuple": "Collect().then(tuple)",
+    "collections.Counter": "Frequencies(), or MergeCounts() for partials that are counts",
+    "collections.defaultdict": "Collect().by(key), or GroupBy(reducer) for (key, value) pairs",
+    "collections.deque": "Collect()",
+    "functools.reduce": "the function itself, or Reduce(f) where it is associative and commutative",
+    "heapq.nlargest": "Top(k, key)",
+    "heapq.nsmallest": "Bottom(k, key)",
+    "math.fsum": "Sum()",
+    "math.prod": "Reduce(operator.mul)",
+    "numpy.amax": "ArrayReduce(numpy.maximum)",
+    "numpy.amin": "ArrayReduce(numpy.minimum)",
+    "numpy.array": "Collect().then(numpy.array)",
+    "numpy.histogram": "Histogram(edges)",
+    "numpy.max": "ArrayReduce(numpy.maximum)",
+    "numpy.mean": "Mean()",
+    "numpy.min": "ArrayReduce(numpy.minimum)",
+    "numpy.ndarray": "ArraySum()",
+    "numpy.std": "Std()",
+    "numpy.sum": "ArraySum()",
+    "numpy.var": "Variance()",
+    "statistics.fmean": "Mean()",
+    "statistics.mean": "Mean()",
+    "statistics.pstdev": "Std(ddof=0)",
+    "statistics.pvariance": "Variance(ddof=0)",
+    "statistics.stdev": "Std()",
+    "statistics.variance": "Variance()",
+}
+
+
+def no_reducer(what: Any) -> str | None:
+    """Why `what` cannot stand for a reducer and what to write instead; None if it is a two-argument function.
+
+    >>> no_reducer(len)
+    'len is not a reducer: write Count()'
+    """
+    if isinstance(origin := getattr(what, "__origin__", None), type):  # `list[int]`, or a generic reducer's class
+        return no_reducer(origin)
+    name = shown(what)
+    if meant := _MEANT.get(f"{getattr(what, '__module__', None)}.{name}"):
+        return f"{name} is not a reducer: write {meant}"
+    if isinstance(what, type) and issubclass(what, Reducer):
+        return f"{name} is a class: write {name}{'()' if takes(what, 0) else '(...) with its arguments'}"
+    if isinstance(what, type):
+        return f"the class {name} is not a reducer: write Collect().then({name}), or Fold(step, init={name})"
+    if not callable(what):
+        wanted = "a Reducer, a dict or tuple of them, or a two-argument function"
+        return f"expected a reducer, got {reprlib.repr(what)}: {wanted}"
+    if not takes(what, 2):
+        instead = f"write Collect().of({name}) to apply it to each partial, Into({name}) to call it for its effect"
+        return f"{name} cannot be called with two arguments (the result so far, a partial): {instead}"
+    return None
+
+
+def takes(function: Any, count: int) -> bool:
+    """Whether `function` can be called with `count` positional arguments, as far as its signature tells."""
+    if hasattr(function, "nin"):
+        return bool(function.nin == count)  # a numpy ufunc, whose last parameter is `out`
+    import inspect
+
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except TypeError:
+        return False
+    except ValueError:
+        return True  # some builtins have no signature
+    return True

@@ -1,0 +1,111 @@
+"""Several reducers in one pass, and what may stand where a reducer is expected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar, overload
+
+from poolagg.reducers.functions import Fold
+from poolagg.reducers.reducer import Combinator, Position, R, Reducer, join
+from poolagg.reducers.suggestions import no_reducer
+
+__all__ = ["ReducerLike", "Tee", "as_reducer"]
+
+K = TypeVar("K")
+R1 = TypeVar("R1")
+R2 = TypeVar("R2")
+R3 = TypeVar("R3")
+R4 = TypeVar("R4")
+
+ReducerLike: TypeAlias = (
+    "Reducer[Any] | Mapping[Any, ReducerLike] | tuple[ReducerLike, ...] | Callable[[Any, Any], Any]"
+)
+"""The type of everything that `as_reducer` accepts."""
+
+
+class Tee(Combinator[R]):
+    """Several reducers over the same partials in one pass: a dict or a tuple of results.
+
+    A dict or tuple of reducers in a reducer's place means this, nested ones too. It merges if all its members do, and
+    is done when all are. Raises ValueError for no members, and what `as_reducer` raises for each.
+
+    >>> from poolagg.reducers import Count, Mean, reduced
+    >>> reduced(Tee({"n": Count(), "mean": Mean().of(len)}), ["a", "bcd"])
+    {'n': 2, 'mean': 2.0}
+    """
+
+    @overload
+    def __init__(self: Tee[dict[K, R1]], members: Mapping[K, Reducer[R1]]) -> None: ...
+    @overload
+    def __init__(self: Tee[dict[K, Any]], members: Mapping[K, ReducerLike]) -> None: ...
+    @overload
+    def __init__(self: Tee[tuple[R1, R2]], members: tuple[Reducer[R1], Reducer[R2]]) -> None: ...
+    @overload
+    def __init__(self: Tee[tuple[R1, R2, R3]], members: tuple[Reducer[R1], Reducer[R2], Reducer[R3]]) -> None: ...
+    @overload
+    def __init__(
+        self: Tee[tuple[R1, R2, R3, R4]], members: tuple[Reducer[R1], Reducer[R2], Reducer[R3], Reducer[R4]]
+    ) -> None: ...
+    @overload
+    def __init__(self: Tee[tuple[Any, ...]], members: tuple[ReducerLike, ...]) -> None: ...
+    def __init__(self, members: Any) -> None:
+        if not members:
+            raise ValueError(f"a Tee needs at least one reducer, got {members!r}")
+        self.keys: tuple[Any, ...] | None = tuple(members) if isinstance(members, Mapping) else None
+        super().__init__(*map(as_reducer, members.values() if isinstance(members, Mapping) else members))
+
+    def prepare(self, partial: Any) -> Any:
+        return tuple([part.prepare(partial) for part in self.parts]) if self.has_prepare else partial
+
+    def init(self) -> list[Any]:
+        return [part.init() for part in self.parts]
+
+    def steps_at(self, acc: list[Any], place: Position, prepareds: Sequence[Any]) -> list[Any]:
+        for i, (part, column) in enumerate(zip(self.parts, self._columns(prepareds), strict=True)):
+            acc[i] = part.steps_at(acc[i], place, column)
+        return acc
+
+    def merge(self, acc: list[Any], other: list[Any]) -> list[Any]:
+        for i, (part, theirs) in enumerate(zip(self.parts, other, strict=True)):
+            acc[i] = join(part, acc[i], theirs)
+        return acc
+
+    def finish(self, acc: list[Any]) -> Any:
+        results = tuple([part.finish(member) for part, member in zip(self.parts, acc, strict=True)])
+        return results if self.keys is None else dict(zip(self.keys, results, strict=True))
+
+    def done(self, acc: list[Any]) -> bool:
+        return all(part.done(member) for part, member in zip(self.parts, acc, strict=True))
+
+    def _columns(self, prepareds: Sequence[Any]) -> Sequence[Sequence[Any]]:
+        """What each member is given."""
+        if self.has_prepare and len(prepareds):
+            return list(zip(*prepareds, strict=True))
+        return [prepareds] * len(self.parts)
+
+    def __repr__(self) -> str:
+        return f"Tee({self.parts if self.keys is None else dict(zip(self.keys, self.parts, strict=True))!r})"
+
+
+@overload
+def as_reducer(what: Reducer[R]) -> Reducer[R]: ...
+@overload
+def as_reducer(what: ReducerLike) -> Reducer[Any]: ...
+def as_reducer(what: Any) -> Reducer[Any]:
+    """The reducer that `what` stands for: a Reducer, a dict or tuple of them, or a two-argument function.
+
+    A two-argument function means exactly `functools.reduce(f, map(func, iterable))`, input order included. Anything
+    else is a TypeError that names the right spelling: for a class such as `list`, for `sum`, for a function of one
+    argument.
+
+    >>> import operator
+    >>> as_reducer(operator.add), as_reducer((max, min))
+    (Fold(add), Tee((Fold(max), Fold(min))))
+    """
+    if isinstance(what, Reducer):
+        return what
+    if isinstance(what, (Mapping, tuple)):
+        return Tee(what)
+    if reason := no_reducer(what):
+        raise TypeError(reason)
+    return Fold(what)

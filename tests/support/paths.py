@@ -1,0 +1,10 @@
+"""Where the checkout has its parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+SUPPORT = Path(__file__).parent
+TESTS = SUPPORT.parent
+ROOT = TESTS.parent
+EXAMPLES = ROOT / "examples"
