@@ -296,7 +296,7 @@ class Simulation:
     def obey(self, instruction):
         """Carry out an order; give those that follow from it."""
         if isinstance(instruction, instructions.Commit):
-            return self.commit(instruction.partial_state)
+            return self.commit(instruction.state)
         if isinstance(instruction, instructions.Cancel):
             self.cancel(instruction)
         elif not isinstance(instruction, instructions.ChunkRan):

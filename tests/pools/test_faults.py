@@ -61,7 +61,7 @@ def pool(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     opened: list[Region] = []
     lent = BorrowedSegments.open
     if slots:
-        monkeypatch.setattr(arena, "LEAST", 1)
+        monkeypatch.setattr(arena, "LEAST_BUFFER", 1)
         monkeypatch.setattr(
             BorrowedSegments,
             "open",
