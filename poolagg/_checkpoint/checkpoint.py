@@ -5,7 +5,7 @@ A checkpoint's file and a resource's ledger hold the same bytes:
     a line with the format | digests of the input's pages | the state | facts and failed items, as JSON | the end
 
 The end has the lengths of the three parts and a checksum over them. The part that only grows comes first, so that a
-resource that stores its ledger in pieces rewrites only the last ones.
+resource that stores its ledger in rows rewrites only the last ones.
 
 Rule: the checksum is compared before anything is unpickled. It detects damage, not forgery: a user who can write the
 bytes can run code in the process that continues the run.

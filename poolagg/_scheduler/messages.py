@@ -98,7 +98,7 @@ class RestartWorker(NamedTuple):
 
 
 class Flushed(NamedTuple):
-    """The worker has sent its state, as `Flush` told it."""
+    """The worker has sent its state, in reply to `Flush`."""
 
     slot: int
     states: tuple[PartialState, ...]

@@ -217,16 +217,16 @@ class Scheduler:
     def _leaves(self, event: ChunkResult, again: list[int]) -> None:
         """Accept the states of whole leaves; drop a leaf's state and fold it again if one of its items runs again."""
         assert event.states is not None
-        anew = {self._items.leaf(index) for index in again}
+        repeated = {self._items.leaf(index) for index in again}
         for state in event.states:
             leaves = self._items.leaves(state)
-            if leaves & anew:
-                anew |= leaves
+            if leaves & repeated:
+                repeated |= leaves
             elif state.error is None:
                 self._arrive(state)
             else:
                 self._losses.unreadable((min(leaves)[0], max(leaves)[1]), state.error)
-        self._items.wait(*anew)
+        self._items.wait(*repeated)
 
     def _flushed(self, slot: Slot, states: tuple[PartialState, ...], pack: float, opening: float) -> None:
         self.sizer.flushed(slot.held_seconds, pack, opening)

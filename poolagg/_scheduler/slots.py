@@ -23,7 +23,7 @@ _is_alone = attrgetter("alone")
 
 @dataclass(slots=True)
 class Slot:
-    """What one worker was given and has not returned: its chunks, the first of which runs, and the items it holds."""
+    """The work of one worker that has not come back: its chunks, the first of which runs, and the items it holds."""
 
     number: int
     chunks: deque[RunChunk] = field(default_factory=deque)

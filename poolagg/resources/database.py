@@ -207,7 +207,7 @@ class Database:
         try:
             held = within(patience, lambda: session.acquire(self._run))
         except OSError as error:
-            raise ResourceError(f"{self!r}: no lock can be made beside the database: {error}") from error
+            raise ResourceError(f"{self!r}: the lock file next to the database cannot be created: {error}") from error
         if not held:
             raise ResourceError(
                 f"{self!r}: another run of this name is writing into the database: wait for its end, or give this one "

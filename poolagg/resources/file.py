@@ -220,7 +220,7 @@ class File:
 
     def _named(self) -> contextlib.AbstractContextManager[None]:
         """Add the name of the file to errors of the disk."""
-        hint = ". What was committed counts, and the same call again goes on from there"
+        hint = ". All committed lines count, and the same call again goes on from there"
         return errors_of_the_disk(ResourceError, repr(self), hint)
 
 

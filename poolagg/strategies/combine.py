@@ -74,11 +74,11 @@ class Combine(Strategy):
     def worker_fold(self, reducer: Reducer, grid: LeafGrid | None) -> WorkerFold:
         """Return a fold that keeps an accumulator in the worker."""
         del grid
-        return _Carried(reducer, PARTS)
+        return _AccumulatorFold(reducer, PARTS)
 
     def parent_fold(self, reducer: Reducer) -> ParentFold:
         """Return a fold that merges accumulators."""
-        return _Merging(reducer, PARTS, MANY)
+        return _MergingFold(reducer, PARTS, MANY)
 
     def packed(self, reducer: Reducer, data: Any) -> Any:
         """Return a large dict in parts, a small one in compact form, and any data that was sent before unchanged."""
@@ -90,7 +90,7 @@ class Combine(Strategy):
 
     def final_stage(self, parent_fold: Any) -> FinalStage | None:
         """Return the merging of the parts, if there are keys enough."""
-        return parent_fold.final_stage() if isinstance(parent_fold, _Merging) else None
+        return parent_fold.final_stage() if isinstance(parent_fold, _MergingFold) else None
 
 
 class Partition(Combine):
@@ -105,7 +105,7 @@ class Partition(Combine):
     def worker_fold(self, reducer: Reducer, grid: LeafGrid | None) -> WorkerFold:
         """Return a fold that keeps an accumulator in the worker."""
         del grid
-        return _Carried(reducer, self.n)
+        return _AccumulatorFold(reducer, self.n)
 
     def refusal(self, reducer: Reducer) -> str | None:
         """Refuse a reducer without keys."""
@@ -115,7 +115,7 @@ class Partition(Combine):
 
     def parent_fold(self, reducer: Reducer) -> ParentFold:
         """Return a fold that keeps parts for the final stage."""
-        return _Merging(reducer, self.n, 1)
+        return _MergingFold(reducer, self.n, 1)
 
     def packed(self, reducer: Reducer, data: Any) -> Any:
         """Return the accumulator in parts."""
@@ -125,7 +125,7 @@ class Partition(Combine):
         return f"Partition({self.n})"
 
 
-class _Carried:
+class _AccumulatorFold:
     def __init__(self, reducer: Reducer, count: int) -> None:
         self._reducer = reducer
         self._count = count
@@ -138,7 +138,7 @@ class _Carried:
             self._acc = self._reducer.init()
         self._acc = fold(self._reducer, self._acc, index, prepareds)
         if self._reducer.keyed and len(self._acc) > (ADDED_TO if self._runs is None else RUN):
-            self._put_apart()
+            self._move_to_runs()
         start, stop = index, index + len(prepareds)
         if self._covers and self._covers[-1][1] == start:
             start, _ = self._covers.pop()
@@ -159,11 +159,11 @@ class _Carried:
         if self._runs is not None:
             self._runs.add(self._acc)
         data = self._acc if self._runs is None else self._runs.runs
-        partial_state = PartialState(tuple(self._covers), data)
+        state = PartialState(tuple(self._covers), data)
         self._acc, self._runs, self._covers = None, None, []
-        return [partial_state]
+        return [state]
 
-    def _put_apart(self) -> None:
+    def _move_to_runs(self) -> None:
         """Move counts into a run; merging other accumulators than numbers twice would cost more than it saves."""
         if self._runs is None:
             if type(next(iter(self._acc.values()))) is not int:
@@ -182,22 +182,22 @@ def _merged(reducer: Reducer, acc: Any, data: Any) -> Any:
     return acc
 
 
-class _Merging:
+class _MergingFold:
     def __init__(self, reducer: Reducer, count: int, many: int) -> None:
         self._reducer = reducer
         self._count = count
         self._many = many
         self._acc = reducer.init()
         self._fresh = True
-        self._unopened: list[Parts] = []
-        self._joined: _Joined | None = None
+        self._pickled: list[Parts] = []
+        self._joined: _JoinedParts | None = None
         self.at: int | None = None
 
     def commit(self, data: Any) -> None:
         if isinstance(data, Divided):
-            self._unopened += data
-            if sum(parts.nbytes for parts in self._unopened) > max(KEPT, KEY * len(self._acc)):
-                self._open_all()
+            self._pickled += data
+            if sum(parts.nbytes for parts in self._pickled) > max(KEPT, KEY * len(self._acc)):
+                self._merge_pickled()
         elif self._fresh and self._reducer.retains_input:  # merge(init(), x) == x, and nothing else refers to x
             self._acc, self._fresh = data, False
         else:  # without retains_input, data may lie in borrowed memory
@@ -211,40 +211,40 @@ class _Merging:
         return self._reducer.done(self._acc)
 
     def state(self) -> Any:
-        self._take_joined()
-        self._open_all()  # else each checkpoint would write all parts, which have most keys in common
+        self._use_final_stage()
+        self._merge_pickled()  # else each checkpoint would write all parts, which have most keys in common
         return self._acc
 
     def restore(self, state: Any) -> None:
         self._acc, self._fresh = state, False
 
     def final_stage(self) -> FinalStage | None:
-        keys = sum(parts.keys for parts in self._unopened)
-        if len(self._unopened) < 2 or keys < self._many:
+        keys = sum(parts.keys for parts in self._pickled)
+        if len(self._pickled) < 2 or keys < self._many:
             return None
-        self._joined = _Joined(self._reducer.init(), self._count)
-        items = [list(part) for part in zip(*(parts.packed for parts in self._unopened), strict=True)]
+        self._joined = _JoinedParts(self._reducer.init(), self._count)
+        items = [list(part) for part in zip(*(parts.packed for parts in self._pickled), strict=True)]
         why = f"the workers' states hold {keys:,} keys, which one core would merge for long"
         return FinalStage(functools.partial(merged, self._reducer), items, self._joined.take, why)
 
-    def _take_joined(self) -> None:
+    def _use_final_stage(self) -> None:
         """Use the result of the final stage, if it is complete."""
         if self._joined is not None and self._joined.complete:
-            self._acc, self._unopened = self._both(self._joined.acc, self._acc), []
+            self._acc, self._pickled = self._both(self._joined.acc, self._acc), []
         self._joined = None
 
     def _both(self, left: Any, right: Any) -> Any:
         large, small = (left, right) if len(left) > len(right) else (right, left)
         return join(self._reducer, large, small) if small else large
 
-    def _open_all(self) -> None:
-        for parts in self._unopened:
+    def _merge_pickled(self) -> None:
+        for parts in self._pickled:
             for part in parts.packed:
                 self._acc = update(self._reducer, self._acc, opened(part))
-        self._unopened = []
+        self._pickled = []
 
 
-class _Joined:
+class _JoinedParts:
     """Joins the parts that workers have merged. They are disjoint if all workers hash keys alike."""
 
     def __init__(self, acc: Any, count: int) -> None:

@@ -28,7 +28,7 @@ class Stream(Strategy):
 
     def parent_fold(self, reducer: Reducer) -> ParentFold:
         """Return a fold that steps each partial."""
-        return _Stepping(reducer)
+        return _SteppingFold(reducer)
 
 
 class Ordered(Stream):
@@ -65,7 +65,7 @@ class _ConsecutivePartials:
         return [PartialState(((start, start + len(run)),), (start, run)) for start, run in runs]
 
 
-class _Stepping:
+class _SteppingFold:
     def __init__(self, reducer: Reducer) -> None:
         self._reducer = reducer
         self._acc = reducer.init()

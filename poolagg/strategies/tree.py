@@ -35,11 +35,11 @@ class Tree(Strategy):
     def worker_fold(self, reducer: Reducer, grid: LeafGrid | None) -> WorkerFold:
         """Return a fold that folds each leaf and merges aligned leaves of a chunk."""
         assert grid is not None
-        return _Leaves(reducer, grid)
+        return _LeafFold(reducer, grid)
 
     def parent_fold(self, reducer: Reducer) -> ParentFold:
         """Return a fold that merges aligned neighbours."""
-        return _Climbing(reducer)
+        return _NodeFold(reducer)
 
 
 # -- the half that runs in a worker ------------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ class _Node:
     whole: bool
 
 
-class _Leaves:
+class _LeafFold:
     """Collects the partials of one leaf at a time, because `steps` must get exactly one leaf; then merges upwards."""
 
     def __init__(self, reducer: Reducer, grid: LeafGrid) -> None:
@@ -88,10 +88,10 @@ class _Leaves:
         covers = [(i, i + len(run)) for i, run in runs]
         whole = sum(len(run) for _, run in runs) == stop - start
         self._nodes.append(_Node(0, number, covers, acc, whole))
-        while self._climb():
+        while self._merge_upwards():
             pass
 
-    def _climb(self) -> bool:
+    def _merge_upwards(self) -> bool:
         """Merge the last two nodes if they are the halves of the node above."""
         if len(self._nodes) < 2:
             return False
@@ -125,7 +125,7 @@ class _Absent(Enum):
     ABSENT = "absent"
 
 
-class _Climbing:
+class _NodeFold:
     """Nodes by (level, position). A node merges with its sibling as soon as both exist: O(log n) nodes if in order."""
 
     def __init__(self, reducer: Reducer) -> None:
@@ -137,13 +137,13 @@ class _Climbing:
         level, position, acc = data
         if not self._reducer.retains_input:  # acc may lie in borrowed memory, and a node stays for long
             acc = self._merge(self._reducer.init(), acc)
-        self._climb(level, position, acc)
+        self._merge_upwards(level, position, acc)
 
     def leave_out(self, leaf: int) -> None:
         """Fill the position of a leaf without a state, for which its sibling would otherwise wait for ever."""
-        self._climb(0, leaf, _Absent.ABSENT)
+        self._merge_upwards(0, leaf, _Absent.ABSENT)
 
-    def _climb(self, level: int, position: int, acc: Any) -> None:
+    def _merge_upwards(self, level: int, position: int, acc: Any) -> None:
         while (sibling := (level, position ^ 1)) in self._nodes:
             other = self._nodes.pop(sibling)
             acc = self._merge(other, acc) if position & 1 else self._merge(acc, other)

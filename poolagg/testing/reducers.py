@@ -81,10 +81,10 @@ class Trial(NamedTuple):
         """Fold samples `start` to `stop`, each at its position, into a fresh accumulator."""
         return self.onto(self.reducer.init(), range(start, self.n if stop is None else stop))
 
-    def onto(self, acc: Any, places: Iterable[int], prepared: Sequence[Any] | None = None) -> Any:
+    def onto(self, acc: Any, positions: Iterable[int], prepared: Sequence[Any] | None = None) -> Any:
         """Step the samples at these positions onto `acc`; positions beyond the last wrap around."""
         prepared = self.prepared() if prepared is None else prepared
-        for i in places:
+        for i in positions:
             acc = self.reducer._checked(acc, self.reducer.step_at(acc, (i,), prepared[i % len(prepared)]), "step")
         return acc
 
@@ -174,8 +174,8 @@ def _fresh(trial: Trial) -> Pairs:
         yield f"two calls returned the same {type(first).__name__}", first is second, False
     nothing = trial.result(first)
     with contextlib.suppress(Exception):  # the next law reports the faults of step
-        for place, prepared in enumerate(trial.prepared()):
-            stepped = reducer.step_at(first, (place,), prepared)
+        for position, prepared in enumerate(trial.prepared()):
+            stepped = reducer.step_at(first, (position,), prepared)
             first = first if stepped is None else stepped
     yield "finish(init()) before and after a fold of another", nothing, trial.result(second)
     yield "finish(init()) before and after a fold", nothing, trial.result(reducer.init())
@@ -234,12 +234,12 @@ def _bulk(trial: Trial) -> Pairs:
             yield what, looped, trial.result(bulk)
 
 
-def _places(trial: Trial) -> Pairs:
+def _any_order(trial: Trial) -> Pairs:
     for (cut,) in trial.cuts(1):
         front, back = range(cut), range(cut, trial.n)
-        for places in ([*back, *front], [*reversed(front), *reversed(back)]):
-            arrived = trial.onto(trial.reducer.init(), places)
-            yield f"in input order and in order {places}", trial.result(trial.fold()), trial.result(arrived)
+        for positions in ([*back, *front], [*reversed(front), *reversed(back)]):
+            arrived = trial.onto(trial.reducer.init(), positions)
+            yield f"in input order and in order {positions}", trial.result(trial.fold()), trial.result(arrived)
 
 
 def _identity(trial: Trial) -> Pairs:
@@ -318,7 +318,7 @@ LAWS = (
     Law("finish shares no mutable state with the accumulator", _always, _finish_copies),
     Law("the accumulator survives pickling", _always, _pickles),
     Law("steps is looped step", _always, _bulk),
-    Law("with step_at, what arrives first does not matter", lambda r: r.positional and not r.ordered, _places),
+    Law("with step_at, what arrives first does not matter", lambda r: r.positional and not r.ordered, _any_order),
     Law("merge(a, init()) == a", _merges, _identity),
     Law("merge neither mutates nor keeps its right argument", _merges, _right_argument),
     Law("step(a, x) == merge(a, step(init(), x))", _merges, _agreement),

@@ -16,7 +16,16 @@ from typing import Any
 from poolagg._checkpoint.fingerprint.origin import PACKAGE, is_own, name_of_type
 from poolagg.errors import short_repr
 
-__all__ = ["HEAP", "attributes", "beside", "has_hooks", "is_resource", "reduced", "variables", "what_hides"]
+__all__ = [
+    "HEAP",
+    "attributes",
+    "has_hooks",
+    "hidden_state",
+    "is_resource",
+    "omitted_attributes",
+    "reduced",
+    "variables",
+]
 
 HEAP = 1 << 9
 """The flag of a type that was created at run time."""
@@ -39,7 +48,7 @@ def attributes(value: Any) -> dict[str, Any]:
     return {name: part for name, part in (found | variables(value)).items() if not _is_passing(value, name, part)}
 
 
-def beside(value: Any) -> dict[str, Any]:
+def omitted_attributes(value: Any) -> dict[str, Any]:
     """Return the attributes that pickling may omit: those of a user's class that defines no pickling itself.
 
     Its base, a library's class such as Counter, may pickle fewer attributes than the subclass adds.
@@ -107,7 +116,7 @@ def reduced(value: Any) -> Any:
     return found
 
 
-def what_hides(value: Any, reduces: bool, plain: set[type]) -> str | None:
+def hidden_state(value: Any, reduces: bool, plain: set[type]) -> str | None:
     """Return why an object has more state than `vars()` and slots, None if it has not."""
     kind: Any = type(value)
     if reduces or kind.__getattribute__ is not object.__getattribute__:  # reading attributes would run the user's code

@@ -23,11 +23,11 @@ def is_own(module: Any) -> bool:
     root = module.partition(".")[0] if isinstance(module, str) else ""
     if root == "__main__":
         return True
-    place = _file(module, root)
-    if "site-packages" in place or "dist-packages" in place or root == PACKAGE:
+    file = _file(module, root)
+    if "site-packages" in file or "dist-packages" in file or root == PACKAGE:
         return False
     # A user's file may have the name of a module of Python, such as test.py or code.py.
-    return not (root in sys.stdlib_module_names and (not place or place.startswith(_STDLIB)))
+    return not (root in sys.stdlib_module_names and (not file or file.startswith(_STDLIB)))
 
 
 def _file(module: Any, root: str) -> str:
@@ -58,16 +58,16 @@ def name_of_type(kind: type) -> tuple[str, str]:
 
 def is_reached(thing: Any, module: Any, name: Any) -> bool:
     """Return whether a module holds `thing` under a dotted name; run no attribute hook but poolagg's lazy imports."""
-    place: Any = sys.modules.get(module) if isinstance(module, str) else None
+    found: Any = sys.modules.get(module) if isinstance(module, str) else None
     for part in str(name).split("."):
-        if not isinstance(place, (ModuleType, type)):
+        if not isinstance(found, (ModuleType, type)):
             return False
-        names = vars(place)
-        lazy = part not in names and isinstance(place, ModuleType) and _is_poolagg(place.__name__)
-        place = getattr(place, part, None) if lazy else names.get(part)
-        if isinstance(place, (staticmethod, classmethod)):
-            place = place.__func__
-    return place is thing
+        names = vars(found)
+        lazy = part not in names and isinstance(found, ModuleType) and _is_poolagg(found.__name__)
+        found = getattr(found, part, None) if lazy else names.get(part)
+        if isinstance(found, (staticmethod, classmethod)):
+            found = found.__func__
+    return found is thing
 
 
 def is_imported(function: FunctionType) -> bool:

@@ -52,12 +52,12 @@ from poolagg._checkpoint.fingerprint import origin
 from poolagg._checkpoint.fingerprint.attributes import (
     HEAP,
     attributes,
-    beside,
     has_hooks,
+    hidden_state,
     is_resource,
+    omitted_attributes,
     reduced,
     variables,
-    what_hides,
 )
 from poolagg._checkpoint.fingerprint.instructions import global_names, instructions
 from poolagg._checkpoint.fingerprint.transient import is_transient
@@ -286,8 +286,8 @@ class State(Walk):
             else:
                 if isinstance(pickled, str):
                     return *head, *self._named(value, pickled)
-                return *head, *self._parts(kind, pickled), self._names(beside(value))
-        if (hidden := what_hides(value, reduces, self._plain)) is not None:
+                return *head, *self._parts(kind, pickled), self._names(omitted_attributes(value))
+        if (hidden := hidden_state(value, reduces, self._plain)) is not None:
             self.refuse(value, error or hidden)
         return *head, *self._held(value), self._names(attributes(value))
 
