@@ -1,1 +1,1 @@
-"""What makes a run continue: the file, what is stored when, and whether func, reducer and input are what they were."""
+"""Continue an interrupted run: what is stored where and when, and whether func, reducer and input are the same."""

@@ -1,7 +1,7 @@
-"""Values as bytes that are the same in every process: what digests are made of.
+"""The canonical form of values: bytes that are the same in every process, for digests.
 
-Rule: nothing that depends on a process gets in, such as an address, the order of a set, or which of two
-equal strings is the same object (which pickles show). Of what has no such form only its type counts.
+Rule: the form contains nothing that depends on a process, such as an address, the order of a set, or the identity of
+equal strings (which a pickle shows). A value without such a form is represented by its type.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from poolagg._input.numbers import VALUES
 __all__ = ["ATOMS", "canonical", "dump", "plain", "type_name"]
 
 ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None)})
-"""Types whose values are what they are."""
+"""Types whose values are their own canonical form."""
 
 LARGE = 1 << 16
-"""Bytes from which on an array is its digest."""
+"""Bytes above which an array is replaced by its digest."""
 
-_SAID = {
+_BY_REPR = {
     *(("datetime", name) for name in ("date", "datetime", "time", "timedelta", "timezone")),
     *(("decimal", "Decimal"), ("fractions", "Fraction"), ("uuid", "UUID"), ("builtins", "range")),
 }
-"""Types whose repr says all of a value."""
+"""Types whose repr determines the value."""
 
 _BUILTIN: tuple[Any, ...] = (int, float, complex, str, bytes)
 
 
 def dump(value: Any) -> bytes:
-    """Nested tuples and lists of atoms as bytes."""
+    """Return nested tuples and lists of atoms as bytes."""
     return marshal.dumps(value, VALUES)
 
 
 def canonical(item: Any) -> Any:
-    """An item of an input as nested tuples of atoms; of one that resists, its type."""
+    """Return an input's item as nested tuples of atoms, or its type if that fails."""
     kind = type(item)
     if (kind is tuple or kind is list) and ATOMS.issuperset(map(type, item)):
         return (kind.__name__, *item)  # as below, in a third of the time
@@ -53,7 +53,7 @@ def canonical(item: Any) -> Any:
 
 
 def type_name(value: Any) -> Any:
-    """The type's name, for what has no form of its own."""
+    """Return the name of the type, for a value without a canonical form."""
     return "?", *_name(type(value))
 
 
@@ -62,7 +62,7 @@ def _name(kind: type) -> tuple[str, str]:
 
 
 def plain(value: Any, other: Callable[[Any], Any]) -> Any:
-    """`value` as nested tuples of atoms. `other` is asked about what is no data.
+    """Return `value` as nested tuples of atoms; `other` converts values that are not plain data.
 
     >>> plain([1, {"b", "a"}], type_name) == plain([1, {"a", "b"}], type_name)
     True
@@ -85,8 +85,8 @@ def plain(value: Any, other: Callable[[Any], Any]) -> Any:
 def _of_library(kind: type, value: Any) -> Any:
     if isinstance(value, PurePath):
         return "path", str(value)
-    if _name(kind) in _SAID:
-        if getattr(value, "tzinfo", None) is not None:  # whose repr may be an address
+    if _name(kind) in _BY_REPR:
+        if getattr(value, "tzinfo", None) is not None:  # the repr of a tzinfo may contain an address
             return (*_name(kind), repr(value.replace(tzinfo=None)), repr(value.utcoffset()), value.tzname())
         return (*_name(kind), repr(value))
     if kind is bytearray or kind is memoryview:
@@ -94,13 +94,13 @@ def _of_library(kind: type, value: Any) -> Any:
     numpy = sys.modules.get("numpy")
     array = numpy is not None and (kind is numpy.ndarray or isinstance(value, numpy.generic))
     if array and not value.dtype.hasobject:
-        data = value.tobytes()  # of which many may be kept for a while
+        data = value.tobytes()  # a digest of large data, because many items may be kept for a while
         return "numpy", str(value.dtype), tuple(value.shape), data if len(data) <= LARGE else sha256(data).digest()
     return None
 
 
 def _of_class(kind: type, value: Any, other: Callable[[Any], Any]) -> Any:
-    """Values of classes that say what they consist of: enums, dataclasses, subclasses of what is data."""
+    """Convert values of classes with known parts: enums, dataclasses, subclasses of plain data."""
     if isinstance(value, enum.Enum):
         return (*_name(kind), plain(value.value, other))
     if dataclasses.is_dataclass(kind):

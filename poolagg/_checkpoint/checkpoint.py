@@ -1,14 +1,14 @@
-"""A checkpoint as a value: the options that a caller gives, what a checkpoint holds, and the bytes that it is kept in.
+"""A checkpoint as a value: the caller's options, the content, and its encoding as bytes.
 
-The same bytes are a checkpoint's file and a resource's ledger:
+A checkpoint's file and a resource's ledger hold the same bytes:
 
     a line with the format | digests of the input's pages | the state | facts and failed items, as JSON | the end
 
-The end has the lengths of the three parts, and a checksum over them. The part that only grows comes first, so that a
-resource which keeps a ledger in pieces writes only its end anew.
+The end has the lengths of the three parts and a checksum over them. The part that only grows comes first, so that a
+resource that stores its ledger in rows rewrites only the last ones.
 
-Rule: the checksum is compared before anything is unpickled. It finds damage and is not a seal: a user who
-can write the bytes can run code in the process that continues them.
+Rule: the checksum is compared before anything is unpickled. It detects damage, not forgery: a user who can write the
+bytes can run code in the process that continues the run.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ __all__ = ["HEAD", "NOTHING", "Checkpoint", "CheckpointData", "FailedItem", "che
 
 MAGIC = b"poolagg checkpoint "
 FORMAT = 5
-"""Counted up when the bytes, how states are kept, or how func and input are known again, change."""
+"""Incremented when the bytes, the form of states, or the fingerprints of func and input change."""
 
 HEAD = MAGIC + b"%d\n" % FORMAT
 
 END = struct.Struct("<QQQ16s")
-"""The lengths of pages, state and JSON, and the checksum of all before it and of these."""
+"""The lengths of pages, state and JSON, and the checksum of the three and their lengths."""
 
 LONGEST_HEAD = 100
-"""Bytes from the start of a file that tell whether it is a checkpoint, also one of an older format."""
+"""Bytes at the start of a file that suffice to recognize a checkpoint, also one of an older format."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Where a run keeps its state, for `aggregate(..., checkpoint=...)`; a path alone is `Checkpoint(path)`.
+    """The file in which a run stores its state, for `aggregate(..., checkpoint=...)`; a path means `Checkpoint(path)`.
 
-    A run into a resource that can commit (`poolagg.resources`) keeps it there: then give the options alone.
+    A run into a resource that can commit (`poolagg.resources`) stores its state there: then pass the options alone.
 
-    every          seconds between two commits at most; by default as seldom as costs 1 % of the run
-    retry_failed   run again what an earlier run skipped as failed, and nothing that is in the result already
-    key            stands for func and reducer: the checkpoint is that of any run with the same key
+    every          most seconds between two commits; by default commits take 1 % of the run's time
+    retry_failed   run items again that an earlier run skipped as failed, and no item that is in the result already
+    key            identifies func and reducer: any run with the same key continues the checkpoint
 
     >>> Checkpoint("run.ckpt", every=60)
     Checkpoint('run.ckpt', every=60)
@@ -83,7 +83,7 @@ def _check_name(path: Any) -> None:
 
 
 class FailedItem(NamedTuple):
-    """An item that was skipped as failed, as text: it is shown, and never unpickled."""
+    """An item that was skipped as failed, as text, so that showing it unpickles nothing."""
 
     number: int
     item: str
@@ -94,7 +94,7 @@ class FailedItem(NamedTuple):
 
 @dataclass
 class CheckpointData:
-    """The content: `facts` are small values for people and comparisons, `pages` digests of the input."""
+    """The content of a checkpoint: `facts` are small values to show and compare, `pages` digests of the input."""
 
     facts: dict[str, Any] = field(default_factory=dict)
     state: bytes | None = None
@@ -103,7 +103,7 @@ class CheckpointData:
 
     @property
     def unlisted(self) -> RangeSet:
-        """The items that failed after those that are listed in `failed`: their indices alone."""
+        """The indices of failed items that `failed` does not list, because it is full."""
         return RangeSet((start, stop) for start, stop in self.facts.get("unlisted", ()))
 
     @property
@@ -114,7 +114,7 @@ class CheckpointData:
         return failed
 
     def encoded(self) -> list[bytes]:
-        """Return it as bytes, in parts that are put together."""
+        """Return the content as bytes, in parts to be concatenated."""
         text = json.dumps({"facts": self.facts, "failed": [*self.failed.values()]}).encode()
         parts = self.pages, self.state or b"", text
         lengths = [len(part) for part in parts]
@@ -122,7 +122,7 @@ class CheckpointData:
 
     @classmethod
     def decoded(cls, content: bytes, refuse: Callable[[str], NoReturn]) -> CheckpointData:
-        """Open the bytes, if all of them are as they were written; `refuse(why)` must raise."""
+        """Decode the bytes after verifying their checksum; `refuse(why)` must raise."""
         check_format(content, refuse)
         if len(content) < len(HEAD) + END.size:
             refuse("is damaged: it is cut off")
@@ -134,21 +134,21 @@ class CheckpointData:
         pages, state, text = content[len(HEAD) : first], content[first:second], content[second : -END.size]
         if _checksum(pages, state, text) != checksum:
             refuse("is damaged: its checksum is wrong")
-        told = json.loads(text)
-        return cls(told["facts"], state or None, pages, {item[0]: FailedItem(*item) for item in told["failed"]})
+        loaded = json.loads(text)
+        return cls(loaded["facts"], state or None, pages, {item[0]: FailedItem(*item) for item in loaded["failed"]})
 
 
 def _checksum(pages: bytes, state: bytes, text: bytes) -> bytes:
-    """Of a state, which may have many megabytes, a CRC is enough to find what a disk does to it."""
+    """Return the checksum. For the state, which may have many megabytes, a CRC is enough to detect disk errors."""
     lengths = f"{len(pages)} {len(state)} {len(text)} {crc32(state)} "
-    told = blake2b(lengths.encode(), digest_size=16)
-    told.update(pages)
-    told.update(text)
-    return told.digest()
+    digest = blake2b(lengths.encode(), digest_size=16)
+    digest.update(pages)
+    digest.update(text)
+    return digest.digest()
 
 
 def check_format(content: bytes, refuse: Callable[[str], NoReturn]) -> None:
-    """Refuse what is not a checkpoint of this format; the head of a file is enough to tell."""
+    """Refuse bytes that are not a checkpoint of this format; the head of a file is enough."""
     version = _format_of(content)
     if version is None:
         refuse("holds no checkpoint of poolagg, or a damaged one")
@@ -160,7 +160,8 @@ def check_format(content: bytes, refuse: Callable[[str], NoReturn]) -> None:
 
 
 def _format_of(content: bytes) -> int | None:
-    """Return the format of a checkpoint. Up to format 4 a file was a SQLite database, and a ledger had other ends."""
+    """Return the format of a checkpoint, or None. Up to format 4 a file was a SQLite database, and a ledger ended
+    otherwise."""
     if content.startswith(MAGIC):
         number = content[len(MAGIC) : LONGEST_HEAD].partition(b"\n")[0]
         return int(number) if number.isdigit() and number[:1] != b"0" else None
@@ -170,11 +171,11 @@ def _format_of(content: bytes) -> int | None:
 
 
 NOTHING = pickle.dumps(None, 5)
-"""The state of what keeps none."""
+"""The state of a reducer that keeps none."""
 
 
 def packed(state: Any) -> bytes:
-    """Pickle a state, plainly if possible."""
+    """Pickle a state, by cloudpickle only if pickle fails."""
     try:
         return pickle.dumps(state, 5)
     except Exception:
@@ -184,13 +185,13 @@ def packed(state: Any) -> bytes:
 
 
 def unpacked(name: str, data: bytes) -> Any:
-    """Open a state whose checksum was right; `name` is what holds it."""
+    """Unpickle a state whose checksum was verified; `name` is the store's name, for the error."""
     if data == NOTHING:
         return None
     try:
         return pickle.loads(data)
     except Exception as error:
         raise CheckpointError(
-            f"the state in {name} does not unpickle here: {type(error).__name__}: {error}. Make what it names "
+            f"the state in {name} does not unpickle here: {type(error).__name__}: {error}. Make the names in it "
             "importable again, or begin anew elsewhere"
         ) from error

@@ -1,10 +1,11 @@
-"""An input as digests of its pages, so that a run that continues another can tell whether it is the same input.
+"""Digests of an input's pages, by which a run that continues another recognizes its input.
 
-A page is some consecutive items: each of the first 4,096 has one of its own, so that a difference there has an exact
-index, later ones share one in groups of 1,024, so that a digest costs little. (Pages of one width would lose either.)
-A page that is not full yet is kept as the digest of what there is of it. Rule: an item is looked at once,
-before it is handed on, and what cannot change many at a time; a `range` is known by where it starts, and an array is
-read in slices.
+A page is a group of consecutive items. Each of the first 4,096 items is a page of its own, so that a difference there
+has an exact index; later items share pages of 1,024, so that digests cost little. (Pages of one width would lose one
+of the two.) A page that is not full yet has the digest of its items so far.
+
+Rule: each item is digested once, before it is passed on, and immutable items many at a time. A `range` is identified by
+its start and step, and an array is read in slices.
 """
 
 from __future__ import annotations
@@ -23,27 +24,27 @@ from poolagg._scheduler.ranges import Interval
 __all__ = ["InputDigest", "Known", "page_of"]
 
 ALONE = 4096
-"""Items that have a page of their own: 16 kB in all, and about a microsecond for each of them."""
+"""Items that have a page of their own: 16 kB of digests in all, and about a microsecond for each item."""
 
 SHARED = 1024
-"""Items of every other page: some 2 ns for a number, where pages of 64 take 6. A difference there is found to within
-1,024 items."""
+"""Items of each later page: about 2 ns for a number, where pages of 64 take 6. A difference is located to within 1,024
+items."""
 
 BUFFER = 64
-"""Items that could change, made plain, that are kept to be looked at together."""
+"""Items in canonical form that are buffered and digested together."""
 
 PIECE = 1 << 20
-"""Bytes of an array, about, that are looked at together."""
+"""Bytes of an array that are digested together, approximately."""
 
 _WIDTHS = ((b"i", 5), (b"g", 9))
 
 SIZE = 4
-"""Bytes of a digest, which is a CRC: against mistakes, not against forgery. If one int is another, or if two changed
-places, it says so for certain; of other mistakes it misses one in four billion. A longer one takes thrice as long."""
+"""Bytes of a digest, which is a CRC: it detects mistakes, not forgery. It certainly detects one changed int or two
+swapped ones, and misses one in four billion of other changes. A longer digest takes three times as long."""
 
 
 def page_of(index: int) -> tuple[int, int, int]:
-    """The number, start and stop of the page that item `index` is on.
+    """Return the number, start and stop of the page that item `index` is on.
 
     >>> page_of(7), page_of(6000)
     ((7, 7, 8), (4097, 5120, 6144))
@@ -55,9 +56,9 @@ def page_of(index: int) -> tuple[int, int, int]:
 
 
 class Known(NamedTuple):
-    """What an earlier run saw of its input: digests of full pages, then of the first items of one more, up to `items`.
+    """An earlier run's digests: of full pages, and of the first items of one more, up to `items`.
 
-    Its result covers no item from `needed` on. `kind` says what sort of input it was.
+    The earlier result covers no item from `needed` on. `kind` describes the sort of input.
     """
 
     kind: str
@@ -71,13 +72,13 @@ NOTHING_KNOWN = Known("")
 
 
 class _Earlier:
-    """Compare an input with what an earlier run saw; `differs(what)` raises."""
+    """Compares an input with the digests of an earlier run; `differs(what)` raises."""
 
     def __init__(self, known: Known, differs: Callable[[str], NoReturn]) -> None:
         self.known, self._differs = known, differs
 
     def compare_pages(self, number: int, digests: bytes) -> None:
-        """Compare full pages of one size, from this one on."""
+        """Compare full pages of one size, from page `number` on."""
         known = self.known.pages[number * SIZE : number * SIZE + len(digests)]
         for at in range(0, 0 if digests.startswith(known) else len(known), SIZE):
             start = _start(number + at // SIZE)
@@ -102,9 +103,9 @@ class _Earlier:
 
 
 class InputDigest:
-    """Sees each item of `iterable` as it is pulled, from whoever pulls it; `differs` is called if one is not as known.
+    """Digests the items of `iterable`: its caller passes each item it pulls, and a `sliced` input is read directly.
 
-    `differs(what)` must raise. Without anything known nothing differs. What is `sliced` it reads itself.
+    After `expect`, `differs(what)` is called at the first difference, and must raise.
     """
 
     def __init__(self, iterable: Iterable[Any]) -> None:
@@ -118,11 +119,11 @@ class InputDigest:
         self._hashed = 0
         self._page = page_of(0)
         self._buffer: list[Any] = []
-        self._room = BUFFER
+        self._capacity = BUFFER
         self._broken = False
 
     def expect(self, known: Known, differs: Callable[[str], NoReturn]) -> None:
-        """From now on compare with what an earlier run saw."""
+        """Compare the input with the digests of an earlier run from now on."""
         if known.kind != self.kind:
             differs(f"the input was {known.kind} and is {self.kind}")
         self._earlier, self._last = _Earlier(known, differs), known
@@ -135,19 +136,17 @@ class InputDigest:
 
     @property
     def position(self) -> int:
-        """How many items were looked at."""
+        """The number of items seen."""
         return self._hashed + len(self._buffer)
 
     @property
     def verified(self) -> bool:
-        """Whether all items that were looked at have been compared, as far as there is something to compare with."""
+        """True if no item seen is still to be compared with an earlier run's digest."""
         return self.position >= self._earlier.known.items or self.position == self._page[1]
 
     def known(self, needed: int) -> Known:
-        """Return what is known now.
-
-        Only pages with items before `needed` count: what comes later was pulled, but is not in the result.
-        """
+        """Return the digests so far, of pages with items before `needed`: later items were pulled, but are not in the
+        result."""
         if self.sliced:
             self._read_slices(needed)
         if not self._broken:
@@ -164,18 +163,18 @@ class InputDigest:
             return Known(self.kind, needed, bytes(self._digests), self._hashed, _digests([self._crc]))
         return Known(self.kind, needed, bytes(self._digests[: (last + 1) * SIZE]), _start(last + 1))
 
-    # -- looking -------------------------------------------------------------------------------------------------------
+    # -- digesting -----------------------------------------------------------------------------------------------------
 
     def see(self, item: Any) -> None:
-        """An item that was pulled just now. If it can change it is made plain at once: a generator may reuse it."""
+        """Take an item when it is pulled; convert a mutable one at once, because a generator may reuse it."""
         self._buffer.append(item if type(item) in ATOMS else canonical(item))
-        if len(self._buffer) >= self._room:
+        if len(self._buffer) >= self._capacity:
             self._flush()
 
     def see_all(self, items: Sequence[Any], dumped: bytes | None = None) -> None:
-        """Items that can't change. Of numbers that are equally long a page's bytes are cut out of `dumped`.
+        """Take immutable items. If all are numbers of one width, a page's bytes are a slice of `dumped`.
 
-        A list's head is no part of a digest, so that it does not show how items were cut.
+        The head of a list is left out, so that the digest does not depend on how items are grouped.
         """
         self._flush()
         if dumped is not None and (width := _width(dumped, len(items))):
@@ -184,20 +183,20 @@ class InputDigest:
             self._look(len(items), lambda start, stop: dump(items[start:stop])[HEAD:])
 
     def pass_by(self, items: Iterator[Any], count: int) -> None:
-        """See `count` items that nobody else will."""
+        """Read `count` items from `items` only to digest them."""
         if self.sliced:
             deque(items, maxlen=0)
             return
         buffer, end = self._buffer, self.position + count
         for item in items:
             buffer.append(item if type(item) in ATOMS else canonical(item))
-            if len(buffer) >= self._room:
+            if len(buffer) >= self._capacity:
                 self._flush()
         if self.position < end:
             self.ended()
 
     def ended(self) -> None:
-        """There are no more items."""
+        """Record the end of the input, and compare its length."""
         self._flush()
         self._earlier.check_length(self._hashed)
 
@@ -207,7 +206,7 @@ class InputDigest:
             self._look(len(buffer), lambda start, stop: dump(buffer[start:stop])[HEAD:])
 
     def _read_slices(self, stop: int) -> None:
-        """Look at the items of an array up to `stop`, a piece at a time, for rows may be large."""
+        """Digest the items of an array up to `stop`, slice by slice, because rows may be large."""
         if not self.kind.startswith("a range"):
             array: Any = self._iterable
             count = max(1, PIECE // max(1, array[:1].nbytes))
@@ -218,8 +217,8 @@ class InputDigest:
         self._look(len(rows), lambda first, last: rows[first:last].tobytes())
 
     def _look(self, count: int, data: Callable[[int, int], bytes]) -> None:
-        """Look at `count` items. `data(start, stop)` are the bytes of some: how they are cut does not show."""
-        self._broken = True  # by Ctrl-C, if it comes now: then nothing is said of what comes after the last commit
+        """Digest the next `count` items; `data(start, stop)` returns the bytes of some, in any grouping."""
+        self._broken = True  # if Ctrl-C interrupts this: then `known` returns the digests of the last commit
         at = 0
         while at < count:
             if whole := self._whole(count - at):
@@ -235,7 +234,7 @@ class InputDigest:
         self._broken = False
 
     def _whole(self, count: int) -> int:
-        """How many of the next `count` items are in full pages of one size, with nothing to compare but those."""
+        """Return how many of the next `count` items fill whole pages of one size that need no partial comparison."""
         _, start, stop = self._page
         if self._hashed != start:
             return 0
@@ -246,7 +245,7 @@ class InputDigest:
         return count - count % (stop - start)
 
     def _add_pages(self, crcs: list[int]) -> None:
-        """Full pages, from the one on that is looked at."""
+        """Add the digests of full pages, from the current one on."""
         number, start, stop = self._page
         digests = _digests(crcs)
         self._earlier.compare_pages(number, digests)
@@ -256,7 +255,7 @@ class InputDigest:
         self._make_space()
 
     def _add(self, data: bytes, count: int) -> None:
-        """The next items of a page."""
+        """Add the next `count` items of the current page."""
         crc = crc32(data, self._crc)
         if self._hashed + count == self._page[2]:
             self._crc = 0
@@ -270,14 +269,14 @@ class InputDigest:
 
     @property
     def _end(self) -> int:
-        """Up to where items may be looked at together: the page's end, or where there is something to compare."""
+        """The item up to which items may be digested together: the page's end, or a partial page to compare."""
         known, end = self._earlier.known.items, self._page[2]
         return known if self._hashed < known < end else end
 
     def _make_space(self) -> None:
-        """How many items may be kept before they are looked at: those that are to be compared, only up to that."""
+        """Set how many items the buffer takes: it ends where a comparison is due."""
         later = self._hashed >= self._earlier.known.items
-        self._room = BUFFER if later else min(BUFFER, self._end - self._hashed)
+        self._capacity = BUFFER if later else min(BUFFER, self._end - self._hashed)
 
 
 def _digests(crcs: list[int]) -> bytes:
@@ -285,9 +284,9 @@ def _digests(crcs: list[int]) -> bytes:
 
 
 def _width(dumped: bytes, count: int) -> int:
-    """How many bytes each item has, if all are ints of 32 bits, or all floats; else 0.
+    """Return the bytes of each item if all are 32-bit ints or all are floats, else 0.
 
-    The first of an item's bytes is its type. If that of a whole item says how long it is, the next byte is a first one.
+    The first byte of an item is its type, which determines its length, so every `width`-th byte must be that type.
 
     >>> _width(dump([1, -2]), 2), _width(dump([1.5, 2.0, 0.0]), 3), _width(dump([1, 2.0]), 2)
     (5, 9, 0)
@@ -299,7 +298,7 @@ def _width(dumped: bytes, count: int) -> int:
 
 
 def _start(number: int) -> int:
-    """The first item of a page."""
+    """Return the first item of a page."""
     return number if number < ALONE else ALONE + (number - ALONE) * SHARED
 
 

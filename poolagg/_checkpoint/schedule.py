@@ -1,30 +1,29 @@
-"""When a checkpoint is committed: arithmetic, so that commits take one percent of a run."""
+"""Decide when to commit a checkpoint: arithmetic that keeps commits at one percent of a run."""
 
 from __future__ import annotations
 
 __all__ = ["CheckpointSchedule"]
 
 COMMIT_SHARE = 0.01
-"""The part of a run that commits may take. A checkpoint may cost 2 %: the other half is for the last commit, which is
-made whatever it costs, for states that have grown, and for looking at the input."""
+"""The part of a run that commits may take. A checkpoint may cost 2 %: the other half pays for the last commit, for
+states that have grown, and for digesting the input."""
 
 SHORTEST_PAUSE = 1.0
-"""Seconds between two commits, however cheap they are: what is lost to `kill -9` is no more than that and what workers
-have not flushed."""
+"""Fewest seconds between two commits, however cheap they are: `kill -9` loses at most that much and unflushed work."""
 
 DEAR = 1e-8
-"""Seconds that a byte of state is taken to cost, until a commit has shown it: about that in dicts, and a third of it in
-arrays. Too high a guess makes the first commit late, too low a one makes it dear."""
+"""Estimated seconds for each byte of state until a commit has measured it: dicts take about that, arrays a third. Too
+high an estimate delays the first commit, too low a one makes it expensive."""
 
 LAG = 0.25
-"""Seconds that workers are given to flush what they hold, before a commit that `every` asks for."""
+"""Seconds that workers get to flush before a commit at the time that `every` sets."""
 
 
 class CheckpointSchedule:
-    """When to commit next, and whether to ask workers before it for what they hold.
+    """Decides when to commit next, and when to request flushes before that.
 
-    A commit that took 1 s is followed by 99 s without one. The first commit comes after 99 s, if states came of a size
-    that is likely to take 1 s. `flushes`: workers hold states that only a request makes them flush in time.
+    After a commit that took 1 s, the next follows 99 s later. The first commit follows after 99 s if the size of the
+    states suggests that it takes 1 s. `flushes`: workers hold states, which they flush in time only on request.
 
     >>> schedule = CheckpointSchedule(None, now=0.0)
     >>> schedule.wrote(0.5, now=10.0); round(schedule.next, 3)
@@ -44,17 +43,17 @@ class CheckpointSchedule:
         self.next = now + self._pause(0.0)
 
     def expect(self, nbytes: int) -> None:
-        """States have this size, or more."""
+        """Record that states have at least this size."""
         if self._began is not None:
             self.next = max(self.next, self._began + self._pause(nbytes * DEAR))
 
     def wrote(self, seconds: float, now: float) -> None:
-        """A commit took `seconds`, and ended `now`."""
+        """Record that a commit took `seconds` and ended at `now`."""
         self._began, self.will_ask = None, self._flushes
         self.next = now + self._pause(seconds)
 
     def asks(self, now: float) -> bool:
-        """Tell whether to ask workers now, once before each commit; then the commit waits for what they hold."""
+        """Return whether to request flushes now: once before each commit, which then waits for the states."""
         if not self.will_ask or now < self.next:
             return False
         self.will_ask = False

@@ -1,12 +1,12 @@
-"""Where a checkpoint is kept: in a file, which each commit replaces in one step, or as the ledger of a resource.
+"""Store a checkpoint in a file, which each commit replaces atomically, or as the ledger of a resource.
 
-A resource commits the ledger and what was applied to it in one step, or neither. A file is locked while a run uses it;
-the lock goes over to each new file, and the kernel gives it back when the process ends, however it ends. To read a
-file takes no lock, for a file with the name of the checkpoint is always whole.
+A resource commits the ledger and the applied partials atomically. A run locks its file; each new file takes the lock
+over, and the kernel releases it when the process ends in any way. Reading needs no lock, because the file with the
+checkpoint's name is always complete.
 
-Rule: a state is a pickle. A file is read only if this user alone can have written it, which is looked at
-before the file is opened and again of what is open. A resource that others may write must not hold a state, and a run
-that keeps no state opens none.
+Rule: a state is a pickle, so a file is read only if no other user can have written it; this is checked before the file
+is opened and again on the open file. A ledger that others may write must hold no state, and a run without state
+unpickles none.
 """
 
 from __future__ import annotations
@@ -38,30 +38,30 @@ from poolagg.resources import Resource
 __all__ = ["FileStore", "ResourceStore", "Store", "is_private", "look"]
 
 PATIENCE = 0.25
-"""Seconds that a lock is waited for: a process that a killed run was just forking has it for a moment."""
+"""Seconds to wait for a lock: a process that a killed run was just forking holds it for a moment."""
 
 TRIES = 10
-"""How often a file is opened that has been replaced until it is locked, as each commit of another run does."""
+"""Attempts to open and lock a file that another run's commits replace in between."""
 
 
 class Store:
-    """A checkpoint: `open` claims it for one run, `held` is what was in it then, `commit` replaces that.
+    """The storage of a checkpoint: `open` claims it for one run, `held` is its content then, `commit` replaces it.
 
-    Making one opens nothing, so that its owner has it, and closes it, whatever interrupts `open`.
+    The constructor opens nothing, so that the owner can always close the store, even if `open` is interrupted.
     """
 
     full = False
-    """True: commit before the time for it has come."""
+    """True asks the run to commit ahead of the schedule."""
 
     anew: str
-    """How to begin anew, as part of a sentence."""
+    """The instruction for beginning anew, as part of a sentence."""
 
     def __init__(self, name: str, key: Hashable) -> None:
         self.name = name
         self._key = key
 
     def open(self) -> CheckpointData:
-        """Claim it, and read what it holds."""
+        """Claim the store and read its content."""
         with interrupts_held_back(), _claiming:
             if self._key in _in_use:
                 self._refuse_second()
@@ -72,11 +72,11 @@ class Store:
         return self.held
 
     def commit(self, data: CheckpointData) -> None:
-        """Replace it in one step."""
+        """Replace the content atomically."""
         self._write(data.encoded())
 
     def close(self) -> None:
-        """Give it free. A call that was interrupted may be made again."""
+        """Release the store; an interrupted call may be repeated."""
         try:
             self._end()
         except Exception:
@@ -96,14 +96,14 @@ class Store:
         raise NotImplementedError
 
     def _begin(self) -> bytes | None:
-        """Lock it, and return its bytes."""
+        """Lock the store and return its bytes, None if it is empty."""
         raise NotImplementedError
 
     def _check(self, held: CheckpointData) -> None:
-        """Refuse what must not be opened from here."""
+        """Refuse content that this store must not hold."""
 
     def _write(self, parts: list[bytes]) -> None:
-        """Replace its bytes in one step."""
+        """Replace the bytes atomically."""
         raise NotImplementedError
 
     def _end(self) -> None:
@@ -112,13 +112,13 @@ class Store:
 
 
 _in_use: WeakValueDictionary[Hashable, Store] = WeakValueDictionary()
-"""The stores that runs of this process have open, by the real path of a file or the id of a resource."""
+"""The open stores of this process, by the real path of the file or the id of the resource."""
 
 _claiming = threading.Lock()
 
 
 class FileStore(Store):
-    """A file of the checkpoint's own."""
+    """A checkpoint in a file of its own."""
 
     anew = "delete it or name another path"
 
@@ -129,7 +129,7 @@ class FileStore(Store):
         super().__init__(f"the checkpoint {self.path!r}", self._real)
 
     def look(self) -> CheckpointData:
-        """Return what it holds, of a run that goes on, too. Nothing is unpickled."""
+        """Return the content, also while a run uses the file; unpickle nothing."""
         with errors_of_the_disk(CheckpointError, self.name):
             self._check_owner()
             file = OpenFile()
@@ -151,10 +151,10 @@ class FileStore(Store):
 
     def _check(self, held: CheckpointData) -> None:
         with errors_of_the_disk(CheckpointError, self.name):
-            remove(f"{self._real}.new")  # of a run that was killed
+            remove(f"{self._real}.new")  # left by a killed run
 
     def _lock(self) -> None:
-        """Open and lock the file that has its name then."""
+        """Open the file and lock it, and try again if it was replaced in between."""
         for _ in range(TRIES):
             self._open(self._file, os.O_RDWR)
             if not within(PATIENCE, self._file.lock):
@@ -181,9 +181,9 @@ class FileStore(Store):
         self._file.close()
 
     def _check_owner(self) -> None:
-        """Refuse what another user can have written, or can write while it is open."""
-        if (told := exposure_of_file(self._real)) is not None:
-            raise CheckpointError(f"the checkpoint {told}")
+        """Refuse a file that another user can have written, or can write while it is open."""
+        if (exposure := exposure_of_file(self._real)) is not None:
+            raise CheckpointError(f"the checkpoint {exposure}")
 
     def _refuse_second(self) -> NoReturn:
         raise CheckpointError(
@@ -192,12 +192,12 @@ class FileStore(Store):
 
 
 def look(path: str | os.PathLike[str]) -> CheckpointData:
-    """Return what a checkpoint's file holds, of a run that goes on, too. Nothing is unpickled."""
+    """Return the content of a checkpoint's file, also while a run uses it; unpickle nothing."""
     return FileStore(path).look()
 
 
 class ResourceStore(Store):
-    """The ledger of a resource that the partials go into."""
+    """A checkpoint in the ledger of the resource that the partials go into."""
 
     anew = "take another resource: another path, another `run`"
 
@@ -208,14 +208,14 @@ class ResourceStore(Store):
 
     @property
     def full(self) -> bool:  # type: ignore[override]
-        """Tell whether the resource wants a commit before the time for it has come."""
+        """True if the resource asks for a commit ahead of the schedule."""
         return getattr(self._resource, "full", False)
 
     def _begin(self) -> bytes | None:
         self._begun = True
         try:
             ledger = self._resource.begin()
-        except Exception:  # it has refused, and holds nothing; an interruption may have come when it had begun
+        except Exception:  # a refusal leaves nothing to roll back; after an interruption, it may have begun
             self._begun = False
             raise
         return None if ledger is None else bytes(ledger)
@@ -241,5 +241,5 @@ class ResourceStore(Store):
 
 
 def is_private(resource: Resource) -> bool:
-    """Tell whether the resource says that nobody but this user can write its ledger."""
+    """Return whether the resource declares that only this user can write its ledger."""
     return bool(getattr(resource, "private", False))

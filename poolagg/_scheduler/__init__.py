@@ -1,1 +1,1 @@
-"""Which worker runs which items, when states are flushed, what runs again: pure, events in, instructions out."""
+"""Assign items to workers, request flushes, and repeat lost work: pure, events in, instructions out."""

@@ -1,7 +1,7 @@
-"""How large a chunk should be and when flushing pays, from measured cost. Pure arithmetic.
+"""Choose the size of chunks and the time of flushes from measured costs. Pure arithmetic.
 
-Constants state their trade-off: a longer chunk costs the parent less per item and gives the last chunks of a run more
-time to be the only ones running; a state flushed more often costs more and loses less when its worker dies.
+Each constant trades two costs. A longer chunk costs the parent less per item, but leaves workers idle for longer at the
+end of a run. A state that is flushed more often costs more time, but less work is lost when its worker dies.
 """
 
 from __future__ import annotations
@@ -11,39 +11,39 @@ from math import sqrt
 __all__ = ["ChunkSizer"]
 
 TARGET = 0.05
-"""Seconds of work in a chunk: long against the 100 us a chunk costs, short against the time people wait."""
+"""Seconds of work in a chunk: long against the 100 us that a chunk costs, short against a user's patience."""
 
 LONGEST_CHUNK = 1.0
-"""Seconds of work in a chunk at most, however much each one costs the parent."""
+"""Most seconds of work in a chunk, however much a chunk costs the parent."""
 
 SHORTEST_CHUNK = 0.002
-"""Seconds of work that are worth a chunk, however little is left."""
+"""Fewest seconds of work in a chunk, however few items are left."""
 
 LAST_CHUNKS_DIVISOR = 2
-"""Where chunks are to hold so much at least, for each costs so much, the last hold this part of it: smaller ones would
-have workers end together within less, and take the parent more time than that saves."""
+"""Where a pool sets a minimum length because each chunk is expensive, the last chunks may be shorter by this factor.
+Still shorter ones would cost the parent more time than the workers gain by ending together."""
 
 COST_MULTIPLE = 20
-"""A chunk, or the work between two flushes, lasts this many times what it costs the parent."""
+"""A chunk, or the work between two flushes, takes at least this many times as long as the parent spends on it."""
 
 BATCH_BYTES = 1 << 20
-"""Bytes of pickled input, and of flushed partials, in one chunk at most, unless one item is larger."""
+"""Most bytes of pickled input, and of flushed partials, in one chunk, unless a single item is larger."""
 
 UNFLUSHED = 30.0
-"""Seconds of work in a worker that nobody wants to see run again."""
+"""Most seconds of unflushed work in a worker, which would have to run again if it died."""
 
 PATIENCE = 8
-"""A state is taken to have become this many times as dear at most, since its kind was last flushed."""
+"""Largest factor by which the cost of a state is assumed to have grown since the last flush."""
 
 GROWTH = 8
-"""A chunk is at most this many times the largest that ran: the first items may not be like the others."""
+"""A chunk has at most this many times the items of the largest that ran: the first items may be unlike the others."""
 
 FADE = 0.7
-"""What a measurement keeps of its weight when the next one arrives."""
+"""The part of its weight that a measurement keeps when the next one arrives."""
 
 
 class ChunkSizer:
-    """What is known of the cost of items, chunks and states.
+    """Estimates of what items, chunks and states cost.
 
     >>> sizer = ChunkSizer(slots=2)
     >>> sizer.size(None)
@@ -72,36 +72,36 @@ class ChunkSizer:
     # -- measurements --------------------------------------------------------------------------------------------------
 
     def pulled(self, items: int, nbytes: int) -> None:
-        """A input batch of `items` takes `nbytes`."""
+        """Record the size of an input batch: `nbytes` for `items`."""
         self.item_bytes = _blend(self.item_bytes, nbytes / items)
 
     def finished(self, items: int, seconds: float) -> None:
-        """A chunk of `items` took `seconds`."""
+        """Record that a chunk of `items` took `seconds`."""
         self._items = self._items * FADE + items
         self._seconds = self._seconds * FADE + max(seconds, 1e-9)
         self.largest = max(self.largest, items)
 
     def flushed(self, work: float, pack: float, opening: float) -> None:
-        """A worker took `pack` seconds to pack what `work` seconds had gathered, and the parent `opening` to open
-        it."""
+        """Record a flush: the worker pickled the state of `work` seconds in `pack` seconds, the parent unpickled it in
+        `opening`."""
         self._work = _blend(self._work, work)
         self._pack = _blend(self._pack, pack)
         self._open = _blend(self._open, opening)
 
     def weighed(self, nbytes: int, items: int) -> None:
-        """Flushed pieces of `nbytes` cover `items`: known on arrival, for an ordered run may merge them much later."""
+        """Record on arrival that partials of `items` take `nbytes`; an ordered run may merge them much later."""
         if self._flushes_chunks and items:
             self._out_bytes = _blend(self._out_bytes, nbytes / items)
 
     def merged(self, seconds: float) -> None:
-        """The parent took `seconds` to fold a piece."""
+        """Record that the parent took `seconds` to fold a partial state."""
         self._flushed = True
         self._merge = _blend(self._merge, seconds)
 
-    # -- what follows from them ----------------------------------------------------------------------------------------
+    # -- estimates -----------------------------------------------------------------------------------------------------
 
     def seconds(self, items: int) -> float:
-        """How long `items` should take."""
+        """Estimate how long `items` take."""
         return items * self._seconds / self._items if self._items else 0.0
 
     @property
@@ -112,11 +112,11 @@ class ChunkSizer:
 
     @property
     def budget(self) -> float:
-        """Seconds after which a chunk that turns out too long should give the rest back."""
+        """Seconds after which a chunk that takes too long gives its remaining items back."""
         return 2 * self.target
 
     def size(self, remaining: int | None) -> int:
-        """How many items the next chunk should have, when `remaining` (if known) are still to be pulled."""
+        """Return how many items the next chunk should have; `remaining`: items still to be pulled, if known."""
         if self._chunksize is not None:
             return self._chunksize
         if not self._items:
@@ -129,18 +129,18 @@ class ChunkSizer:
             BATCH_BYTES / self._out_bytes if self._out_bytes else float("inf"),
         )
         if remaining is not None:
-            # Half an equal share of what is left, again and again, lets workers end together.
+            # Guided self-scheduling: chunks of half an equal share of the rest let workers end together.
             least = max(SHORTEST_CHUNK, self._at_least / LAST_CHUNKS_DIVISOR)
             most = min(most, max(remaining / (2 * self._slots), least / per_item))
         return max(1, int(most + 1e-6))
 
     def worth_flushing(self, work: float) -> bool:
-        """Whether a worker with `work` seconds of un-flushed work should flush.
+        """Return whether a worker with `work` seconds of unflushed work should flush.
 
-        After more work than the last time its state will have grown: as the distinct values in a sample do, by about
-        the square root (Heaps' law). If it has not, the next estimate knows: so it is not put off for long.
+        A state after more work than the last one is assumed to have grown like the distinct values of a sample, by
+        about the square root (Heaps' law). If it has not, the flush corrects the estimate, so the error is short-lived.
         """
-        if not self._flushed:  # one worker tries what it costs
+        if not self._flushed:  # one worker measures the cost
             tried, self._tried = self._tried, True
             return not tried or work >= UNFLUSHED
         growth = min(max(1.0, sqrt(work / self._work)), PATIENCE) if self._work else 1.0
@@ -148,7 +148,7 @@ class ChunkSizer:
 
     @property
     def _parents_cost(self) -> float:
-        """What a state costs that the one parent opens and merges, while all the workers flush theirs."""
+        """Seconds that a state waits for the parent to unpickle and merge it while all workers flush theirs."""
         return (self._open + self._merge) * max(1.0, self._slots / 2)
 
 

@@ -1,4 +1,4 @@
-"""When workers flush what they hold: where it pays, where much would have to run again, and when nothing is left."""
+"""Decide when workers flush: when it is cheap, when much work would be lost with a worker, and when no items wait."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from poolagg._scheduler.slots import Slot, Slots
 __all__ = ["Flushing"]
 
 HELD = 4096
-"""RangeSet that a worker holds at most: each item that fails leaves a gap, and a gap takes memory here and there."""
+"""Most intervals that a worker holds: each failed item leaves a gap, and a gap takes memory in parent and worker."""
 
 
 class Flushing:
-    """Decides when a worker's state is due; `kept_bytes` is what the parent keeps of the input for a re-run."""
+    """Decides when a worker's state is due; `kept_bytes` is the size of the input that the parent keeps for re-runs."""
 
     def __init__(
-        self, terms: SchedulerOptions, sizer: ChunkSizer, items: ItemTracker, slots: Slots, instructions: Instructions
+        self, options: SchedulerOptions, sizer: ChunkSizer, items: ItemTracker, slots: Slots, instructions: Instructions
     ) -> None:
-        self._options, self._sizer, self._items, self._slots = terms, sizer, items, slots
+        self._options, self._sizer, self._items, self._slots = options, sizer, items, slots
         self._instructions = instructions
         self.kept_bytes = 0
 
     def is_due(self, slot: Slot, items: int) -> bool:
-        """Whether a worker flushes after so many items more: it is cheap, or much would have to run again."""
+        """Return whether a worker should flush after `items` more."""
         work = slot.held_seconds
         if 0 < self._options.leaves <= slot.held_chunks + len(slot.chunks) + 1:
             return True
@@ -37,19 +37,19 @@ class Flushing:
         return self._sizer.worth_flushing(work + self._sizer.seconds(items))
 
     def of(self, slot: Slot) -> None:
-        """Have a worker flush, unless it is about to."""
+        """Tell a worker to flush, unless it was told already."""
         if not slot.flushing:
             slot.flushing = True
             self._instructions.add(Flush(slot.number))
 
     def of_all(self) -> None:
-        """Have all workers flush that hold something, or are about to."""
+        """Tell all workers to flush that hold a state or run chunks."""
         for slot in self._slots:
             if self._options.stateful and (slot.held or slot.chunks):
                 self.of(slot)
 
     def of_idle(self) -> None:
-        """Have workers without work flush: with nothing left to run, what they hold is all that is missing."""
+        """Tell idle workers to flush: when no items wait, only the held states are missing from the result."""
         for slot in self._slots:
             if self._options.stateful and slot.held and not slot.chunks:
                 self.of(slot)

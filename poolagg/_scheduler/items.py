@@ -1,7 +1,6 @@
-"""Where items are: pulled and waiting for a worker, arrived out of order, or covered. What runs or is held, workers
-know.
+"""Track items: pulled and waiting for a worker, arrived out of order, or covered. Slots track those in workers.
 
-Rule: every change of what is covered happens here, and covering an item twice is an error.
+Rule: only this module changes coverage, and covering an item twice is an error.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from poolagg._scheduler.ranges import Interval, LeafGrid, RangeSet, overlaps, wi
 __all__ = ["ItemTracker"]
 
 GAPS = 1024
-"""RangeSet of failed items that are kept before those that no longer matter are looked for."""
+"""Intervals of failed items from which on the tracker forgets those that no longer matter."""
 
 
 class ItemTracker:
-    """The scheduler's account of items, from `pulled` to `covered`. Items that failed for good are covered, too."""
+    """The scheduler's record of items, from `pulled` to `covered`. Items that failed for good count as covered."""
 
     def __init__(self, grid: LeafGrid | None, covered: Iterable[Interval], failed: Iterable[Interval]) -> None:
         self.grid = grid
@@ -38,9 +37,9 @@ class ItemTracker:
     # -- pulled and waiting --------------------------------------------------------------------------------------------
 
     def pull(self, start: int, stop: int) -> list[Interval]:
-        """Have the items `start` to `stop` wait; return those that failed in an earlier run, and do not.
+        """Let items `start` to `stop` wait for a worker; return those that failed in an earlier run, which do not wait.
 
-        `pulled` passes them, and what an earlier run covered behind them.
+        `pulled` advances past them and past the items after them that an earlier run covered.
         """
         assert start == self.pulled, (start, self.pulled)
         failed = overlaps([(start, stop)], self.failed.near(start, stop))
@@ -50,7 +49,7 @@ class ItemTracker:
         return failed
 
     def _unpulled(self, index: int) -> int:
-        """The first item from `index` on that an earlier run did not cover. A leaf is begun at its start."""
+        """Return the first item from `index` on that an earlier run did not cover, or the start of its leaf."""
         end = self.covered.end(index)
         if self.grid is None:
             return end
@@ -58,24 +57,24 @@ class ItemTracker:
         return end if self._before.near(start, end) else start
 
     def chunk_end(self, start: int, size: int) -> int:
-        """Where a chunk of about `size` items ends: at a leaf boundary, if there are leaves."""
+        """Return where a chunk of about `size` items ends: at a leaf boundary, if there are leaves."""
         return start + size if self.grid is None else self.grid.ceil(start + size)
 
     def wanted(self, size: int) -> int:
-        """How many items to pull for a chunk of about `size`: none that an earlier run covered."""
+        """Return how many items to pull for a chunk of about `size`, up to those that an earlier run covered."""
         end = self.chunk_end(self.pulled, size)
         if before := self._before.near(self.pulled, end):
             end = before[0][0] if self.grid is None else self.grid.floor(before[0][0])
         return end - self.pulled
 
     def wait(self, *intervals: Interval) -> None:
-        """These items wait for a worker (again)."""
+        """Let these items wait for a worker (again)."""
         for interval in intervals:
             if self.to_run(interval):
                 heapq.heappush(self.waiting, interval)
 
     def next(self, size: int) -> Interval:
-        """The oldest items that wait: no more than a chunk should have by now, which may be less than it had."""
+        """Take the oldest items that wait; cut the interval if chunks have become smaller since it was a chunk."""
         start, stop = heapq.heappop(self.waiting)
         if stop - start > 2 * size and (end := self.chunk_end(start, size)) < stop:
             heapq.heappush(self.waiting, (end, stop))
@@ -83,7 +82,7 @@ class ItemTracker:
         return start, stop
 
     def cut(self, interval: Interval, most: float) -> int:
-        """The end of the first `most` of these items; of the leaves among them, for a leaf is never cut."""
+        """Return the end of the first `most` of these items, or of the whole leaves among them."""
         start, stop = interval
         left = most
         for first, last in self.to_run(interval):
@@ -96,13 +95,13 @@ class ItemTracker:
     # -- arrived and covered -------------------------------------------------------------------------------------------
 
     def arrive(self, state: PartialState) -> None:
-        """Keep a piece until all before it are covered."""
+        """Keep a partial state until all items before it are covered."""
         self._arrivals += 1
         self.arrived_bytes += state.nbytes
         heapq.heappush(self.arrived, (state.covers[0][0], self._arrivals, state))
 
     def in_order(self) -> PartialState | None:
-        """Take the piece out that comes next in input order, if it is there."""
+        """Take out the partial state that is next in input order, if it has arrived."""
         if not self.arrived or self.arrived[0][0] != self.covered.prefix:
             return None
         _, _, state = heapq.heappop(self.arrived)
@@ -110,12 +109,12 @@ class ItemTracker:
         return state
 
     def cover(self, state: PartialState) -> None:
-        """The piece's items are in the result."""
+        """Record that the items of a partial state are in the result."""
         self.uncovered -= state.items
         self.covered.update(state.covers)
 
     def skip(self, index: int) -> int | None:
-        """The item is given up: covered as failed. Return its leaf's number if no item of that leaf is left."""
+        """Cover the item as failed. Return the number of its leaf if all items of that leaf have failed."""
         self.uncovered -= 1
         self.covered.add(index, index + 1)
         self.failed.add(index, index + 1)
@@ -132,14 +131,14 @@ class ItemTracker:
 
     @property
     def _settled(self) -> int:
-        """The first item that may still run, or whose leaf may: nothing asks which items before it failed."""
+        """The first item that may still run, alone or with its leaf; failures before it no longer matter."""
         prefix = self.covered.prefix
         return prefix if self.grid is None else self.grid.floor(prefix)
 
-    # -- which of some items are to run --------------------------------------------------------------------------------
+    # -- which items of an interval are to run -------------------------------------------------------------------------
 
     def failed_in(self, start: int, stop: int) -> tuple[int, ...]:
-        """The items that failed for good; only a leaf that is folded anew may still contain such."""
+        """Return the items that failed for good; only a leaf that is folded again may contain any."""
         near = self.failed.near(start, stop)
         if not near:
             return ()
@@ -147,18 +146,18 @@ class ItemTracker:
         return tuple(index for a, b in parts for index in range(a, b))
 
     def to_run(self, interval: Interval) -> list[Interval]:
-        """`interval` less the items that failed for good."""
+        """Return `interval` without the items that failed for good."""
         return without(interval, self.failed_in(*interval))
 
     def trimmed(self, start: int, stop: int) -> Interval | None:
-        """From the first to the last item that is to run, if there is one."""
+        """Return the interval from the first to the last item that is to run, None if there is none."""
         left = self.to_run((start, stop))
         return (left[0][0], left[-1][1]) if left else None
 
     # -- leaves --------------------------------------------------------------------------------------------------------
 
     def leaf(self, index: int) -> Interval:
-        """The leaf that `index` is in; the last may be cut off by the input's end."""
+        """Return the leaf that `index` is in; the end of the input may cut the last one."""
         assert self.grid is not None
         _, start, stop = self.grid.leaf(index)
         return start, min(stop, self.pulled)
@@ -168,7 +167,7 @@ class ItemTracker:
         return interval if self.grid is None else (self.leaf(interval[0])[0], self.leaf(interval[1] - 1)[1])
 
     def leaves(self, state: PartialState) -> set[Interval]:
-        """The leaves that a piece covers items of."""
+        """Return the leaves that a partial state covers items of."""
         found = set()
         for start, stop in state.covers:
             while start < stop:
@@ -178,13 +177,13 @@ class ItemTracker:
         return found
 
     def is_probe(self, start: int, stop: int) -> bool:
-        """Whether these items are a part of a leaf: which runs only to see whether it fails."""
+        """Return whether these items are a part of a leaf, which runs only to see if it fails."""
         return self.grid is not None and (self.leaf(start)[0] < start or stop < self.leaf(stop - 1)[1])
 
     # -- the invariant -------------------------------------------------------------------------------------------------
 
     def check(self, elsewhere: Iterable[Interval], stopped: bool) -> None:
-        """Assert that every pulled item is here or in just one of the intervals `elsewhere`."""
+        """Assert that each pulled item is here or in exactly one of the intervals `elsewhere`."""
         everywhere = RangeSet(self.covered)
         for interval in self.waiting:
             everywhere.update(self.to_run(interval))

@@ -1,7 +1,7 @@
-"""Decide what becomes of the items that a dead worker had: a table, and what the scheduler does by it.
+"""Decide what becomes of the items that a dead worker had: a decision table, and the code that carries it out.
 
 The worker had chunks, of which only the oldest can have begun, and it held items whose partials were in its state. The
-pool says how it died. It names *suspects* where it knows them; a *silent* death names none.
+pool reports how the worker died and names the *suspects* it knows. A *silent* death happened outside of any item.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["TABLE", "Case", "Decision", "Losses", "decide", "deciding_row"]
 
 
 class Decision(Enum):
-    """What is done with the items of one chunk, or with items that the worker held."""
+    """The treatment of the items of one chunk, or of items that the worker held."""
 
     REPEAT = "they run again as before: suspects alone, others with others"
     REMEMBER = "they run again; at the second silent death they are suspects"
@@ -30,24 +30,24 @@ class Decision(Enum):
 
 
 class Case(NamedTuple):
-    """What is known of the items of one chunk, or of items that the worker held."""
+    """The facts about the items of one chunk, or about items that the worker held."""
 
     held: bool = False
     """They had run, and their partials were in the worker's state."""
     oldest: bool = False
     """They are the chunk that the worker may have begun."""
     alone: bool = False
-    """They ran as suspects: in batches of one, by a worker that held nothing."""
+    """They ran as suspects: in batches of one, on a worker that held nothing."""
     named: bool = False
     """The pool suspects some of them."""
     one: bool = False
     """It suspects only one of them."""
     shared: bool = False
-    """One death is that of all workers, so that each chunk in flight may be to blame."""
+    """One death is the death of all workers, so that any chunk in flight may have caused it."""
     silent: bool = False
     """The worker died outside of any item."""
     packing: bool = False
-    """The worker died while it packed its state, so that all partials in it are suspect."""
+    """The worker died while it pickled its state, so that all partials in it are suspect."""
 
 
 Row: TypeAlias = tuple[dict[str, bool], Decision]
@@ -69,7 +69,7 @@ TABLE: tuple[Row, ...] = (
 
 
 def deciding_row(case: Case) -> int:
-    """Give the number of the row that decides a case."""
+    """Return the number of the row that decides a case."""
     facts = case._asdict()
     return next(n for n, (conditions, _) in enumerate(TABLE) if conditions.items() <= facts.items())
 
@@ -84,19 +84,19 @@ def decide(case: Case) -> Decision:
 
 
 class Losses:
-    """Carries the decisions out, and ends the run where deaths go on that nothing explains."""
+    """Carries out the decisions, and ends the run after too many deaths that nothing explains."""
 
     def __init__(
-        self, items: ItemTracker, blame: SuspectTracker, instructions: Instructions, one_failure_domain: bool
+        self, items: ItemTracker, suspects: SuspectTracker, instructions: Instructions, one_failure_domain: bool
     ) -> None:
         self._items = items
-        self._suspects = blame
+        self._suspects = suspects
         self._instructions = instructions
-        self._shared_fate = one_failure_domain
+        self._one_failure_domain = one_failure_domain
 
     def lost(self, event: Lost, slot: Slot) -> None:
-        """Run again what the worker had, free of charge but for the one item that can be named."""
-        shared = self._shared_fate and not (slot.alone or event.certain)
+        """Run a dead worker's items again; charge an attempt only to a single suspect."""
+        shared = self._one_failure_domain and not (slot.alone or event.certain)
         explained = shared
         for whole, suspect, case in list(_cases(event, slot, shared, self._items)):
             decision = decide(case)
@@ -116,7 +116,7 @@ class Losses:
             self._instructions.fail(Fail(None, event.error, deaths, event.cause))
 
     def unreadable(self, whole: Interval, error: BaseException) -> None:
-        """Find the one item at fault where partials that were packed together did not survive that."""
+        """Search for the item at fault among items whose partials could not be pickled or unpickled together."""
         suspect = self._items.trimmed(*whole) or whole
         decision = Decision.CHARGE if _is_one(suspect) else Decision.HALVE
         self._accuse(decision, whole, suspect, "raised", error)
@@ -124,9 +124,9 @@ class Losses:
     def _accuse(
         self, decision: Decision, whole: Interval, suspect: Interval, cause: Cause, error: BaseException
     ) -> None:
-        """Carry out what is decided of some suspects; the others of the `whole` just run."""
+        """Carry out the decision about the suspects; the other items of `whole` just run."""
         again = decision is Decision.CHARGE and self._suspects.charge(Failure(suspect[0], cause, error))
-        if self._items.is_probe(*whole):  # its leaf runs again, whole, when all its probes are over
+        if self._items.is_probe(*whole):  # its whole leaf runs again when all its probes are over
             if decision is Decision.HALVE:
                 self._look_closer(whole, cause, error)
             return
@@ -145,7 +145,7 @@ class Losses:
 
 
 def _cases(event: Lost, slot: Slot, shared: bool, items: ItemTracker) -> Iterator[tuple[Interval, Interval, Case]]:
-    """Give what a lost worker had, piece by piece: all items of it, the suspects among them, and the case."""
+    """Yield each chunk and each held interval of a lost worker: its items, the suspects among them, and the case."""
     suspect, silent, packing = event.suspect, event.silent, event.packing and bool(slot.held)
     for interval in slot.held:
         yield interval, interval, Case(held=True, silent=silent, packing=packing)

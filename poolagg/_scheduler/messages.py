@@ -1,10 +1,8 @@
-"""What the scheduler tells workers and what workers answer, as values: the one vocabulary of plan, engine and pools.
+"""The instructions and events that the scheduler, the engine and the pools exchange, as values.
 
-A worker is a place where chunks run one after another: a worker process, a thread, a slot of somebody's executor.
-Orders go from the scheduler through the engine to a pool, answers come back. Nothing here does anything. They are named
-tuples, for dataclasses take ten times as long to make. A worker process imports `_worker_messages` and not this file.
-
-The instructions that follow from an event, as the parts of the scheduler collect them.
+A slot is a place where chunks run one after another: a worker process, a thread, a task of an external executor.
+Instructions go from the scheduler through the engine to a pool; events come back. They are named tuples, because
+creating a dataclass takes ten times as long. A worker process imports `worker_messages` and not this file.
 """
 
 from __future__ import annotations
@@ -63,42 +61,44 @@ __all__ = [
     "nbytes_of",
 ]
 
-# -- orders ------------------------------------------------------------------------------------------------------------
+# -- instructions to a worker ------------------------------------------------------------------------------------------
 
 
 class Flush(NamedTuple):
-    """Ship the worker's state, after the chunks it was given before."""
+    """Send the worker's state to the parent, after the chunks that it was given before."""
 
     slot: int
 
 
 class Cancel(NamedTuple):
-    """Take back a chunk that waits behind another; answered by `Cancelled`."""
+    """Take back a chunk that waits behind another; the pool replies with `Cancelled`."""
 
     slot: int
     chunk: int
 
 
 class Yield(NamedTuple):
-    """End a running chunk early, for another worker has nothing to do; answered by `Yielded`."""
+    """End a running chunk early, because another worker is idle; the pool replies with `Yielded`."""
 
     slot: int
     chunk: int
 
 
 class RestartWorker(NamedTuple):
-    """The worker is empty and is to have a new worker: its old one is lost, or worn out; `reason`: what only the
-    scheduler knows of that."""
+    """Start a new worker in an empty slot, because the old one is lost or retiring.
+
+    `reason`: why, where only the scheduler knows it.
+    """
 
     slot: int
     reason: str = ""
 
 
-# -- answers -----------------------------------------------------------------------------------------------------------
+# -- events from a worker ----------------------------------------------------------------------------------------------
 
 
 class Flushed(NamedTuple):
-    """The worker's state, as ordered by `Flush`."""
+    """The worker has sent its state, in reply to `Flush`."""
 
     slot: int
     states: tuple[PartialState, ...]
@@ -107,7 +107,7 @@ class Flushed(NamedTuple):
 
 
 class Cancelled(NamedTuple):
-    """Whether a chunk was taken back (`ok`) or had been started."""
+    """The pool has taken a chunk back (`ok`), or the worker had begun it."""
 
     slot: int
     chunk: int
@@ -115,7 +115,7 @@ class Cancelled(NamedTuple):
 
 
 class Yielded(NamedTuple):
-    """The worker will run no item of a chunk from `reached` on, but to end a leaf; None: nobody knows."""
+    """The worker will run no item of a chunk from `reached` on, except to complete a leaf; None: unknown."""
 
     slot: int
     chunk: int
@@ -123,12 +123,12 @@ class Yielded(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """The worker's worker is gone, with all it held; it was running the items of `suspect`, or none that is known.
+    """The slot's worker is gone, with all it held; it was running the items of `suspect`, None if unknown.
 
-    `reason`: why its pool has killed it; empty if it has not. `certain`: it is this worker's own loss, and no other
-    item can be to blame, even where workers share their fate. `silent`: the worker was in no item, so that `suspect` is
-    the chunk it had begun, if any; what it held may be to blame as well. `packing`: it died while it packed its state,
-    so that all that the worker held is suspect, beside `suspect`.
+    `reason`: why the pool killed the worker; empty if it did not. `certain`: no other worker's item can be at fault,
+    even where workers share a failure domain. `silent`: the worker died outside of any item, so that `suspect` is the
+    chunk it had begun, if any, and the items it held may be at fault as well. `packing`: the worker died while it
+    pickled its state, so that all held items are suspects as well as `suspect`.
     """
 
     slot: int
@@ -142,27 +142,26 @@ class Lost(NamedTuple):
 
 
 class Retiring(NamedTuple):
-    """The worker asks to be replaced when that costs nothing, for a reason: it has run its items, say."""
+    """The worker asks for a restart as soon as it is empty; `reason`: it has run all its items, for example."""
 
     slot: int
     reason: str = ""
 
 
 class Broken(NamedTuple):
-    """The reducer failed in the worker, or the worker cannot work at all: the run cannot go on."""
+    """The reducer failed in the worker, or the worker cannot run any item: the run cannot continue."""
 
     slot: int
     error: BaseException
 
 
-# -- what the engine tells the scheduler, beside the answers of workers ------------------------------------------------
+# -- events from the engine --------------------------------------------------------------------------------------------
 
 
 class Pulled(NamedTuple):
-    """Items `start` to `stop` were pulled from the source, `nbytes` in all.
+    """The engine has pulled items `start` to `stop` from the source, `nbytes` in all.
 
-    `kept_bytes`: the size of all input batches that are kept for re-runs by now; an input batch is kept whole for any
-    of its items.
+    `kept_bytes`: the size of all input batches kept for re-runs; a batch is kept as long as any of its items is needed.
     """
 
     start: int
@@ -172,77 +171,77 @@ class Pulled(NamedTuple):
 
 
 class SourceEnded(NamedTuple):
-    """There is nothing more to pull."""
+    """The source has no more items."""
 
 
 class Merged(NamedTuple):
-    """A piece took the parent `seconds` to fold."""
+    """The parent has folded a partial state in `seconds`."""
 
     seconds: float
 
 
 class ItemsRun(NamedTuple):
-    """Workers, by their workers, have run so many items in earlier runs."""
+    """The workers have already run items in earlier runs: their number, by slot."""
 
     items: Mapping[int, int]
 
 
 class Late(NamedTuple):
-    """The worker's running chunk has been at one batch for long."""
+    """The worker has spent long on one batch of its running chunk."""
 
     slot: int
     chunk: int
 
 
 class FlushAll(NamedTuple):
-    """States are wanted, for a snapshot or a commit."""
+    """The engine needs all states, for a snapshot or a commit."""
 
 
-# -- what the scheduler tells the engine, beside orders to workers -----------------------------------------------------
+# -- instructions to the engine ----------------------------------------------------------------------------------------
 
 
 class Commit(NamedTuple):
-    """Fold this piece into the result."""
+    """Fold this partial state into the result."""
 
     state: PartialState
 
 
 class ChunkRan(NamedTuple):
-    """A chunk that began with item `start` has run; the engine tells its watchers."""
+    """Tell the watchers that a chunk, from item `start` on, has run."""
 
     start: int
     finished: ChunkResult
 
 
 class Release(NamedTuple):
-    """Forget these items of an input batch: they failed in an earlier run, and are not run."""
+    """Drop these items of an input batch: they failed in an earlier run and do not run again."""
 
     start: int
     stop: int
 
 
 class Retry(NamedTuple):
-    """The item failed for the `attempt`-th time, and runs again."""
+    """Report that an item failed for the `attempt`-th time and runs again."""
 
     failure: Failure
     attempt: int
 
 
 class Skip(NamedTuple):
-    """The item failed for good, and is left out."""
+    """Leave out an item that failed for good."""
 
     failure: Failure
     attempt: int
 
 
 class LeaveOut(NamedTuple):
-    """All items of a leaf failed for good: there will be no state of it."""
+    """Leave out a leaf whose items all failed for good: no state of it will arrive."""
 
     leaf: int
 
 
 class Fail(NamedTuple):
-    """The run cannot go on: `index` is the item that failed for good, None if no item is to blame."""
+    """End the run with an error; `index`: the item that failed for good, None if no item is at fault."""
 
     index: int | None  # type: ignore[assignment]
     error: BaseException
@@ -259,28 +258,31 @@ Instruction: TypeAlias = (
 
 
 def nbytes_of(states: Iterable[PartialState]) -> int:
-    """How much was flushed."""
+    """Return the size of some partial states."""
     return sum(state.nbytes for state in states)
 
 
 class Instructions:
-    """What is to be handed out next; `stopped` says that the run has ended early, and nothing more is to be begun."""
+    """The instructions that follow from one event, collected from the parts of the scheduler.
+
+    `stopped`: the run has ended early, and nothing more may begin.
+    """
 
     def __init__(self) -> None:
         self.stopped = False
         self._next: list[Instruction] = []
 
     def add(self, instruction: Instruction) -> None:
-        """Hand this out after what was added before."""
+        """Append an instruction."""
         self._next.append(instruction)
 
     def fail(self, instruction: Fail) -> None:
-        """End the run; the first reason is the one that is told."""
+        """End the run; only the first reason is reported."""
         if not self.stopped:
             self.stopped = True
             self._next.append(instruction)
 
     def take(self) -> list[Instruction]:
-        """Return what was added since the last call."""
+        """Return the instructions added since the last call."""
         taken, self._next = self._next, []
         return taken

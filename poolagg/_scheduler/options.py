@@ -1,4 +1,4 @@
-"""What a scheduler has to keep to, as a value."""
+"""The options of a scheduler, as a value."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["SchedulerOptions"]
 
 @dataclass(frozen=True, slots=True)
 class SchedulerOptions:
-    """What a scheduler has to keep to; all of it is known before the run."""
+    """The options of a scheduler, all known before the run."""
 
     slots: int
     stateful: bool = False
@@ -22,16 +22,15 @@ class SchedulerOptions:
     retries: int | None = None
     skip: bool = False
     most_items: int | None = None
-    """Items that a worker may run before another takes its place."""
+    """Items that a worker may run before it is restarted."""
     in_flight: int = 2
-    """Chunks a worker has at most: one running, and one waiting so that it never idles while the parent is busy."""
+    """Most chunks of a worker: one runs, and one waits so that the worker does not idle while the parent is busy."""
     one_failure_domain: bool = False
-    """A death in one worker takes all workers with it, so that a suspect must run with nothing else in flight."""
+    """The death of one worker takes all workers down, so that a suspect must run with nothing else in flight."""
     chunk_seconds: float = 0.0
-    """Seconds of work in a chunk at least, where a pool says that each one costs it so much."""
+    """Fewest seconds of work in a chunk, where each chunk is expensive for the pool."""
     leaves: int = 0
-    """Chunks whose states a worker flushes together at most, where each is kept apart until then; 0: they meet at
-    once."""
+    """Most chunks whose states a worker keeps separately until it flushes them together; 0: it merges them at once."""
     window_chunks: int = 8
     window_bytes: int = 32 << 20
     kept_bytes: int = 16 << 20

@@ -1,7 +1,6 @@
-"""Items as intervals of their index.
+"""Intervals and sets of item indices, and the fixed leaves of a reproducible run.
 
-Rule: coverage is a set of item-index intervals, never chunk numbers, so that chunks may be cut anew at
-any time.
+Rule: coverage is a set of item intervals, never of chunk numbers, so that the scheduler may re-cut chunks at any time.
 """
 
 from __future__ import annotations
@@ -13,14 +12,14 @@ from typing import NamedTuple, TypeAlias
 __all__ = ["Interval", "LeafGrid", "RangeSet", "overlap", "overlaps", "without"]
 
 Interval: TypeAlias = tuple[int, int]
-"""Item indices from the first up to, and without, the second."""
+"""Item indices from the first up to, but excluding, the second."""
 
 
 class RangeSet:
-    """A set of item indices, kept as sorted, disjoint, non-adjacent intervals.
+    """A set of item indices, stored as sorted, disjoint, non-adjacent intervals.
 
-    Adding what is already there is an error: this is where "exactly once" is enforced. O(log n) to find a place,
-    O(n) to insert there, with n the number of gaps, which a run keeps small.
+    Adding an index twice is an error: this enforces "exactly once". Finding a position is O(log n) and inserting there
+    O(n), where n is the number of gaps, which a run keeps small.
 
     >>> covered = RangeSet([(0, 3), (5, 9)])
     >>> covered.add(3, 5)
@@ -36,7 +35,7 @@ class RangeSet:
             self.add(start, stop)
 
     def add(self, start: int, stop: int) -> None:
-        """Add `start` to `stop`; ValueError if any of them is in already."""
+        """Add `start` to `stop`; raise ValueError if the set contains any of them."""
         if start >= stop:
             return
         i = bisect.bisect_right(self._starts, start)
@@ -80,12 +79,12 @@ class RangeSet:
         return f"RangeSet({list(self)})"
 
     def near(self, start: int, stop: int) -> list[Interval]:
-        """The intervals that `start` to `stop` touches, at their full length: O(log n) and those."""
+        """Return the intervals that `start` to `stop` touches, at full length, in O(log n + their number)."""
         i, j = bisect.bisect_right(self._stops, start), bisect.bisect_left(self._starts, stop)
         return list(zip(self._starts[i:j], self._stops[i:j], strict=True))
 
     def end(self, index: int) -> int:
-        """The first item from `index` on that is not in."""
+        """Return the first item from `index` on that the set lacks."""
         i = bisect.bisect_right(self._starts, index)
         return self._stops[i - 1] if i and index < self._stops[i - 1] else index
 
@@ -97,22 +96,22 @@ class RangeSet:
 
     @property
     def gaps(self) -> int:
-        """How many intervals there are."""
+        """The number of intervals."""
         return len(self._starts)
 
     @property
     def prefix(self) -> int:
-        """How many items from index 0 on are in without a gap."""
+        """The number of items from index 0 on without a gap."""
         return self._stops[0] if self._starts and self._starts[0] == 0 else 0
 
 
 def overlap(a: Interval, b: Interval) -> Interval:
-    """What two intervals have in common; it is empty where the start is not before the stop."""
+    """Return the common part of two intervals; it is empty if its start is not before its stop."""
     return max(a[0], b[0]), min(a[1], b[1])
 
 
 def overlaps(left: Iterable[Interval], right: Sequence[Interval]) -> list[Interval]:
-    """What each interval of `left` has in common with each of `right`.
+    """Return the common part of each interval of `left` with each of `right`.
 
     >>> overlaps([(0, 6)], [(1, 2), (5, 9)])
     [(1, 2), (5, 6)]
@@ -122,7 +121,7 @@ def overlaps(left: Iterable[Interval], right: Sequence[Interval]) -> list[Interv
 
 
 def without(interval: Interval, indices: Collection[int]) -> list[Interval]:
-    """`interval` less some single items.
+    """Return `interval` without some single items.
 
     >>> without((0, 6), [2, 5])
     [(0, 2), (3, 5)]
@@ -145,11 +144,11 @@ LARGEST = 10  # log2 of the largest leaf
 
 
 class LeafGrid(NamedTuple):
-    """The fixed leaves of a reproducible run: which items share a leaf depends on the item index alone.
+    """The fixed leaves of a reproducible run: an item's leaf depends on its index alone.
 
-    With `size` every leaf has that many items. Without, leaves grow with the index (64 of one item, 64 of two, of
-    four, ... up to `largest`), so that a leaf is never more than a sixty-fourth of the work before it, and a few heavy
-    items are spread as well as many light ones.
+    With `size` each leaf has that many items. Without, leaves grow with the index (64 of one item, 64 of two, 64 of
+    four, ... up to `largest`), so that a leaf is at most a sixty-fourth of the items before it, and a few heavy items
+    are spread as well as many light ones.
 
     >>> LeafGrid(10).leaf(25), LeafGrid().leaf(5), LeafGrid().leaf(64 + 3), LeafGrid().leaf(10**6)
     ((2, 20, 30), (5, 5, 6), (65, 66, 68), (1552, 999360, 1000384))
@@ -157,21 +156,21 @@ class LeafGrid(NamedTuple):
 
     size: int | None = None
     largest: int = 1 << LARGEST
-    """Items of a leaf at most, where leaves grow: a power of two."""
+    """Most items of a leaf where leaves grow: a power of two."""
 
     @property
     def most(self) -> int:
-        """Items of a leaf at most."""
+        """Most items of a leaf."""
         return self.largest if self.size is None else self.size
 
     def within(self, most: int | None) -> LeafGrid:
-        """A grid like this one whose leaves have no more than `most` items."""
+        """Return a grid like this one whose leaves have at most `most` items."""
         if most is None or self.most <= most:
             return self
         return LeafGrid(None, 1 << (most.bit_length() - 1)) if self.size is None else LeafGrid(most)
 
     def leaf(self, index: int) -> tuple[int, int, int]:
-        """The number, start and stop of the leaf that `index` is in."""
+        """Return the number, start and stop of the leaf that `index` is in."""
         if self.size is not None:
             number = index // self.size
             return number, number * self.size, (number + 1) * self.size
@@ -181,9 +180,9 @@ class LeafGrid(NamedTuple):
         return GROUP * group + k, base + k * size, base + (k + 1) * size
 
     def floor(self, index: int) -> int:
-        """The last leaf boundary at or before `index`."""
+        """Return the last leaf boundary at or before `index`."""
         return self.leaf(index)[1]
 
     def ceil(self, index: int) -> int:
-        """The first leaf boundary at or after `index`."""
+        """Return the first leaf boundary at or after `index`."""
         return self.leaf(index - 1)[2] if index else 0

@@ -1,18 +1,19 @@
-"""The scheduler of a run: which items go where, when states are flushed, and what is run again. A pure state machine.
+"""The scheduler of a run: assigns items to workers, requests flushes, repeats lost work. A pure state machine.
 
-Rule: no clock, process or file; answers in, orders out, and every change of an item's state happens here.
+Rule: no clock, process or file; events in, instructions out; an item changes its state only in this package.
 
-             Pulled             Run                ChunkResult             (Flushed)           Commit
-    source ─────────▶ waiting ─────────▶ running ───────────▶ held ─────────────▶ arrived ─────────▶ covered
-                         ▲                  │                  │                    │
-                         └──── Lost, Cancelled, given back ──────┴───── unreadable ───┘
+             Pulled            RunChunk           ChunkResult           (Flushed)             Commit
+    source ─────────▶ waiting ─────────▶ running ─────────────▶ held ─────────────▶ arrived ─────────▶ covered
+                         ▲                  │                     │                    │
+                         └── Lost, Cancelled, given back ─────────┴───── unreadable ───┘
 
-Invariant: every item that was pulled is in exactly one of these places; `check()` asserts it. A worker that carries no
-state flushes with every chunk, so that nothing is ever held. Pieces of an in-order run wait in `arrived` until all
-before them are covered; others are covered at once. The parts have modules of their own: `items.py` keeps what waits,
-has arrived and is covered, `_slots.py` what each worker was given; `losses.py` decides what becomes of a dead worker's
-items, `_suspects.py` finds the item at fault; `stealing.py` moves work to workers without any, `_flushing.py` has
-states flushed. They add their orders to the one list in `instructions.py`.
+Invariant: each pulled item is in exactly one of these states; `check()` asserts it. A stateless worker flushes with
+each chunk, so that it holds nothing. Partial states of an in-order run stay in `arrived` until all items before them
+are covered; others are covered at once.
+
+The parts: `items.py` tracks the items that wait, have arrived or are covered, and `slots.py` those that a worker has.
+`losses.py` decides what becomes of a dead worker's items, and `suspects.py` finds the item at fault. `stealing.py`
+moves work to idle workers, and `flushing.py` requests flushes. Each appends to one list, `messages.Instructions`.
 """
 
 from __future__ import annotations
@@ -59,13 +60,12 @@ __all__ = ["Counts", "Scheduler"]
 
 
 class Demand(NamedTuple):
-    """What the scheduler wants of the source: `items` in hand, from item `start` on; it passes what is covered
-    before."""
+    """The items that the scheduler wants from the source: so many `items`, from `start` on, past those covered."""
 
     start: int
     items: int
     urgent: bool
-    """A worker has nothing to do, so that an item in hand must not wait for the next."""
+    """A worker is idle, so that an item at hand must not wait for the next."""
 
 
 class Counts(NamedTuple):
@@ -77,28 +77,28 @@ class Counts(NamedTuple):
 
 
 class Scheduler:
-    """Tell it what happened, by `handle`, which returns orders; between two events the engine has five questions."""
+    """Takes events by `handle`, which returns instructions; between two events the engine reads five properties."""
 
     def __init__(
-        self, terms: SchedulerOptions, covered: Iterable[Interval] = (), failed: Iterable[Interval] = ()
+        self, options: SchedulerOptions, covered: Iterable[Interval] = (), failed: Iterable[Interval] = ()
     ) -> None:
-        self.terms = terms
-        self.sizer = ChunkSizer(terms.slots, terms.chunksize, not terms.stateful, terms.chunk_seconds)
+        self.options = options
+        self.sizer = ChunkSizer(options.slots, options.chunksize, not options.stateful, options.chunk_seconds)
         self._ended = False
         self._instructions = Instructions()
-        self._items = ItemTracker(terms.grid, covered, failed)
-        self._suspects = SuspectTracker(self._items, terms, self._instructions)
-        self._losses = Losses(self._items, self._suspects, self._instructions, terms.one_failure_domain)
-        self._slots = Slots(terms.slots, terms.in_flight, terms.most_items)
-        self._stealing = Stealing(self._items, self._slots, terms.grid, self._instructions)
-        self._flushing = Flushing(terms, self.sizer, self._items, self._slots, self._instructions)
+        self._items = ItemTracker(options.grid, covered, failed)
+        self._suspects = SuspectTracker(self._items, options, self._instructions)
+        self._losses = Losses(self._items, self._suspects, self._instructions, options.one_failure_domain)
+        self._slots = Slots(options.slots, options.in_flight, options.most_items)
+        self._stealing = Stealing(self._items, self._slots, options.grid, self._instructions)
+        self._flushing = Flushing(options, self.sizer, self._items, self._slots, self._instructions)
         self._chunk = 0
 
-    # -- what the engine asks ------------------------------------------------------------------------------------------
+    # -- queries of the engine -----------------------------------------------------------------------------------------
 
     @property
     def finished(self) -> bool:
-        """Whether every item is covered and there will be no more, or the run was stopped."""
+        """True if the source has ended and all items are covered, or if the run was stopped."""
         if self._instructions.stopped:
             return True
         if not self._ended or self._slots.busy or self._items.waiting or self._suspects.suspects or self._items.arrived:
@@ -107,35 +107,35 @@ class Scheduler:
 
     @property
     def demand(self) -> Demand:
-        """What is wanted of the source now."""
+        """The items that the scheduler wants from the source now."""
         slot = self._free_slot()
         return Demand(self._items.pulled, self._wanted(slot), slot is not None and not slot.chunks)
 
     def _wanted(self, slot: Slot | None) -> int:
-        """Return how many items a chunk for this worker should have, 0 if none is wanted."""
+        """Return how many items a chunk for this slot should have, 0 if none is wanted."""
         if slot is None or self._instructions.stopped or self._ended or self._items.waiting:
             return 0
-        if self.terms.in_order and not self._window_open():
+        if self.options.in_order and not self._window_open():
             return 0
-        total, pulled = self.terms.total, self._items.pulled
-        # A total that is passed was wrong, and says nothing any more.
+        total, pulled = self.options.total, self._items.pulled
+        # A total that the input exceeds was wrong, so it is ignored from then on.
         remaining = total - pulled if total is not None and total > pulled else None
         return self._items.wanted(self.sizer.size(remaining))
 
     def sealable(self, in_hand: int, ended: bool) -> int:
-        """Return how many of the items in hand may be a chunk: chunks end at leaf boundaries."""
-        if self.terms.grid is None or ended:
+        """Return how many of the items at hand may become a chunk: chunks end at leaf boundaries."""
+        if self.options.grid is None or ended:
             return in_hand
         pulled = self._items.pulled
-        return max(0, self.terms.grid.floor(pulled + in_hand) - pulled)
+        return max(0, self.options.grid.floor(pulled + in_hand) - pulled)
 
     @property
     def divisible(self) -> list[tuple[int, int]]:
-        """Slots, with the chunk that each runs, which may be asked to give some of it to workers without work."""
-        return self._stealing.divisible() if self.terms.chunksize is None and self._starving else []
+        """Slots, each with its running chunk, that may be told to give items to idle workers."""
+        return self._stealing.divisible() if self.options.chunksize is None and self._starving else []
 
     def counts(self, reached: Iterable[tuple[int, int, int]] = ()) -> Counts:
-        """Count the items by what has become of them; `reached`: workers, their chunks, the items that these are at."""
+        """Count the items by their state; `reached`: slots, their chunks, and the item that each has come to."""
         failed, covered = self._items.failures, len(self._items.covered)
         held = sum(stop - start for slot in self._slots for start, stop in slot.held)
         arrived = sum(state.items for *_, state in self._items.arrived)
@@ -144,15 +144,15 @@ class Scheduler:
             done += sum(index - run.start for run in self._slots[slot].chunks if run.chunk == chunk)
         return Counts(merged, failed, merged + done)
 
-    # -- what the engine tells -----------------------------------------------------------------------------------------
+    # -- events --------------------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """End the run: nothing more is ordered."""
+        """End the run: give no more instructions."""
         self._instructions.stopped = True
 
     def handle(self, event: Event) -> list[Instruction]:
-        """Take in what happened; give the orders that follow from it."""
-        match event:  # what happens most often comes first
+        """Take in an event; return the instructions that follow from it."""
+        match event:  # the most frequent event is first
             case ChunkResult():
                 self._finished(event)
             case Pulled(start, stop, nbytes, kept_bytes):
@@ -195,7 +195,7 @@ class Scheduler:
         run = self._slots.finish(slot, event.stop)
         assert run.chunk == event.chunk, (run, event)
         if event.stop > run.stop:
-            raise AssertionError(f"worker {slot.number} ran up to item {event.stop}, and had given away all from {run}")
+            raise AssertionError(f"worker {slot.number} ran up to item {event.stop}, beyond the end of {run}")
         self._instructions.add(ChunkRan(run.start, event))
         self._stealing.give_back(event.stop, run.stop)
         self.sizer.finished(event.stop - run.start, event.seconds)
@@ -203,7 +203,7 @@ class Scheduler:
         if self._items.is_probe(run.start, run.stop):
             self._probed(run, event)
             return
-        if self.terms.grid is not None:
+        if self.options.grid is not None:
             self._leaves(event, again)
             return
         self._items.wait(*((index, index + 1) for index in again))
@@ -215,18 +215,18 @@ class Scheduler:
             self._flushed(slot, event.states, event.pack_seconds, event.open_seconds)
 
     def _leaves(self, event: ChunkResult, again: list[int]) -> None:
-        """A leaf with an item that runs again is folded anew, whole; its piece is dropped."""
+        """Accept the states of whole leaves; drop a leaf's state and fold it again if one of its items runs again."""
         assert event.states is not None
-        anew = {self._items.leaf(index) for index in again}
+        repeated = {self._items.leaf(index) for index in again}
         for state in event.states:
             leaves = self._items.leaves(state)
-            if leaves & anew:
-                anew |= leaves
+            if leaves & repeated:
+                repeated |= leaves
             elif state.error is None:
                 self._arrive(state)
             else:
                 self._losses.unreadable((min(leaves)[0], max(leaves)[1]), state.error)
-        self._items.wait(*anew)
+        self._items.wait(*repeated)
 
     def _flushed(self, slot: Slot, states: tuple[PartialState, ...], pack: float, opening: float) -> None:
         self.sizer.flushed(slot.held_seconds, pack, opening)
@@ -246,7 +246,7 @@ class Scheduler:
 
     def _arrive(self, state: PartialState) -> None:
         self.sizer.weighed(state.nbytes, state.items)
-        if self.terms.in_order:
+        if self.options.in_order:
             self._items.arrive(state)
         else:
             self._commit(state)
@@ -265,7 +265,7 @@ class Scheduler:
         self._losses.lost(event, slot)
 
     def _probed(self, run: RunChunk, event: ChunkResult) -> None:
-        """A probe's pieces are dropped, but for what they say about who is at fault."""
+        """Drop the states of a probe, except for what they show about the item at fault."""
         assert event.states is not None
         for state in event.states:
             if state.error is not None:
@@ -277,7 +277,7 @@ class Scheduler:
     def _dispatch(self) -> None:
         if self._instructions.stopped:
             return
-        while self.terms.in_order and (state := self._items.in_order()):
+        while self.options.in_order and (state := self._items.in_order()):
             self._commit(state)
         if self._slots.retiring:
             self._restart_retiring()
@@ -285,14 +285,14 @@ class Scheduler:
             self._run_suspects()
         while self._items.waiting and self._admissible() and (slot := self._free_slot()):
             self._run_some(slot, self._items.next(self.sizer.size(None)))
-        if self._ended and self.terms.stateful and not (self._items.waiting or self._suspects.suspects):
+        if self._ended and self.options.stateful and not (self._items.waiting or self._suspects.suspects):
             self._flushing.of_idle()
-        if self.terms.in_flight > 1 and self._starving:
+        if self.options.in_flight > 1 and self._starving:
             self._stealing.cancel()
 
     @property
     def _starving(self) -> bool:
-        """Whether a worker has nothing to do while others run chunks, and nothing is to come that it could be given."""
+        """True if a worker is idle while others run chunks, and no item waits or will be pulled for it."""
         if not (self._slots.idle and self._slots.busy) or self._instructions.stopped:
             return False
         if self._items.waiting or self._suspects.suspects:
@@ -300,16 +300,16 @@ class Scheduler:
         return self._ended or not self._wanted(self._free_slot())
 
     def _free_slot(self) -> Slot | None:
-        """The worker that gets the next chunk, if one may. While suspects wait, one is kept free for them, or all."""
+        """Return the slot that gets the next chunk, if any may; while suspects wait, keep one slot free, or all."""
         if not self._suspects.suspects:
-            return None if self.terms.one_failure_domain and self._slots.alone else self._slots.most_capacity()
-        if self.terms.one_failure_domain:
+            return None if self.options.one_failure_domain and self._slots.alone else self._slots.most_capacity()
+        if self.options.one_failure_domain:
             return None
-        return self._slots.second_roomiest()
+        return self._slots.second_most_capacity()
 
     def _run_suspects(self) -> None:
         while self._suspects.suspects:
-            if self.terms.one_failure_domain and (self._slots.busy or any(slot.flushing for slot in self._slots)):
+            if self.options.one_failure_domain and (self._slots.busy or any(slot.flushing for slot in self._slots)):
                 return
             slots = [slot for slot in self._slots if not slot.retiring and not slot.chunks]
             if not slots:
@@ -321,7 +321,7 @@ class Scheduler:
             self._run_some(slot, self._suspects.suspects.popleft(), alone=True)
 
     def _run_some(self, slot: Slot, interval: Interval, alone: bool = False) -> None:
-        """Run as many of the items as the worker's worker may still run."""
+        """Run as many of the items as the slot's worker may still run."""
         start, stop = interval
         end = stop if stop - start <= slot.capacity else self._items.cut(interval, slot.capacity)
         if end < stop and alone:
@@ -330,14 +330,14 @@ class Scheduler:
             self._items.wait((end, stop))
         if start < end:
             self._run(slot, (start, end), alone)
-        else:  # there is room for some items, and none for a leaf
+        else:  # the capacity is less than a leaf
             self._slots.close(slot)
             self._restart_retiring()
 
     def _run(self, slot: Slot, interval: Interval, alone: bool = False) -> None:
         start, stop = interval
-        flush = not self.terms.stateful or alone or self._flushing.is_due(slot, stop - start)
-        budget = float("inf") if self.terms.chunksize is not None or alone else self.sizer.budget
+        flush = not self.options.stateful or alone or self._flushing.is_due(slot, stop - start)
+        budget = float("inf") if self.options.chunksize is not None or alone else self.sizer.budget
         run = RunChunk(slot.number, self._chunk, start, stop, flush, alone, budget, self._items.failed_in(start, stop))
         self._chunk += 1
         self._slots.give(slot, run)
@@ -358,27 +358,27 @@ class Scheduler:
     def _window_open(self) -> bool:
         ahead = self._items.pulled - self._items.covered.prefix
         return (
-            self._items.arrived_bytes <= self.terms.window_bytes
-            and ahead <= self.terms.window_chunks * self.terms.slots * self.sizer.largest
+            self._items.arrived_bytes <= self.options.window_bytes
+            and ahead <= self.options.window_chunks * self.options.slots * self.sizer.largest
         )
 
     def _admissible(self) -> bool:
-        """In order and with the window's bytes used up, only the oldest item may run: all others wait for it."""
-        if not self.terms.in_order or self._items.arrived_bytes <= self.terms.window_bytes:
+        """Return whether the oldest waiting items may run: in order, a full window admits only the very next item."""
+        if not self.options.in_order or self._items.arrived_bytes <= self.options.window_bytes:
             return True
         return self._items.waiting[0][0] == self._items.covered.prefix
 
     # -- the invariant -------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Assert that every pulled item is in exactly one place, and that nothing is ahead of what was promised."""
+        """Assert that each pulled item is in exactly one state, and that no slot exceeds its limits."""
         elsewhere = []
         for interval in [*self._suspects.suspects, *self._suspects.probing]:
             if not self._items.is_probe(*interval):
                 elsewhere += self._items.to_run(interval)
         for slot in self._slots:
-            assert len(slot.chunks) <= self.terms.in_flight
-            assert not (slot.held and not self.terms.stateful)
+            assert len(slot.chunks) <= self.options.in_flight
+            assert not (slot.held and not self.options.stateful)
             elsewhere += slot.held
             for run in slot.chunks:
                 if not self._items.is_probe(run.start, run.stop):

@@ -1,7 +1,6 @@
-"""What the scheduler knows of each worker, and who may be given a chunk, known without asking each of a thousand
-workers.
+"""Track what each worker was given, and find a worker for the next chunk without asking each of a thousand.
 
-Rule: whoever changes a worker's chunks, its room, or whether it is worn, says so by `settle`.
+Rule: after a change of a slot's chunks, of its capacity or of `retiring`, call `settle`.
 """
 
 from __future__ import annotations
@@ -24,47 +23,47 @@ _is_alone = attrgetter("alone")
 
 @dataclass(slots=True)
 class Slot:
-    """What was given to a worker and has not come back: chunks, the first of which runs, and what it holds."""
+    """The work of one worker that has not come back: its chunks, the first of which runs, and the items it holds."""
 
     number: int
     chunks: deque[RunChunk] = field(default_factory=deque)
     cancelling: set[int] = field(default_factory=set)
     refused: int = -1
     yielding: int = -1
-    """The chunk that was asked to end early; it is asked once."""
+    """The chunk that was told to end early, so that it is told only once."""
     held: list[Interval] = field(default_factory=list)
     held_seconds: float = 0.0
     held_chunks: int = 0
     flushing: bool = False
     retiring: bool = False
     capacity: float = math.inf
-    """How many items its worker may still be given."""
+    """How many more items its worker may be given."""
     reason: str = ""
-    """Why it may be given nothing more, if there was room for less than a leaf."""
+    """Why the worker retires, if its capacity is less than a leaf."""
 
     @property
     def empty(self) -> bool:
-        """Whether nothing is to come from it."""
+        """True if the worker has nothing to run or to flush."""
         return not self.chunks and not self.held and not self.flushing
 
     @property
     def closed(self) -> bool:
-        """Whether it may be given nothing more: its worker is worn, or has all the items that it may run."""
+        """True if the worker gets no more chunks: it is retiring, or has all the items that it may run."""
         return self.retiring or self.capacity < 1
 
     @property
     def alone(self) -> bool:
-        """Whether it runs a suspect, beside which it may be given nothing."""
+        """True if the worker runs a suspect, so that it gets no other chunk meanwhile."""
         return any(map(_is_alone, self.chunks))
 
     def forget(self) -> list[Interval]:
-        """Give up what is held, and give its intervals."""
+        """Forget the held items and return their intervals."""
         held, self.held, self.held_seconds, self.held_chunks = self.held, [], 0.0, 0
         return held
 
 
 class Slots:
-    """All workers, by their numbers, with an account of who has room.
+    """All slots by number, with an index of those that may get a chunk.
 
     >>> slots = Slots(3, in_flight=2)
     >>> slots.most_capacity().number, slots.idle
@@ -79,7 +78,7 @@ class Slots:
         self._limited = most_items is not None
         self._slots = {number: Slot(number, capacity=self._most_items) for number in range(count)}
         self._capacities = [_Lowest() for _ in range(in_flight)]
-        self._room_of: dict[int, int] = {}
+        self._capacity_of: dict[int, int] = {}
         self.retiring: set[int] = set()
         self.alone: set[int] = set()
         self.busy: set[int] = set()
@@ -94,31 +93,30 @@ class Slots:
 
     @property
     def idle(self) -> int:
-        """How many have no chunk, and may be given one."""
+        """The number of workers that have no chunk and may get one."""
         return len(self._capacities[0].numbers)
 
     def most_capacity(self) -> Slot | None:
-        """Of those that may be given a chunk one with the fewest, the lowest number first: O(log workers),
-        amortized."""
+        """Return the slot with the fewest chunks that may get one, the lowest number first: O(log slots), amortized."""
         for capacity in self._capacities:
             if capacity.numbers:
                 return self._slots[capacity.first()]
         return None
 
-    def second_roomiest(self) -> Slot | None:
-        """Give the worker with the second fewest chunks, if it may be given one; the first is kept free: O(workers)."""
+    def second_most_capacity(self) -> Slot | None:
+        """Return the slot with the second fewest chunks, if it may get one; the first stays free: O(slots)."""
         slots = sorted((slot for slot in self if not (slot.closed or slot.alone)), key=lambda slot: len(slot.chunks))
         return next((slot for slot in slots[1:] if len(slot.chunks) < len(self._capacities)), None)
 
     def give(self, slot: Slot, run: RunChunk) -> None:
-        """The worker has this chunk, too."""
+        """Record that the worker has this chunk, too."""
         slot.chunks.append(run)
         if self._limited:
             slot.capacity -= run.items()
         self.settle(slot)
 
     def finish(self, slot: Slot, reached: int) -> RunChunk:
-        """Take out the worker's oldest chunk, which ran as far as item `reached`."""
+        """Take out the worker's oldest chunk, which ran up to item `reached`."""
         run = slot.chunks.popleft()
         if self._limited:
             slot.capacity += run.items() - run.items(reached)
@@ -134,18 +132,18 @@ class Slots:
         return run
 
     def spend(self, slot: Slot, items: float) -> None:
-        """The worker's worker may run so many items fewer."""
+        """Reduce the number of items that the slot's worker may still run."""
         slot.capacity -= items
         self.settle(slot)
 
     def close(self, slot: Slot) -> None:
-        """The worker is given nothing more: what its worker may still run is less than a leaf."""
+        """Give the worker no more chunks, because its capacity is less than a leaf."""
         run = self._most_items - slot.capacity
         slot.reason = f"it has run {run:,} items, and max_items_per_worker={self._most_items:,}"
         self.spend(slot, slot.capacity)
 
     def settle(self, slot: Slot) -> None:
-        """Its chunks, or its room, have changed, or it is worn: O(log workers), amortized."""
+        """Update the index after a change of the slot: O(log slots), amortized."""
         number, chunks, closed = slot.number, len(slot.chunks), slot.closed
         slot.retiring = slot.retiring or (closed and not chunks)
         alone = chunks > 0 and slot.alone
@@ -153,24 +151,24 @@ class Slots:
         (self.alone.add if alone else self.alone.discard)(number)
         (self.busy.add if chunks else self.busy.discard)(number)
         capacity = None if closed or alone or chunks >= len(self._capacities) else chunks
-        before = self._room_of.pop(number, None)
+        before = self._capacity_of.pop(number, None)
         if before is not None and before != capacity:
             self._capacities[before].numbers.discard(number)
         if capacity is not None:
-            self._room_of[number] = capacity
+            self._capacity_of[number] = capacity
             self._capacities[capacity].add(number)
 
     def renew(self, number: int) -> None:
-        """Another worker is in its place, and knows of nothing."""
+        """Replace the slot by an empty one for a new worker."""
         self._slots[number] = Slot(number, capacity=self._most_items)
         self.settle(self._slots[number])
 
     def check(self) -> None:
-        """Assert that the account is what one finds by asking each worker."""
+        """Assert that the index equals what asking each slot finds."""
         with_capacity = [
             slot for slot in self if not (slot.closed or slot.alone) and len(slot.chunks) < len(self._capacities)
         ]
-        assert [slot for slot in self if slot.number in self._room_of] == with_capacity
+        assert [slot for slot in self if slot.number in self._capacity_of] == with_capacity
         assert self.most_capacity() is min(with_capacity, key=lambda slot: len(slot.chunks), default=None)
         assert self.idle == sum(not slot.chunks and not slot.retiring for slot in self)
         assert self.retiring == {slot.number for slot in self if slot.retiring}
@@ -179,7 +177,7 @@ class Slots:
 
 
 class _Lowest:
-    """Numbers that come and go, with the lowest at hand: a heap, where those that went stay until they surface."""
+    """A set of numbers that finds its lowest: a heap from which removed numbers are deleted lazily."""
 
     def __init__(self) -> None:
         self.numbers: set[int] = set()

@@ -1,7 +1,7 @@
-"""What workers without work take over from others: a chunk that waits, or the rest of one that runs.
+"""Work stealing: idle workers take over a chunk that waits, or the rest of one that runs.
 
-A chunk that waits is revoked. One that runs is divided if it has been at one batch for long, so that it holds heavy
-items: its worker is asked to yield, once for each chunk, and other workers run what it has not come to.
+The scheduler cancels a chunk that waits. It divides a running chunk that has spent long on one batch, and so holds
+heavy items: it tells the worker to yield, once for each chunk, and other workers run the items not yet begun.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ __all__ = ["Stealing"]
 
 
 class Stealing:
-    """Moves work between workers. The scheduler says when: while a worker has nothing to do, and nothing else can be
-    given."""
+    """Moves work between workers. The scheduler calls it while a worker is idle and no items wait."""
 
     def __init__(self, items: ItemTracker, slots: Slots, grid: LeafGrid | None, instructions: Instructions) -> None:
         self._items = items
@@ -27,7 +26,7 @@ class Stealing:
     # -- chunks that wait ----------------------------------------------------------------------------------------------
 
     def cancel(self) -> None:
-        """Ask for chunks that wait behind others: one for each worker without work."""
+        """Cancel chunks that wait behind others: one for each idle worker."""
         idle = self._slots.idle - sum(len(slot.cancelling) for slot in self._slots)
         for slot in self._slots:
             if idle > 0 and len(slot.chunks) > 1 and not slot.cancelling:
@@ -39,13 +38,13 @@ class Stealing:
                 idle -= 1
 
     def cancelled(self, event: Cancelled) -> None:
-        """A chunk was taken back, or was not."""
+        """Let the items of a cancelled chunk wait; if its worker had begun it, do not cancel it again."""
         slot, chunk = self._slots[event.slot], event.chunk
         if chunk not in slot.cancelling:  # the worker was lost meanwhile, and the chunk with it
             return
         slot.cancelling.discard(chunk)
         if not event.ok:
-            slot.refused = chunk  # it has begun, or is about to: asking again would only get the same answer
+            slot.refused = chunk  # the worker has begun it, or is about to
             return
         run = self._slots.take_back(slot, chunk)
         self._items.wait((run.start, run.stop))
@@ -53,7 +52,7 @@ class Stealing:
     # -- chunks that run -----------------------------------------------------------------------------------------------
 
     def divisible(self) -> list[tuple[int, int]]:
-        """Give the workers, with the chunk that each runs, that may be asked to give some of it away."""
+        """Return the slots, each with its running chunk, that may be told to give items away."""
         running = [(number, self._slots[number].chunks[0]) for number in sorted(self._slots.busy)]
         return [
             (number, run.chunk)
@@ -62,12 +61,12 @@ class Stealing:
         ]
 
     def divide(self, slot: Slot, chunk: int) -> None:
-        """Ask for the rest of a chunk."""
+        """Tell a worker to give the rest of its chunk away."""
         slot.yielding = chunk
         self._instructions.add(Yield(slot.number, chunk))
 
     def yielded(self, event: Yielded) -> None:
-        """Have other workers run what the worker will not."""
+        """Let the items that a worker gave away wait for other workers."""
         slot = self._slots[event.slot]
         if event.reached is None or not slot.chunks or slot.chunks[0].chunk != event.chunk:
             return
@@ -80,7 +79,7 @@ class Stealing:
             self.give_back(stop, run.stop)
 
     def give_back(self, start: int, stop: int) -> None:
-        """Have the rest of a chunk wait, in as many parts as workers have no work: its items may be heavy."""
+        """Let the rest of a chunk wait, in one part for each idle worker, because its items may be heavy."""
         if start == stop:
             return
         size = -(-(stop - start) // max(1, self._slots.idle))

@@ -1,11 +1,11 @@
-"""Who is at fault: attempts are counted, suspects wait to run alone, and where none is named, halving finds the item.
+"""Find the item at fault: count attempts, run suspects alone, and halve intervals where no item is named.
 
-A *suspect* is an interval that was running when its worker died, or whose partials did not survive packing. It runs
-alone, in batches of one, on a worker that holds nothing, so that its next death names the item and costs nobody else.
-A leaf is never cut: its parts run as *probes*, whose pieces are dropped, and then it is folded anew, whole.
+A *suspect* is an interval that was running when its worker died, or whose partials could not be pickled. It runs alone,
+in batches of one, on a worker that holds nothing, so that the next death names the item and loses no other work. A
+leaf is never cut: its parts run as *probes*, whose states are dropped, and then the whole leaf is folded again.
 
-A *silent* death names nobody. What the worker had may be innocent, and runs again; at the second silent death with the
-same items there, they are suspects. An item that dies silently while it runs alone is at fault.
+A *silent* death names no item. The worker's items may be innocent and run again; after a second silent death with the
+same items present, they are suspects. An item whose worker dies silently while it runs alone is at fault.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from poolagg._scheduler.ranges import Interval
 __all__ = ["SuspectTracker"]
 
 DEATHS = 2
-"""With `retries=None`: how often an item whose worker died runs again. A killed worker is seldom the item's fault."""
+"""With `retries=None`: how often an item runs again whose worker died. The item seldom causes a worker's death."""
 
 TIDY = 1024
-"""Items whose attempts are counted, before those that are covered are looked for."""
+"""Items with counted attempts from which on the tracker forgets those that are covered."""
 
 
 class SuspectTracker:
-    """The search for the item at fault; `suspects` are what is to run alone next."""
+    """Searches for the item at fault; `suspects` are the intervals that run alone next."""
 
-    def __init__(self, items: ItemTracker, terms: SchedulerOptions, instructions: Instructions) -> None:
+    def __init__(self, items: ItemTracker, options: SchedulerOptions, instructions: Instructions) -> None:
         self.suspects: deque[Interval] = deque()
-        self.probing: Counter[Interval] = Counter()  # leaves, with how many of their parts are suspects
-        self._blameless: set[Interval] = set()  # leaves that were probed, and no item was found at fault
+        self.probing: Counter[Interval] = Counter()  # leaves, each with the number of its parts that are suspects
+        self._blameless: set[Interval] = set()  # leaves whose probes found no item at fault
         self._items = items
-        self._retries, self._skip = terms.retries, terms.skip
+        self._retries, self._skip = options.retries, options.skip
         self._instructions = instructions
         self._attempts: dict[int, Counter[Cause]] = {}
-        self._most_unexplained = max(3, terms.retries or 0) + 2 * terms.slots
+        self._most_unexplained = max(3, options.retries or 0) + 2 * options.slots
         self._unexplained = 0
         self._unexplained_at: Counter[int] = Counter()
         self._silent_at: Counter[int] = Counter()
@@ -46,7 +46,7 @@ class SuspectTracker:
     # -- counting ------------------------------------------------------------------------------------------------------
 
     def charge(self, failure: Failure) -> bool:
-        """Count a failed attempt; return whether the item runs again. If not, it is skipped, or ends the run."""
+        """Count a failed attempt; return whether the item runs again. If not, it is skipped or ends the run."""
         attempt, again = self._count(failure)
         if again:
             self._instructions.add(Retry(failure, attempt))
@@ -59,7 +59,7 @@ class SuspectTracker:
         return again
 
     def _count(self, failure: Failure) -> tuple[int, bool]:
-        """Return the attempt's number, and whether another is allowed."""
+        """Return the number of the attempt, and whether another is allowed."""
         if self._items.grid is not None:
             self._blameless.discard(self._items.leaf(failure.index))
         self.progress()
@@ -72,7 +72,7 @@ class SuspectTracker:
         return attempts.total(), failure.cause == "died" and attempts["died"] <= DEATHS
 
     def _forget_covered(self) -> None:
-        """Attempts at items that are covered count no more; looked for seldom, so O(1) for each attempt."""
+        """Forget attempts at covered items: rarely enough to be O(1) for each attempt."""
         covered = self._items.covered
         self._attempts = {index: count for index, count in self._attempts.items() if index not in covered}
         for counts in (self._unexplained_at, self._silent_at):
@@ -82,10 +82,10 @@ class SuspectTracker:
         self._tidy_at = max(TIDY, 2 * len(self._attempts))
 
     def unexplained(self, start: int | None) -> int:
-        """Count a death of a worker that had not begun to work; the number of such deaths, if that is too many.
+        """Count the death of a worker that had begun no item; return the number of such deaths if it is too high, or 0.
 
-        Workers may be killed at any time, by whomever; but a pool that only dies must not go on for ever. Nor may a
-        chunk, from item `start` on, that is lost each time it is sent, while others get through.
+        Anything may kill a worker at any time. But the run must end if all workers die without progress, or if the
+        chunk from item `start` on is lost each time it is sent while others succeed.
         """
         self._unexplained += 1
         if start is not None:
@@ -94,7 +94,7 @@ class SuspectTracker:
         return deaths if deaths > self._most_unexplained else 0
 
     def present_at_silent_death(self, interval: Interval) -> None:
-        """Run these items again: their worker died and named nobody. The second time they are suspects."""
+        """Run these items again after a silent death of their worker; after the second they are suspects."""
         self._silent_at[interval[0]] += 1
         if self._silent_at[interval[0]] > 1:
             self.suspects.append(interval)
@@ -102,13 +102,13 @@ class SuspectTracker:
             self._items.wait(interval)
 
     def progress(self) -> None:
-        """Something was covered, or is known to be at fault: the pool does not only die."""
+        """Record that an item was covered or found at fault, so that the pool makes progress."""
         self._unexplained = 0
 
     # -- looking closer ------------------------------------------------------------------------------------------------
 
     def look_closer(self, start: int, stop: int) -> bool:
-        """One of these items is at fault and nobody says which: run the halves alone. False if that was in vain."""
+        """Run the halves of an interval alone, to find the item at fault; return False if its probes all succeeded."""
         middle = (start + stop + 1) // 2
         grid = self._items.grid
         if grid is None:
@@ -118,7 +118,7 @@ class SuspectTracker:
         elif (start, stop) != self._items.leaf(start):
             middle = min(grid.ceil(middle), grid.floor(stop - 1))
             self.suspects.extend([(start, middle), (middle, stop)])
-        elif (start, stop) in self._blameless:  # whole it fails, and in parts it does not
+        elif (start, stop) in self._blameless:  # the whole leaf fails, and its parts do not
             return False
         else:
             self._blameless.add((start, stop))
@@ -132,7 +132,7 @@ class SuspectTracker:
                 self.suspects.append(part)
 
     def probed(self, start: int) -> None:
-        """A probe from `start` on is over; after the last one its leaf is folded anew, whole."""
+        """End the probe from `start` on; after the last probe of a leaf, let the whole leaf run again."""
         leaf = self._items.leaf(start)
         self.probing[leaf] -= 1
         if not self.probing[leaf]:

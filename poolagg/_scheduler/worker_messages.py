@@ -1,6 +1,6 @@
-"""The messages that a worker process handles itself, and what they consist of; `_instructions` has the others.
+"""The messages that a worker process handles itself, and their parts; `messages` has the others.
 
-Every worker makes these classes when it starts. Each takes 0.1 ms, so the other messages are not among them.
+Each worker creates these classes when it starts. Each class takes 0.1 ms, so the other messages are not here.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ __all__ = ["NONE_YET", "Cause", "ChunkResult", "Failure", "PartialState", "Pickl
 Cause: TypeAlias = Literal["raised", "died", "timeout"]
 
 Slowest: TypeAlias = tuple[int, int, float]
-"""Of the batches that a chunk ran in, the one that took longest: its first item, its end, its seconds."""
+"""The slowest batch of a chunk: its first item, its end, its seconds."""
 
 NONE_YET: Slowest = (0, 0, 0.0)
 
 
 class RunChunk(NamedTuple):
-    """Run items `start` to `stop`, leaving out those in `without`; then flush the worker's state if `flush`.
+    """Run items `start` to `stop` except those in `without`; then flush the worker's state if `flush`.
 
-    `alone`: in batches of one, so that a death names its item. After `budget` seconds a worker may stop at the next
+    `alone`: in batches of one, so that a death names its item. After `budget` seconds the worker may stop at the next
     boundary and give the rest back.
     """
 
@@ -37,7 +37,7 @@ class RunChunk(NamedTuple):
     without: tuple[int, ...] = ()
 
     def items(self, reached: int | None = None) -> int:
-        """How many items there are to run; with `reached`, how many of them lie before that."""
+        """Return how many items are to run; with `reached`, how many of them lie before it."""
         stop = self.stop if reached is None else reached
         left_out = sum(index < stop for index in self.without) if self.without else 0
         return stop - self.start - left_out
@@ -46,17 +46,17 @@ class RunChunk(NamedTuple):
 class Failure(NamedTuple):
     """One attempt at one item failed."""
 
-    index: int  # type: ignore[assignment]  # of an item: nobody looks for a field in here
+    index: int  # type: ignore[assignment]  # of the item; it hides tuple.index, which has no use here
     cause: Cause
     error: BaseException
     item: str = ""
-    """The item's repr, as its worker said it; empty where the parent has the item itself."""
+    """The item's repr from its worker; empty where the parent has the item itself."""
     pickle: bytes | None = None
-    """The error as it travels, empty if it does not pickle; `error` stands for it until it is opened."""
+    """The pickled error, empty if it does not pickle; `error` is a stand-in until the parent unpickles it."""
 
 
 class Pickled(NamedTuple):
-    """One pickle of a piece: `count` partials (0: it is a state), and the large buffers that it was made without."""
+    """One pickle of a partial state: `count` partials (0: one state), and its out-of-band buffers."""
 
     count: int  # type: ignore[assignment]
     pickle: bytes
@@ -64,9 +64,9 @@ class Pickled(NamedTuple):
 
 
 class PartialState(NamedTuple):
-    """What was gathered of the items that it covers. With `error` it could not be packed or unpacked.
+    """The folded or prepared partials of the items that it covers. With `error` it could not be pickled or unpickled.
 
-    `pickles`: the data as it travels, or the error; None where it goes by reference, or is opened.
+    `pickles`: the pickled data, or the pickled error; None where the data is passed by reference, or is unpickled.
     """
 
     covers: tuple[Interval, ...]
@@ -77,14 +77,14 @@ class PartialState(NamedTuple):
 
     @property
     def items(self) -> int:
-        """How many items it covers."""
+        """The number of items that it covers."""
         return sum(stop - start for start, stop in self.covers)
 
 
 class ChunkResult(NamedTuple):
-    """A chunk ran up to `stop` in `seconds`; the pieces are what it flushed, None if the worker holds on to them.
+    """A chunk has run up to `stop` in `seconds`; `states` is what the worker flushed, None if it holds its state.
 
-    A worker makes it. If the worker is in another process, it packs failures and pieces, and the parent opens them.
+    The worker creates it. A worker in another process pickles failures and states, and the parent unpickles them.
     """
 
     slot: int
@@ -95,15 +95,15 @@ class ChunkResult(NamedTuple):
     states: tuple[PartialState, ...] | None = None
     reduce_seconds: float = 0.0
     pack_seconds: float = 0.0
-    """What the worker took to pack the pieces."""
+    """Seconds that the worker took to pickle the states."""
     open_seconds: float = 0.0
-    """What the parent took to open them."""
+    """Seconds that the parent took to unpickle them."""
     began: float = 0.0
-    """When the worker began it (`time.monotonic()`); 0 if its clock may be another's."""
+    """The time at which the worker began it (`time.monotonic()`); 0 if its clock may be another machine's."""
     slowest: Slowest = NONE_YET
 
     def with_states(self, states: tuple[PartialState, ...] | None, pack_seconds: float) -> ChunkResult:
-        """Give the same with pieces. (`_replace` takes three times as long.)"""
+        """Return a copy with states. (`_replace` takes three times as long.)"""
         slot, chunk, stop, seconds, failures, _, reducing, _, opening, began, slowest = self
         return ChunkResult(
             slot, chunk, stop, seconds, failures, states, reducing, pack_seconds, opening, began, slowest

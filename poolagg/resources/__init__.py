@@ -1,7 +1,8 @@
-"""Resources that can commit: a database or a file of yours that gets every partial once, whatever dies.
+"""Resources that can commit: a database or a file of yours that gets each partial exactly once, whatever dies.
 
-A run into a resource keeps its ledger there: which items are in it, and what the input was. Both are committed in one
-step. Make the same call again, after an error, Ctrl-C or `kill -9` of everything, and it goes on from the last commit.
+A run into a resource stores its ledger there: which items are in it, and the digest of the input. Each commit is atomic
+for partials and ledger. After an error, Ctrl-C or `kill -9` of all processes, repeat the call: it continues from the
+last commit.
 """
 
 from poolagg.resources.database import IntoDatabase

@@ -1,14 +1,15 @@
-"""A database: partials are written in batches, each in one transaction with the ledger of the items it came from.
+"""A database as a resource: partials are written in batches, each in one transaction with the ledger.
 
-    apply     keeps the partial in memory
-    commit    BEGIN; open the ledger, if it is still the one this run knows; all partials; the new ledger, if the old
-              one is still open; COMMIT
+    apply     buffer the partial in memory
+    commit    BEGIN; mark the ledger open, if it is still the one this run knows; write all partials; write the new
+              ledger, if the old one is still marked open; COMMIT
 
-So a transaction is short, and others can use the database meanwhile. Whatever happens in it, it is begun anew as a
-whole: the partials are kept until it has ended. A function that ends the transaction in its middle is found out: after
-a rollback the ledger is not open any more, and after a commit it is open for others to see. Rule: nobody
-knows what became of a commit that was not answered. A new session looks into the ledger: it is the new one, and all is
-there; or the old one, and nothing is.
+So a transaction is short, and others can use the database meanwhile. The partials are kept until the transaction has
+ended, so that after any failure it is repeated as a whole. A user's function that ends the transaction early is
+detected: after a rollback the ledger is no longer marked open, and after a commit others see the mark.
+
+Rule: the outcome of a commit without a reply is unknown until a new session reads the ledger. If it is the new one, all
+of the batch is in the database; if it is the old one, none of it.
 """
 
 from __future__ import annotations
@@ -37,34 +38,34 @@ TABLE = "poolagg_ledger"
 
 SCHEMA = f"""CREATE TABLE {TABLE} (
     run VARCHAR(200) NOT NULL, number INTEGER NOT NULL, piece TEXT NOT NULL, PRIMARY KEY (run, number))"""
-"""Text, since every database calls bytes by another name. Number 0 is the checksum of the others, put together."""
+"""Pieces are text, because each database has another type for bytes. Piece 0 is the checksum of the ledger."""
 
 OPEN = "open"
-"""Stands in the place of the checksum from the start of a batch to its end."""
+"""The mark that replaces the checksum from the start of a batch to its end."""
 
 OTHERS = 10.0
-"""Seconds at most that another run of the same name is waited for: a server takes a moment to see that it is dead."""
+"""Most seconds to wait for another run of the same name: a server takes a moment to notice that it is dead."""
 
 
 class IntoDatabase(Into):
-    """Write each partial into a database, once, whatever dies; the result is None.
+    """Write each partial into a database exactly once, whatever dies; the result is None.
 
-    connect    the path of a SQLite database, or a function that opens a connection, by any DB-API driver
-    statement  executed with each partial, which must be a tuple, list or dict, as the driver takes it
-    function   instead of a statement: called with a cursor and each partial. It must not commit or roll back, and
-               SQLite and PostgreSQL are told to refuse that
-    run        the name of the run: its ledger is in the table `poolagg_ledger` of the same database, under this name
-    batch      partials in a transaction; one is also made when a second, or 50 times what the last one took, has passed
-    ordered    keep to the input order
-    patience   seconds that a lost connection is waited for, and somebody's lock from the start on
-    private    True says that nobody but you can write the ledger's table. Only then may other reducers stand beside
-               this one, for their state is a pickle there. At a path it is looked at who can write the file, what
-               SQLite reads beside it, and the folder
+    connect    the path of a SQLite database, or a function that opens a connection with any DB-API driver
+    statement  executed with each partial, which must be a tuple, list or dict that the driver accepts
+    function   instead of a statement: called with a cursor and each partial. It must not commit or roll back; SQLite
+               and PostgreSQL are made to refuse that
+    run        the name of the run; its ledger is in the table `poolagg_ledger` of the same database, under this name
+    batch      partials in a transaction; the run also commits after a second, or 50 times the last commit's duration
+    ordered    keep the input order
+    patience   seconds to wait for a lost connection, and from the start on for another's lock
+    private    True declares that only you can write the ledger's table. Only then may the run have other reducers next
+               to this one, because their state is stored there as a pickle. For a path, poolagg checks itself who can
+               write the file, the files that SQLite reads with it, and the folder
 
-    The same call again continues the run; another run takes another name. Batches are written in the parent. If one
-    has to be written again after its connection was lost, so is all that was in it: a function may be called more than
-    once for a partial, and one call counts. Raises `ResourceError` if the database is out of reach, locked or full for
-    too long, or the run goes on elsewhere; what the statement or the function raises propagates as it is.
+    The same call continues the run; for another run take another name. The parent writes the batches. If a connection
+    is lost, the parent writes the whole batch again, so that a function may be called more than once for a partial, and
+    one call counts. Raises `ResourceError` if the database is unreachable, locked or full for too long, or if another
+    process continues the run; exceptions of the statement or the function propagate unchanged.
 
     >>> import os, sqlite3, tempfile
     >>> from poolagg import SerialPool, aggregate
@@ -94,8 +95,8 @@ class IntoDatabase(Into):
         super().__init__(Database(connect, statement_or_function, run, batch, patience, private), ordered)
 
     def __repr__(self) -> str:
-        said = repr(self.resource)
-        return f"{said[:-1]}, ordered=True)" if self.ordered else said
+        text = repr(self.resource)
+        return f"{text[:-1]}, ordered=True)" if self.ordered else text
 
 
 class Database:
@@ -116,17 +117,17 @@ class Database:
 
     @property
     def known_by(self) -> Any:
-        """What is written decides whether it is the same run, and not where."""
+        """The statement or function and the name of the run identify it; the database does not."""
         return self._write, self._run
 
     @property
     def private(self) -> bool:
-        """Whether nobody but this user can write the ledger."""
+        """True if only this user can write the ledger."""
         return self._private or (isinstance(self._place, str) and self.exposure is None)
 
     @property
     def exposure(self) -> str | None:
-        """How another user can write the ledger, where that can be told: of a database that was given by its path."""
+        """How another user can write the ledger, as text; known only of a database that was given by its path."""
         if not isinstance(self._place, str):
             return None
         opened_file = None if self._session is None else self._session.file
@@ -134,7 +135,7 @@ class Database:
 
     @property
     def full(self) -> bool:
-        """Whether a batch is complete."""
+        """True if a batch is complete."""
         return len(self._applied) >= self._batch
 
     def __repr__(self) -> str:
@@ -154,7 +155,7 @@ class Database:
             raise
 
     def apply(self, partial: Any) -> None:
-        """Keep it for the next batch."""
+        """Buffer a partial for the next batch."""
         if isinstance(self._write, str) and not isinstance(partial, (tuple, list, Mapping)):
             raise TypeError(
                 f"{self!r} takes partials that are tuples, lists or dicts, the parameters of the statement, not "
@@ -163,23 +164,23 @@ class Database:
         self._applied.append(partial)
 
     def commit(self, ledger: bytes) -> None:
-        """Write the batch and the ledger, as often as it takes."""
+        """Write the batch and the ledger, and try again as long as that may help."""
         pieces = cut(ledger, self._ledger, self._pieces)
         self._persistently(lambda: self._commit_once(pieces))
         self._ledger, self._pieces = ledger, pieces
         self._applied.clear()
 
     def rollback(self) -> None:
-        """Forget what was applied, and disconnect. A call that was interrupted may be made again."""
+        """Forget the uncommitted partials, and disconnect; an interrupted call may be repeated."""
         self._applied.clear()
         self._disconnect()
 
-    # -- one try -------------------------------------------------------------------------------------------------------
+    # -- one attempt ---------------------------------------------------------------------------------------------------
 
     def _first_look(self) -> list[str]:
         try:
             session = self._connected()
-        except Exception as error:  # a wrong address will not be right in a minute, while a lock may be gone by then
+        except Exception as error:  # waiting helps against a lock, not against a wrong address
             if _is_of_database(error) and not is_locked(error):
                 raise ResourceError(f"{self!r}: no connection to the database: {error}") from error
             raise
@@ -187,14 +188,14 @@ class Database:
         return self._read(session)
 
     def _connected(self) -> Session:
-        """Begin a session. An interrupt ends the wait for a server, and leaves no connection without an owner."""
+        """Begin a session. An interrupt ends the wait for the server and leaks no connection."""
         with interrupts_held_back():
             made: list[Any] = []
             try:
                 with interrupts_allowed():
                     made.append(self._connect())
                 self._session = session = opened(made[0])
-            except BaseException:  # an interrupt as the wait ends, or a connection of no driver
+            except BaseException:  # an interrupt at the end of the wait, or not a connection
                 for connection in made:
                     with contextlib.suppress(Exception):
                         connection.close()
@@ -202,11 +203,11 @@ class Database:
         return session
 
     def _lock(self, session: Session, patience: float) -> None:
-        """Have the lock."""
+        """Acquire the lock on the run, or raise."""
         try:
             held = within(patience, lambda: session.acquire(self._run))
         except OSError as error:
-            raise ResourceError(f"{self!r}: no lock can be made beside the database: {error}") from error
+            raise ResourceError(f"{self!r}: the lock file next to the database cannot be created: {error}") from error
         if not held:
             raise ResourceError(
                 f"{self!r}: another run of this name is writing into the database: wait for its end, or give this one "
@@ -216,7 +217,7 @@ class Database:
             session.prepare_guard()
 
     def _read(self, session: Session) -> list[str]:
-        """The ledger as it is in the database now, in pieces; none if there was no commit yet."""
+        """Read the ledger's pieces from the database; there are none before the first commit."""
         query = f"SELECT number, piece FROM {TABLE} WHERE run = ? ORDER BY number"
         try:
             rows = session.rows(query, self._run)
@@ -242,7 +243,7 @@ class Database:
         except Exception as error:
             session.rollback()
             try:
-                session.rows(f"SELECT count(*) FROM {TABLE}")  # another run may have been quicker
+                session.rows(f"SELECT count(*) FROM {TABLE}")  # another run may have created it first
             except Exception:
                 raise error from None
 
@@ -251,7 +252,7 @@ class Database:
         if session is None:
             session = self._connected()
             self._lock(session, self._patience)
-            if (found := self._read(session)) == pieces:  # the last try got through, and only its answer was lost
+            if (found := self._read(session)) == pieces:  # the last attempt succeeded, and only its reply was lost
                 return
             if found != self._pieces:
                 self._overtaken()
@@ -262,7 +263,7 @@ class Database:
         session.commit()
 
     def _open_ledger(self, session: Session) -> None:
-        """Only if it is the one that this run knows, which whoever wrote it last has seen to."""
+        """Mark the ledger open, only if it is the one that this run knows; any other writer has changed it."""
         if not self._pieces:
             self._insert(session, 0, OPEN)
             return
@@ -271,7 +272,7 @@ class Database:
             self._overtaken()
 
     def _write_ledger(self, session: Session, pieces: list[str]) -> None:
-        """Last, and only if it is open: else the transaction is not the one that opened it."""
+        """Write the new ledger, only if the old one is marked open: else the transaction that marked it has ended."""
         for number in range(1, max(len(pieces), len(self._pieces))):
             old, new = self._pieces[number : number + 1], pieces[number : number + 1]
             if old != new and old:
@@ -299,7 +300,7 @@ class Database:
             raise
 
     def _call(self, write: Callable[[Any, Any], object], session: Session) -> None:
-        """Call the function with each partial; it must leave the transaction as it is."""
+        """Call the function with each partial; raise if it ends the transaction."""
         cursor, ended, error = session.cursor, session.ended, None
         with session.guarded():
             for partial in self._applied:
@@ -325,21 +326,21 @@ class Database:
         raise ResourceError(
             f"{self!r}: {_shown(self._write)} has ended the transaction of its batch, or tried to: by commit(), "
             "rollback(), executescript(), a switch to autocommit, or a statement that does so. The ledger of the batch "
-            "was not written. Leave that to poolagg, and make the same call again"
+            "was not written. Remove that from it, and make the same call again"
         ) from error
 
     def _half_written(self, pieces: list[str]) -> NoReturn:
-        """A commit in the middle of a batch was not refused, and no later one has made it whole."""
+        """Raise for a ledger that is marked open: a function has committed only a part of its batch."""
         mend = f"UPDATE {TABLE} SET piece = '{checksum(joined(pieces))}' WHERE run = '{self._run}' AND number = 0"
         raise ResourceError(
-            f"{self!r}: a part of a batch is in the database without its ledger, for {_shown(self._write)} has "
-            "committed, which is not for it to do. Nothing was added to it, lest rows be there twice. Go back to a "
-            "copy; or delete the rows that came after the last whole batch, and say so by "
+            f"{self!r}: a part of a batch is in the database without its ledger, because {_shown(self._write)} has "
+            "committed. Nothing was added, so that no row is there twice. Restore a copy; or delete the rows that came "
+            "after the last whole batch, and then execute "
             + (f"{mend!r}" if pieces[1:] else repr(f"DELETE FROM {TABLE} WHERE run = '{self._run}'"))
         )
 
     def _suspects(self, session: Session) -> None:
-        """A batch was refused: write its partials one by one, to raise the same with the one that is to blame."""
+        """Write the partials of a refused batch one by one, to name the one at fault in the error."""
         session.rollback()
         session.start()
         for partial in self._applied:
@@ -352,7 +353,7 @@ class Database:
     def _overtaken(self) -> NoReturn:
         raise ResourceError(
             f"{self!r}: another run of this name has written into the database since this one last did. Nothing was "
-            "doubled, for it is the other's now; to continue, make one call at a time"
+            "written twice, and this run has ended; to continue, make one call at a time"
         )
 
     def _disconnect(self) -> None:
@@ -367,10 +368,10 @@ class Database:
                 self._session = None
                 session.close()
 
-    # -- again and again -----------------------------------------------------------------------------------------------
+    # -- repeated attempts ---------------------------------------------------------------------------------------------
 
     def _persistently(self, attempt: Callable[[], T]) -> T:
-        """What `attempt` returns, once it does not fail of something that passes; each time from a new session on."""
+        """Repeat `attempt`, each time in a new session, while it fails of a transient error; return its result."""
         until, seconds = monotonic() + self._patience, FIRST_PAUSE
         while True:
             try:
@@ -388,7 +389,7 @@ class Database:
             seconds = pause(seconds)
 
     def _tell(self, error: BaseException) -> None:
-        """What is the matter with the database, and not with what was asked of it, is told with its name."""
+        """Raise ResourceError for an error of the database itself, not of the statement."""
         name, state = getattr(error, "sqlite_errorname", "") or "", getattr(error, "sqlstate", "") or ""
         if name.startswith(_OF_THE_DISK) or state.startswith(("53", "58")):
             raise ResourceError(
@@ -403,10 +404,10 @@ _OF_THE_DISK = tuple(
 
 
 def _shown(what: Any) -> str:
-    """A text as it is written, a function by its name."""
+    """Return a text's repr, or a function's name."""
     return short_repr(what) if isinstance(what, str) else str(getattr(what, "__qualname__", type(what).__name__))
 
 
 def _is_of_database(error: BaseException) -> bool:
-    """Whether a driver raised it: all of them have the same names."""
+    """Return whether a driver raised the error: all drivers use the class name of PEP 249."""
     return any(kind.__name__ == "Error" and kind.__module__ != "builtins" for kind in type(error).__mro__)

@@ -1,11 +1,11 @@
-"""A file: partials are appended as lines, and a file beside it says how much of it counts.
+"""A file as a resource: partials are appended as lines, and a ledger file next to it holds the committed length.
 
-    apply     a line, kept in memory up to a mebibyte, then written
-    commit    write what is kept, fsync; write the ledger under another name, fsync, rename, fsync the folder
-    begin     cut off what is beyond the length that the ledger tells
+    apply     buffer a line in memory, up to a mebibyte, then write
+    commit    write the buffer, fsync; write the ledger under another name, fsync, rename, fsync the folder
+    begin     truncate the file to the length in the ledger
 
-The rename is the one step. Rule: only the ledger in the folder tells what counts; after a commit that
-failed, too, for its rename may have come about.
+The rename is the atomic step. Rule: only the ledger in the folder decides what counts, also after a failed commit,
+whose rename may have happened.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from poolagg.reducers import Into
 __all__ = ["IntoFile"]
 
 BUFFER = 1 << 20
-"""Bytes of lines that are kept before they are written."""
+"""Bytes of lines that are buffered before they are written."""
 
 TAIL = 1 << 12
-"""Bytes before the committed end whose digest tells that it is the same file."""
+"""Bytes before the committed end whose digest identifies the file."""
 
 PATIENCE = 2.0
-"""Seconds that another run is waited for: forked workers of a run that was killed may have the file for a moment."""
+"""Seconds to wait for another run: forked workers of a killed run may hold the file for a moment."""
 
 FORMAT = 1
 
 
 class IntoFile(Into):
-    """Append each partial to a file as a line, once, whatever dies; the result is None.
+    """Append each partial to a file as a line, exactly once, whatever dies; the result is None.
 
-    A partial is a text without a line end (LF or CR), written as UTF-8: `IntoFile("rows.jsonl").of(json.dumps)` for
-    others. The ledger is in `PATH.ledger` beside it. `ordered=True` keeps to the input order. What is in the file
-    before the first run stays; while the ledger is there the file is the run's alone, and what others append is cut off
-    when it goes on.
+    A partial is a text without a line end (LF or CR), written as UTF-8; for others write
+    `IntoFile("rows.jsonl").of(json.dumps)`. The ledger is in `PATH.ledger`. `ordered=True` keeps the input order. Lines
+    that are in the file before the first run stay. While the ledger exists, the file belongs to the run, which cuts off
+    lines that others append when it continues.
 
-    The same call again continues the run; another run takes another path. Raises `ResourceError` if the file or its
-    ledger cannot be written or read, is in use by another run, or is not what was committed.
+    The same call continues the run; for another run take another path. Raises `ResourceError` if the file or its ledger
+    cannot be written or read, is in use by another run, or differs from the committed one.
 
     >>> import json, pathlib, tempfile
     >>> from poolagg import SerialPool, aggregate
@@ -62,12 +62,12 @@ class IntoFile(Into):
         super().__init__(File(path), ordered)
 
     def __repr__(self) -> str:
-        said = repr(self.resource)
-        return f"{said[:-1]}, ordered=True)" if self.ordered else said
+        text = repr(self.resource)
+        return f"{text[:-1]}, ordered=True)" if self.ordered else text
 
 
 class Side(NamedTuple):
-    """What the file beside it says: how many bytes count, the digest of the last of them, and the ledger if any."""
+    """The content of the ledger file: how many bytes count, the digest of the last of them, and the ledger if any."""
 
     length: int
     tail: str
@@ -77,8 +77,8 @@ class Side(NamedTuple):
 class File:
     """The resource behind `IntoFile`."""
 
-    known_by = None  # a file that was moved, with its ledger, is the same
-    private = True  # for a ledger that others may write is refused
+    known_by = None  # a file that was moved together with its ledger is the same
+    private = True  # a ledger that others may write is refused
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
@@ -95,7 +95,7 @@ class File:
     # -- the protocol --------------------------------------------------------------------------------------------------
 
     def begin(self) -> bytes | None:
-        """Open and lock the file, and cut off what does not count."""
+        """Open and lock the file, and cut off uncommitted lines."""
         self.rollback()
         try:
             with self._named():
@@ -127,34 +127,34 @@ class File:
                 self._write_lines()
 
     def commit(self, ledger: bytes) -> None:
-        """Make the lines last, and then what says that they count."""
+        """Write the lines to disk, and then the ledger."""
         with self._named():
             self._write_lines()
             os.fsync(self._file.fileno())
             self._write_side(Side(self._size(), self._tail(self._size()), ledger))
 
     def rollback(self) -> None:
-        """Cut off what does not count, and close the file."""
+        """Cut off uncommitted lines, and close the file."""
         with interrupts_held_back():
             self._lines = bytearray()
             if not self._file.is_open:
                 return
             try:
-                # Else the next `begin` does it, or says what is wrong.
+                # If this fails, the next `begin` does it, or reports the error.
                 with contextlib.suppress(OSError, ResourceError):
                     self._cut()
             finally:
                 self._file.close()
 
-    # -- what counts ---------------------------------------------------------------------------------------------------
+    # -- the committed part of the file --------------------------------------------------------------------------------
 
     def _cut(self) -> Side:
-        """Leave in the file what counts, and nothing else."""
+        """Truncate the file to its committed length, after verifying that it is the committed file."""
         size = self._size()
         side = self._read_side()
-        if side is None:  # the first time: what is there already counts
+        if side is None:  # in the first run, all that the file contains counts
             if size and os.pread(self._file.fileno(), 1, size - 1) != b"\n":
-                raise ResourceError(f"{self!r}: what is in the file does not end with a line end: append one")
+                raise ResourceError(f"{self!r}: the file does not end with a line end: append one")
             side = Side(size, self._tail(size), None)
             self._write_side(side)
         if size < side.length:
@@ -167,15 +167,15 @@ class File:
 
     def _refuse(self, what: str) -> None:
         raise ResourceError(
-            f"{self!r}: the file {what}. It was left as it is: bring back what it was; or, to begin anew, delete it "
-            f"and {self._path}.ledger"
+            f"{self!r}: the file {what}. It was left as it is: restore the committed file; or, to begin anew, delete "
+            f"it and {self._path}.ledger"
         )
 
     def _size(self) -> int:
         return os.fstat(self._file.fileno()).st_size
 
     def _tail(self, length: int) -> str:
-        """The digest of what comes just before `length`."""
+        """Return the digest of the last bytes before `length`."""
         start = max(0, length - TAIL)
         return blake2b(os.pread(self._file.fileno(), length - start, start), digest_size=16).hexdigest()
 
@@ -183,7 +183,7 @@ class File:
         lines, self._lines = self._lines, bytearray()
         write_all(self._file, lines)
 
-    # -- the file beside it --------------------------------------------------------------------------------------------
+    # -- the ledger file -----------------------------------------------------------------------------------------------
 
     def _read_side(self) -> Side | None:
         name = f"{self._real}.ledger"
@@ -199,15 +199,15 @@ class File:
             file.close()
         head, _, ledger = content.partition(b"\n")
         try:
-            told = json.loads(head)
-            side = Side(told["length"], told["tail"], ledger if told["begun"] else None)
-            whole = told["format"] == FORMAT and told["sum"] == _sum(side)
+            facts = json.loads(head)
+            side = Side(facts["length"], facts["tail"], ledger if facts["begun"] else None)
+            whole = facts["format"] == FORMAT and facts["sum"] == _sum(side)
         except (ValueError, KeyError, TypeError):
             whole = False
         if not whole:
             raise ResourceError(
-                f"{self!r}: its ledger {name!r} is damaged, or of another version of poolagg. It was left as it is: go "
-                "back to a copy of both files; or, to begin anew, delete both"
+                f"{self!r}: its ledger {name!r} is damaged, or of another version of poolagg. It was left as it is: "
+                "restore a copy of both files; or, to begin anew, delete both"
             )
         return side
 
@@ -219,12 +219,12 @@ class File:
         replace(f"{self._real}.ledger", [json.dumps(head).encode() + b"\n", side.ledger or b""])
 
     def _named(self) -> contextlib.AbstractContextManager[None]:
-        """Tell errors of the disk with the name of the file."""
-        hint = ". What was committed counts, and the same call again goes on from there"
+        """Add the name of the file to errors of the disk."""
+        hint = ". All committed lines count, and the same call again goes on from there"
         return errors_of_the_disk(ResourceError, repr(self), hint)
 
 
 def _sum(side: Side) -> str:
-    told = blake2b(f"{side.length} {side.tail} {side.ledger is None} ".encode(), digest_size=16)
-    told.update(side.ledger or b"")
-    return told.hexdigest()
+    digest = blake2b(f"{side.length} {side.tail} {side.ledger is None} ".encode(), digest_size=16)
+    digest.update(side.ledger or b"")
+    return digest.hexdigest()

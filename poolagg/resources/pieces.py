@@ -1,7 +1,6 @@
-"""A ledger as pieces of text, one for each row of a table: text, since every database calls bytes by another name.
+"""Cut a ledger into pieces of text, one for each row of a table: each database has another type for bytes.
 
-Number 0 is the checksum of the others, put together. Only pieces that have changed are written, and of a long ledger
-these are the last two.
+Piece 0 is the checksum of the ledger. Only changed pieces are written: of a long ledger, the last two.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ PIECE = 6144
 
 
 def cut(ledger: bytes, before: bytes, pieces: list[str]) -> list[str]:
-    """Cut a ledger. The pieces of the one before that begin this one, too, are not made anew: they may be many."""
+    """Cut a ledger, and reuse the pieces that it has in common with the ledger before it: they may be many."""
     same = 0
     while same + PIECE <= len(before) and ledger[same : same + PIECE] == before[same : same + PIECE]:
         same += PIECE
@@ -25,18 +24,18 @@ def cut(ledger: bytes, before: bytes, pieces: list[str]) -> list[str]:
 
 
 def are_whole(pieces: list[str]) -> bool:
-    """Tell whether the checksum is that of the other pieces."""
+    """Return whether the checksum is that of the other pieces."""
     try:
         return not pieces or pieces[0] == checksum(joined(pieces))
-    except ValueError:  # not what base64 makes
+    except ValueError:  # not base64
         return False
 
 
 def joined(pieces: list[str]) -> bytes:
-    """Put a ledger together."""
+    """Join the pieces of a ledger."""
     return b"".join(map(base64.b64decode, pieces[1:]))
 
 
 def checksum(ledger: bytes) -> str:
-    """Return what stands before the pieces."""
+    """Return a ledger's checksum, which is piece 0."""
     return blake2b(ledger, digest_size=16).hexdigest()

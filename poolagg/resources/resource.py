@@ -1,4 +1,4 @@
-"""What a resource is: four methods. `poolagg.testing.check_resource` tries their laws on yours."""
+"""The interface of a resource: four methods. `poolagg.testing.check_resource` tests their laws on yours."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ __all__ = ["Resource"]
 
 
 class Resource(Protocol):
-    """Something of yours that partials go into and that can commit: `Into(resource)` in the reducer's place.
+    """An object that takes partials and can commit them: pass `Into(resource)` as the reducer.
 
-    A run calls `begin`, then any number of times `apply` and now and then `commit`, and at its end, however it ends,
-    `rollback`. The ledger is a string of bytes, of some 10 to 50 kB, that means nothing to the resource. The laws:
+    A run calls `begin`, then `apply` any number of times and `commit` now and then, and always `rollback` at its end.
+    The ledger is a bytes object of some 10 to 50 kB, opaque to the resource. The laws:
 
-        what commit(ledger) was given, begin() returns: in this process and in any other, whatever died meanwhile
-        what was applied before a commit is there once, in order, from then on
-        what was applied since the last commit is gone: after rollback(), and after begin() when a process was killed
-        a commit() that raises or is killed has kept both or neither: the ledger, and what was applied
+        begin() returns the ledger of the last commit(ledger), in this process and in any other, whatever died meanwhile
+        partials applied before a commit are stored once, in order, from then on
+        partials applied since the last commit are gone after rollback(), and after begin() if a process was killed
+        commit() is atomic: if it raises or is killed, it has stored both the ledger and the partials, or neither
 
-    The two lines that make an object a resource are in `begin` and `commit`: the ledger is read and written in the
-    same transaction as everything else. Here with a row for each partial:
+    The essential lines are in `begin` and `commit`: they read and write the ledger in the same transaction as the
+    partials. Here with a row for each partial:
 
     >>> import sqlite3
     >>> from poolagg import Into, SerialPool, aggregate
@@ -45,26 +45,26 @@ class Resource(Protocol):
     (14, 4)
     >>> connection.close()
 
-    Three attributes are looked at if they are there. `full`, true: a commit is wanted before its time, because what was
-    applied has become much. `known_by`: what tells, beside the class, whether it is the same resource in another
-    process; of what else it holds nothing counts. `private`, true: nobody but this user can write the ledger, so that
-    it may hold a pickle: the state of other reducers beside the resource.
+    Three attributes are optional. `full`: true asks for a commit ahead of the schedule, because many partials were
+    applied. `known_by`: a value that identifies, with the class, the same resource in another process; no other state
+    counts. `private`: true declares that only this user can write the ledger, so that it may hold a pickle: the state
+    of other reducers next to the resource.
 
-    Refuse in `begin` what another process has begun, by a lock that ends with its process: without one, two runs at a
-    time would each undo or double what the other did.
+    Let `begin` refuse a resource that another process has begun, by a lock that ends with its process. Without the
+    lock, two simultaneous runs would undo or repeat each other's work.
     """
 
     def begin(self) -> bytes | None:
-        """Undo what was applied and not committed, and return the last committed ledger; None if there is none."""
+        """Undo uncommitted partials, and return the last committed ledger, None if there is none."""
 
     def apply(self, partial: Any, /) -> object:
-        """Take a partial. It counts from the next commit on."""
+        """Take a partial, which counts from the next commit on."""
 
     def commit(self, ledger: bytes, /) -> object:
-        """Keep what was applied since the last commit, and the ledger, in one step: both, or neither."""
+        """Store the partials applied since the last commit and the ledger atomically."""
 
     def rollback(self) -> object:
-        """The run is over: forget what was applied since the last commit, and let go. The next call is `begin`.
+        """Forget partials applied since the last commit, and release the resource. The next call is `begin`.
 
-        It is called after a `begin` that Ctrl-C has interrupted, too, and again if it was interrupted itself.
+        The run calls it also after a `begin` that Ctrl-C has interrupted, and again if it was interrupted itself.
         """

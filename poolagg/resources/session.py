@@ -1,7 +1,7 @@
-"""A connection to a database, and how drivers differ: marks of parameters, transactions, locks, what passes by itself.
+"""A connection to a database, and the differences of drivers: parameter marks, transactions, locks, transient errors.
 
-Everything that is not told from the DB-API (PEP 249) is here. Of SQLite and PostgreSQL two runs of the same name are
-told apart by a lock; of other databases by the ledger alone, at the second one's first commit.
+This module holds all that the DB-API (PEP 249) leaves open. With SQLite and PostgreSQL a lock excludes a second run of
+the same name; with other databases only the ledger does, at the second run's first commit.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ __all__ = ["Session", "bound", "connector", "is_locked", "opened", "passes"]
 MARKS = {"qmark": "?", "numeric": ":{n}", "named": ":p{n}", "format": "%s", "pyformat": "%(p{n})s"}
 
 PASSING = ("08", "40", "53300", "55P03", "57P")
-"""SQLSTATEs that may be gone at the next try: the connection, a conflict, too many clients, a lock, a shutdown."""
+"""SQLSTATEs of transient errors: a lost connection, a conflict, too many clients, a lock, a shutdown."""
 
 
 def passes(error: BaseException) -> bool:
-    """Whether it may be gone at the next try: somebody's lock, or a connection that was lost."""
+    """Return whether an error is transient: another's lock, or a lost connection."""
     if type(error).__module__ == "sqlite3":
         return is_locked(error)
     if not {kind.__name__ for kind in type(error).__mro__} & {"OperationalError", "InterfaceError"}:
@@ -35,19 +35,19 @@ def passes(error: BaseException) -> bool:
 
 
 def state_of(error: BaseException) -> str | None:
-    """The SQLSTATE that a driver tells, if it does."""
+    """Return the SQLSTATE of a driver's error, if it has one."""
     return getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
 
 
 def is_locked(error: BaseException) -> bool:
-    """Whether a SQLite database is locked by somebody, or its folder's memory of locks is."""
+    """Return whether the error is a lock on a SQLite database, or on its shared-memory file."""
     return (getattr(error, "sqlite_errorname", "") or "").startswith(
         ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")
     )
 
 
 def bound(sql: str, values: Sequence[Any], style: str) -> tuple[str, Any]:
-    """A statement whose parameters are question marks, and their values, in the `paramstyle` of a driver.
+    """Convert a statement with question marks, and its values, to the `paramstyle` of a driver.
 
     >>> bound("UPDATE t SET a = ? WHERE b = ?", (1, 2), "numeric")
     ('UPDATE t SET a = :1 WHERE b = :2', (1, 2))
@@ -61,14 +61,14 @@ def bound(sql: str, values: Sequence[Any], style: str) -> tuple[str, Any]:
 
 
 def opened(connection: Any) -> Session:
-    """The session that suits a connection."""
+    """Return the session for a connection."""
     driver = _driver(connection)
     kind = {"sqlite3": _SQLite, "psycopg": _PostgreSQL, "psycopg2": _PostgreSQL}.get(driver.__name__, Session)
     return kind(connection, driver)
 
 
 def _driver(connection: Any) -> ModuleType:
-    """The module that a connection is from: it says how parameters are marked."""
+    """Return the module of a connection, which defines the `paramstyle`."""
     for kind in type(connection).__mro__:
         name = kind.__module__
         while name:
@@ -80,13 +80,13 @@ def _driver(connection: Any) -> ModuleType:
 
 
 class Session:
-    """A connection of any DB-API driver. A transaction begins by itself, and ends with `commit` or with the session."""
+    """A connection of any DB-API driver. A transaction begins implicitly, and ends with `commit` or the session."""
 
     file: str | None = None
-    """The file of the database, if it is one."""
+    """The file of the database, if it has one."""
 
     meddled = False
-    """Whether a function was refused an end of the transaction that it was called in."""
+    """True if the database refused a function's attempt to end its transaction."""
 
     def __init__(self, connection: Any, driver: ModuleType) -> None:
         self.connection, self._style = connection, driver.paramstyle
@@ -98,65 +98,65 @@ class Session:
             self.connection.autocommit = False
 
     def acquire(self, run: str) -> bool:
-        """Take the lock on this run, if it is free; it is held until the session ends."""
+        """Take the lock on this run, if it is free; the session holds it until its end."""
         del run
         return True
 
     def _release(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
 
     def start(self) -> None:
         """Begin a transaction."""
 
     def prepare_guard(self) -> None:
-        """Make ready for `guarded`, outside of any transaction."""
+        """Prepare `guarded`, outside of any transaction."""
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
-        """Within this, a commit by a function of the user's fails, where the database can be told to refuse it."""
+        """Let a commit by a user's function fail within this context, if the database can refuse it."""
         yield
 
     def ended(self) -> bool:
-        """Whether a function has ended the transaction, or tried to, as far as can be told."""
+        """Return whether a function has ended the transaction, or tried to, as far as the driver shows it."""
         return self.meddled
 
     def execute(self, sql: str, *values: Any) -> Any:
-        """Execute a statement whose parameters are question marks; the cursor."""
+        """Execute a statement with question marks; return the cursor."""
         self.cursor.execute(*bound(sql, values, self._style))
         return self.cursor
 
     def rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
-        """What a query finds, whatever the connection makes of its rows."""
+        """Return the rows of a query as tuples, also if the connection's row factory returns dicts."""
         found = self.execute(sql, *values).fetchall()
         return [tuple(row.values()) if isinstance(row, Mapping) else tuple(row) for row in found]
 
     def commit(self) -> None:
-        """End the transaction: all of it counts."""
+        """Commit the transaction."""
         self.connection.commit()
 
     def rollback(self) -> None:
-        """End the transaction: nothing of it counts."""
+        """Roll the transaction back."""
         self.connection.rollback()
 
     def leave(self) -> None:
-        """Roll back, and give the lock back. This may wait for a server, and may be left out."""
+        """Roll back and release the lock. This may wait for a server, and may be omitted."""
         for end in (self.connection.rollback, self._release):
-            with contextlib.suppress(Exception):  # a connection that was lost may complain
+            with contextlib.suppress(Exception):  # a lost connection may raise
                 end()
 
     def close(self) -> None:
-        """End the session. What was not committed does not count."""
+        """End the session; uncommitted work is lost."""
         for end in (self.cursor.close, self.connection.close):
             with contextlib.suppress(Exception):
                 end()
 
 
 class _SQLite(Session):
-    """Transactions are for writing from their start, so that none has to wait in its middle for another to end.
+    """A session of SQLite. Transactions take the write lock at their start, so that none waits for it in its middle.
 
-    SQLite asks an authorizer about each statement when it is prepared, and so about each way to end a transaction:
-    `commit()`, `executescript`, a switch to autocommit, a COMMIT in words. The isolation level makes the driver begin a
-    transaction before a statement that writes, should there be none, and that is refused as well.
+    SQLite calls an authorizer for each statement that it prepares, and so for each way to end a transaction:
+    `commit()`, `executescript`, a switch to autocommit, a COMMIT statement. With this isolation level the driver begins
+    a missing transaction before a statement that writes, and the authorizer refuses that as well.
     """
 
     _lock: LockFile | None = None
@@ -170,7 +170,7 @@ class _SQLite(Session):
         self.connection.isolation_level = "IMMEDIATE"
 
     def acquire(self, run: str) -> bool:
-        """A database in memory is nobody else's."""
+        """Lock a file next to the database; a database in memory needs no lock."""
         self.file = next((str(row[2]) for row in self.rows("PRAGMA database_list") if row[1] == "main"), "") or None
         if self.file is not None:
             self._lock = LockFile(f"{self.file}-{blake2b(run.encode(), digest_size=6).hexdigest()}.lock")
@@ -204,16 +204,16 @@ class _SQLite(Session):
 
     def close(self) -> None:
         super().close()
-        if self._lock is not None:  # now that no transaction is open any more
+        if self._lock is not None:  # only after the transaction has ended
             self._lock.release()
 
 
 class _PostgreSQL(Session):
-    """The lock is an advisory one. The server gives it back when it has done with the session: so a commit whose answer
-    was lost has come about, or never will, when the next session has the lock.
+    """A session of PostgreSQL, with an advisory lock, which the server releases when it has ended the session.
 
-    To have the server refuse a commit, a table of this session's own breaks a deferred constraint while a function is
-    at work. A rollback cannot be refused, but takes the rows out of that table.
+    So once the next session has the lock, a commit whose reply was lost has happened, or never will. While a user's
+    function runs, rows in a temporary table violate a deferred constraint, so that the server refuses a commit. It
+    cannot refuse a rollback, but that removes the rows, which shows it.
     """
 
     _has_guard = False
@@ -225,12 +225,12 @@ class _PostgreSQL(Session):
         return bool(held)
 
     def _release(self) -> None:
-        """At once: the server takes a moment to see that a session has ended."""
+        """Release the lock at once: the server takes a moment to notice the end of a session."""
         self.execute("SELECT pg_advisory_unlock_all()")
         self.commit()
 
     def prepare_guard(self) -> None:
-        """Make the table; a user who may not make temporary ones goes without."""
+        """Create the temporary table, if the user may do so."""
         try:
             self.execute(
                 "CREATE TEMP TABLE poolagg_guard (number INTEGER, "
@@ -258,18 +258,18 @@ class _PostgreSQL(Session):
         return self.meddled or closed or self.connection.info.transaction_status == 0  # 0: idle
 
 
-# -- what opens one ----------------------------------------------------------------------------------------------------
+# -- opening a connection ----------------------------------------------------------------------------------------------
 
 
 def connector(connect: Any) -> tuple[Callable[[], Any], Any]:
-    """What opens a connection; and what to call it."""
+    """Return a function that opens a connection, and the object that represents it in texts."""
     if callable(connect):
         return connect, connect
     if not isinstance(connect, (str, os.PathLike)) or not isinstance(os.fspath(connect), str):
         raise TypeError(f"connect takes the path of a SQLite database, or a function that opens one, not {connect!r}")
     path = os.fspath(connect)
     if "://" in path:
-        raise ValueError(f"connect={path!r} is no path: for PostgreSQL write connect=lambda: psycopg.connect({path!r})")
+        raise ValueError(f"connect={path!r} is not a path: for PostgreSQL, connect=lambda: psycopg.connect({path!r})")
     if not path or path == ":memory:" or "\0" in path:
         raise ValueError(f"connect={path!r} names no file, and a database in memory ends with its connection")
     return lambda: _sqlite(path), path

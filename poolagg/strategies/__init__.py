@@ -1,15 +1,15 @@
-"""Where partials meet: in the parent as they arrive, in input order, inside each worker, or in a fixed tree.
+"""Strategies decide where partials meet: in the parent, inside each worker, or in a fixed tree.
 
-    strategy      partials meet                        a worker flushes                 the parent
+    strategy      partials meet                        a worker flushes             the parent
     Stream()      in the parent, as they arrive        prepared partials            steps
     Ordered()     in the parent, in input order        prepared partials            steps, in input order
     Combine()     inside each worker, across chunks    its accumulator              merges
-    Partition(n)  so, and parts of the keys in each    its accumulator in n parts   puts disjoint parts together
+    Partition(n)  the same, with keys in n parts       its accumulator in n parts   joins disjoint parts
     Tree()        in aligned pairs of fixed leaves     subtrees of its chunk        merges aligned neighbours
 
-A strategy is a small pure object with two halves: `worker_fold` makes the half that runs beside `func` and turns
-prepared partials into payloads, `parent_fold` the half that folds payloads into the result. Subclass `Strategy` to
-write another.
+A strategy is a small pure object that makes two halves. The `worker_fold` runs next to `func` and turns prepared
+partials into partial states; the `parent_fold` folds these into the result. To write another strategy, subclass
+`Strategy`.
 """
 
 from typing import TYPE_CHECKING

@@ -1,10 +1,9 @@
-"""Combine: partials meet inside each worker. Partition: and so do the workers' states, a part of the keys in each.
+"""Combine: partials meet inside each worker. Partition: workers also merge the states, each a part of the keys.
 
-With millions of keys the one core of the parent is the limit, which opens and merges what the workers flush. So states
-that large travel in parts, by the hash of their keys; the parent keeps the parts as they come, unopened, and in the end
-has the workers merge them, part by part (the `final_stage`). What it gets back are disjoint parts, which only need to
-be put together, while the workers go on merging. Nothing depends on a worker's life: until all is done the parent has
-all.
+With millions of keys, the parent's one core is the bottleneck: it unpickles and merges all states. So workers send
+large states in parts, by the hash of their keys. The parent keeps the parts pickled, and at the end has the workers
+merge them part by part (the `final_stage`). It joins the disjoint parts that come back while the workers go on
+merging. No data depends on a worker's survival: the parent keeps all parts until the end.
 """
 
 from __future__ import annotations
@@ -34,23 +33,23 @@ from poolagg.strategies.strategy import FinalStage, ParentFold, Strategy, Worker
 __all__ = ["Combine", "Partition"]
 
 PARTS = 128
-"""Parts of a large state: many, so that one fits into the cache of the core that merges it, and the parent can put some
-together while others are merged; few enough for each to be worth an order."""
+"""Parts of a large state: enough for one to fit into the cache of the core that merges it, and for the parent to join
+some while workers merge others; few enough for each to be worth a task."""
 
 LARGE = 20_000
-"""Keys of a state from which on it travels in parts: that costs a little, and leaves the choice to the end."""
+"""Keys from which on a worker sends a state in parts: that costs little, and postpones the choice of who merges."""
 
 MANY = 400_000
-"""Keys in all that the parent would take longer, some 0.2 s, to merge than to have the workers do it."""
+"""Keys in all from which on a final stage pays: the parent alone would take longer, some 0.2 s."""
 
 KEPT = 256 << 20
-"""Bytes of unopened parts at most, unless the result itself is larger: then the parent merges them after all."""
+"""Most bytes of pickled parts that the parent keeps, unless the result is larger; beyond, it merges them itself."""
 
 ADDED_TO = 1 << 18
-"""Counts that a worker adds to: what adds to more waits for memory so long that runs are as quick."""
+"""Most counts in a dict to which a worker adds: beyond, cache misses make adding as slow as sorted runs."""
 
 RUN = 1 << 13
-"""Counts of a run at least, for each of its parts is packed on its own."""
+"""Fewest counts of a run, because each of its parts is pickled separately."""
 
 
 class Combine(Strategy):
@@ -63,7 +62,7 @@ class Combine(Strategy):
     merges_remotely = True
 
     def refusal(self, reducer: Reducer) -> str | None:
-        """It takes a merge, and one that commutes."""
+        """Refuse a reducer without merge, or whose merge needs input order."""
         if not reducer.mergeable:
             return (
                 f"{reducer!r} has no merge, so only the parent can fold it: use Stream() or Ordered(), or give it one"
@@ -73,16 +72,16 @@ class Combine(Strategy):
         return None
 
     def worker_fold(self, reducer: Reducer, grid: LeafGrid | None) -> WorkerFold:
-        """Folds in the worker."""
+        """Return a fold that keeps an accumulator in the worker."""
         del grid
-        return _Carried(reducer, PARTS)
+        return _AccumulatorFold(reducer, PARTS)
 
     def parent_fold(self, reducer: Reducer) -> ParentFold:
-        """Merges."""
-        return _Merging(reducer, PARTS, MANY)
+        """Return a fold that merges accumulators."""
+        return _MergingFold(reducer, PARTS, MANY)
 
     def packed(self, reducer: Reducer, data: Any) -> Any:
-        """A large dict in parts, a small one in compact form; what has travelled already, as it is."""
+        """Return a large dict in parts, a small one in compact form, and any data that was sent before unchanged."""
         if not reducer.keyed:
             return data
         if isinstance(data, Divided):
@@ -90,43 +89,43 @@ class Combine(Strategy):
         return Divided([divided(data, PARTS)]) if len(data) >= LARGE else compact(data)
 
     def final_stage(self, parent_fold: Any) -> FinalStage | None:
-        """Merging the parts."""
-        return parent_fold.final_stage() if isinstance(parent_fold, _Merging) else None
+        """Return the merging of the parts, if there are keys enough."""
+        return parent_fold.final_stage() if isinstance(parent_fold, _MergingFold) else None
 
 
 class Partition(Combine):
-    """Partials meet inside each worker, and states in workers too, each of `n` parts of the keys in one of them.
+    """Partials meet inside each worker; then workers merge the states too, each of `n` parts of the keys in one worker.
 
-    For reducers whose accumulator is a dict (`Frequencies`, `MergeCounts`, `GroupBy`, `.by`), and millions of keys.
+    For reducers whose accumulator is a dict (`Frequencies`, `MergeCounts`, `GroupBy`, `.by`) with millions of keys.
     """
 
     def __init__(self, n: int = PARTS) -> None:
         self.n = checked_count("Partition(n): the number of parts", n)
 
     def worker_fold(self, reducer: Reducer, grid: LeafGrid | None) -> WorkerFold:
-        """Folds in the worker."""
+        """Return a fold that keeps an accumulator in the worker."""
         del grid
-        return _Carried(reducer, self.n)
+        return _AccumulatorFold(reducer, self.n)
 
     def refusal(self, reducer: Reducer) -> str | None:
-        """It takes keys."""
+        """Refuse a reducer without keys."""
         if not reducer.keyed:
             return f"{reducer!r} has no keys that {self!r} could divide among workers: use Combine()"
         return super().refusal(reducer)
 
     def parent_fold(self, reducer: Reducer) -> ParentFold:
-        """Keeps parts, to be merged in the end."""
-        return _Merging(reducer, self.n, 1)
+        """Return a fold that keeps parts for the final stage."""
+        return _MergingFold(reducer, self.n, 1)
 
     def packed(self, reducer: Reducer, data: Any) -> Any:
-        """In parts."""
+        """Return the accumulator in parts."""
         return data if isinstance(data, Divided) else Divided([divided(data, self.n)])
 
     def __repr__(self) -> str:
         return f"Partition({self.n})"
 
 
-class _Carried:
+class _AccumulatorFold:
     def __init__(self, reducer: Reducer, count: int) -> None:
         self._reducer = reducer
         self._count = count
@@ -139,7 +138,7 @@ class _Carried:
             self._acc = self._reducer.init()
         self._acc = fold(self._reducer, self._acc, index, prepareds)
         if self._reducer.keyed and len(self._acc) > (ADDED_TO if self._runs is None else RUN):
-            self._put_apart()
+            self._move_to_runs()
         start, stop = index, index + len(prepareds)
         if self._covers and self._covers[-1][1] == start:
             start, _ = self._covers.pop()
@@ -160,12 +159,12 @@ class _Carried:
         if self._runs is not None:
             self._runs.add(self._acc)
         data = self._acc if self._runs is None else self._runs.runs
-        partial_state = PartialState(tuple(self._covers), data)
+        state = PartialState(tuple(self._covers), data)
         self._acc, self._runs, self._covers = None, None, []
-        return [partial_state]
+        return [state]
 
-    def _put_apart(self) -> None:
-        """Put counts into a run. (To merge accumulators that are not numbers twice would cost more than it saves.)"""
+    def _move_to_runs(self) -> None:
+        """Move counts into a run; merging other accumulators than numbers twice would cost more than it saves."""
         if self._runs is None:
             if type(next(iter(self._acc.values()))) is not int:
                 return
@@ -175,7 +174,7 @@ class _Carried:
 
 
 def _merged(reducer: Reducer, acc: Any, data: Any) -> Any:
-    """An accumulator, with what another worker gathered."""
+    """Merge the state of another worker into an accumulator."""
     if not isinstance(data, Divided):
         return join(reducer, acc, data)
     for part in (part for parts in data for part in parts.packed):
@@ -183,27 +182,25 @@ def _merged(reducer: Reducer, acc: Any, data: Any) -> Any:
     return acc
 
 
-class _Merging:
+class _MergingFold:
     def __init__(self, reducer: Reducer, count: int, many: int) -> None:
         self._reducer = reducer
         self._count = count
         self._many = many
         self._acc = reducer.init()
         self._fresh = True
-        self._unopened: list[Parts] = []
-        self._joined: _Joined | None = None
+        self._pickled: list[Parts] = []
+        self._joined: _JoinedParts | None = None
         self.at: int | None = None
 
     def commit(self, data: Any) -> None:
         if isinstance(data, Divided):
-            self._unopened += data
-            if sum(parts.nbytes for parts in self._unopened) > max(KEPT, KEY * len(self._acc)):
-                self._open_all()
-        elif (
-            self._fresh and self._reducer.retains_input
-        ):  # merge(init(), x) == x, and x is ours alone: its worker let go of it
+            self._pickled += data
+            if sum(parts.nbytes for parts in self._pickled) > max(KEPT, KEY * len(self._acc)):
+                self._merge_pickled()
+        elif self._fresh and self._reducer.retains_input:  # merge(init(), x) == x, and nothing else refers to x
             self._acc, self._fresh = data, False
-        else:  # what is not kept may lie in memory that is only lent
+        else:  # without retains_input, data may lie in borrowed memory
             self._acc = join(self._reducer, self._acc, data)
 
     def value(self, last: bool = False) -> Any:
@@ -214,41 +211,41 @@ class _Merging:
         return self._reducer.done(self._acc)
 
     def state(self) -> Any:
-        self._take_joined()
-        self._open_all()  # else each commit would write them once more, with keys that are in most of them
+        self._use_final_stage()
+        self._merge_pickled()  # else each checkpoint would write all parts, which have most keys in common
         return self._acc
 
     def restore(self, state: Any) -> None:
         self._acc, self._fresh = state, False
 
     def final_stage(self) -> FinalStage | None:
-        keys = sum(parts.keys for parts in self._unopened)
-        if len(self._unopened) < 2 or keys < self._many:
+        keys = sum(parts.keys for parts in self._pickled)
+        if len(self._pickled) < 2 or keys < self._many:
             return None
-        self._joined = _Joined(self._reducer.init(), self._count)
-        items = [list(part) for part in zip(*(parts.packed for parts in self._unopened), strict=True)]
+        self._joined = _JoinedParts(self._reducer.init(), self._count)
+        items = [list(part) for part in zip(*(parts.packed for parts in self._pickled), strict=True)]
         why = f"the workers' states hold {keys:,} keys, which one core would merge for long"
         return FinalStage(functools.partial(merged, self._reducer), items, self._joined.take, why)
 
-    def _take_joined(self) -> None:
-        """What came of the errand, if it is all there."""
+    def _use_final_stage(self) -> None:
+        """Use the result of the final stage, if it is complete."""
         if self._joined is not None and self._joined.complete:
-            self._acc, self._unopened = self._both(self._joined.acc, self._acc), []
+            self._acc, self._pickled = self._both(self._joined.acc, self._acc), []
         self._joined = None
 
     def _both(self, left: Any, right: Any) -> Any:
         large, small = (left, right) if len(left) > len(right) else (right, left)
         return join(self._reducer, large, small) if small else large
 
-    def _open_all(self) -> None:
-        for parts in self._unopened:
+    def _merge_pickled(self) -> None:
+        for parts in self._pickled:
             for part in parts.packed:
                 self._acc = update(self._reducer, self._acc, opened(part))
-        self._unopened = []
+        self._pickled = []
 
 
-class _Joined:
-    """Parts that were merged by workers, put together. They are disjoint, as far as workers agree about hashes."""
+class _JoinedParts:
+    """Joins the parts that workers have merged. They are disjoint if all workers hash keys alike."""
 
     def __init__(self, acc: Any, count: int) -> None:
         self.acc = acc
@@ -256,11 +253,11 @@ class _Joined:
 
     @property
     def complete(self) -> bool:
-        """Whether all parts are there, and disjoint."""
+        """True if all parts have arrived and are disjoint."""
         return not self._missing
 
     def take(self, part: PackedPart) -> None:
-        """Put in one more."""
+        """Put in one more part."""
         entries = opened(part)
         expected = len(self.acc) + len(entries)
         put(self.acc, entries)

@@ -1,14 +1,14 @@
-"""Accumulators that are dicts, as they travel: in compact form, and in parts by the hash of their keys.
+"""The form in which dict accumulators are sent: compact, and in parts by the hash of their keys.
 
-A million strings are slow to pickle and to open, for each is an object of its own. One string with all keys in it, and
-one array with all the counts, are several times as quick. Parts are packed once more, so that nobody opens them on the
-way to who merges them.
+A million strings are slow to pickle and unpickle, because each is an object. One string of all keys and one array of
+all counts are several times as fast. Each part is pickled separately, so that only the worker that merges it
+unpickles it.
 
-Adding to a dict that is larger than the caches waits for memory with each key, which takes several times what adding
-takes. So a worker with counts of many keys does not add to them: it keeps what comes as runs, packed in parts, which
-are merged part by part, in a cache, when there are many. (Radix-partitioned aggregation: Manegold, Boncz, Kersten 2002,
-"Optimizing main-memory join on modern hardware"; merging runs when they are as long as what they are merged into:
-O'Neil et al. 1996, "The log-structured merge-tree".)
+Adding to a dict larger than the caches misses the cache with each key, which takes several times as long as the
+addition. So a worker with counts of many keys keeps its input as runs, pickled in parts, and merges long runs part by
+part, in the cache. (Radix-partitioned aggregation: Manegold, Boncz, Kersten 2002, "Optimizing main-memory join on
+modern hardware"; merging runs once they are as long as the run they are merged into: O'Neil et al. 1996, "The
+log-structured merge-tree".)
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ __all__ = ["KEY", "Divided", "Entries", "Parts", "SortedRuns", "compact", "merge
 BETWEEN = "\0"
 
 KEY = 100
-"""Bytes of memory that a key takes with its count, or more."""
+"""Estimated bytes of memory that a key takes with its count, at least."""
 
 WAITING = 32 << 20
-"""Bytes of runs that a worker keeps, before it looks for keys that are in several of them."""
+"""Bytes of runs that a worker keeps before it merges those with common keys."""
 
 
 @plain
 class Entries:
-    """Entries without a dict: what `merge` of a keyed reducer asks for is no more than `items`."""
+    """Entries without a dict: `merge` of a keyed reducer calls only `items`."""
 
     def __init__(self, keys: Sequence[Any], values: Sequence[Any]) -> None:
         self._keys, self._values = keys, values
@@ -45,13 +45,13 @@ class Entries:
         return len(self._keys)
 
     def items(self) -> Iterable[tuple[Any, Any]]:
-        """Keys and values."""
+        """Iterate over pairs of key and value."""
         return zip(self._keys, self._values, strict=True)
 
     def packed(self) -> PackedPart:
-        """As they travel; as they are if they don't pickle, for in a thread they need not.
+        """Return the pickled entries, or the entries themselves if they do not pickle, which threads allow.
 
-        Also as they are unless they are plain, so that no pickle within a pickle runs the user's code.
+        Entries that are not plain stay as they are, too, so that no pickle within a pickle runs the user's code.
         """
         try:
             data, harmless = pickled((_dense(self._keys), _dense(self._values)))
@@ -64,7 +64,7 @@ PackedPart: TypeAlias = bytes | Entries
 
 
 def opened(part: PackedPart) -> Entries:
-    """Entries that have travelled."""
+    """Unpickle entries."""
     if isinstance(part, Entries):
         return part
     keys, values = pickle.loads(part)
@@ -73,8 +73,9 @@ def opened(part: PackedPart) -> Entries:
 
 @plain
 class Parts(NamedTuple):
-    """A dict of so many keys in parts, each packed. A key is in the same part whatever worker it comes from, as far as
-    workers agree about its hash; of equal keys (1, True, 1.0) all are in one.
+    """A dict of `keys` keys in parts, each pickled.
+
+    A key is in the same part on all workers that hash it alike; equal keys (1, True, 1.0) share a part.
     """
 
     keys: int
@@ -83,8 +84,8 @@ class Parts(NamedTuple):
 
 
 def divided(entries: Mapping[Any, Any], count: int) -> Parts:
-    """A dict in so many parts."""
-    parts: list[list[Any]] = [[] for _ in range(count)]  # keys and values in turns: quicker to fill than a list of each
+    """Divide a dict into `count` parts."""
+    parts: list[list[Any]] = [[] for _ in range(count)]  # key, value, key, ...: faster to fill than two lists
     adds = [part.extend for part in parts]
     for entry in entries.items():
         adds[hash(entry[0]) % count](entry)
@@ -99,11 +100,11 @@ def _parts(parts: Iterable[Entries]) -> Parts:
 
 @plain
 class Divided(list[Parts]):
-    """An accumulator as it leaves its worker: one or several dicts that are not merged yet."""
+    """An accumulator in the form in which it leaves its worker: one or several dicts, not merged yet."""
 
 
 class SortedRuns:
-    """An accumulator in its worker: what came, in `count` parts, merged whenever it has doubled."""
+    """An accumulator in its worker: runs in `count` parts, merged whenever their size has doubled."""
 
     def __init__(self, reducer: Reducer, count: int) -> None:
         self._reducer = reducer
@@ -111,7 +112,7 @@ class SortedRuns:
         self.runs = Divided()
 
     def add(self, entries: Mapping[Any, Any]) -> None:
-        """Add what comes."""
+        """Add a run."""
         self.runs.append(divided(entries, self._count))
         first, *more = (run.nbytes for run in self.runs)
         if sum(more) > max(WAITING, first):
@@ -120,7 +121,7 @@ class SortedRuns:
 
 
 def merged(reducer: Reducer, parts: Sequence[PackedPart]) -> PackedPart:
-    """The same part of several accumulators, merged by the reducer, and packed again."""
+    """Merge the same part of several accumulators, and pickle it again."""
     return _merged(reducer, parts).packed()
 
 
@@ -140,16 +141,16 @@ def update(reducer: Reducer, acc: Any, entries: Entries) -> Any:
 
 
 def put(acc: dict[Any, Any], entries: Entries) -> None:
-    """Put in keys that are not there yet. (For a Counter, too, where its own `update` would add.)
+    """Insert keys that `acc` lacks, also into a Counter, whose own `update` would add.
 
-    By way of a dict that fits into the cache: a large one is quicker to extend by hashes that are known.
+    A dict that fits into the cache comes between: extending a large dict is faster with known hashes.
     """
     dict.update(acc, dict(entries.items()))
 
 
 @plain
 class _Compact:
-    """A dict that pickles in compact form, and comes out as a dict."""
+    """Pickles a dict in compact form, which unpickles as a dict."""
 
     def __init__(self, entries: Mapping[Any, Any]) -> None:
         self._entries = entries
@@ -160,7 +161,7 @@ class _Compact:
 
 
 def compact(entries: Any) -> Any:
-    """What to pickle in a dict's place; anything else as it is."""
+    """Return what to pickle in place of a dict; return anything else unchanged."""
     return _Compact(entries) if type(entries) in (dict, Counter) else entries
 
 
@@ -171,7 +172,7 @@ def _restored(kind: type[dict[Any, Any]], keys: Any, values: Any) -> dict[Any, A
 
 
 def _dense(values: Sequence[Any]) -> Any:
-    """Strings as one string, small ints as one array; what is neither as it is."""
+    """Return strings as one string, small ints as one array, and other values unchanged."""
     types = types_of(values)
     if types == {str}:
         joined = BETWEEN.join(values)

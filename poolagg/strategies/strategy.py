@@ -1,5 +1,4 @@
-"""What a strategy is: two halves, `worker_fold` beside `func` and `parent_fold` in the parent, and what the scheduler
-has to know."""
+"""The interface of a strategy: `worker_fold` next to `func`, `parent_fold` in the parent, flags for the scheduler."""
 
 from __future__ import annotations
 
@@ -14,48 +13,49 @@ __all__ = ["FinalStage", "ParentFold", "Strategy", "WorkerFold"]
 
 
 class WorkerFold(Protocol):
-    """The half of a strategy beside `func`: takes runs of consecutive prepared partials, gives pieces."""
+    """The half of a strategy in a worker: takes runs of consecutive prepared partials, returns partial states."""
 
     def add(self, index: int, prepareds: list[Any]) -> None:
-        """Take the prepared partials of consecutive items, the first of which is item `index`."""
+        """Take the prepared partials of consecutive items, from item `index` on."""
 
     def close(self, stop: int) -> None:
-        """The chunk has ended, at item `stop`."""
+        """End the chunk, at item `stop`."""
 
     def payloads(self) -> list[PartialState]:
-        """Give what is gathered, and start afresh."""
+        """Return the partial states since the last call, and start afresh."""
 
 
 class ParentFold(Protocol):
     """The half of a strategy in the parent: the one result.
 
-    Where there is a grid it may have `leave_out(leaf)`, which is told of leaves whose items have all failed: no payload
-    will come for such a leaf.
+    With a grid it may have `leave_out(leaf)`: the parent calls it for a leaf whose items have all failed, so that no
+    state of the leaf will arrive.
     """
 
     at: int | None
-    """The item whose partial is being stepped, where that is known: for the notes on exceptions."""
+    """The item whose partial is being stepped, if known: for the notes on exceptions."""
 
     def commit(self, data: Any) -> None:
-        """Fold one payload's data in. If it raises, the accumulator is torn and nothing may be committed after it."""
+        """Fold in the data of one partial state. If this raises, the accumulator is dirty: commit nothing more."""
 
     def value(self, last: bool = False) -> Any:
-        """The finished result of what is committed. The accumulator stays as it was, unless it is the `last` time."""
+        """Return the finished result of the committed states. Only the `last` call may change the accumulator."""
 
     def done(self) -> bool:
-        """Whether nothing that is still to come can change the result."""
+        """Return whether no further state can change the result."""
 
     def state(self) -> Any:
-        """What is committed, for a checkpoint: it is pickled at once, and changes afterwards."""
+        """Return the committed state for a checkpoint; the caller pickles it at once, because it changes later."""
 
     def restore(self, state: Any) -> None:
-        """Go on from what was committed before, perhaps by another process."""
+        """Continue from a state that was committed before, perhaps by another process."""
 
 
 class FinalStage(NamedTuple):
-    """Work for the workers on what was committed: `func` of each of `items`, whose results `take` takes, in any order.
+    """The last work for the workers: they call `func` for each of `items`; `take` gets the results in any order.
 
-    If it comes to nothing, a worker having died too often say, the folding has everything still, and `value` does it.
+    If the final stage fails, because a worker dies too often for example, the parent fold still has all states, and
+    `value` merges them itself. `why` is the reason for the stage, as part of a sentence.
     """
 
     func: Callable[[Any], Any]
@@ -65,44 +65,44 @@ class FinalStage(NamedTuple):
 
 
 class Strategy:
-    """How partials meet. The class attributes tell the scheduler what it needs to know."""
+    """Decides where partials meet. The class attributes are for the scheduler."""
 
     stateful: bool = False
-    """Slots keep state across chunks and flush it when that is cheap."""
+    """Workers keep state across chunks and flush it when that is cheap."""
     in_order: bool = False
-    """Payloads are committed in input order."""
+    """Partial states are committed in input order."""
     merges_remotely: bool = False
-    """What several workers gathered can be merged outside the parent: `worker_fold` has `adopt(covers, data)`, which is
-    given a payload as it travels."""
+    """States of several workers can be merged outside the parent: `worker_fold` has `adopt(covers, data)`, which takes
+    data that `packed` returned."""
 
     def refusal(self, reducer: Reducer) -> str | None:
-        """Why this strategy can't serve this reducer, or None."""
+        """Return why this strategy cannot serve this reducer, or None."""
         del reducer
         return None
 
     def grid(self, chunksize: int | None) -> LeafGrid | None:
-        """The leaves that chunks must be cut along, if any."""
+        """Return the leaves at whose boundaries chunks must be cut, if any."""
         del chunksize
         return None
 
     def worker_fold(self, reducer: Reducer, grid: LeafGrid | None) -> WorkerFold:
-        """The half that runs in a worker."""
+        """Return the half that runs in a worker."""
         raise NotImplementedError
 
     def parent_fold(self, reducer: Reducer) -> ParentFold:
-        """The half that runs in the parent."""
+        """Return the half that runs in the parent."""
         raise NotImplementedError
 
     def packed(self, reducer: Reducer, data: Any) -> Any:
-        """What a payload's data travels as where it has to leave its process; `parent_fold` is given that.
+        """Return the form in which a state's data leaves its process; `parent_fold` gets that form.
 
-        On a cluster it may have travelled before, and is what this has made of it.
+        On a cluster, `data` may have been sent before, and already has that form.
         """
         del reducer
         return data
 
     def final_stage(self, parent_fold: Any) -> FinalStage | None:
-        """What is left to be done in workers when everything is committed."""
+        """Return the work that is left for workers when everything is committed, if any."""
         del parent_fold
         return None
 

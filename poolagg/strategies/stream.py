@@ -13,38 +13,38 @@ __all__ = ["Ordered", "Stream"]
 
 
 class Stream(Strategy):
-    """Partials travel to the parent, which steps them as they arrive: the literal `imap_unordered` loop."""
+    """Workers send partials to the parent, which steps them as they arrive: the literal `imap_unordered` loop."""
 
     def refusal(self, reducer: Reducer) -> str | None:
-        """An ordered reducer needs input order."""
+        """Refuse an ordered reducer, which needs input order."""
         if reducer.ordered:
             return f"{reducer!r} folds in input order, and {self!r} folds as partials arrive: use Ordered()"
         return None
 
     def worker_fold(self, reducer: Reducer, grid: LeafGrid | None) -> WorkerFold:
-        """Keeps the prepared partials of a chunk."""
+        """Return a fold that keeps the prepared partials of a chunk."""
         del reducer, grid
         return _ConsecutivePartials()
 
     def parent_fold(self, reducer: Reducer) -> ParentFold:
-        """Steps."""
-        return _Stepping(reducer)
+        """Return a fold that steps each partial."""
+        return _SteppingFold(reducer)
 
 
 class Ordered(Stream):
-    """Partials travel to the parent, which steps them in input order, within a bounded window."""
+    """Workers send partials to the parent, which steps them in input order, within a bounded window."""
 
     in_order = True
 
     def refusal(self, reducer: Reducer) -> str | None:
-        """Serves every reducer."""
+        """Accept every reducer."""
         del reducer
         return None
 
 
 class _ConsecutivePartials:
     flushes_partials = True
-    """The data of a piece is (index of the first, partials): in another process they are packed batch by batch."""
+    """The data of a state is (index of the first, partials): a worker process pickles them batch by batch."""
 
     def __init__(self) -> None:
         self._runs: list[tuple[int, list[Any]]] = []
@@ -65,7 +65,7 @@ class _ConsecutivePartials:
         return [PartialState(((start, start + len(run)),), (start, run)) for start, run in runs]
 
 
-class _Stepping:
+class _SteppingFold:
     def __init__(self, reducer: Reducer) -> None:
         self._reducer = reducer
         self._acc = reducer.init()
@@ -79,11 +79,11 @@ class _Stepping:
             self._step_each(index, prepareds)
 
     def _step_each(self, index: int, prepareds: list[Any]) -> None:
-        """What only the parent can fold is the user's own function: an exception is to name its item."""
+        """Step one partial at a time: here `step` is the user's own function, and its exception must name the item."""
         reducer, step, acc = self._reducer, self._reducer.step, self._acc
         at = index
         try:
-            for at, prepared in enumerate(prepareds, index):  # noqa: B007 - told when step raises
+            for at, prepared in enumerate(prepareds, index):  # noqa: B007 - reported when step raises
                 after = step(acc, prepared)
                 acc = after if after is not None or acc is None else reducer._checked(acc, after, "step")
         except BaseException:

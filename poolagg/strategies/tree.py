@@ -1,4 +1,4 @@
-"""Tree: states of fixed leaves meet aligned neighbours, so that only the items' indices decide how."""
+"""Tree: states of fixed leaves merge with aligned neighbours, in a shape that only the items' indices decide."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ __all__ = ["Tree"]
 
 
 class Tree(Strategy):
-    """States of fixed leaves meet aligned neighbours, in a shape that depends on the item indices alone.
+    """States of fixed leaves merge with aligned neighbours, in a shape that depends on the item indices alone.
 
-    The same bits for any number of workers, any pool and any timing; and input order is kept, so that it serves
-    ordered reducers that merge.
+    The result has the same bits for any number of workers, any pool and any timing. Tree keeps input order, so that it
+    serves ordered reducers that merge.
     """
 
     def refusal(self, reducer: Reducer) -> str | None:
-        """It takes a merge."""
+        """Refuse a reducer without merge."""
         if not reducer.mergeable:
             return f"{reducer!r} has no merge, and {self!r} merges: use Ordered(), or give it one"
         return None
 
     def grid(self, chunksize: int | None) -> LeafGrid | None:
-        """Leaves of `chunksize` items; by default, leaves that grow with the index."""
+        """Return leaves of `chunksize` items; by default, leaves that grow with the index."""
         return LeafGrid(chunksize)
 
     def worker_fold(self, reducer: Reducer, grid: LeafGrid | None) -> WorkerFold:
-        """Folds each leaf, and merges aligned leaves of a chunk."""
+        """Return a fold that folds each leaf and merges aligned leaves of a chunk."""
         assert grid is not None
-        return _Leaves(reducer, grid)
+        return _LeafFold(reducer, grid)
 
     def parent_fold(self, reducer: Reducer) -> ParentFold:
-        """Merges aligned neighbours."""
-        return _Climbing(reducer)
+        """Return a fold that merges aligned neighbours."""
+        return _NodeFold(reducer)
 
 
 # -- the half that runs in a worker ------------------------------------------------------------------------------------
@@ -54,8 +54,8 @@ class _Node:
     whole: bool
 
 
-class _Leaves:
-    """Collects the partials of one leaf at a time, for `steps` is to get exactly one leaf; then climbs."""
+class _LeafFold:
+    """Collects the partials of one leaf at a time, because `steps` must get exactly one leaf; then merges upwards."""
 
     def __init__(self, reducer: Reducer, grid: LeafGrid) -> None:
         self._reducer = reducer
@@ -88,16 +88,16 @@ class _Leaves:
         covers = [(i, i + len(run)) for i, run in runs]
         whole = sum(len(run) for _, run in runs) == stop - start
         self._nodes.append(_Node(0, number, covers, acc, whole))
-        while self._climb():
+        while self._merge_upwards():
             pass
 
-    def _climb(self) -> bool:
+    def _merge_upwards(self) -> bool:
         """Merge the last two nodes if they are the halves of the node above."""
         if len(self._nodes) < 2:
             return False
         left, right = self._nodes[-2:]
         siblings = left.level == right.level and left.position + 1 == right.position and left.position % 2 == 0
-        # A leaf with a hole stays by itself: the scheduler may yet want it folded anew.
+        # A leaf with a missing item stays separate: the scheduler may still have it folded again.
         if not (siblings and left.whole and right.whole):
             return False
         acc = join(self._reducer, left.acc, right.acc)
@@ -107,7 +107,7 @@ class _Leaves:
 
 
 def fold_runs(reducer: Reducer, runs: Sequence[tuple[int, list[Any]]]) -> Any:
-    """Fold one leaf from the runs of consecutive partials it consists of: one `steps` unless places matter."""
+    """Fold one leaf from its runs of consecutive partials: in one `steps`, unless the reducer is positional."""
     acc = reducer.init()
     if not reducer.positional:
         return fold(reducer, acc, runs[0][0], [x for _, run in runs for x in run] if len(runs) > 1 else runs[0][1])
@@ -120,13 +120,13 @@ def fold_runs(reducer: Reducer, runs: Sequence[tuple[int, list[Any]]]) -> Any:
 
 
 class _Absent(Enum):
-    """Stands for the state of a leaf, or of a node, whose items all failed. It pickles, for checkpoints."""
+    """Stands for the state of a leaf or node whose items all failed; an Enum, so that it pickles for checkpoints."""
 
     ABSENT = "absent"
 
 
-class _Climbing:
-    """Nodes by (level, place): a node meets its sibling as soon as both are there. O(log n) nodes when in order."""
+class _NodeFold:
+    """Nodes by (level, position). A node merges with its sibling as soon as both exist: O(log n) nodes if in order."""
 
     def __init__(self, reducer: Reducer) -> None:
         self._reducer = reducer
@@ -135,15 +135,15 @@ class _Climbing:
 
     def commit(self, data: tuple[int, int, Any]) -> None:
         level, position, acc = data
-        if not self._reducer.retains_input:  # it may lie in memory that is only lent, and nodes may be here for long
+        if not self._reducer.retains_input:  # acc may lie in borrowed memory, and a node stays for long
             acc = self._merge(self._reducer.init(), acc)
-        self._climb(level, position, acc)
+        self._merge_upwards(level, position, acc)
 
     def leave_out(self, leaf: int) -> None:
-        """A leaf without a state takes a place, for its sibling would wait for it for ever."""
-        self._climb(0, leaf, _Absent.ABSENT)
+        """Fill the position of a leaf without a state, for which its sibling would otherwise wait for ever."""
+        self._merge_upwards(0, leaf, _Absent.ABSENT)
 
-    def _climb(self, level: int, position: int, acc: Any) -> None:
+    def _merge_upwards(self, level: int, position: int, acc: Any) -> None:
         while (sibling := (level, position ^ 1)) in self._nodes:
             other = self._nodes.pop(sibling)
             acc = self._merge(other, acc) if position & 1 else self._merge(acc, other)
@@ -152,8 +152,8 @@ class _Climbing:
 
     def value(self, last: bool = False) -> Any:
         del last
-        # A node without a sibling (the input's end, a leaf that was skipped whole) climbs as it is: the shape depends
-        # on which leaves there are, and on nothing else. Merging into a fresh accumulator leaves the nodes untouched.
+        # A node without a sibling (at the input's end, next to a skipped leaf) moves up unmerged: the shape depends
+        # only on the leaves that exist. Merging into a fresh accumulator leaves the nodes untouched.
         nodes = {key: self._merge(self._reducer.init(), acc) for key, acc in self._present().items()}
         level = 0
         while len(nodes) > 1:
@@ -168,7 +168,7 @@ class _Climbing:
         return self._reducer.finish(nodes.popitem()[1] if nodes else self._reducer.init())
 
     def done(self) -> bool:
-        """Ask the node of the first items alone: others come in any order, and there may always be some."""
+        """Return whether the node of the first items is done: the others arrive in any order, so they do not decide."""
         first = [acc for (_, position), acc in self._present().items() if position == 0]
         return len(first) == 1 and self._reducer.done(first[0])
 

@@ -1,4 +1,4 @@
-"""Does what you wrote keep its laws? A reducer: `check_reducer`. A resource that commits: `check_resource`."""
+"""Test the laws of your own reducer with `check_reducer`, of your own resource with `check_resource`."""
 
 from poolagg.testing.laws import LawBroken
 from poolagg.testing.reducers import LAWS, check_reducer

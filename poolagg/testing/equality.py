@@ -1,4 +1,4 @@
-"""When are two results the same? As `==` says, save that nan is itself, and arrays are compared element by element."""
+"""Compare results: by `==`, but nan equals nan, and arrays are compared element by element."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["alike"]
 
 
 def alike(left: Any, right: Any) -> bool:
-    """Whether two results are equal, also where there are nan or arrays in them.
+    """Return whether two results are equal, also with nan or arrays in them.
 
     >>> alike([1.0, {"a": float("nan")}], [1, {"a": float("nan")}]), alike([1], (1,))
     (True, False)
@@ -19,7 +19,7 @@ def alike(left: Any, right: Any) -> bool:
         return True
     if _is_array(left) or _is_array(right):
         return _is_array(left) and _is_array(right) and _arrays_alike(left, right)
-    if hasattr(left, "equals") and type(left) is type(right):  # Series and DataFrames, which compare by element
+    if hasattr(left, "equals") and type(left) is type(right):  # Series and DataFrames, whose == is by element
         return bool(left.equals(right))
     if isinstance(left, (list, tuple)) and isinstance(right, (list, tuple)):
         same_kind = isinstance(left, list) == isinstance(right, list)

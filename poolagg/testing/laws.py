@@ -1,4 +1,4 @@
-"""A law that is broken, told with the smallest example."""
+"""The error for a broken law, and the search for the smallest example."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["LawBroken", "fewest"]
 
 
 class LawBroken(AssertionError):
-    """A reducer or a resource breaks a law: `law` is its name, `samples` the smallest example that was found."""
+    """A reducer or a resource breaks a law: `law` is its name, `samples` the smallest example found."""
 
     __module__ = "poolagg.testing"
 
@@ -20,7 +20,7 @@ class LawBroken(AssertionError):
 
 
 def fewest(samples: list[Any], broken: Callable[[list[Any]], bool]) -> list[Any]:
-    """Leave out ever smaller runs of samples as long as a law stays broken (delta debugging: Zeller 1999).
+    """Remove ever smaller runs of samples as long as the law stays broken (delta debugging: Zeller 1999).
 
     >>> fewest([3, 1, 4, 1, 5, 9], lambda some: 4 in some and 9 in some)
     [4, 9]

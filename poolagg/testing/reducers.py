@@ -1,7 +1,7 @@
-"""Does a reducer keep its laws? `check_reducer` runs them all and shows the smallest example that breaks one.
+"""Test the laws of a reducer: `check_reducer` runs all of them and shows the smallest example that breaks one.
 
 Each law is a function from a trial (a reducer and some partials) to pairs of results that must be equal. Accumulators
-are compared by what `finish` makes of them, so one value may have many forms.
+are compared by their `finish` results, so that one value may have many forms.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ __all__ = ["LAWS", "check_reducer"]
 
 
 SEVERAL = 6
-"""How many of the samples are tried in pairs as well."""
+"""Number of samples that are tried in pairs as well."""
 
 
 def check_reducer(reducer: ReducerLike, samples: Iterable[Any], equal: Callable[[Any, Any], Any] = alike) -> None:
-    """Raise LawBroken if `reducer` breaks a law on the samples, partials as `func` would return them.
+    """Raise LawBroken if `reducer` breaks a law on the samples, which are partials as `func` returns them.
 
-    `equal` compares results: by default as `==` does, with nan equal to nan and arrays compared as a whole, also inside
-    lists and dicts; `math.isclose` where floats are added. Takes whatever `aggregate` takes as a reducer. The laws of
-    `merge` are left out where there is none. Samples should differ from one another, and half a dozen is enough; they
-    are copied for each trial, so a reducer may use them up.
+    `reducer` may be anything that `aggregate` takes as one. `equal` compares results: by default like `==`, but nan
+    equals nan and arrays are compared as a whole, also inside lists and dicts; pass `math.isclose` if floats are added.
+    The laws of `merge` are skipped for a reducer without it. Samples should differ from one another; half a dozen is
+    enough. Each trial copies them, so that a reducer may consume them.
 
     >>> from poolagg.reducers import Mean, Reducer
     >>> check_reducer(Mean(), [1, 2.5, 3])
@@ -48,23 +48,23 @@ def check_reducer(reducer: ReducerLike, samples: Iterable[Any], equal: Callable[
     """
     samples = [list(sample) if isinstance(sample, Iterator) else sample for sample in samples]
     if not samples:
-        raise ValueError("check_reducer needs samples to try the laws on, got none")
+        raise ValueError("check_reducer needs samples to try the laws on, got none: pass some partials")
     trial = Trial(as_reducer(reducer), samples, equal)
     law = _first_broken(trial)
-    for pair in combinations(samples[:SEVERAL], 2):  # among many samples, one may hide what two others show
+    for pair in combinations(samples[:SEVERAL], 2):  # among many samples, one may hide a fault that two others show
         if law is None:
             trial = trial._replace(samples=list(pair))
             law = _first_broken(trial)
     while law:
         trial = _smallest(law, trial)
-        simpler = _first_broken(trial) or law  # with fewer samples, an earlier law may be the one to name
+        simpler = _first_broken(trial) or law  # with fewer samples, an earlier law may be broken
         if simpler is law:
             law.report(trial)
         law = simpler
 
 
 class Trial(NamedTuple):
-    """A reducer and the partials to try it on. Every fold starts from copies of the partials."""
+    """A reducer and the partials to try it on; each fold starts from copies of the partials."""
 
     reducer: Reducer
     samples: list[Any]
@@ -78,13 +78,13 @@ class Trial(NamedTuple):
         return len(self.samples)
 
     def fold(self, start: int = 0, stop: int | None = None) -> Any:
-        """Samples `start` to `stop`, each at its place, into a fresh accumulator."""
+        """Fold samples `start` to `stop`, each at its position, into a fresh accumulator."""
         return self.onto(self.reducer.init(), range(start, self.n if stop is None else stop))
 
-    def onto(self, acc: Any, places: Iterable[int], prepared: Sequence[Any] | None = None) -> Any:
-        """Step the samples at these places onto `acc`; places beyond the last go round and round."""
+    def onto(self, acc: Any, positions: Iterable[int], prepared: Sequence[Any] | None = None) -> Any:
+        """Step the samples at these positions onto `acc`; positions beyond the last wrap around."""
         prepared = self.prepared() if prepared is None else prepared
-        for i in places:
+        for i in positions:
             acc = self.reducer._checked(acc, self.reducer.step_at(acc, (i,), prepared[i % len(prepared)]), "step")
         return acc
 
@@ -92,35 +92,35 @@ class Trial(NamedTuple):
         return join(self.reducer, acc, other)
 
     def again(self) -> range:
-        """Places for the samples a second time, behind the first."""
+        """Return positions for a second round of the samples, after the first."""
         return range(self.n, 2 * self.n)
 
     def cuts(self, count: int) -> Iterator[tuple[int, ...]]:
-        """Ways to cut the samples into `count + 1` pieces, some empty: all ways for a few samples, some for many."""
+        """Yield cuts of the samples into `count + 1` pieces, some empty: all cuts of few samples, some of many."""
         return combinations_with_replacement(sorted({round(i * self.n / 6) for i in range(7)}), count)
 
     def result(self, acc: Any) -> Any:
-        """What `finish` makes of `acc`, as a value that cannot change any more; what it raised, if it raises."""
+        """Return a copy of `finish(acc)`, or `Raised` if it raises."""
         try:
             return copy.deepcopy(self.reducer.finish(acc))
-        except Exception as error:  # nothing may have no result: functools.reduce
+        except Exception as error:  # an empty fold may have no result, as in functools.reduce
             return Raised(type(error).__name__)
 
     def same(self, left: Any, right: Any) -> bool:
-        """Whether two results are equal; two nan are."""
+        """Return whether two results are equal; two nan are."""
         if isinstance(left, Raised) or isinstance(right, Raised):
             return type(left) is type(right) and left.kind == right.kind
         return left is right or (_is_nan(left) and _is_nan(right)) or bool(self.equal(left, right))
 
 
 class Raised(NamedTuple):
-    """`finish` raised: equal to another of the same type."""
+    """Stands for an exception that `finish` raised; equal to another of the same type."""
 
     kind: str
 
 
 Pairs: TypeAlias = Iterator[tuple[str, Any, Any]]
-"""What is compared, and the two results that must be equal."""
+"""A description of the comparison, and the two results that must be equal."""
 
 
 class Law(NamedTuple):
@@ -131,21 +131,21 @@ class Law(NamedTuple):
     check: Callable[[Trial], Pairs]
 
     def problem(self, trial: Trial) -> str | None:
-        """The first pair that is not equal."""
+        """Describe the first pair that is not equal; return None if there is none."""
         for what, left, right in self.check(trial):
             if not trial.same(left, right):
                 return f"{what}: {reprlib.repr(left)} and {reprlib.repr(right)}"
         return None
 
     def broken(self, trial: Trial) -> bool:
-        """Whether it does not hold; an exception on the way breaks it, too."""
+        """Return whether the law is broken; an exception breaks it, too."""
         try:
             return self.problem(trial) is not None
         except Exception:
             return True
 
     def report(self, trial: Trial) -> NoReturn:
-        """Raise what is to be said about a broken law."""
+        """Raise LawBroken for a broken law."""
         cause = None
         try:
             problem = self.problem(trial)
@@ -173,9 +173,9 @@ def _fresh(trial: Trial) -> Pairs:
     if type(first).__hash__ is None:
         yield f"two calls returned the same {type(first).__name__}", first is second, False
     nothing = trial.result(first)
-    with contextlib.suppress(Exception):  # what a step does wrong is the business of the next law
-        for place, prepared in enumerate(trial.prepared()):
-            stepped = reducer.step_at(first, (place,), prepared)
+    with contextlib.suppress(Exception):  # the next law reports the faults of step
+        for position, prepared in enumerate(trial.prepared()):
+            stepped = reducer.step_at(first, (position,), prepared)
             first = first if stepped is None else stepped
     yield "finish(init()) before and after a fold of another", nothing, trial.result(second)
     yield "finish(init()) before and after a fold", nothing, trial.result(reducer.init())
@@ -215,7 +215,7 @@ def _finish_copies(trial: Trial) -> Pairs:
 
 
 def _pickles(trial: Trial) -> Pairs:
-    import cloudpickle  # as states travel
+    import cloudpickle  # states may be pickled by it
 
     for (cut,) in trial.cuts(1):
         acc = pickle.loads(cloudpickle.dumps(trial.fold(0, cut)))
@@ -234,12 +234,12 @@ def _bulk(trial: Trial) -> Pairs:
             yield what, looped, trial.result(bulk)
 
 
-def _places(trial: Trial) -> Pairs:
+def _any_order(trial: Trial) -> Pairs:
     for (cut,) in trial.cuts(1):
         front, back = range(cut), range(cut, trial.n)
-        for places in ([*back, *front], [*reversed(front), *reversed(back)]):
-            arrived = trial.onto(trial.reducer.init(), places)
-            yield f"in input order and in order {places}", trial.result(trial.fold()), trial.result(arrived)
+        for positions in ([*back, *front], [*reversed(front), *reversed(back)]):
+            arrived = trial.onto(trial.reducer.init(), positions)
+            yield f"in input order and in order {positions}", trial.result(trial.fold()), trial.result(arrived)
 
 
 def _identity(trial: Trial) -> Pairs:
@@ -309,7 +309,7 @@ def _merges(reducer: Reducer) -> bool:
     return reducer.mergeable
 
 
-# Freshness comes first: with a shared accumulator every other law would look broken.
+# Freshness comes first: with a shared accumulator, all other laws would look broken.
 LAWS = (
     Law("init() returns a fresh accumulator at every call", _always, _fresh),
     Law("step takes every sample and returns the accumulator", _always, _steps_return),
@@ -318,7 +318,7 @@ LAWS = (
     Law("finish shares no mutable state with the accumulator", _always, _finish_copies),
     Law("the accumulator survives pickling", _always, _pickles),
     Law("steps is looped step", _always, _bulk),
-    Law("with step_at, what arrives first does not matter", lambda r: r.positional and not r.ordered, _places),
+    Law("with step_at, what arrives first does not matter", lambda r: r.positional and not r.ordered, _any_order),
     Law("merge(a, init()) == a", _merges, _identity),
     Law("merge neither mutates nor keeps its right argument", _merges, _right_argument),
     Law("step(a, x) == merge(a, step(init(), x))", _merges, _agreement),

@@ -1,7 +1,7 @@
-"""Does a resource keep its laws? `check_resource` tries them on a real one, with a process that is really killed.
+"""Test the laws of a resource: `check_resource` tries them on a real one, and really kills a process.
 
-Each law is a function from a trial to pairs of what is expected and what is found. A trial may find something in the
-resource already: what counts is what it adds.
+Each law is a function from a trial to pairs of expected and found values. The resource may contain partials already:
+only those that a trial adds count.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from poolagg.testing.laws import LawBroken, fewest
 __all__ = ["check_resource"]
 
 LEDGERS = (b"a ledger", b"", bytes(range(256)), os.urandom(100_000), b"a shorter one")
-"""Bytes of any kind and length: a resource must not look into them."""
+"""Bytes of any kind and length, because a resource must treat them as opaque."""
 
 
 def check_resource(make: Callable[[], Any], partials: Iterable[Any], read: Callable[[], Iterable[Any]]) -> None:
     """Raise LawBroken if the resource that `make()` returns breaks a law of `poolagg.resources.Resource`.
 
-    `make` is called often, in a worker process too, and returns each time a new object for the same place; an `Into`
-    of one will do. `read` returns the partials that are in that place now: in any order, and others beside them. Use a
-    place that you can throw away: the partials are put there several times.
+    `make` returns a new object for the same place, or an `Into` of it, at each of many calls, also in a worker process.
+    `read` returns the partials that are in that place now, in any order, and may return others. Use a place that you
+    can throw away: the partials are written there several times.
 
     >>> import pathlib, tempfile
     >>> from poolagg.resources import IntoFile
@@ -38,7 +38,7 @@ def check_resource(make: Callable[[], Any], partials: Iterable[Any], read: Calla
     ...     path = pathlib.Path(folder, "lines")
     ...     check_resource(lambda: IntoFile(path), ["to", "be"], lambda: path.read_text().splitlines())
 
-    >>> class Forgetful:  # it retains_input everything, but in this process alone
+    >>> class Forgetful:  # it keeps everything, but only in this process
     ...     kept, ledger = [], None
     ...     def begin(self): self.new = []; return self.ledger
     ...     def apply(self, partial): self.new.append(partial)
@@ -52,14 +52,14 @@ def check_resource(make: Callable[[], Any], partials: Iterable[Any], read: Calla
     """
     trial = Trial(make, [*partials], read)
     if not trial.partials:
-        raise ValueError("check_resource needs partials to try the laws on, got none")
+        raise ValueError("check_resource needs partials to try the laws on, got none: pass some partials")
     for name, law in LAWS.items():
         if _problem(law, trial) is not None:
             _report(name, law, trial)
 
 
 class Trial(NamedTuple):
-    """How to come by a resource, what to put there, and how to look what is in it."""
+    """How to create a resource, the partials to write, and how to read them."""
 
     make: Callable[[], Any]
     partials: list[Any]
@@ -71,7 +71,7 @@ class Trial(NamedTuple):
 
     @contextlib.contextmanager
     def begun(self) -> Iterator[tuple[Any, Any]]:
-        """A resource and the ledger it began with; rolled back in the end."""
+        """Begin a resource; yield it with its ledger, and roll it back at the end."""
         resource = self.new()
         ledger = resource.begin()
         try:
@@ -80,7 +80,7 @@ class Trial(NamedTuple):
             resource.rollback()
 
     def ledger(self) -> Any:
-        """The ledger that is found now."""
+        """Return the current ledger."""
         with self.begun() as (_, ledger):
             return ledger
 
@@ -90,11 +90,11 @@ class Trial(NamedTuple):
 
 
 Pairs: TypeAlias = Iterator[tuple[str, Any, Any]]
-"""What is compared: what is expected, and what is found."""
+"""A description of the comparison, the expected value, and the found one."""
 
 
 def _problem(law: Callable[[Trial], Pairs], trial: Trial) -> tuple[str, BaseException | None] | None:
-    """What is wrong, if anything is; and the exception, if it was one."""
+    """Describe how a law is broken, with the exception, if any; return None if the law holds."""
     try:
         for what, expected, found in law(trial):
             if expected != found:
@@ -105,21 +105,24 @@ def _problem(law: Callable[[Trial], Pairs], trial: Trial) -> tuple[str, BaseExce
 
 
 def _report(name: str, law: Callable[[Trial], Pairs], trial: Trial) -> None:
-    """Raise what is to be said about a broken law. One that is broken at times only may hold by now."""
+    """Raise LawBroken, also for a law that is broken only sometimes and holds at this attempt."""
     few = fewest(trial.partials, lambda fewer: _problem(law, trial._replace(partials=fewer)) is not None)
-    said, cause = _problem(law, trial._replace(partials=few)) or ("broken at the first try, and not at the next", None)
+    problem, cause = _problem(law, trial._replace(partials=few)) or (
+        "broken at the first try, and not at the next",
+        None,
+    )
     kind = type(trial.new()).__name__
-    raise LawBroken(f"{kind} breaks the law: {name}\n  {said}\n  partials: {few!r}", name, few) from cause
+    raise LawBroken(f"{kind} breaks the law: {name}\n  {problem}\n  partials: {few!r}", name, few) from cause
 
 
 class Added:
-    """What is in the resource beyond what was there at first. Compares with partials, in any order."""
+    """Finds the partials added to a resource since this object was created."""
 
     def __init__(self, trial: Trial) -> None:
         self._trial, self._before = trial, [*trial.read()]
 
     def since(self) -> Any:
-        """The partials that were added; all there are, if some of those that were there are not."""
+        """Return the added partials, or a text if one that was there before is gone."""
         now = [*self._trial.read()]
         left = [*now]
         for partial in self._before:
@@ -217,7 +220,7 @@ def _nothing(partial: Any) -> None:
     del partial
 
 
-# What comes first is what the others build upon; a process is started for the last one only.
+# Each law builds on those before it; only the last one starts a process.
 LAWS: dict[str, Callable[[Trial], Pairs]] = {
     "begin() returns the ledger that commit was given, whatever bytes these are": _ledger,
     "what was applied before a commit is there once": _once,

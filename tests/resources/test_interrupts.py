@@ -35,7 +35,8 @@ SWEPT = {
     str(path)
     for path in (
         *PACKAGE.glob("resources/*.py"),
-        *(PACKAGE / f"{name}.py" for name in ("_checkpoint", "_checkpointer", "_files", "_store")),
+        *(PACKAGE / "_checkpoint" / name for name in ("checkpoint.py", "store.py")),
+        *(PACKAGE / "_engine" / "checkpointer.py", PACKAGE / "_runtime" / "files.py"),
     )
 }
 

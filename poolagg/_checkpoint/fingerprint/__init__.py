@@ -1,10 +1,9 @@
-"""What a function or reducer is, as digests of its parts: whether a checkpoint was made by the same code.
+"""Fingerprint a function and a reducer, so that a run recognizes whether the same code made a checkpoint.
 
-A function is its instructions with the constants they load, its defaults, its attributes, the values in its closure,
-and the globals of its own module that it refers to, functions among them likewise. So a comment, a docstring, a moved
-line or another file name is no difference, and a changed constant is one. How a value counts stands in
-`values.py`. Rule: what is imported counts by its name alone. Of another version of Python the instructions
-differ.
+A function's fingerprint has digests of its instructions with their constants, of its defaults, its attributes, the
+values in its closure, and the globals of its own module that it refers to, functions included. So comments, docstrings,
+moved lines and file names do not count, and a changed constant counts. `values.py` describes other values. Rule:
+imported objects count by name alone. Another version of Python compiles to other instructions.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ PYTHON = "the version of Python"
 
 
 def fingerprint(func: Callable[[Any], Any], reducer: Any) -> dict[str, str]:
-    """The parts of func and reducer by their names, each as a digest.
+    """Return the digests of the parts of func and reducer, by the names of the parts.
 
     >>> a, b = fingerprint(lambda x: x + 1, None), fingerprint(lambda x: x + 2, None)
     >>> [name for name in a if a[name] != b[name]]
@@ -37,7 +36,7 @@ def fingerprint(func: Callable[[Any], Any], reducer: Any) -> dict[str, str]:
         why = "it is nested too deep" if deep else f"{type(error).__name__}: {error}"
         raise ValueError(
             f"a checkpoint cannot tell whether func and reducer are the same in another run: {why}, at "
-            f"{walk.path[:200]}. Say with Checkpoint(path, key=...) what counts as the same"
+            f"{walk.path[:200]}. Pass Checkpoint(path, key=...): runs with the same key count as the same"
         ) from error
 
 
@@ -58,6 +57,6 @@ def _parts(walk: State, func: Any, reducer: Any) -> dict[str, str]:
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """The names of the parts that differ, in order; another Python is one only where the code differs with it."""
+    """Return the names of the parts that differ, in order; a new Python version alone does not count."""
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     return [] if names == [PYTHON] else names

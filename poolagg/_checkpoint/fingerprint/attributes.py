@@ -1,7 +1,7 @@
-"""What an object says of itself, without pickling it: its slots and `vars()`, or what pickle would be given.
+"""Read an object's state without pickling it: its slots and `vars()`, or its `__reduce_ex__` value.
 
-Rule: no attribute is read by a hook of the user's. What a class defines for pickling runs, as it does when
-a function is sent to workers, and may raise.
+Rule: reading attributes runs no hook of the user's. A class's pickling methods run, as they do when a function is sent
+to workers, and may raise.
 """
 
 from __future__ import annotations
@@ -16,20 +16,29 @@ from typing import Any
 from poolagg._checkpoint.fingerprint.origin import PACKAGE, is_own, name_of_type
 from poolagg.errors import short_repr
 
-__all__ = ["HEAP", "attributes", "beside", "has_hooks", "is_resource", "reduced", "variables", "what_hides"]
+__all__ = [
+    "HEAP",
+    "attributes",
+    "has_hooks",
+    "hidden_state",
+    "is_resource",
+    "omitted_attributes",
+    "reduced",
+    "variables",
+]
 
 HEAP = 1 << 9
-"""The flag of a type that was made at run time."""
+"""The flag of a type that was created at run time."""
 
 _HOOKS = ("__reduce_ex__", "__reduce__", "__getstate__", "__getnewargs_ex__", "__getnewargs__")
-"""What a class defines to say how its instances pickle."""
+"""Methods by which a class defines how its instances pickle."""
 
-_SAID = {*functools.WRAPPER_ASSIGNMENTS, "__annotations__", "__annotate__", "__type_params__"}
-"""What `functools.wraps` copies: names, a docstring, annotations."""
+_COPIED_BY_WRAPS = {*functools.WRAPPER_ASSIGNMENTS, "__annotations__", "__annotate__", "__type_params__"}
+"""Attributes that `functools.wraps` copies: names, a docstring, annotations."""
 
 
 def attributes(value: Any) -> dict[str, Any]:
-    """What is in slots and `vars()`, read past the hooks of the class."""
+    """Return the contents of slots and `vars()`, bypassing the hooks of the class."""
     found: dict[str, Any] = {}
     for base in [base for base in type(value).__mro__ if "__slots__" in vars(base)]:
         for name, slot in list(vars(base).items()):
@@ -39,29 +48,30 @@ def attributes(value: Any) -> dict[str, Any]:
     return {name: part for name, part in (found | variables(value)).items() if not _is_passing(value, name, part)}
 
 
-def beside(value: Any) -> dict[str, Any]:
-    """Return the attributes of an instance of the user's own class, unless that class says what of it pickles.
+def omitted_attributes(value: Any) -> dict[str, Any]:
+    """Return the attributes that pickling may omit: those of a user's class that defines no pickling itself.
 
-    A library's class, such as Counter, may pickle less than its subclasses add.
+    Its base, a library's class such as Counter, may pickle fewer attributes than the subclass adds.
     """
     own = [base for base in type(value).__mro__ if is_own(base.__module__)]
     return attributes(value) if own and not any(name in vars(base) for base in own for name in _HOOKS) else {}
 
 
 def variables(value: Any) -> dict[str, Any]:
-    """`vars(value)`, read past its hooks, without what only documents it."""
+    """Return `vars(value)`, bypassing its hooks, without attributes that only document it."""
     try:
         names = dict(object.__getattribute__(value, "__dict__"))
     except AttributeError:
         return {}
-    hidden = _SAID if "__wrapped__" in names else {"__doc__"}
+    hidden = _COPIED_BY_WRAPS if "__wrapped__" in names else {"__doc__"}
     return {name: part for name, part in names.items() if name not in hidden}
 
 
 def _is_passing(value: Any, name: Any, part: Any) -> bool:
-    """Whether an attribute is the id of this process, which clients keep, or the value's own hash, kept in it.
+    """Return whether an attribute depends on the process.
 
-    Or where a class lies in memory, which pydantic notes as `cls_ref`.
+    It is the process's id, which clients store, the value's own cached hash, or a class's address in pydantic's
+    `cls_ref`.
     """
     if name == "cls_ref" and type(value).__module__.startswith("pydantic."):
         return True
@@ -70,13 +80,13 @@ def _is_passing(value: Any, name: Any, part: Any) -> bool:
     if name in ("pid", "_pid"):
         return part == os.getpid()
     if name.startswith("_") and name.endswith("hash"):
-        with contextlib.suppress(Exception):  # it has none by now
+        with contextlib.suppress(Exception):  # the value may be unhashable
             return part == hash(value)
     return False
 
 
 def is_resource(kind: type) -> bool:
-    """Whether instances say by `known_by` what tells them apart: resources, and what applies partials to them."""
+    """Return whether `known_by` identifies instances: those of resources, and of classes that apply partials to one."""
     methods = ("begin", "apply", "commit", "rollback")
     return hasattr(kind, "known_by") and (
         name_of_type(kind)[0] == PACKAGE or all(callable(getattr(kind, name, None)) for name in methods)
@@ -84,18 +94,18 @@ def is_resource(kind: type) -> bool:
 
 
 def has_hooks(kind: type) -> bool:
-    """Whether a class, or copyreg for it, defines how its instances pickle."""
+    """Return whether a class, or copyreg for it, defines how its instances pickle."""
     own = any(getattr(kind, name, None) is not getattr(object, name, None) for name in _HOOKS)
     return own or _registered(kind) is not None
 
 
 def _registered(kind: type) -> Any:
-    """What copyreg has for a type. Of exceptions nothing: libraries have them pickle with tracebacks, once imported."""
+    """Return copyreg's entry for a type; none for exceptions, for which libraries register tracebacks on import."""
     return None if issubclass(kind, BaseException) else copyreg.dispatch_table.get(kind)
 
 
 def reduced(value: Any) -> Any:
-    """What pickle would be given; a TypeError if that is neither a name nor the parts of a value."""
+    """Return the value that pickle would get; raise TypeError if it is neither a name nor the parts of a value."""
     kind: Any = type(value)
     reduce = _registered(kind)
     found = kind.__reduce_ex__(value, 4) if reduce is None else reduce(value)
@@ -106,15 +116,15 @@ def reduced(value: Any) -> Any:
     return found
 
 
-def what_hides(value: Any, reduces: bool, plain: set[type]) -> str | None:
-    """Why `vars()` and slots are not all of the state of an object; None if they are."""
+def hidden_state(value: Any, reduces: bool, plain: set[type]) -> str | None:
+    """Return why an object has more state than `vars()` and slots, None if it has not."""
     kind: Any = type(value)
-    if reduces or kind.__getattribute__ is not object.__getattribute__:  # asking it would run what the user wrote
+    if reduces or kind.__getattribute__ is not object.__getattribute__:  # reading attributes would run the user's code
         made = next(base for base in kind.__mro__ if not base.__flags__ & HEAP or _makes_itself(base))
         return None if made in (object, list, dict) else f"{kind.__qualname__} does not pickle"
     if kind not in plain:
         try:
-            object.__reduce_ex__(value, 2)  # looks for memory that belongs to neither
+            object.__reduce_ex__(value, 2)  # raises if the object has memory besides slots and vars()
         except Exception as error:
             return str(error)
         plain.add(kind)
@@ -122,6 +132,6 @@ def what_hides(value: Any, reduces: bool, plain: set[type]) -> str | None:
 
 
 def _makes_itself(kind: type) -> bool:
-    """Whether a class is made by C code of its own."""
+    """Return whether C code of the class itself creates its instances."""
     new = kind.__new__
     return isinstance(new, BuiltinFunctionType) and new.__self__ is kind

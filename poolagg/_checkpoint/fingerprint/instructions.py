@@ -1,8 +1,8 @@
-"""A code object as its instructions, with what they load: what a function does, wherever it is written down.
+"""Describe a code object by its instructions and the values that they load, independent of where it is written.
 
-Line numbers, file names, docstrings, comments, and the places of constants and jump targets do not count. Rule of the
-room: an argument that stands for something in a table of the code object is replaced with that. `dis` does so for all
-opcodes but KW_NAMES of Python 3.11.
+Line numbers, file names, docstrings, comments, and the positions of constants and jump targets do not count. Rule: an
+argument that is an index into a table of the code object is replaced by the entry. `dis` does this for all opcodes
+except KW_NAMES of Python 3.11.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CONSTANTS = {*dis.hasconst, *([dis.opmap["KW_NAMES"]] if "KW_NAMES" in dis.opma
 
 
 def instructions(code: CodeType) -> Any:
-    """The code as nested tuples of atoms."""
+    """Return the code as nested tuples of atoms."""
     read: Any = dis.Bytecode(code)
     steps = _without_notes([step for step in read if step.opname not in _SILENT])
     offsets = [step.offset for step in steps]
@@ -41,13 +41,13 @@ def instructions(code: CodeType) -> Any:
 
 
 def global_names(code: CodeType) -> set[str]:
-    """The names of globals and builtins that the code refers to, functions and classes inside of it included."""
+    """Return the names of globals and builtins that the code refers to, including nested functions and classes."""
     names = {step.argval for step in dis.get_instructions(code) if step.opname in _GLOBAL}
     return names.union(*(global_names(part) for part in code.co_consts if isinstance(part, CodeType)))
 
 
 def _without_notes(steps: list[dis.Instruction]) -> list[dis.Instruction]:
-    """The steps of a class's body without those that note its docstring, line or attributes."""
+    """Drop the steps of a class's body that store its docstring, line or attributes."""
     stores = [at for at, step in enumerate(steps) if step.opname == "STORE_NAME" and step.argval in _NOTES]
     noted = {part for at in stores if steps[at - 1].opname in _LITERAL for part in (at - 1, at)}
     return [step for at, step in enumerate(steps) if at not in noted]

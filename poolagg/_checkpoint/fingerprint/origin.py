@@ -1,7 +1,7 @@
-"""Where a module, function or class comes from: Python, an installed package, or the user's own files.
+"""Find the origin of a module, function or class: Python, an installed package, or the user's own files.
 
-The user's own code counts by its contents. Code of Python and of installed packages counts by its name, as long as
-the name leads to it; a wrapper or a class that a package creates at run time has no such name.
+The user's own code counts by its contents. Code of Python and of installed packages counts by its name if the name
+leads to it; a wrapper or a class that a package creates at run time has no such name.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ _STDLIB = os.path.dirname(os.__file__) + os.sep
 
 
 def is_own(module: Any) -> bool:
-    """Whether a module's code is the user's own rather than a library's, as far as its name and place tell."""
+    """Return whether a module's code is the user's own and not a library's, judging by its name and file."""
     root = module.partition(".")[0] if isinstance(module, str) else ""
     if root == "__main__":
         return True
-    place = _file(module, root)
-    if "site-packages" in place or "dist-packages" in place or root == PACKAGE:
+    file = _file(module, root)
+    if "site-packages" in file or "dist-packages" in file or root == PACKAGE:
         return False
-    # A file of the user's may bear the name of a module of Python, such as test.py or code.py.
-    return not (root in sys.stdlib_module_names and (not place or place.startswith(_STDLIB)))
+    # A user's file may have the name of a module of Python, such as test.py or code.py.
+    return not (root in sys.stdlib_module_names and (not file or file.startswith(_STDLIB)))
 
 
 def _file(module: Any, root: str) -> str:
@@ -39,7 +39,7 @@ def _file(module: Any, root: str) -> str:
 
 
 def counted_as(module: Any) -> str:
-    """Return the module that a library's name counts as: of poolagg the package alone, whose files may move.
+    """Return the name that a library's module counts as: for poolagg only the package, because its files may move.
 
     >>> counted_as("poolagg.reducers.moments"), counted_as("collections.abc")
     ('poolagg', 'collections.abc')
@@ -57,21 +57,21 @@ def name_of_type(kind: type) -> tuple[str, str]:
 
 
 def is_reached(thing: Any, module: Any, name: Any) -> bool:
-    """Whether a module holds `thing` under a dotted name. No attribute hook runs, but poolagg's, which load names."""
-    place: Any = sys.modules.get(module) if isinstance(module, str) else None
+    """Return whether a module holds `thing` under a dotted name; run no attribute hook but poolagg's lazy imports."""
+    found: Any = sys.modules.get(module) if isinstance(module, str) else None
     for part in str(name).split("."):
-        if not isinstance(place, (ModuleType, type)):
+        if not isinstance(found, (ModuleType, type)):
             return False
-        names = vars(place)
-        lazy = part not in names and isinstance(place, ModuleType) and _is_poolagg(place.__name__)
-        place = getattr(place, part, None) if lazy else names.get(part)
-        if isinstance(place, (staticmethod, classmethod)):
-            place = place.__func__
-    return place is thing
+        names = vars(found)
+        lazy = part not in names and isinstance(found, ModuleType) and _is_poolagg(found.__name__)
+        found = getattr(found, part, None) if lazy else names.get(part)
+        if isinstance(found, (staticmethod, classmethod)):
+            found = found.__func__
+    return found is thing
 
 
 def is_imported(function: FunctionType) -> bool:
-    """Whether a function is a library's, and its name leads to it."""
+    """Return whether a function belongs to a library and its name leads to it."""
     module = function.__module__
     return not (is_own(module) or is_own(function.__globals__.get("__name__"))) and is_reached(
         function, module, function.__qualname__
@@ -79,5 +79,5 @@ def is_imported(function: FunctionType) -> bool:
 
 
 def is_reached_anywhere(thing: Any, name: str) -> bool:
-    """Whether some module holds `thing` under a name."""
+    """Return whether any module holds `thing` under a name."""
     return any(is_reached(thing, module, name) for module in list(sys.modules))

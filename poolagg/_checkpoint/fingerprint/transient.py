@@ -1,9 +1,8 @@
-"""Which values count by their type alone: those that are another in each process and hold nothing of a function.
+"""The types whose values count by type alone: each process creates its own, and they hold no state of a function.
 
-The whole list: what threads and processes are made of and talk by (locks, threads, executors, all that belongs to
-`multiprocessing`), loggers and their handlers, open files, sockets, weak references and collections of these, event
-loops, and progress bars of tqdm. Of a subclass of the user's own the public attributes count too. Rule: the
-fingerprint sees nothing of what is added here.
+The list: primitives of threads and processes (locks, threads, executors, all of `multiprocessing`), loggers and their
+handlers, open files, sockets, weak references and collections of them, event loops, and progress bars of tqdm. The
+public attributes of a user's subclass count as well. Rule: the fingerprint cannot see the state of a type listed here.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _IN_MEMORY = {("_io", "BytesIO"), ("_io", "StringIO")}
 
 
 def is_transient(kind: type) -> bool:
-    """Whether values of this type count by their type alone.
+    """Return whether values of this type count by their type alone.
 
     >>> import io, logging
     >>> [is_transient(kind) for kind in (logging.RootLogger, io.FileIO, io.BytesIO, list)]

@@ -1,21 +1,21 @@
-"""Any value as a digest of its state: the same in every process, whatever its hashes, addresses and import order are.
+"""Describe any value by its state, the same in every process whatever its hashes, addresses and import order are.
 
-A value counts, in this order of what is looked at:
+A value counts as follows; the first matching line decides:
 
     numbers, text, bytes, None          by themselves
-    containers                          by what they hold; the order in a set or of a dict's keys does not count
+    containers                          by their contents; the order of a set or of a dict's keys does not count
     functions and classes of the user   by their instructions and definitions, defaults, closures and attributes
     functions, classes and singletons   by their names, if Python or an installed package has them
     modules                             by their names
     arrays of numpy                     by their bytes, types and shapes
-    what `_transient` lists             by its type
-    any other object                    by what `__reduce_ex__` gives, where its class or copyreg defines how to pickle;
-                                        otherwise by `vars()` and slots, and what a list or dict among its bases holds
+    types that `transient.py` lists     by their type
+    any other object                    by its `__reduce_ex__` value, if its class or copyreg defines how to pickle it;
+                                        otherwise by `vars()`, slots, and the contents of a list or dict among its bases
 
-What has none of these is refused, with the path that leads to it: nothing is passed over. No value is changed, and no
-attribute is read by a user's hook; but `__reduce_ex__` and the like run, as they do when the function is sent.
+Any other value is refused, with the path that leads to it; none is ignored. No value is changed, and reading attributes
+runs no hook of the user's; but `__reduce_ex__` and its like run, as they do when the function is sent to workers.
 
-`walk.py` goes from object to object, and this file says what each consists of.
+`walk.py` goes from object to object, and this file describes each.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ from poolagg._checkpoint.fingerprint import origin
 from poolagg._checkpoint.fingerprint.attributes import (
     HEAP,
     attributes,
-    beside,
     has_hooks,
+    hidden_state,
     is_resource,
+    omitted_attributes,
     reduced,
     variables,
-    what_hides,
 )
 from poolagg._checkpoint.fingerprint.instructions import global_names, instructions
 from poolagg._checkpoint.fingerprint.transient import is_transient
@@ -71,13 +71,13 @@ _NOTED = {
     *("__firstlineno__", "__static_attributes__", "__annotations_cache__"),
     *("__pydantic_core_schema__", "__pydantic_validator__", "__pydantic_serializer__"),
 }
-"""What Python notes in a class beside what is defined there; and pydantic, which makes it from that, with addresses."""
+"""Attributes that Python adds to a class, and those that pydantic derives from the others and that hold addresses."""
 
 _SINGLEDISPATCH = {part for part in functools.singledispatch.__code__.co_consts if isinstance(part, CodeType)}
 
 
 class State(Walk):
-    """A walk that tells any value by its state."""
+    """A walk that describes any value by its state."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class State(Walk):
         self._plain: set[type] = set()
         self._globals_of: dict[str, dict[int, str]] = {}
 
-    # -- what a value consists of --------------------------------------------------------------------------------------
+    # -- the parts of a value ------------------------------------------------------------------------------------------
 
     def described(self, value: Any) -> Form:
         kind = type(value)
@@ -108,11 +108,11 @@ class State(Walk):
     # -- code ----------------------------------------------------------------------------------------------------------
 
     def has_parts(self, func: Any) -> bool:
-        """Whether func is a function that counts by its parts."""
+        """Return whether func is a function that counts by its parts."""
         return type(func) is FunctionType and not origin.is_imported(func) and func.__code__ not in _SINGLEDISPATCH
 
     def parts_of(self, function: FunctionType) -> Iterator[tuple[str, Any]]:
-        """What a function of the user's own consists of, beside its globals."""
+        """Yield the parts of a user's function, except its globals."""
         yield "code", function.__code__
         yield "defaults", (function.__defaults__, function.__kwdefaults__)
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
@@ -156,7 +156,7 @@ class State(Walk):
         return "descriptor", self.form(descriptor.__objclass__, ".__objclass__"), descriptor.__name__
 
     def _wrapped(self, wrapper: Any) -> Form:
-        """A staticmethod or classmethod."""
+        """Describe a staticmethod or classmethod."""
         return type(wrapper).__name__, self._class_of(wrapper), self.form(wrapper.__func__, ".__func__")
 
     def _property(self, value: property) -> Form:
@@ -166,11 +166,11 @@ class State(Walk):
     def _module(self, module: ModuleType) -> Form:
         if type(module) is ModuleType and sys.modules.get(module.__name__) is not module:
             held = {name: part for name, part in vars(module).items() if not name.startswith("__")}
-            return "module", module.__name__, self._names(held)  # made by hand, as a namespace
+            return "module", module.__name__, self._names(held)  # created by the user, as a namespace
         return "module", module.__name__
 
     def note_globals(self, function: FunctionType) -> str | None:
-        """Note the globals that a function of the user's own refers to; under which name its namespace goes."""
+        """Note the globals that a user's function refers to; return the label of its namespace, if it needs one."""
         namespace = function.__globals__
         module = namespace.get("__name__")
         names = [name for name in sorted(global_names(function.__code__)) if name in namespace]
@@ -185,7 +185,7 @@ class State(Walk):
         return label
 
     def _label(self, module: str, namespace: dict[str, Any]) -> str:
-        """A namespace's name; of several that bear one name the second is `name (2)`."""
+        """Return a namespace's label: the module's name, or `name (2)` for a second namespace of that name."""
         known = self._namespaces.setdefault(module, {})
         number = known.setdefault(id(namespace), len(known) + 1)
         return module if number == 1 else f"{module} ({number})"
@@ -196,7 +196,7 @@ class State(Walk):
         return self.form(type(value), " (its class)")
 
     def _class(self, kind: type) -> Form:
-        """Classes of the user's own by what they define; others by name."""
+        """Describe a user's class by its definitions, another by its name."""
         module, name = kind.__module__, kind.__qualname__
         if not origin.is_own(module) and (origin.is_reached(kind, module, name) or not kind.__flags__ & HEAP):
             return "named", *origin.name_of_type(kind)
@@ -214,22 +214,22 @@ class State(Walk):
         return "member", self._class_of(member), self._member_state(member)
 
     def _member_state(self, member: Any) -> Form:
-        """What a member of an enum is, but for what Enum notes in it, some of which comes as the member is used."""
+        """Describe an enum's member without the attributes that Enum adds, some of them only when it is used."""
         more = {name: part for name, part in vars(member).items() if not _is_sunder(name) and name != "__objclass__"}
         return member._name_, self.form(member._value_, "._value_"), self._names(more)
 
-    # -- what libraries make, where pickling it does not tell its state ------------------------------------------------
+    # -- objects of libraries whose pickles do not show their state ----------------------------------------------------
 
     def _known_by(self, value: Any, names: tuple[str, ...]) -> Form:
         return "object", self._class_of(value), self._names({name: attrgetter(name)(value) for name in names})
 
     def _transient(self, value: Any) -> Form:
-        """By its type; what a class of the user's own adds to it counts, as far as its name is public."""
+        """Describe a transient value by its type and the public attributes that a user's class adds."""
         more = attributes(value) if origin.is_own(type(value).__module__) else {}
         return "transient", self._class_of(value), self._names({n: more[n] for n in more if not n.startswith("_")})
 
     def _singleton(self, value: Any) -> str | None:
-        """The name of an instance that the library which defines its class has made: `random._inst`, `numpy.s_`."""
+        """Return the name of an instance in the library module of its class, such as `random._inst`, or None."""
         module = type(value).__module__
         if module not in self._globals_of:
             names = {} if origin.is_own(module) else vars(sys.modules.get(module, ModuleType("")))
@@ -237,7 +237,7 @@ class State(Walk):
         return self._globals_of[module].get(id(value))
 
     def _numbers(self, value: Any) -> Form:
-        """An array or a number of numpy."""
+        """Describe an array or a number of numpy."""
         import numpy
 
         kind: Any = type(value)
@@ -250,7 +250,7 @@ class State(Walk):
         return "numpy", self._class_of(value), self._content(numpy.asarray(value), numpy), self._names(more)
 
     def _content(self, array: Any, numpy: Any) -> Form:
-        """The content, without bytes that mean nothing: between fields, and at the end of long doubles."""
+        """Describe an array's content without padding bytes: between fields, and at the end of long doubles."""
         kind, head = array.dtype, (self.form(array.dtype, ".dtype"), array.shape)
         if kind.names is not None:
             return *head, [self._content(array[name], numpy) for name in kind.names]
@@ -264,7 +264,7 @@ class State(Walk):
         return *head, sha256(data).digest()
 
     def _per_worker(self, value: per_worker[Any]) -> Form:
-        # It also has a name of its own, which is another in each process.
+        # Its own name differs in each process and does not count.
         return "per_worker", self.form(value._factory, "._factory"), self.form(value._arguments, "._arguments")
 
     # -- any other object ----------------------------------------------------------------------------------------------
@@ -274,7 +274,7 @@ class State(Walk):
         if (name := self._singleton(value)) is not None:
             return "named", origin.counted_as(kind.__module__), name
         head = "object", self._class_of(value)
-        if issubclass(kind, (set, frozenset)):  # what it pickles is in the order of this process
+        if issubclass(kind, (set, frozenset)):  # its pickle is in the order of this process
             parts = set.__iter__(value) if issubclass(kind, set) else frozenset.__iter__(value)
             return *head, self._unordered(parts), self._names(attributes(value))
         error = None
@@ -286,23 +286,23 @@ class State(Walk):
             else:
                 if isinstance(pickled, str):
                     return *head, *self._named(value, pickled)
-                return *head, *self._parts(kind, pickled), self._names(beside(value))
-        if (hidden := what_hides(value, reduces, self._plain)) is not None:
+                return *head, *self._parts(kind, pickled), self._names(omitted_attributes(value))
+        if (hidden := hidden_state(value, reduces, self._plain)) is not None:
             self.refuse(value, error or hidden)
         return *head, *self._held(value), self._names(attributes(value))
 
     def _held(self, value: Any) -> Iterator[Form]:
-        """What a subclass of list or dict holds, read past its hooks."""
+        """Yield the contents of a subclass of list or dict, bypassing its hooks."""
         if issubclass(type(value), list):
             yield [self.form(part, number) for number, part in enumerate(list.__iter__(value))]
         elif issubclass(type(value), dict):
             yield self._pairs(dict.items(value))
 
     def _named(self, value: Any, name: str) -> Iterator[Form]:
-        """What says that it pickles by name: if a library has it there, or it is made of something that counts."""
+        """Describe an object that pickles by name: by that, and by its attributes unless a library holds it there."""
         try:
             module = getattr(value, "__module__", None)
-        except Exception:  # of a hook of the user's
+        except Exception:  # raised by a user's hook
             module = None
         reached = [place for place in (module, type(value).__module__) if origin.is_reached(value, place, name)]
         yield from ("named", name)
@@ -372,16 +372,16 @@ _BY_ATTRIBUTES = {
     ("_struct", "Struct"): ("format",),
     ("_json", "Scanner"): ("strict", "object_hook", "object_pairs_hook", "parse_float", "parse_int", "parse_constant"),
     ("ctypes", "CDLL"): ("_name",),
-    ("numba.core.registry", "CPUDispatcher"): ("py_func", "targetoptions"),  # it pickles with a random name
+    ("numba.core.registry", "CPUDispatcher"): ("py_func", "targetoptions"),  # pickles with a random name
     ("pydantic._internal._validate_call", "ValidateCallWrapper"): ("function", "function.__annotations__"),
     (origin.PACKAGE, "share"): ("value",),
     **{("typing", name): ("__name__",) for name in ("TypeVar", "ParamSpec", "TypeVarTuple")},
 }
-"""Types whose state is in these attributes, and which do not pickle, or as something else."""
+"""Types that do not pickle, or not as their state, with the attributes that hold it."""
 
 
 def _way(kind: type) -> _Describe:
-    """How values of a type are described."""
+    """Return the method that describes values of a type."""
     if (describe := _EXACTLY.get(kind)) is not None:
         return describe
     for base, describe in _DERIVED:
@@ -392,6 +392,6 @@ def _way(kind: type) -> _Describe:
     numpy = sys.modules.get("numpy")
     if numpy is not None and issubclass(kind, (numpy.ndarray, numpy.generic)):
         return State._numbers
-    # A resource holds connections and files, which are others in each process.
+    # A resource holds connections and files, which differ in each process.
     names = ("known_by",) if is_resource(kind) else _BY_ATTRIBUTES.get(origin.name_of_type(kind))
     return State._instance if names is None else lambda walk, value: walk._known_by(value, names)

@@ -1,8 +1,8 @@
-"""A walk over values that refer to each other: each object as a digest, also where it is in a cycle.
+"""Walk over values that refer to each other, and give each object a digest, also in a cycle.
 
-Rule: whether two names refer to one object or to two that are alike does not count, but in a cycle. There
-an object is told by its distance from the one that refers to it, in order of the first visit. So order decides, and
-what has none (members of a set, keys) is looked at one by one, each as if there were no others.
+Rule: object identity does not count, except in a cycle. There an object is represented by its distance from the one
+that refers to it, in order of the first visit. So the order matters, and unordered objects (members of a set, keys)
+are visited one by one, each as if there were no others.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ from poolagg.errors import short_repr
 __all__ = ["Form", "Walk"]
 
 TRIES = 100_000
-"""How many objects that refer to each other are visited, all in all, from members of sets: each member begins anew."""
+"""Most visits, in all, of objects in cycles through sets: the walk begins again with each member of a set."""
 
 SMALL = 16
-"""Members up to which a tuple or list of atoms is told in full: a digest of it would take longer."""
+"""Members up to which a tuple or list of atoms is included in full, because a digest would take longer."""
 
 Form = Any
-"""What a value consists of, as nested tuples of atoms. An object in it is its digest, or where it was met before."""
+"""A value's parts, as nested tuples of atoms. An object in it is its digest, or a reference to an earlier visit."""
 
 
 class Walk(ABC):
-    """One walk over what func and reducer refer to. `referred` are the globals met on the way, by their names."""
+    """One walk over the objects that func and reducer refer to; `referred` are the globals on the way, by name."""
 
     def __init__(self) -> None:
         self.referred: dict[str, Any] = {}
         self._referrers: dict[str, str] = {}
-        self._alive: list[Any] = []  # an id stays an object's own
+        self._alive: list[Any] = []  # keeps ids unique
         self._part, self._steps = "func", list[Any]()
         self.refused = False
         self._begin()
 
     def digest(self, value: Any, part: str) -> str:
-        """The state of a part of func or reducer, in hexadecimal."""
+        """Return the digest of a part of func or reducer, in hexadecimal."""
         self._part, self._steps = part, []
         self._begin()
         return blake2b(dump(self.form(value, "")), digest_size=16).hexdigest()
 
     @property
     def path(self) -> str:
-        """What leads from func or the reducer to the value that is being described."""
+        """The path from func or the reducer to the value that is being described."""
         parts = [self._part]
         while (before := self._referrers.get(parts[-1], parts[-1])) not in parts:
             parts.append(before)
@@ -56,19 +56,19 @@ class Walk(ABC):
 
     @abstractmethod
     def described(self, value: Any) -> Form:
-        """Return what an object consists of; `form` gives the objects in it."""
+        """Return an object's parts; `form` returns the objects in it."""
 
-    # -- objects that may be met again, and in cycles ------------------------------------------------------------------
+    # -- repeated objects and cycles -----------------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        self._known: dict[int, Form] = {}  # what refers to nothing but itself and what is known
-        self._inside: dict[int, Form] = {}  # members of a cycle that is known, by their places in it
-        self._open: dict[int, int] = {}  # what is being described, and members of cycles with that, by their numbers
+        self._known: dict[int, Form] = {}  # objects that refer only to themselves and to known ones
+        self._inside: dict[int, Form] = {}  # members of a known cycle, by their positions in it
+        self._open: dict[int, int] = {}  # objects being described, and members of cycles with them, by number
         self._count = self._current = self._lowest = 0
         self._alone = self._used = self._tries = 0
 
     def form(self, value: Any, step: Any) -> Form:
-        """An atom as it is, an object as its digest; `step` leads to it from what is being described."""
+        """Return an atom itself, or an object's digest; `step` leads to it from the object being described."""
         kind = type(value)
         if kind in ATOMS:
             return value
@@ -89,7 +89,7 @@ class Walk(ABC):
         return form
 
     def _visit(self, key: int, value: Any) -> Form:
-        """Describe an object: Tarjan's algorithm, which knows a cycle as soon as all that belongs to it is visited."""
+        """Describe an object by Tarjan's algorithm, which finds a cycle as soon as all its members are visited."""
         self._alive.append(value)
         number = self._count = self._open[key] = self._count + 1
         current, lowest, used = self._current, self._lowest, self._used
@@ -104,7 +104,7 @@ class Walk(ABC):
         return form
 
     def _close(self, key: int, number: int, form: Form, memorable: bool) -> None:
-        """Nothing that was visited since `key` refers to what came before it."""
+        """Close a cycle: no object visited since `key` refers to one before it."""
         while (last := self._open.popitem())[0] != key:
             self._inside[last[0]] = "inside", form[0], last[1] - number
         self._count = number - 1
@@ -117,7 +117,7 @@ class Walk(ABC):
             self.refuse(value, "many objects refer to each other through sets, so that there is no order in them")
 
     def _by_itself(self, value: Any, step: Any) -> bytes:
-        """A member of a set, or a key, as if it had been met first: the order of such is another in each process."""
+        """Describe a member of a set, or a key, as if it were visited first: their order differs between processes."""
         if type(value) not in ATOMS:
             opened, inside, count = len(self._open), len(self._inside), self._count
             self._alone += 1
@@ -138,7 +138,7 @@ class Walk(ABC):
         return sorted(self._by_itself(part, " (one of)") for part in parts)
 
     def _pairs(self, pairs: Iterable[tuple[Any, Any]]) -> list[Any]:
-        """What a dict holds, key after value, in the order of the keys' bytes."""
+        """Describe a dict: keys and values in turn, in the order of the keys' bytes."""
         pairs = list(pairs)
         if ATOMS.issuperset(map(type, chain.from_iterable(pairs))):
             atoms = sorted([(dump(key), part) for key, part in pairs], key=lambda pair: pair[0])
@@ -148,23 +148,23 @@ class Walk(ABC):
         return [form for said, key, part in found for form in (said, self.form(part, ("[]", key)))]
 
     def _names(self, names: Mapping[str, Any]) -> list[Any]:
-        """A namespace: the order of names does not count."""
+        """Describe a namespace in the order of its names."""
         return [(name, self.form(names[name], f".{name}")) for name in sorted(names, key=str)]
 
     def refuse(self, value: Any, why: str) -> NoReturn:
-        """Say what it is, and where."""
+        """Raise ValueError with the value, its path, and the reason."""
         self.refused = True
         module, name = name_of_type(type(value))
         kind = name if module == "builtins" else f"{module}.{name}"
         raise ValueError(
             f"a checkpoint cannot tell whether {short_repr(value)} is the same in another run: {why}. This {kind} is "
-            f"at {self.path}. Create it inside func, or in each worker with per_worker(...); or say with "
-            "Checkpoint(path, key=...) which func and reducer count as the same"
+            f"at {self.path}. Create it inside func, or in each worker with per_worker(...); or pass "
+            "Checkpoint(path, key=...): runs with the same key count as the same"
         )
 
 
 def _step(step: Any) -> str:
-    """A step of a path, as Python would write it.
+    """Write a step of a path as Python code.
 
     >>> _step(3), _step(".name"), _step(("[]", "key"))
     ('[3]', '.name', "['key']")
@@ -175,5 +175,5 @@ def _step(step: Any) -> str:
 
 
 def _without_id(key: Any, value: Any) -> Any:
-    """A key, unless it is where its value lies in memory."""
+    """Return a key, or None if it is the id of its value."""
     return None if type(key) is int and key == id(value) else key
