@@ -63,7 +63,7 @@ _SO_NOSIGPIPE = 0x1022
 """The number of SO_NOSIGPIPE in the headers of macOS."""
 
 MAGIC = b"p\xa6g\x99"
-"""What each message begins with."""
+"""The first bytes of each message."""
 
 _HEADER = struct.Struct("!4sBIQQ")
 
@@ -108,7 +108,7 @@ class _Reader:
         self._missing = memoryview(self._buffer)
 
     def fill(self, sock: socket.socket) -> Message | None:
-        """Receive once, and return a message if one is complete. BlockingIOError: no bytes yet; EOFError: at the end."""
+        """Receive once; return a message if one is complete. BlockingIOError: no bytes yet; EOFError: at the end."""
         if self._missing:
             count = sock.recv_into(self._missing)
             if not count:
