@@ -1,4 +1,4 @@
-"""Where chunks run: pools of our own, and other people's."""
+"""Where chunks run: processes, threads, the caller's thread, and external pools and clusters."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,7 @@
-"""Map one batch of items: run `func` and `prepare` on each, and tell which items failed.
+"""Map one batch of items: run `func` and `prepare` on each, and record which items failed.
 
-Each failure is that item's alone: it splits the run of partials, and the next item follows. An item that raises never
-leaves an accumulator half changed, for nothing is folded here.
+A failure concerns its item alone: it splits the consecutive partials, and the next item follows. An item that raises
+never leaves an accumulator half changed, for the mapper folds no partial.
 """
 
 from __future__ import annotations
@@ -23,30 +23,31 @@ from poolagg.reducers import Reducer
 __all__ = ["BatchMapper", "Heartbeat", "let_callers_go"]
 
 OUR_FILES = {__file__, reused_buffers.__file__}
-"""Whose frames a traceback of `func` does not begin with."""
+"""Files whose frames are cut from the head of a traceback of `func`."""
 
 
 class Heartbeat(Protocol):
-    """Where a worker says what it is doing."""
+    """Receives what a worker is doing."""
 
     @property
     def sharing(self) -> Sharing | None:
-        """How a running chunk is divided; None where it is not."""
+        """How a running chunk is divided; None if the pool divides none."""
 
     def batch(self, chunk: int, start: int, stop: int) -> None:
-        """The worker begins to map items `start` to `stop` of a chunk."""
+        """Report that the worker begins to map items `start` to `stop` of a chunk."""
 
     def rest(self) -> None:
-        """The worker is mapping nothing."""
+        """Report that the worker is mapping no item."""
 
     def full(self) -> bool:
-        """Whether the worker has too much memory to go on: it hands back the rest of its chunk, if that may be cut."""
+        """Tell if the worker has too much memory to go on; it then hands back the rest of a chunk that may be cut."""
 
 
 class BatchMapper:
-    """Maps the batches of one worker, and keeps the failures of its chunk. `holds`: a partial outlives its batch.
+    """Maps the batches of one worker, and keeps the failures of its chunk.
 
-    Exceptions in `func` that are `fatal` are not the item's failure but end the worker's thread.
+    `holds`: a partial outlives its batch. An exception in `func` that is `fatal` ends the worker's thread; any other is
+    the item's failure.
     """
 
     def __init__(
@@ -70,26 +71,27 @@ class BatchMapper:
         self._pid = os.getpid()
         self.failures: list[Failure] = []
         self.cut: int | None = None
-        """Where the batch ended early, for its chunk is to yield."""
+        """The item at which the batch ended early, because the parent asked its chunk to yield."""
 
     def begin(self) -> None:
         """Begin a chunk."""
-        self.failures = []  # of a chunk that was left in the middle
+        self.failures = []  # drops those of a chunk that was cancelled half way
         self._pid = os.getpid()
 
     def announce(self, chunk: int, start: int, stop: int) -> None:
-        """Say which batch is mapped next."""
+        """Report which batch is mapped next."""
         self._now = chunk, start, stop
         self._heartbeat.batch(chunk, start, stop)
 
     def end(self) -> tuple[Failure, ...]:
-        """End the chunk, and give up its failures."""
+        """End the chunk, and return its failures."""
         failures, self.failures, self._opened = tuple(self.failures), [], []
         return failures
 
     @property
     def singly(self) -> bool:
-        """Whether each item is a batch of its own, for `func` may fill a buffer that is folded before its next call."""
+        """True if each item needs a batch of its own: `func` may reuse a buffer, which is folded before its next
+        call."""
         return self._aliasing.careful and not self._holds
 
     def leave_fork(self, error: BaseException | None = None) -> None:
@@ -104,9 +106,9 @@ class BatchMapper:
         unpack: Callable[[Any], Any] | None,
         chunk: int | None = None,
     ) -> list[tuple[int, list[Any]]]:
-        """Map the batch that was announced; give its runs of consecutive partials. `unpack` opens each item.
+        """Map the announced batch, and return its partials as runs of consecutive items. `unpack` opens each item.
 
-        With `chunk` given the batch ends early, at `cut`, once that chunk is to yield.
+        With `chunk`, the batch ends early, at `cut`, once the parent asks that chunk to yield.
         """
         here.generators.clear()
         self.cut = None
@@ -116,18 +118,18 @@ class BatchMapper:
             self._opened = runs = self._each(unpack, runs)
         mapped = self._mapped(runs, chunk)
         if chunk is not None and runs and self.cut is None:
-            self._come_to_the_end(chunk, runs[-1][0] + len(runs[-1][1]), index + len(items))
+            self._report_unopened(chunk, runs[-1][0] + len(runs[-1][1]), index + len(items))
         return mapped
 
-    def _come_to_the_end(self, chunk: int, reached: int, end: int) -> None:
-        """Say that the last items are done, which did not unpack; unless the parent has given them away."""
+    def _report_unopened(self, chunk: int, reached: int, end: int) -> None:
+        """Report trailing items that did not unpack as done, unless the parent has given them to another worker."""
         if reached < end and self._sharing is not None:
             self._sharing.come_to(end - 1)
             if self._sharing.asked(chunk):
                 self._leave(reached)
 
     def _mapped(self, runs: Sequence[tuple[int, Sequence[Any]]], chunk: int | None) -> list[tuple[int, list[Any]]]:
-        """Map in bulk where that is safe; else one item after the other, if need be once more."""
+        """Map in bulk if that is safe; else item by item, if need be a second time."""
         if not self._aliasing.careful:
             failed = len(self.failures)
             mapped = self._mapped_in_bulk(runs, chunk)
@@ -136,7 +138,7 @@ class BatchMapper:
             del self.failures[failed:]
             self.cut = None
             here.generators.clear()
-            self._heartbeat.batch(*self._now)  # the time limit of an item begins anew
+            self._heartbeat.batch(*self._now)  # restarts the clock of item_timeout
         self._aliasing.copies = self._holds or sum(len(run) for _, run in runs) > 1
         mapped = self._each(self._aliasing, runs, chunk)
         self._aliasing.settle()
@@ -145,7 +147,7 @@ class BatchMapper:
     def _mapped_in_bulk(
         self, runs: Sequence[tuple[int, Sequence[Any]]], chunk: int | None
     ) -> list[tuple[int, list[Any]]] | None:
-        """Map a batch at C speed; None if `func` may have overwritten some of its results."""
+        """Map a batch at C speed; return None if `func` may have overwritten some of its results."""
         mapped = self._each(self._aliasing.bulk, runs, chunk)
         if any(self._aliasing.suspects(run) for _, run in mapped):
             return None
@@ -170,15 +172,14 @@ class BatchMapper:
         return mapped
 
     def _leave(self, cut: int) -> None:
-        """Leave items from `cut` on to other workers, also those that did not unpack: the worker had not come to
-        them."""
+        """Leave items from `cut` on to other workers, including those that failed to unpack."""
         self.cut = cut
         self.failures = [failure for failure in self.failures if failure.index < cut]
 
     def _apply(
         self, func: Callable[[Any], Any], start: int, values: Sequence[Any], chunk: int | None = None
     ) -> Iterator[tuple[int, list[Any]]]:
-        """Apply `func` to consecutive items, at C speed; an item on which it raises is a failure and splits the run."""
+        """Apply `func` to consecutive items at C speed; an item on which it raises is a failure and splits the run."""
         stop = start + len(values)
         source = iter(values)
         here.enter(source, stop)
@@ -191,7 +192,7 @@ class BatchMapper:
             error: BaseException | None = None
             try:
                 done.extend(map(func, coming))
-            except BaseException as raised:  # SystemExit, KeyboardInterrupt and their like are the item's as well
+            except BaseException as raised:  # SystemExit and KeyboardInterrupt are the item's failure as well
                 error = raised
             self.leave_fork(error)
             if error is not None and self._fatal(error):
@@ -210,7 +211,7 @@ class BatchMapper:
                 start += 1
 
     def fail(self, index: int, error: BaseException) -> None:
-        """An item has failed."""
+        """Record that an item has failed."""
         trace = traceback_of(error)
         while trace is not None and trace.tb_frame.f_code.co_filename in OUR_FILES:
             trace = trace.tb_next
@@ -218,26 +219,26 @@ class BatchMapper:
         self.failures.append(Failure(index, "raised", error))
 
     def pack_failures(self) -> None:
-        """Pack the failures of the batch, as part of the batch, where they have to leave this process."""
+        """Pack the failures of the batch, within the batch's time, if they have to leave this process."""
         if self.failures and self._outbox is not None:
             for failure in self.failures:
                 self._outbox.fail(failure._replace(item=self._text(failure.index)))
             self.failures = []
 
     def _text(self, index: int) -> str:
-        """The repr of an item that the parent had better not open; empty for others, and for what does not open."""
+        """Return the repr of an item that the worker unpacked, so that the parent need not; else an empty text."""
         item = next((run[index - start] for start, run in self._opened if start <= index < start + len(run)), None)
         try:
             return "" if item is None else short_repr(item)
-        except KeyboardInterrupt:  # of its own
+        except KeyboardInterrupt:  # raised by its __repr__
             return ""
 
 
 def let_callers_go(failures: Iterable[Failure]) -> None:
     """Clear the frames that called `func`, as far as they have ended.
 
-    An exception keeps them by its traceback, and they would keep it, with the items of its chunk, until the garbage
-    collector comes. The frames of `func` stay as they are, for debuggers.
+    A traceback keeps these frames and they keep the exception: a cycle that would hold the chunk's items until the
+    garbage collector runs. The frames of `func` stay intact, for debuggers.
     """
     for failure in failures:
         trace = traceback_of(failure.error)
@@ -245,6 +246,6 @@ def let_callers_go(failures: Iterable[Failure]) -> None:
         while frame is not None:
             try:
                 frame.clear()
-            except RuntimeError:  # it is still running, and so are those that called it
+            except RuntimeError:  # this frame still runs, and so do its callers
                 break
             frame = frame.f_back

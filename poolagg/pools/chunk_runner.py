@@ -1,11 +1,11 @@
-"""What happens in a worker, whatever the worker is: map a chunk in batches, and gather what the reducer makes of it.
+"""Run a chunk, in a worker of any pool: map it in batches, and fold the prepared partials.
 
-Map and reduce are separate phases of a batch: `func` and `prepare` run on every item, each failure is that item's
-alone, and only then are the prepared partials folded. So a failing `func` never leaves an accumulator half changed, and
-a failing `step` is nobody's fault but the reducer's.
+Map and reduce are separate phases of a batch: `func` and `prepare` run on every item, a failure concerns its item
+alone, and only then does the worker fold the prepared partials. So a failing `func` never leaves an accumulator half
+changed, and a failing `step` is the reducer's error.
 
-A batch lasts about a millisecond: long enough that what it costs (the clock, the progress cell, a few list operations)
-is nothing, short enough that the cell tells the parent what is going on.
+A batch lasts about a millisecond: long enough to make its overhead (the clock, the progress cell, a few list
+operations) negligible, short enough to keep the cell's report to the parent current.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ from poolagg.strategies import Strategy
 __all__ = ["ChunkRunner", "Job", "OpenedBatch", "pickle_job"]
 
 OpenedBatch: TypeAlias = tuple[Sequence[Any], Callable[[Any], Any] | None]
-"""The items of a chunk, and what opens each of them, if anything must."""
+"""The items of a chunk, and the function that unpacks each; None if they are plain."""
 
 BATCH = 0.001
 """Seconds of work in a batch."""
 
 HEAVY = 1 << 20
-"""Bytes of partials in a batch at most, so that a worker never holds a hundred arrays."""
+"""Upper limit of a batch's partials, in bytes, so that a worker never holds a hundred arrays."""
 
 LIGHT = 100
-"""Items of a batch from which on none is looked at apart, though a worker may wait for them: to look before each item
-takes 0.1 us, which is to be no more than 1 %."""
+"""Size of a batch, in items, from which the worker no longer checks for a yield before each item, though another
+worker may wait: a check takes 0.1 us, and is to cost no more than 1 %."""
 
 FEW = 512
-"""Items of a chunk up to which the worker looks all the same: it takes less than sending the chunk, and items that
-follow light ones may be heavy."""
+"""Size of a chunk, in items, up to which the worker checks all the same: that costs less than sending the chunk, and
+heavy items may follow light ones."""
 
 FAILURES = 256
-"""Failed items after which a worker hands back the rest of its chunk: to send an exception takes longer than most items
-take to fail, and it may be as large as its item."""
+"""Failed items after which a worker hands back the rest of its chunk: sending an exception takes longer than most items
+take to fail, and an exception may be as large as its item."""
 
 
 class Job(NamedTuple):
-    """One run's work: what every worker is told at its start. `epoch` tells runs of one pool apart."""
+    """One run's work, sent to each worker at the start. `epoch` distinguishes the runs of one pool."""
 
     func: Callable[[Any], Any]
     reducer: Reducer
@@ -61,11 +61,11 @@ class Job(NamedTuple):
     grid: LeafGrid | None = None
     epoch: int = 0
     item_timeout: float | None = None
-    """Seconds that an item may take, for workers that the parent cannot watch."""
+    """Time limit of an item, in seconds, for workers that the parent cannot watch."""
 
 
 def pickle_job(job: Job, inherited: Mapping[str, Any] | None = None) -> bytes:
-    """The job, pickled; a TypeError that says so if it does not pickle."""
+    """Pickle the job, or raise a TypeError that names what does not pickle."""
     try:
         return dumps_by_value(job, inherited)
     except Exception as error:
@@ -76,19 +76,18 @@ def pickle_job(job: Job, inherited: Mapping[str, Any] | None = None) -> bytes:
                 if (refusal := only_inherited(f"{name}, {value!r},", error)) is not None:
                     raise refusal from error
                 raise TypeError(
-                    f"{name}, {value!r}, can't be sent to a worker: {said(error)}. Make what it "
-                    f"refers to "
-                    f"inside the worker (per_worker, or an initializer), or use a ThreadPool"
+                    f"{name}, {value!r}, can't be sent to a worker: {said(error)}. Make what it refers to inside the "
+                    f"worker (per_worker, or an initializer), or use a ThreadPool"
                 ) from error
         raise
 
 
 class ChunkRunner:
-    """One job in one worker: the one place where a chunk runs, whatever pool the worker belongs to.
+    """Runs the chunks of one job in one worker, for every kind of pool.
 
-    Exceptions in `func` that are `fatal` are not the item's failure but end the worker's thread. Outside of `func`,
-    what a signal handler raises propagates as it is: it is not the reducer's failure. `outbox` packs what has to leave
-    this process, batch by batch.
+    An exception in `func` that is `fatal` ends the worker's thread; any other is the item's failure. Outside of `func`,
+    what a signal handler raises propagates unchanged, and not as the reducer's failure. `outbox` packs, batch by batch,
+    what has to leave this process.
     """
 
     def __init__(
@@ -110,19 +109,19 @@ class ChunkRunner:
         self._reduce_seconds = 0.0
         self._slowest = NONE_YET
         self.heavy = False
-        """Whether there was a partial that is a batch of its own, so large is it."""
+        """True once a partial was so large that it made a batch of its own."""
 
     def carry_out(self, run: RunChunk, input_batch: Callable[[], OpenedBatch]) -> ChunkResult:
-        """Run a chunk, and flush the state if the order says so. `input_batch` gives the items, and what opens each."""
+        """Run a chunk, and flush the state if the instruction says so. `input_batch` returns the opened batch."""
         finished = self._run_opened(run, input_batch)
         return self.flushed(finished) if run.flush else finished
 
     def _run_opened(self, run: RunChunk, input_batch: Callable[[], OpenedBatch]) -> ChunkResult:
-        """Run the chunk. When this returns, nothing refers to its items any more."""
+        """Run the chunk, and drop every reference to its items."""
         return self.run(run, *input_batch())
 
     def run(self, run: RunChunk, items: Sequence[Any], unpack: Callable[[Any], Any] | None) -> ChunkResult:
-        """Map and gather the items of one chunk; `unpack` opens each of them."""
+        """Map and fold the items of one chunk; `unpack` opens each of them."""
         mapper, outbox = self._mapper, self._outbox
         self._reduce_seconds, self._slowest = 0.0, NONE_YET
         mapper.begin()
@@ -144,23 +143,23 @@ class ChunkRunner:
         return ChunkResult(run.slot, run.chunk, stop, seconds, failures, None, *times)
 
     def adopt(self, covers: tuple[Interval, ...], data: Any) -> None:
-        """Merge what another worker has gathered into what is gathered here; for strategies whose states meet."""
+        """Merge another worker's state into this worker's, for strategies that merge remotely."""
         try:
             self._worker_fold.adopt(covers, data)  # type: ignore[attr-defined]
         except Exception as error:
-            self._raise_as_reducers(error, "where states met")
+            self._raise_as_reducers(error, "as it merged states")
 
     def payloads(self) -> list[PartialState]:
-        """Give up the state gathered so far; some of it may be merged for that."""
+        """Return the partial states folded so far, and forget them; this may merge some of them."""
         try:
             return [
                 state if type(state) is PartialState else PartialState(*state) for state in self._worker_fold.payloads()
             ]
         except Exception as error:
-            self._raise_as_reducers(error, "as its state was to be flushed")
+            self._raise_as_reducers(error, "as it flushed its state")
 
     def flushed(self, finished: ChunkResult) -> ChunkResult:
-        """The same chunk with the state gathered so far, packed if it has to leave this process."""
+        """Add the partial states folded so far to a result, packed if they have to leave this process."""
         states = self.payloads()
         if self._outbox is None:
             return finished.with_states(tuple(states), 0.0)
@@ -187,14 +186,14 @@ class ChunkRunner:
                 end = min(end, boundary)
             mapper.announce(run.chunk, index, end)
             asked = self._sharing is not None and self._sharing.asked(run.chunk)
-            if asked:  # looked at after it was said what will be run
+            if asked:  # checked after the announcement, as `Sharing` requires
                 if (boundary := self._boundary(index)) == index:
                     return index
                 end = min(end, boundary)
             few = run.stop - run.start <= FEW or end - index < LIGHT
-            looks = few and not asked and run.budget < inf  # without a limit it is not divided, either
+            looks = few and not asked and run.budget < inf  # a chunk without a budget is never divided
             part = items[index - run.start : end - run.start]
-            size = self._gather_batch(mapper.map(index, part, unpack, run.chunk if looks else None))
+            size = self._fold_batch(mapper.map(index, part, unpack, run.chunk if looks else None))
             end = end if mapper.cut is None else mapper.cut
             began, now = now, perf_counter()
             if now - began > self._slowest[2]:
@@ -204,11 +203,11 @@ class ChunkRunner:
         return stop
 
     def _boundary(self, index: int) -> int:
-        """Where a worker may stop that has come to `index`."""
+        """Return the next item, from `index` on, at which a worker may stop."""
         return index if self._job.grid is None else self._job.grid.ceil(index)
 
     def _has_too_much(self) -> bool:
-        """Whether the worker has too much memory, or failures, to go on: exceptions are kept until the chunk ends."""
+        """Tell if memory or failures forbid to go on; the worker keeps exceptions until the chunk ends."""
         failures = len(self._mapper.failures) if self._outbox is None else self._outbox.failures
         return failures >= FAILURES or self._heartbeat.full()
 
@@ -218,8 +217,8 @@ class ChunkRunner:
         self.heavy = self.heavy or size > HEAVY
         self._batch = max(1, int(min(by_time, by_size, self._batch * 4)))
 
-    def _gather_batch(self, mapped: list[tuple[int, list[Any]]]) -> int:
-        """WorkerFold what was mapped, and pack what has failed; return about how many bytes one partial takes."""
+    def _fold_batch(self, mapped: list[tuple[int, list[Any]]]) -> int:
+        """Fold the mapped partials and pack the failures; return the approximate bytes of one partial."""
         size = 0
         for start, prepareds in mapped:
             size = sys.getsizeof(prepareds[-1], 0)

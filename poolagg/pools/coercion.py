@@ -1,4 +1,4 @@
-"""Other people's pools, taken for ours."""
+"""Turn the argument `pool=`, such as an Executor or a dask Client, into a Pool."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["as_pool"]
 
 
 def as_pool(pool: Any) -> Pool:
-    """What was passed as `pool=`, as a pool."""
+    """Return what was passed as `pool=` as a Pool."""
     if isinstance(pool, Pool):
         return pool
-    # Only here, for few programs need them.
+    # Imported here, since few programs need them.
     from concurrent.futures import Executor
 
     from poolagg.pools.external.executors import ExecutorBackend, ImapBackend
@@ -31,6 +31,5 @@ def as_pool(pool: Any) -> Pool:
     hint = f": did you mean {pool.__name__}()?" if isinstance(pool, type) else ""
     raise TypeError(
         "pool must be a ProcessPool, ThreadPool or SerialPool, an Executor, a pool with imap_unordered, or a Client of "
-        f"dask.distributed, not "
-        f"{pool!r}{hint}"
+        f"dask.distributed, not {pool!r}{hint}"
     )

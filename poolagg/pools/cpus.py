@@ -19,17 +19,17 @@ THREAD_VARIABLES = (
 
 
 def usable_cpus() -> int:
-    """Count the CPUs that this process may really use: its affinity, and its cgroup's quota."""
+    """Count the CPUs that this process may use: the smaller of its affinity and its cgroup's quota."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         count = min(count, max(1, round(int(quota) / int(period))))
-    except (OSError, ValueError):  # no cgroup of the second version here, or no quota ("max")
+    except (OSError, ValueError):  # no cgroup v2, or no quota ("max")
         pass
     return count
 
 
 def with_thread_limits(environ: Mapping[str, str], workers: int) -> dict[str, str]:
-    """Divide the CPUs among the workers, as far as `environ` does not say how many threads each may start."""
+    """Divide the CPUs among the workers by thread limits; what `environ` already sets has priority."""
     threads = str(max(1, usable_cpus() // workers))
     return dict.fromkeys(THREAD_VARIABLES, threads) | dict(environ)

@@ -1,8 +1,8 @@
-"""A process that an item forked leaves where the item ends: it must not go on as a second worker, or as the program.
+"""End a process that an item forked: it must not go on as a second worker, or as the caller's program.
 
-The child of a fork has a copy of everything: of the worker's pipe, and of the caller's program. When `func` returns or
-raises in it, it ends by `os._exit`, with the exit code that `sys.exit` gave. Standard output is flushed before the fork
-and when the child leaves, so that what either has printed appears once.
+The child of a fork has a copy of the worker's pipe and of the caller's program. When `func` returns or raises in it, it
+ends by `os._exit`, with the exit code that `sys.exit` gave. Standard output is flushed before the fork and when the
+child ends, so that each line appears once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from poolagg._runtime.exception_text import is_a
 __all__ = ["leave"]
 
 _child = 0
-"""The process that the last `os.fork` made; a fork that only the C library knows of has not flushed anything."""
+"""The process that the last `os.fork` made; a fork by the C library alone has flushed no stream."""
 
 
 def leave(error: BaseException | None = None) -> NoReturn:
@@ -28,7 +28,7 @@ def leave(error: BaseException | None = None) -> NoReturn:
         code = _exit_code(error)
         if _child == os.getpid():
             _flush()
-    except BaseException:  # a hook or a stream of the user's own: the process ends, whatever they do
+    except BaseException:  # from the user's excepthook or stream; the process ends all the same
         code = 1
     finally:
         os._exit(code)
@@ -50,7 +50,7 @@ def _exit_code(error: BaseException | None) -> int:
 
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # there is none, or it is closed
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # the stream is missing or closed
             stream.flush()
 
 
@@ -60,7 +60,7 @@ def _before_fork() -> None:
 
 
 def _in_child() -> None:
-    """No other item follows the one that forked."""
+    """Let no other item follow the one that forked."""
     global _child
     _child = os.getpid()
     if here.source is not None:

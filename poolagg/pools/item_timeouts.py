@@ -1,14 +1,12 @@
-"""The watch over `item_timeout`: it looks at what each worker is at, and ends the workers that are at it for too long.
+"""Enforce `item_timeout`: look at each worker's current task, and kill a worker whose task takes too long.
 
-A worker that packs its state is at no one item. It may take longer than one, as long as it shows signs of life: what it
-has packed so far. A worker that was stopped between two items is ended as well, for else the run would wait for it for
-ever; no item is to blame. One that was stopped in the middle of an item is over its time as if the item hung.
+A worker that packs its state runs no item. It may take longer than an item as long as it gives signs of life, by what
+it has packed so far. A worker that was stopped between two items is killed as well, since the run would wait for it
+forever; no item is to blame. One that was stopped within an item exceeds the limit as if the item hung.
 
-Which workers have been at one thing for too long, by the time that the parent was there to see. Arithmetic.
-
-A clock on the wall goes on while a program is stopped (Ctrl-Z, a frozen container), and so it tells nothing of how long
-an item ran. So the parent looks often, and between two looks no more counts than what lies between them as a rule. A
-parent that is busy elsewhere counts less than has passed: an item may then run longer, and never shorter, than it may.
+Wall-clock time goes on while a program is stopped (Ctrl-Z, a frozen container), so it does not tell how long an item
+ran. Therefore the parent looks often, and counts at most twice the usual interval between two looks. A parent that is
+busy elsewhere counts less than has passed: an item may run longer than its limit, and is never killed too early.
 """
 
 from __future__ import annotations
@@ -23,14 +21,14 @@ from poolagg.pools.process.progress_cell import Batch
 __all__ = ["Overdue", "Task", "Watch"]
 
 LOOKS = 10
-"""Looks within the limit: what is counted may be wrong by two intervals each time that the program is stopped."""
+"""Looks within the limit: each stop of the program falsifies the count by at most two intervals."""
 
 LONGEST = 1.0
-"""Seconds between two looks at most."""
+"""Longest interval between two looks, in seconds."""
 
 
 class Task(NamedTuple):
-    """What a worker is at: `what` tells it from all others, `since` is when it began, `limit` how long it may take."""
+    """A worker's current task: `what` identifies it, `since` is when it began, `limit` how long it may take."""
 
     what: Hashable
     since: float
@@ -38,12 +36,12 @@ class Task(NamedTuple):
 
 
 class Overdue:
-    """Looks at what each worker is at; `limit` is the shortest that anything may take.
+    """Accumulates how long each worker has been at its task. Pure; `limit` is the shortest limit of any task.
 
     >>> overdue = Overdue(1.0)
     >>> [overdue.look(now / 10, {0: Task("item 7", 0.0, 1.0)}) for now in range(13)][-3:]
     [[], [0], [0]]
-    >>> overdue = Overdue(1.0)  # it is not there to see for an hour
+    >>> overdue = Overdue(1.0)  # the program is stopped for an hour
     >>> [overdue.look(now, {0: Task("item 7", 0.0, 1.0)}) for now in (0.0, 0.1, 3600.0, 3600.1)]
     [[], [], [], []]
     """
@@ -59,7 +57,7 @@ class Overdue:
         return 0.0 if self._looked is None else self._looked + self.interval
 
     def look(self, now: float, tasks: Mapping[int, Task]) -> list[int]:
-        """Look at the workers that are at something; those that have been at it for too long."""
+        """Take in the current tasks; return the workers that have been at theirs for too long."""
         gap = 0.0 if self._looked is None else min(now - self._looked, 2 * self.interval)
         seen: dict[int, tuple[Hashable, float]] = {}
         for slot, (what, since, _) in tasks.items():
@@ -73,12 +71,12 @@ class Overdue:
 
 
 PACKING = 10.0
-"""Seconds without a sign of life in which a state may be packed, though an item may take less: hashing and dividing
-millions of keys takes some tenths of a second, and gives none."""
+"""Seconds that packing a state may take without a sign of life, even if `item_timeout` is less: hashing and
+partitioning millions of keys takes some tenths of a second, and gives none."""
 
 
 class Watch:
-    """Looks at the workers of a pool whose items may take `timeout` seconds."""
+    """Kills workers of a pool whose item takes longer than `timeout` seconds."""
 
     def __init__(self, pool: Pool, timeout: float) -> None:
         self._pool = pool
@@ -91,7 +89,7 @@ class Watch:
         return self._overdue.next
 
     def look(self, slots: Iterable[int]) -> None:
-        """Look at these workers, if it is time to."""
+        """Look at these workers if a look is due, and kill those that are overdue."""
         now = monotonic()
         if now < self.next:
             return

@@ -1,9 +1,9 @@
-"""What a pool is to the engine: workers that take orders and give answers. A pool knows nothing of plans.
+"""The interface of a pool: workers that take instructions and return events. A pool does not know the scheduler.
 
-begin(job) … perform(order), wait() → answers … end(). One job at a time: a second `begin` raises `PoolBusy` at once.
-A pool that was never entered (`with pool:`) is closed after the run.
+begin(job) … perform(instruction), wait() → events … end(). One job at a time: a second `begin` raises `PoolBusy` at
+once. `end` closes a pool that was never entered (`with pool:`).
 
-A run ends by `end`, a pool by `close`. A subclass implements what follows:
+`end` ends a run, `close` the pool. A subclass implements:
 
     _end(clean)      the run is over, and the pool waits for the next
     _interrupt()     the same, after Ctrl-C: all work ends now
@@ -36,18 +36,18 @@ PoolInstruction = RunChunk | Flush | Cancel | Yield | RestartWorker
 
 
 class Lifecycle(enum.Enum):
-    """How far a pool is. Steps go one way only, so that threads and signal handlers may take them without a lock."""
+    """The state of a pool. It only moves forward, so threads and signal handlers may change it without a lock."""
 
     OPEN = "open"
     CLOSING = "closing"
-    """Closed in the middle of a run's step: the end of that run frees what the pool holds."""
+    """Closed in the middle of a run's step: the end of that run frees the pool's resources."""
     CLOSED = "closed"
 
 
 class _Used:
-    """Defer a concurrent `close` until this block ends.
+    """Defers a concurrent `close` until this block ends.
 
-    (`contextlib.contextmanager` sets `__traceback__` of what passes, which an exception may forbid.)
+    (`contextlib.contextmanager` sets `__traceback__` of exceptions that pass, and an exception may forbid that.)
     """
 
     def __init__(self, pool: Pool) -> None:
@@ -56,7 +56,7 @@ class _Used:
     def __enter__(self) -> None:
         self._before, self._pool.in_use = self._pool.in_use, True
         try:
-            self._pool.check_open()  # after the flag: a concurrent `close` sees that, or is seen here
+            self._pool.check_open()  # after the flag: either `close` sees the flag, or this check sees `close`
         except BaseException:
             self._pool.in_use = self._before
             raise
@@ -66,48 +66,47 @@ class _Used:
 
 
 class Pool(ABC):
-    """The workers of one run after another."""
+    """Workers that serve one run after another."""
 
     workers: int
     one_failure_domain: bool = False
-    """A death takes all workers with it."""
+    """If one worker dies, all do."""
     can_kill: bool = False
-    """One worker's work can be ended without the others': what `item_timeout` takes."""
+    """The pool can end one worker's work and spare the others; `item_timeout` requires this."""
     keeps_state: bool = True
-    """A worker is always the same worker, which can hold state from chunk to chunk."""
+    """A slot is served by one worker, which can hold state from chunk to chunk."""
     in_flight: int = 2
-    """Chunks a worker has at most: one that runs, and one that waits so that the worker never does."""
+    """Most chunks of a slot: one that runs, and one that waits, so that the worker is never idle."""
     slots_per_worker: int = 1
-    """Where a worker is a place in a queue, a worker has several."""
+    """Slots for each worker; several where a slot is a place in a cluster's queue."""
     chunk_seconds: float = 0.0
-    """Seconds of work that a chunk should hold at least, where each costs more than a message."""
+    """Least work of a chunk, in seconds, where a chunk costs more than a message."""
     leaves: int = 0
-    """Chunks whose states a worker flushes together at most, where each is kept apart until then; 0: they meet at
-    once."""
+    """Most chunks whose states a worker keeps separate and flushes together; 0: it merges them at once."""
     most_items: int | None = None
     """Items that a worker may run before another takes its place."""
     waited: float = 0.0
-    """Seconds in which the caller's thread had nothing to do but to wait for workers, in all runs."""
+    """Seconds that the caller's thread has spent waiting for workers, in all runs."""
 
     lifecycle = Lifecycle.OPEN
     _entered = False
-    """The pool is kept from run to run."""
+    """The pool stays open from run to run."""
     _busy: object = None
-    """The run that is under way: what was given to `begin`."""
+    """The current run, as given to `begin`."""
     _process = 0
-    """The process that it is under way in: a forked child does not go on with a run of another thread's."""
+    """The process of the current run: a forked child does not continue a run of another thread."""
     in_use = False
-    """A step of a run is being taken."""
+    """A step of a run is in progress."""
 
-    # -- for people ----------------------------------------------------------------------------------------------------
+    # -- for users -----------------------------------------------------------------------------------------------------
 
     def imap_unordered(self, func: Callable[[Item], Result], iterable: Iterable[Item]) -> Iterator[Result]:
-        """Yield the results of `func` as they come, each once: as in the standard library, with poolagg's promises.
+        """Yield each result of `func` once, as they come: as in the standard library, with poolagg's guarantees.
 
-        The input is pulled lazily, only as fast as results are taken. Leaving the loop stops the run cleanly. An
+        The pool pulls the input lazily, only as fast as you take results. Leaving the loop stops the run cleanly. An
         exception in `func` is raised as `TaskError`.
         """
-        from poolagg._engine.api import imap_unordered  # here, for the engine imports the pools
+        from poolagg._engine.api import imap_unordered  # here, since the engine imports the pools
 
         return imap_unordered(self, func, iterable)
 
@@ -126,9 +125,9 @@ class Pool(ABC):
         even_if_interrupted(self.close, kind is not None)
 
     def close(self, at_once: bool = False) -> None:
-        """End all workers. Never waits for pending work; `at_once`: not even for idle workers to say goodbye.
+        """End all workers without waiting for pending work; with `at_once`, not even for idle workers to exit.
 
-        A run that is under way, in another thread or in whose middle this was called, ends with a ValueError.
+        A run in progress, in another thread or around this call, ends with a ValueError.
         """
         if self.lifecycle is not Lifecycle.OPEN:
             return
@@ -140,18 +139,18 @@ class Pool(ABC):
                 self._free(at_once)
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(f"{self!r} does not travel: func must not refer to it, but may make a pool of its own")
+        raise TypeError(f"{self!r} can't be pickled: func must not refer to it, but may make a pool of its own")
 
     # -- for the engine ------------------------------------------------------------------------------------------------
 
     def check_free(self) -> None:
-        """Raise `PoolBusy` if a run is under way, ValueError if the pool is closed."""
+        """Raise `PoolBusy` if a run is in progress, ValueError if the pool is closed."""
         if self._busy and self._process == os.getpid():
             raise PoolBusy(f"{self!r} is running another job: a pool runs one at a time, so use a second pool")
         self.check_open()
 
     def used(self) -> _Used:
-        """A block within which a concurrent `close` waits."""
+        """Return a context manager that defers a concurrent `close`."""
         return _Used(self)
 
     def check_open(self) -> None:
@@ -160,7 +159,7 @@ class Pool(ABC):
             raise ValueError(f"{self!r} is closed: make a new one, or keep it open with `with`")
 
     def begin(self, job: Job, slots: int, run: object = True) -> None:
-        """Start a run on the first `slots` workers; `run` is what `end` will name it by."""
+        """Start a run on the first `slots` workers; `end` identifies it by `run`."""
         self.check_free()
         self._busy, self._process = run, os.getpid()
         try:
@@ -170,10 +169,10 @@ class Pool(ABC):
             raise
 
     def end(self, clean: bool, interrupted: bool = False, again: bool = False, run: object = None) -> None:
-        """The run is over; `clean` if every worker is empty. A pool that was never entered is closed.
+        """End the run; `clean` if every worker is idle. A pool that was never entered is closed.
 
-        `interrupted`: by Ctrl-C, say. The user wants all work to end now. `again`: another run follows at once.
-        `run`: end this one, and no other that may be under way instead.
+        `interrupted`: the user wants all work to end now, by Ctrl-C, say. `again`: another run follows at once.
+        `run`: end this run only, and not one that has replaced it.
         """
         with interrupts_held_back():
             if not self._busy or run not in (None, self._busy):
@@ -188,44 +187,43 @@ class Pool(ABC):
             else:
                 self._end(clean)
 
-    def open(self) -> None:  # noqa: B027 - most pools have nothing to do
+    def open(self) -> None:  # noqa: B027 - most pools start workers in `begin`
         """Start the workers ahead of the first run."""
 
     def encode(self) -> Callable[[Any], Encoded] | None:
-        """How items are pickled; None if they go by reference."""
+        """Return the function that pickles an item; None if items go by reference."""
         return None
 
     @abstractmethod
     def perform(self, instruction: PoolInstruction, input_batch: InputBatch | None) -> None:
-        """Carry out an order, without waiting for anything; a `RunChunk` comes with the input batch its items are
-        in."""
+        """Carry out an instruction, without waiting; a `RunChunk` comes with the input batch that holds its items."""
 
     @abstractmethod
     def wait(self, timeout: float | None) -> list[PoolEvent]:
-        """Wait for answers, `timeout` seconds at most (None: for ever)."""
+        """Wait for events, `timeout` seconds at most (None: forever)."""
 
     def batch(self, slot: int) -> Batch | None:
-        """What a worker is mapping just now, if that is known. A pool that says it is ordered to `Yield`."""
+        """Return the batch that a worker is mapping, if known. Only a pool that returns one is told to `Yield`."""
         del slot
         return None
 
     def items_run(self) -> Mapping[int, int]:
-        """How many items the workers of workers have run in earlier runs, where that matters."""
+        """Return how many items the worker of each slot has run in earlier runs, where a limit counts them."""
         return {}
 
     def peak_memory(self) -> int:
-        """Bytes that the largest worker has ever had; 0 if nobody knows."""
+        """Return the peak memory of the largest worker, in bytes; 0 if unknown."""
         return 0
 
     def stopped(self, slot: int) -> bool:
-        """Whether a worker that has work was stopped, so that it does none until somebody continues it."""
+        """Tell if a worker that has work is stopped (SIGSTOP), and does none until a signal continues it."""
         del slot
         return False
 
     def kill(self, slot: int, how: str, batch: Batch | None) -> None:
-        """End a worker's work in the batch that took too long, as `how` says; `Lost` with a TimeoutError is the answer.
+        """End a worker's work in the batch that took too long, as `how` says; a `Lost` with a TimeoutError follows.
 
-        Nothing happens to a worker that has left the batch. With no batch the worker ends, and no item is to blame.
+        A worker that has left the batch lives on. Without a batch the worker ends, and no item is to blame.
         """
         raise NotImplementedError
 
@@ -243,7 +241,7 @@ class Pool(ABC):
     def _interrupt(self) -> None:
         self._end(clean=False)
 
-    def _stop(self) -> None:  # noqa: B027 - what `wait` waits for ends some time
+    def _stop(self) -> None:  # noqa: B027 - by default `wait` returns when a worker does
         pass
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""The pool that is no pool: everything runs on the caller's thread. The debugger's choice."""
+"""A pool of one worker on the caller's thread, for debugging."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ __all__ = ["NoHeartbeat", "SerialPool", "carry_out"]
 
 
 class NoHeartbeat:
-    """Nobody watches."""
+    """Discards what the worker reports, since the parent is the worker."""
 
     sharing = None
 
     def batch(self, chunk: int, start: int, stop: int) -> None:
-        """Nothing to say."""
+        """Ignore it."""
 
     def rest(self) -> None:
-        """Nothing to say."""
+        """Ignore it."""
 
     def full(self) -> bool:
-        """There is no limit."""
+        """Return False: memory is not limited."""
         return False
 
 
 def carry_out(work: ChunkRunner, instruction: RunChunk | Flush, input_batch: InputBatch | None) -> PoolEvent:
-    """Do what an order says in this very thread; partials go by reference."""
+    """Carry out an instruction on this thread; partials go by reference."""
     event = _carry_out(work, instruction, input_batch)
     if isinstance(event, ChunkResult):
         let_callers_go(event.failures)
     try:
         return event
-    finally:  # this frame may be kept by their tracebacks, too
+    finally:  # tracebacks of failures may keep this frame, too
         del work, input_batch, event
 
 
@@ -58,9 +58,9 @@ def _carry_out(work: ChunkRunner, instruction: RunChunk | Flush, input_batch: In
 
 
 def _interrupts() -> Callable[[BaseException], bool]:
-    """What interrupts the caller, and not only an item: Ctrl-C, and what a handler of the caller's raises.
+    """Return a test for exceptions that end the run: Ctrl-C, and what a signal handler of the caller raises.
 
-    Handlers that `func` installs are not among them, for it limits its own time by them.
+    What a handler installed by `func` raises fails the item only: `func` may limit its own time that way.
     """
     callers = handlers() if threading.current_thread() is threading.main_thread() else frozenset()
     return lambda error: (
@@ -71,9 +71,9 @@ def _interrupts() -> Callable[[BaseException], bool]:
 class SerialPool(Pool):
     """One worker on the caller's thread: breakpoints, profilers and tracebacks work as in a plain loop.
 
-    Items and partials go by reference, so nothing needs to pickle; a source that reuses one buffer for all its items is
-    not for this pool. Ctrl-C and `KeyboardInterrupt` in `func` end the run, and so does what a signal handler raises
-    that was installed before. There is no `item_timeout`.
+    Items and partials go by reference and need not pickle, but the source must not reuse one buffer for all its items.
+    Ctrl-C and `KeyboardInterrupt` in `func` end the run, and so does an exception from a signal handler that was
+    installed before. `item_timeout` is not supported.
 
     >>> list(SerialPool().imap_unordered(abs, [-1, -2]))
     [1, 2]
@@ -89,25 +89,24 @@ class SerialPool(Pool):
         return "SerialPool()"
 
     def perform(self, instruction: PoolInstruction, input_batch: InputBatch | None) -> None:
-        """Keep the order for `wait`."""
+        """Queue the instruction for `wait`."""
         self._instructions.append((instruction, input_batch))
 
     def wait(self, timeout: float | None) -> list[PoolEvent]:
-        """Carry out the oldest order."""
+        """Carry out the oldest instruction."""
         while self._instructions:
             instruction, input_batch = self._instructions.popleft()
             if isinstance(instruction, Cancel):
                 return [Cancelled(instruction.slot, instruction.chunk, ok=False)]
-            if isinstance(instruction, (RunChunk, Flush)):  # it has no other worker to share with
+            if isinstance(instruction, (RunChunk, Flush)):  # others do not apply to a single worker
                 assert self._work is not None
                 began = monotonic()
                 try:
-                    return [
-                        carry_out(self._work, instruction, input_batch)
-                    ]  # in no variable, for tracebacks keep this frame
+                    # In no variable, since tracebacks keep this frame.
+                    return [carry_out(self._work, instruction, input_batch)]
                 finally:
                     del input_batch
-                    self.waited += monotonic() - began  # as its own worker
+                    self.waited += monotonic() - began  # the caller's thread is the worker
         return []
 
     def _begin(self, job: Job, slots: int) -> None:

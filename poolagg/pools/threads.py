@@ -1,4 +1,4 @@
-"""A pool of threads: for `func` that waits (networks, disks) or lets go of the GIL (numpy, zlib)."""
+"""A pool of threads, for a `func` that waits (networks, disks) or releases the GIL (numpy, zlib)."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ __all__ = ["ThreadPool"]
 class ThreadPool(Pool):
     """Threads of this process, kept for many runs when entered with `with`, else for one.
 
-    Items and partials go by reference, so nothing needs to pickle; a source that reuses one buffer for all its items is
-    not for this pool. A thread can't be killed: there is no `item_timeout`, and a thread that is busy when its run ends
-    is let go of, to end with its item.
+    Items and partials go by reference and need not pickle, but the source must not reuse one buffer for all its items.
+    A thread can't be killed: `item_timeout` is not supported, and a thread that is busy when its run ends is abandoned,
+    and ends after its current batch.
 
     >>> with ThreadPool(workers=2) as pool:
     ...     sorted(pool.imap_unordered(abs, [-3, 1, -2]))
@@ -51,9 +51,7 @@ class ThreadPool(Pool):
         self.workers = checked_count("workers", usable_cpus() if workers is None else workers)
         self._initializer = initializer
         self._slots: dict[int, _Thread] = {}
-        self._events: PoolEvents = (
-            queue.SimpleQueue()
-        )  # another one for each run: a late answer goes to none that counts
+        self._events: PoolEvents = queue.SimpleQueue()  # a new one for each run, so that late events are dropped
         self._now: list[PoolEvent] = []
         self._started_in = os.getpid()
         self._finalizer = weakref.finalize(self, even_if_interrupted, _leave, self._slots)
@@ -63,7 +61,7 @@ class ThreadPool(Pool):
         return f"ThreadPool(workers={self.workers})"
 
     def perform(self, instruction: PoolInstruction, input_batch: InputBatch | None) -> None:
-        """Hand the order to its worker's thread."""
+        """Queue the instruction for its worker's thread."""
         if isinstance(instruction, Cancel):
             ok = self._slots[instruction.slot].take_back(instruction.chunk)
             self._now.append(Cancelled(instruction.slot, instruction.chunk, ok))
@@ -76,7 +74,7 @@ class ThreadPool(Pool):
             self._slots[instruction.slot].put(instruction, input_batch)
 
     def wait(self, timeout: float | None) -> list[PoolEvent]:
-        """Wait for answers of this run."""
+        """Wait for events of this run."""
         events, self._now = self._now, []
         until = None if timeout is None else monotonic() + timeout
         while not events:
@@ -93,12 +91,12 @@ class ThreadPool(Pool):
         return events
 
     def batch(self, slot: int) -> Batch | None:
-        """What the thread is mapping."""
+        """Return the batch that the thread is mapping."""
         return self._slots[slot].now
 
     def _begin(self, job: Job, slots: int) -> None:
         self._forget_events()
-        if self._started_in != os.getpid():  # a forked child has none of its parent's threads
+        if self._started_in != os.getpid():  # a forked child does not have its parent's threads
             self._slots.clear()
             self._started_in = os.getpid()
         for slot in range(slots):
@@ -133,7 +131,7 @@ class ThreadPool(Pool):
 
 
 def _leave(slots: dict[int, _Thread]) -> None:
-    """Have all threads end after what they are doing."""
+    """Have each thread end after its current batch."""
     with interrupts_held_back():
         for thread in slots.values():
             thread.leave()
@@ -144,7 +142,7 @@ PoolEvents: TypeAlias = "queue.SimpleQueue[PoolEvent | None]"
 
 
 class _Thread:
-    """One worker's thread and its orders; also its own beat."""
+    """One worker's thread and its queue of instructions; it is its own `Heartbeat`."""
 
     def __init__(self, slot: int, initializer: Callable[..., Any] | None) -> None:
         self.slot = slot
@@ -164,7 +162,7 @@ class _Thread:
         self._thread.start()
 
     def begin(self, job: Job, events: PoolEvents) -> None:
-        with self._lock:  # here and not on the thread, which may come to it after chunks were taken back
+        with self._lock:  # here, since the thread may read the job only after chunks were cancelled
             self._claimed = -1
             self._cancelled.clear()
         self.sharing.reset()
@@ -172,7 +170,7 @@ class _Thread:
 
     @property
     def busy(self) -> bool:
-        """Whether it has begun, or is about to begin, what it was ordered to do."""
+        """True while the thread has instructions that it has not finished."""
         return self._given > self._done
 
     def put(self, instruction: Any, input_batch: InputBatch | None) -> None:
@@ -180,7 +178,7 @@ class _Thread:
         self._instructions.put((instruction, input_batch))
 
     def drop(self) -> None:
-        """Forget the run and what was ordered for it."""
+        """Forget the run and its pending instructions."""
         try:
             while True:
                 instruction, _ = self._instructions.get_nowait()
@@ -189,7 +187,7 @@ class _Thread:
             self._instructions.put((None, None))
 
     def take_back(self, chunk: int) -> bool:
-        """Take a chunk back, unless the thread has begun it."""
+        """Cancel a chunk, unless the thread has begun it."""
         with self._lock:
             if self._claimed >= chunk:
                 return False
@@ -197,7 +195,7 @@ class _Thread:
             return True
 
     def leave(self) -> None:
-        """End after the batch that is running."""
+        """End after the current batch."""
         self._left = True
         self._instructions.put((None, None))
 
@@ -207,22 +205,22 @@ class _Thread:
     # -- on the thread -------------------------------------------------------------------------------------------------
 
     def batch(self, chunk: int, start: int, stop: int) -> None:
-        """Say what is being mapped; the run may be over."""
+        """Report the batch, or raise `RunCancelled` if the thread is to end."""
         if self._left:
             raise RunCancelled
         self.sharing.come_to(stop - 1)
         self.now = Batch(chunk, start, stop, monotonic())
 
     def rest(self) -> None:
-        """Say that nothing is being mapped."""
+        """Report that the thread is mapping no item."""
         self.now = None
 
     def full(self) -> bool:
-        """Threads have no memory of their own, and no limit."""
+        """Return False: threads share their memory, which is not limited."""
         return False
 
     def _serve(self) -> None:
-        """Take orders. While it waits for one, no variable holds anything of a run."""
+        """Take instructions; while this waits for one, no variable refers to a run."""
         self._failed = self._initialized()
         while not self._left:
             self._take(*self._instructions.get())
@@ -242,9 +240,8 @@ class _Thread:
 
     def _carry_out(self, work: ChunkRunner, instruction: RunChunk | Flush, input_batch: InputBatch | None) -> None:
         try:
-            self._events.put(
-                carry_out(work, instruction, input_batch)
-            )  # in no variable, for tracebacks keep this frame
+            # In no variable, since tracebacks keep this frame.
+            self._events.put(carry_out(work, instruction, input_batch))
         except RunCancelled:
             return
         except BaseException as error:

@@ -121,7 +121,7 @@ def test_a_merge_that_fails_as_a_lane_ships_is_the_reducers_error(monkeypatch: p
     """As it is anywhere else: runs are merged when the last of them comes, which is larger than the first."""
     for module, name, size in ((combine, "ADDED_TO", 1), (combine, "RUN", 50), (keyed, "WAITING", 0)):
         monkeypatch.setattr(module, name, size)
-    with pytest.raises(ReducerError, match="as its state was to be flushed: ArithmeticError: no merge"):
+    with pytest.raises(ReducerError, match="as it flushed its state: ArithmeticError: no merge"):
         aggregate(
             lambda i: {(i, k): 1 for k in range(2 + 40 * i)}, range(2), Unmergeable(), pool=SerialPool(), chunksize=2
         )

@@ -1,1 +1,1 @@
-"""Pools of other people: executors, and the engines of clusters."""
+"""External pools: executors, `multiprocessing` pools, and the engines of clusters."""

@@ -1,20 +1,20 @@
-"""A cluster of dask's: the same run with a `dask.distributed.Client` in the pool's place.
+"""A pool of the workers of a dask cluster, by a `dask.distributed.Client`.
 
     caller's thread                 client's loop             scheduler                 a worker
     submit(task) ── client.submit ▶                 ────────▶  queue  ───── task ─────▶ run_task, alone in its thread
     wait() ◀────── inbox ◀───────── _arrive, one a task ◀──── "finished" ◀───────────── its combined state
 
-A task is a chunk that is worth `task_seconds` of work or more, for it costs client and scheduler some 3 ms. The job
-travels once, as the result of a task of its own: workers have it from each other, and dask makes it again when it is
-lost with a worker, as it would not with data that is scattered.
+"Scheduler" in this module is dask's. A task is a chunk of at least `task_seconds` of work, since a task costs client
+and scheduler some 3 ms. The client sends the job once, as the result of a task of its own: workers fetch it from each
+other, and dask computes it again when it is lost with a worker, which dask does not do for scattered data.
 
-The result of a task stays with its worker until somebody fetches it. So a state that is to stay there is not fetched,
-but the result of a second task is, which tells of it, on the same worker, in next to no time.
+The result of a task stays with its worker until it is fetched. To leave a state there, the client fetches the result of
+a second, very short task instead, which reports the state's facts from the same worker.
 
-Dask runs a task again whose worker died, and gives up after `allowed-failures` deaths (3, unless its configuration
-says otherwise). A task may just have waited behind the killer each time, so none is blamed for that: it becomes a
-suspect and runs with nothing else in flight, and says before each item, on the scheduler, which one it is about to
-begin. So when it finds itself run a second time, it knows which item killed its worker.
+Dask reruns a task whose worker died, and gives up after `allowed-failures` deaths (3 by default). The task may just
+have waited behind the killer each time, so poolagg does not blame it for that: the task becomes a suspect, runs with no
+other in flight, and sets a mark on the scheduler before each item. If dask runs it a second time, the mark says which
+item killed its worker.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ from poolagg.pools.external.task import RETURNED, Call, Returned, Sent, State, h
 __all__ = ["DaskPool"]
 
 DESERTED = 60.0
-"""Seconds that a cluster may be without any worker, in the middle of a run."""
+"""Seconds that a cluster may be without workers during a run."""
 
 NONE = -1
 """No item has begun."""
 
 
 class DaskPool(ExternalPool):
-    """The workers of a dask cluster: what `pool=client` stands for.
+    """The workers of a dask cluster; `pool=client` means `pool=DaskPool(client)`.
 
-    `workers` says how many threads of workers there will be, if the cluster is still growing; by default those there
-    are now. The client stays the user's: nothing of it is closed, and what a run leaves unfinished is cancelled.
-    Workers need poolagg, and what `func` imports. One thread a worker is best: of two items that run in a process
-    when it dies nobody can say which it was. With `item_timeout` items run in processes that the workers start.
+    `workers` says how many worker threads to expect, if the cluster is still growing; by default those there are now.
+    The client stays yours: the pool closes no part of it, and cancels what a run leaves unfinished. Workers need
+    poolagg, and what `func` imports. Give each worker one thread: with several, a death does not tell which of its
+    items was the killer. With `item_timeout`, items run in processes that the workers start.
 
     >>> from tempfile import TemporaryDirectory
     >>> from distributed import Client
@@ -73,10 +73,10 @@ class DaskPool(ExternalPool):
 
 
 class _DaskBackend(Backend):
-    slots = 4  # client and scheduler talk every 2 ms, and then of all tasks at once: the more, the cheaper
+    slots = 4  # client and scheduler exchange one message every 2 ms for all tasks: the more tasks, the cheaper
     one_failure_domain = True
     keeps_states = True
-    task_seconds = 0.25  # short for whoever looks at a bar
+    task_seconds = 0.25  # short enough for a progress bar
     task_rate = 600  # measured at a few workers
 
     def __init__(self, client: Client, workers: int | None) -> None:
@@ -86,15 +86,15 @@ class _DaskBackend(Backend):
         self.workers = max(1, sum(client.nthreads().values()) if workers is None else checked_count("workers", workers))
         self._numbers = itertools.count()
         self._running: dict[Future[Any], Future[Any]] = {}
-        """By the future whose result is fetched: the one whose result the state is."""
+        """By the future whose result is fetched, the future of the state."""
         self._job: Future[Any] | None = None
         self._mark: Variable | None = None
-        """The one suspect's that is in flight."""
+        """The mark of the one suspect in flight."""
 
     def __repr__(self) -> str:
         return f"DaskPool({self._client!r})"
 
-    # -- what is sent --------------------------------------------------------------------------------------------------
+    # -- tasks ---------------------------------------------------------------------------------------------------------
 
     def place(self, name: str, job: Job) -> None:
         """Submit the job as a task that returns it."""
@@ -104,13 +104,13 @@ class _DaskBackend(Backend):
         self._job = self._future("job", _Result, Sent.packed(job))
 
     def submit(self, task: Task) -> None:
-        """Submit a task, and have the client's loop wait for it."""
+        """Submit a task, and let the client's loop wait for it."""
         number, mark = next(self._numbers), None
         if task.alone:
             mark = f"poolagg-{self._name}-{number}"
             self._mark = Variable(mark, client=self._client)
             self._mark.set(NONE)
-        # In one piece: dask would look for its futures in every item of a list.
+        # As one pickle: dask would search every item of a list for futures.
         call = pickle.dumps(task.call(), 5)
         state = last = self._future(number, _run_task, self._job, call, mark, *task.states)
         if task.keep:
@@ -119,21 +119,21 @@ class _DaskBackend(Backend):
         self._client.loop.add_callback(_arrive, last, task, self._inbox)
 
     def _future(self, name: str | int, func: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Submit under a key that nobody else uses: dask gives yesterday's value for yesterday's key."""
-        # A chunk has its size for a reason, and a job has to travel.
+        """Submit under a unique key, since dask returns the known value for a known key."""
+        # Dask warns of large arguments, but chunks and jobs have their size for a reason.
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 PiB"}):
             return self._client.submit(func, *arguments, key=f"poolagg-{self._name}-{name}", pure=False)
 
     def _take_mark(self) -> int:
-        """Return the item that a suspect had begun when it ended, or none; all is as if there had been no mark."""
+        """Return the item that a suspect had begun when it ended, or NONE, and delete the mark."""
         mark, self._mark, began = self._mark, None, NONE
         if mark is not None:
-            with contextlib.suppress(OSError):  # then the scheduler is lost, as the run is about to learn
+            with contextlib.suppress(OSError):  # the scheduler is lost, and the run will fail for that
                 began = mark.get()
                 mark.delete()
         return began
 
-    # -- what comes back -----------------------------------------------------------------------------------------------
+    # -- results -------------------------------------------------------------------------------------------------------
 
     def wait(self, timeout: float | None) -> Iterator[Result]:
         """Wait for the next result."""
@@ -151,12 +151,12 @@ class _DaskBackend(Backend):
         if isinstance(error, (_Again, KilledWorker)):
             return task.died(lost(self, "lost a worker", None if isinstance(error, _Again) else error), suspect)
         if isinstance(error, (CancelledError, OSError)):
-            text = f"lost its scheduler, or somebody cancelled what ran there ({error}). {CONTINUE}"
+            text = f"lost its scheduler, or its tasks were cancelled ({error}). {CONTINUE}"
             return task.broken(lost(self, text, error))
         return task.broken(cannot_run(self, error))
 
     def _look(self) -> None:
-        """Look whether anybody is left who could answer: the client does not tell those who wait."""
+        """Raise `WorkerLost` if the client is closed or the cluster deserted, which dask does not report to waiters."""
         if self._client.status in ("closing", "closed"):
             raise lost(self, f"was closed in the middle of a run. {CONTINUE}")
         now = monotonic()
@@ -175,7 +175,7 @@ class _DaskBackend(Backend):
             self._job.release()
             self._job = None
         if self._client.status == "running":
-            with contextlib.suppress(OSError):  # the scheduler may be lost, and the client not know it yet
+            with contextlib.suppress(OSError):  # the scheduler may be lost without the client knowing yet
                 self._take_mark()
                 if futures:
                     self._client.cancel(list(futures), force=True)
@@ -199,11 +199,11 @@ async def _arrive(future: Future[Any], task: Task, inbox: Inbox) -> None:
 
 
 class _Again:
-    """What a suspect returns that is run a second time: its mark says which item killed the worker."""
+    """The result of a suspect that dask runs a second time: its mark says which item killed the worker."""
 
 
 class _Marked:
-    """Says on the scheduler which item is about to begin: that outlives the worker."""
+    """Marks on the scheduler which item is about to begin, since that outlives the worker."""
 
     sharing = None
 
@@ -211,26 +211,26 @@ class _Marked:
         self._mark = mark
 
     def batch(self, chunk: int, start: int, stop: int) -> None:
-        """Set the mark. Return when the scheduler knows."""
+        """Set the mark, and return once the scheduler has it."""
         self._mark.set(start)
 
     def rest(self) -> None:
-        """Clear the mark: what dies now, dies between items."""
+        """Clear the mark: a death from now on is between items."""
         self._mark.set(NONE)
 
     def full(self) -> bool:
-        """Leave the worker's memory to its nanny."""
+        """Return False, since dask's nanny watches the worker's memory."""
         return False
 
 
 class _Result:
-    """The result of a task. Dask speaks an old protocol of pickle with its scheduler; here buffers stay apart."""
+    """The result of a task, with out-of-band buffers; dask itself uses an old pickle protocol with its scheduler."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
 
     def __sizeof__(self) -> int:
-        """Tell dask where most of what a task needs is, and when a worker has too much."""
+        """Tell dask the size, by which it places tasks and limits a worker's memory."""
         value = self.value.state if isinstance(self.value, Returned) else self.value
         return object.__sizeof__(self) + (value.nbytes if isinstance(value, (Sent, State)) else 0)
 
@@ -249,12 +249,12 @@ def _deserialized(_: dict[str, Any], frames: list[Any]) -> _Result:
 
 
 def _facts(result: _Result) -> _Result:
-    """Return what the driver is to know of a task whose state stays."""
+    """Return the facts of a task whose state stays on its worker."""
     return _Result(halves(result.value)[0])
 
 
 def _run_task(job: _Result, pickled: bytes, mark: str | None, *leaves: _Result) -> _Result:
-    """Run one chunk; `mark` names where to say what it does, if it is a suspect."""
+    """Run one chunk; `mark` names the mark to set, if the chunk is a suspect."""
     call: Call = pickle.loads(pickled)._replace(job=job.value)
     variable = None if mark is None else Variable(mark)
     if variable is not None and variable.get() != NONE:

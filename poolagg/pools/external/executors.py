@@ -1,6 +1,6 @@
-"""Any `concurrent.futures.Executor`, and anything with `imap_unordered`, as an engine of stateless tasks.
+"""Run stateless tasks on any `concurrent.futures.Executor`, and on any pool with `imap_unordered`.
 
-These can neither end one item nor name the item that killed a worker: the scheduler finds it by bisection.
+These engines can neither end one item nor name the item that killed a worker: the scheduler finds it by bisection.
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ __all__ = ["ExecutorBackend", "ImapBackend"]
 class ExecutorBackend(Backend):
     """A `concurrent.futures.Executor`: the standard library's, loky's, mpi4py's, and others.
 
-    Each call carries the job, and returns its state. The backend renews an executor that broke where that can be done
-    (the standard library's and loky's processes), and shuts the new one down at the end of the run; the old one stays
-    broken.
+    Each call carries the job, and returns its state. If possible (the standard library's and loky's processes), the
+    backend replaces an executor that broke, and shuts the new one down at the end of the run; the old one stays broken.
     """
 
     name = "ExecutorPool"
@@ -52,7 +51,7 @@ class ExecutorBackend(Backend):
         self._inbox = Inbox(self._look)
 
     def submit(self, task: Task) -> None:
-        """Submit a call; if the executor is broken, that is the result."""
+        """Submit a call; if the executor is broken, deliver that as the result."""
         deliver, func, *arguments = self._call(task)
         try:
             future = (self._renewed or self._engine).submit(func, *arguments)
@@ -63,11 +62,11 @@ class ExecutorBackend(Backend):
         future.add_done_callback(lambda future: self._ended(future, deliver))
 
     def _call(self, task: Task) -> tuple[Any, ...]:
-        """Return what takes the result, the function to call, and its arguments."""
+        """Return a callback for the result, the function to call, and its arguments."""
         put = self._inbox.put
 
         def deliver(value: Any) -> None:
-            if value is not None:  # else the thread has put it there itself
+            if value is not None:  # else the thread has delivered it itself
                 put((task, value))
 
         if self.by_reference:
@@ -94,10 +93,10 @@ class ExecutorBackend(Backend):
         return task.died(died) if renewed else task.broken(died)
 
     def _look(self) -> None:
-        """Look whether a task will never end: an executor says so itself."""
+        """Do nothing: an executor itself reports tasks that will never end."""
 
     def _renew(self) -> bool:
-        """Have an executor that is not broken, if a new one can be made."""
+        """Replace a broken executor, if a new one can be made; return True if the current one works."""
         current = self._renewed or self._engine
         if not getattr(current, "_broken", getattr(getattr(current, "_flags", None), "broken", None)):
             return True
@@ -110,13 +109,13 @@ class ExecutorBackend(Backend):
             return True
 
     def _shut_down_renewed(self) -> None:
-        """Shut down the executor that was made here, with what it still runs."""
+        """Shut down the replacement executor, and kill what it still runs."""
         if self._renewed is not None:
             with interrupts_held_back():
                 renewed, self._renewed = self._renewed, None
                 for process in list((getattr(renewed, "_processes", None) or {}).values()) if self._futures else ():
                     process.kill()
-                renewed.shutdown(wait=False)  # it ends, whatever interrupts the wait for its end
+                renewed.shutdown(wait=False)  # first, so that it ends even if the wait is interrupted
                 with interrupts_allowed():
                     renewed.shutdown(wait=True)
 
@@ -124,7 +123,7 @@ class ExecutorBackend(Backend):
         """Cancel what has not begun."""
         self._job = None
         try:
-            # A thread of executorlib's dies of a future that was cancelled before it came to it, and all wait for ever.
+            # A future that is cancelled early kills executorlib's thread, and then all others wait forever.
             if not type(self._engine).__module__.startswith("executorlib."):
                 for future in list(self._futures):
                     future.cancel()
@@ -133,14 +132,14 @@ class ExecutorBackend(Backend):
 
 
 class ImapBackend(ExecutorBackend):
-    """A `multiprocessing.Pool` or its kin: `apply_async` where there is one, else `imap_unordered`."""
+    """A `multiprocessing.Pool` or similar, by `apply_async` if it has that, else by `imap_unordered`."""
 
     name = "ImapPool"
     one_failure_domain = False
     threads = ThreadPool
 
     def place(self, name: str, job: Job) -> None:
-        """Remember which processes there are."""
+        """Pickle the job, and note the pool's processes."""
         super().place(name, job)
         self._processes = set(getattr(self._engine, "_pool", ()))
 
@@ -160,7 +159,7 @@ class ImapBackend(ExecutorBackend):
         deliver(value)
 
     def _look(self) -> None:
-        """Look for a worker that is gone, and its chunk with it: a `multiprocessing.Pool` would wait for ever."""
+        """Raise `WorkerLost` if a worker has died with its chunk, as a `multiprocessing.Pool` would wait forever."""
         self._processes.update(getattr(self._engine, "_pool", ()))
         for process in self._processes:
             if exitcode := getattr(process, "exitcode", None):
@@ -172,10 +171,10 @@ class ImapBackend(ExecutorBackend):
 
 
 def _run_here(job: Job, task: Task, deliver: Callable[[Any], None]) -> None:
-    """Run a chunk in a thread of theirs, and return nothing.
+    """Run a chunk in the executor's thread, and deliver the event instead of returning it.
 
-    A variable of theirs that held the answer would be in a cycle with the exceptions in it, whose tracebacks lead to
-    the frame.
+    A variable of the executor that held the event would form a cycle with its exceptions, whose tracebacks refer to the
+    frame.
     """
     deliver(run_here(job, task.instruction, task.input_batch))
 
@@ -188,7 +187,7 @@ def _workers_of(pool: Any) -> int:
 
 
 def _another(executor: Any) -> Executor | None:
-    """Make an executor like this one, which broke; None where it is not known how."""
+    """Make an executor like this broken one; return None for an unknown kind."""
     module = type(executor).__module__
     if module == "concurrent.futures.process":
         factory, options = "concurrent.futures", {"mp_context": executor._mp_context}

@@ -1,15 +1,15 @@
-"""The pool of other people's workers: slots whose tasks an engine runs, and the states that stay on a cluster.
+"""The pool of an engine's workers: slots whose tasks the engine runs, and states that stay on a cluster.
 
 A slot is a place in the engine's queue: each worker has a few, each with one task in flight, so that the input stays
-bounded. Where the engine can keep states, a large one stays where it was made, and meets others there:
+bounded. If the engine can keep states, a large one stays on its worker, to be merged with others there:
 
-    Run            a task leaves its state there: a leaf of the slot      ── facts ──▶  ChunkResult, without pieces
-    Run, and flush  a task merges the slot's leaves into what it gathers   ── root ───▶  ChunkResult, with pieces
-    Ship           a task of no items merges the slot's leaves            ── root ───▶  Flushed
+    RunChunk            a task leaves its state there as a leaf of the slot  ── facts ──▶  ChunkResult without states
+    RunChunk and flush  a task merges the slot's leaves into its state       ── root ───▶  ChunkResult with states
+    Flush               a task without items merges the slot's leaves        ── root ───▶  Flushed
 
-So trees are as flat as can be: up to `LEAVES` leaves and one root, after which nothing of them is left on the cluster.
-The scheduler decides when a slot flushes, as for any worker that holds state. A small state travels at once, for to
-leave it there would cost a task, or a message, more. A slot does one thing after another, so its answers come in order.
+So a tree has up to `LEAVES` leaves and one root, and afterwards no state of it is left on the cluster. The scheduler
+decides when a slot flushes, as for any worker that holds state. A small state is sent at once, since leaving it there
+would cost another task or message. A slot runs one task after another, so its events come in order.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from poolagg.pools.serialization.pickling import encode_by_value
 __all__ = ["LEAVES", "ExternalPool"]
 
 LEAVES = 16
-"""Leaves of a tree: so many states that the parent need not merge. If one is lost for good, so many chunks run again.
-Each is memory on the cluster until its slot flushes."""
+"""Leaves of a tree. More leaves spare the parent merges, but each takes memory on the cluster until its slot flushes,
+and all their chunks run again if one is lost for good."""
 
 
 @dataclass(slots=True)
 class _Slot:
     instructions: deque[tuple[RunChunk | Flush, InputBatch | None]] = field(default_factory=deque)
-    """The first is under way."""
+    """The first one is running."""
     leaves: list[Leaf] = field(default_factory=list)
     states: list[PartialState] = field(default_factory=list)
-    """States that came along with the facts of a chunk, though the slot holds leaves: they flush with them."""
+    """States that came with the facts of a chunk while the slot holds leaves; they are flushed with the leaves."""
 
 
 class ExternalPool(Pool):
@@ -60,23 +60,23 @@ class ExternalPool(Pool):
         self.chunk_seconds = max(backend.task_seconds, 2 * backend.workers / backend.task_rate)
         self._now: list[PoolEvent] = []
         self._slots: list[_Slot] = []
-        self._entered = True  # close() is the engine owner's to call
+        self._entered = True  # the engine's owner closes it
 
     def __repr__(self) -> str:
         return repr(self._backend)
 
     def encode(self) -> Callable[[Any], Encoded] | None:
-        """Return what pickles an item, unless the workers are threads."""
+        """Return the function that pickles an item; None if the workers are threads."""
         return None if self._backend.by_reference else encode_by_value
 
     def _begin(self, job: Job, slots: int) -> None:
-        self._name = os.urandom(8).hex()  # drivers on other machines use the same workers, and have the same pids
+        self._name = os.urandom(8).hex()  # random, since drivers on other machines may have the same pid
         self._now = []
         self._slots = [_Slot() for _ in range(slots)]
         self._keeps_leaves = (
             self.keeps_state and job.strategy.stateful and job.strategy.merges_remotely and job.item_timeout is None
         )
-        # The user's functions may write to what they are given.
+        # The user's functions may keep their arguments, or write to them.
         self._copies = job.reducer.retains_input or not job.reducer.mergeable
         self._large = False
         self._backend.place(self._name, job)
@@ -92,7 +92,7 @@ class ExternalPool(Pool):
     # -- instructions to tasks -----------------------------------------------------------------------------------------
 
     def perform(self, instruction: PoolInstruction, input_batch: InputBatch | None) -> None:
-        """Submit a task as soon as the slot's last one is answered. No worker is known, so none is replaced."""
+        """Submit a task once the slot's last one has ended. Workers are unknown, so none is replaced."""
         if isinstance(instruction, (RunChunk, Flush)):
             instructions = self._slots[instruction.slot].instructions
             instructions.append((instruction, input_batch))
@@ -112,10 +112,10 @@ class ExternalPool(Pool):
             slot.instructions.popleft()
             self._now.append(self._flushed(slot, number, ()))
 
-    # -- results to answers --------------------------------------------------------------------------------------------
+    # -- results to events ---------------------------------------------------------------------------------------------
 
     def wait(self, timeout: float | None) -> list[PoolEvent]:
-        """Wait for answers of this run."""
+        """Wait for events of this run."""
         events, self._now = self._now, []
         if events:
             return events
@@ -127,7 +127,7 @@ class ExternalPool(Pool):
         return list(map(self._take, results))
 
     def _take(self, result: Result) -> PoolEvent:
-        """Answer for a slot, and start what it is to do next; after a loss it holds nothing."""
+        """Return the event of a slot's task, and start the slot's next one; a loss empties the slot."""
         number = result.task.instruction.slot
         event = self._event(result, self._slots[number])
         if isinstance(event, (ChunkResult, Flushed)):
@@ -153,8 +153,8 @@ class ExternalPool(Pool):
     def _returned(self, task: Task, result: Returned, slot: _Slot, seconds: float) -> PoolEvent:
         instruction, (facts, state) = task.instruction, result
         self._large = state.nbytes >= LARGE
-        if state.beside is not None:
-            state.beside.only_here()
+        if state.out_of_band is not None:
+            state.out_of_band.only_here()
         if task.leaves:
             slot.leaves = []
         if isinstance(instruction, Flush):

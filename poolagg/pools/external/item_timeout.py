@@ -1,11 +1,11 @@
-"""A lease whose items may take so long and no longer: it runs in a process of its worker's own, which can be ended.
+"""Run a task with a time limit for each item, in a process that its worker starts and can kill.
 
-No cluster can end an item. Dask cannot end a task that has begun, and Ray only with its worker; and a worker may hold
-what others have left there. So a worker does as a parent does on one machine: it has a `ProcessPool` of one process,
-sees in its cell what it is running and since when, and kills it when that is too long, even where the item holds the
-interpreter's lock. Nobody else on the cluster notices, and the lease returns who it was.
+No cluster can end an item: dask cannot end a task that has begun, and Ray only with its worker, which may hold other
+states. So a worker does what a parent does on one machine: it has a `ProcessPool` of one process, reads in the progress
+cell what the process runs and since when, and kills it when that is too long, even if the item holds the GIL. The rest
+of the cluster is not affected, and the task returns which item it was.
 
-A process is kept from lease to lease of one run, and ends when there have been none for a while.
+A worker keeps the process from task to task of one run, and ends it after an idle time.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from poolagg.pools.process.pool import ProcessPool
 __all__ = ["run_with_timeout"]
 
 IDLE = 1.0
-"""Seconds that a process waits for another lease: long against the time between two, and to start one takes less."""
+"""Seconds that a process waits for another task: longer than the usual gap between tasks, or than a start takes."""
 
 
 def run_with_timeout(name: str, job: Job, run: RunChunk, input_batch: InputBatch) -> ChunkResult | Lost:
-    """Run a chunk of the run of that name; `Lost` if its process ended, as it is told to when an item is overdue."""
+    """Run a chunk of the run called `name`; return `Lost` if the process died, or was killed for an overdue item."""
     pool = _take(name) or _started(job)
     try:
         event = _event(pool, run, input_batch, job.item_timeout or 0.0)
@@ -35,7 +35,7 @@ def run_with_timeout(name: str, job: Job, run: RunChunk, input_batch: InputBatch
             raise event.error
         if isinstance(event, Lost):
             pool.perform(RestartWorker(0), None)
-    except BaseException:  # what is broken answers nobody any more
+    except BaseException:  # the process's state is unknown: do not use it again
         pool.end(clean=False)
         raise
     _put_back(name, pool)
@@ -55,13 +55,13 @@ def _event(pool: ProcessPool, run: RunChunk, input_batch: InputBatch, timeout: f
 # -- processes ---------------------------------------------------------------------------------------------------------
 
 _idle: dict[threading.Timer, tuple[str, ProcessPool]] = {}
-"""Processes that have nothing to do, by what ends them, each with the name of the run whose job it has."""
+"""Idle processes by the timer that ends them, each with the name of the run whose job it has."""
 
 _lock = threading.Lock()
 
 
 def _started(job: Job) -> ProcessPool:
-    pool = ProcessPool(1)  # which closes when its one run ends, as it was never entered
+    pool = ProcessPool(1)  # never entered, so it closes when its one run ends
     pool.begin(job, 1)
     return pool
 
@@ -76,7 +76,7 @@ def _take(name: str) -> ProcessPool | None:
 
 
 def _put_back(name: str, pool: ProcessPool) -> None:
-    """Keep a process for the next task, and end it if none comes: no engine tells a worker that a run is over."""
+    """Keep a process for the next task, and end it if none comes, since no engine tells a worker that a run is over."""
 
     def end() -> None:
         with _lock:

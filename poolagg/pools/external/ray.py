@@ -1,9 +1,9 @@
-"""A cluster of Ray's, or Ray on this machine: the same run with a `RayPool`.
+"""A pool of the CPUs of a Ray cluster, or of Ray on this machine.
 
-A task is a chunk that is worth `task_seconds` of work or more. The job is put into Ray's store once, and each worker
-opens it once. Tasks carry no retries of Ray's own, so that a death is told at once, and is that of one task: the
-scheduler runs it again, and if it dies again, halving finds the item. A task whose state is to stay in the store has
-two results, of which only the first, which tells of it, is fetched.
+A task is a chunk of at least `task_seconds` of work. The pool puts the job into Ray's store once, and each worker opens
+it once. Ray retries no task, so it reports a death at once, and for one task: the scheduler runs that again, and if it
+dies again, bisection finds the item. A task whose state stays in the store has two results, and the pool fetches only
+the first, which holds the facts.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ DIED = {
     exceptions.WorkerCrashedError: "lost a worker",
     exceptions.OutOfMemoryError: "lost a worker for want of memory",
 }
-"""What is told of a task whose worker died."""
+"""Ray's errors for a task whose worker died."""
 
 GONE = (exceptions.NodeDiedError, exceptions.ObjectLostError)
-"""What is told of a task whose machine died, or whose result was on one: no item's fault."""
+"""Ray's errors for a task whose machine died, or held its result: no item is to blame."""
 
 
 class RayPool(ExternalPool):
-    """The CPUs of a Ray cluster; without an address, and with none that this program is connected to, Ray right here.
+    """The CPUs of a Ray cluster; without `address`, the one that this program is connected to, else a local Ray.
 
     `address` is what `ray.init` takes: "auto", "ray-head:6379", or None. `workers` says how many CPUs to use, by
-    default all. What this pool started or connected to, it ends when it is closed; a Ray that this program had before
-    stays as it is. Workers need poolagg, and what `func` imports. With `item_timeout` items run in processes that the
+    default all. Closing the pool ends the Ray or the connection that it has started; a Ray that the program had before
+    stays as it is. Workers need poolagg, and what `func` imports. With `item_timeout`, items run in processes that the
     workers start.
 
     >>> with RayPool(workers=1) as pool:      # doctest: +SKIP
@@ -55,7 +55,7 @@ class RayPool(ExternalPool):
     def __init__(self, address: str | None = None, *, workers: int | None = None) -> None:
         self._ray = _RayBackend(address, workers)
         super().__init__(self._ray)
-        self._entered = False  # what it has started, it ends
+        self._entered = False  # the pool ends what it has started
 
     def open(self) -> None:
         """Start Ray, or connect to it, ahead of the first run."""
@@ -63,9 +63,9 @@ class RayPool(ExternalPool):
 
 
 class _RayBackend(Backend):
-    slots = 3  # with two, Ray has at times none for a worker, gives it back, and has to ask for it again
+    slots = 3  # with two, Ray at times finds no task for a worker, and has to release and reacquire it
     keeps_states = True
-    task_seconds = 0.1  # long against the 0.7 ms that a task costs
+    task_seconds = 0.1  # long compared with the 0.7 ms that a task costs
     task_rate = 1200  # measured at a few workers
 
     def __init__(self, address: str | None, workers: int | None) -> None:
@@ -80,9 +80,9 @@ class _RayBackend(Backend):
             workers = workers or int(ray.cluster_resources().get("CPU", 1))
         self.workers = max(1, workers or usable_cpus())
         self._running: dict[Any, tuple[Task, Any]] = {}
-        """By the reference of what is fetched: the task, and the reference of the state that stays."""
+        """By the reference to fetch: the task, and the reference of the state that stays."""
         self._job: Any = None
-        # Ray keeps some kilobytes about each of the last 100,000 tasks for its dashboard, where there is one.
+        # For its dashboard, if it has one, Ray keeps some kilobytes about each of the last 100,000 tasks.
         self._whole = ray.remote(max_retries=0, enable_task_events=found)(_run_task)
         self._in_halves = self._whole.options(num_returns=2)
 
@@ -96,7 +96,7 @@ class _RayBackend(Backend):
         if not self._here:
             ray.init(address=self._address, log_to_driver=False)
             return
-        # Ray would leave the folder of its session behind. Not in TMPDIR: paths of sockets have to be short.
+        # Ray would leave the folder of its session behind. Not in TMPDIR, since paths of sockets have to be short.
         where = os.environ.get("RAY_TMPDIR", "/tmp")
         self._folder = tempfile.TemporaryDirectory(prefix="ray-", dir=where, ignore_cleanup_errors=True)
         cpus = self._cpus or usable_cpus()
@@ -108,8 +108,8 @@ class _RayBackend(Backend):
         self._job = ray.put(Sent.packed(job))
 
     def submit(self, task: Task) -> None:
-        """Submit a task of one result or two."""
-        # The worker opens the reference in a list only when it needs it; Ray opens leaves for each task.
+        """Submit a task with one result, or two if it keeps its state."""
+        # Ray opens each leaf before the task; in a list, the job's reference is opened only if the worker needs it.
         arguments = task.keep, [self._job], pickle.dumps(task.call(), 5), *task.states
         if task.keep:
             facts, state = self._in_halves.remote(*arguments)
@@ -118,7 +118,7 @@ class _RayBackend(Backend):
         self._running[facts] = task, state
 
     def wait(self, timeout: float | None) -> Iterable[Result]:
-        """Wait until some tasks have ended, and then fetch what is there."""
+        """Wait until some tasks have ended, and fetch their results."""
         if not self._running:
             time.sleep(timeout or 0)
             return ()
@@ -153,7 +153,7 @@ class _RayBackend(Backend):
                 ray.cancel(ref, force=True)
 
     def close(self) -> None:
-        """End Ray, if it was started or connected to here."""
+        """End Ray or the connection, if this pool has started it."""
         if self._ours and ray.is_initialized():
             ray.shutdown()
         if self._folder is not None:
@@ -162,7 +162,7 @@ class _RayBackend(Backend):
 
 
 def _run_task(keep: bool, job: list[Any], pickled: bytes, *leaves: State) -> Any:
-    """Run one chunk on a worker; with `keep` its state is a result of its own."""
+    """Run one chunk on a worker; with `keep`, return its state as a separate result."""
     call: Call = pickle.loads(pickled)
     returned = run_task(call if is_open(call.name) else call._replace(job=ray.get(job[0])), leaves=leaves)
     return halves(returned) if keep else returned

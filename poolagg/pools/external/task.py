@@ -1,11 +1,10 @@
-"""A chunk as one stateless call, for pools that are not ours: what their workers run.
+"""A chunk as one stateless call, which the workers of external pools run.
 
-A worker is told the whole job with every chunk, and opens it once: jobs are kept by the name of their run. On clusters
-a call is a *lease*. It returns what it gathered as a `State`, which may stay there as a *leaf*, to be merged by a later
-lease into what that has gathered itself. A leaf is packed, so every merge opens it anew, for an accumulator of its own:
-however often an engine runs a merge again, nothing is in it twice. And an engine that runs a lost lease again may come
-to another leaf than the one the driver was told of (an item fails that did not, a budget is over sooner): such a merge
-comes to nothing, and the driver runs those items again.
+Each call carries the whole job; the worker opens it once, and keeps it by the name of its run. On clusters a call is a
+*task*. It returns its partial states as a `State`, which may stay there as a *leaf*, and which a later task merges into
+its own. A leaf is packed, so each merge opens it anew for an accumulator of its own: however often an engine repeats a
+merge, no leaf is counted twice. An engine that reruns a lost task may produce another leaf than the driver knows (an
+item now fails, a budget ends sooner): a merge of such a leaf returns `Lost`, and the driver runs those items again.
 """
 
 from __future__ import annotations
@@ -54,40 +53,41 @@ __all__ = [
 ]
 
 LARGE = LEAST_BUFFER
-"""Bytes of a state that had better stay where it is; a smaller one comes along with what is told of its chunk."""
+"""Least bytes of a state that stays on the cluster; a smaller one is sent with the facts of its chunk."""
 
 
-# -- what travels there ------------------------------------------------------------------------------------------------
+# -- arguments of a task -----------------------------------------------------------------------------------------------
 
 
 class Sent(NamedTuple):
-    """A job on its way to a cluster: its pickle, and beside it the values it shares, which nobody has to copy."""
+    """A job on its way to a cluster: its pickle, and the values that it shares, out of band and so never copied."""
 
     pickle: bytes
     values: dict[bytes, tuple[Extent, ...]]
-    """Where the buffers of each are, by what it is known as."""
-    beside: OutOfBandBuffers
+    """The extents of each value's buffers, by its ident."""
+    out_of_band: OutOfBandBuffers
 
     @classmethod
     def packed(cls, job: Job) -> Sent:
         """Pickle a job."""
         pickled, values = pickle_far(lambda: pickle_job(job))
-        beside = OutOfBandBuffers()
-        return cls(pickled, {ident: tuple(beside.put(segments)[1]) for ident, segments in values.items()}, beside)
+        buffers = OutOfBandBuffers()
+        return cls(pickled, {ident: tuple(buffers.put(segments)[1]) for ident, segments in values.items()}, buffers)
 
     @property
     def nbytes(self) -> int:
-        """How large it is."""
-        return len(self.pickle) + self.beside.nbytes
+        """Its size in bytes."""
+        return len(self.pickle) + self.out_of_band.nbytes
 
     def open(self) -> Any:
-        """The job, in a worker, where nobody may write to what is shared."""
-        views = {ident: [self.beside.view(span).toreadonly() for span in spans] for ident, spans in self.values.items()}
+        """Open the job in a worker; shared values are read-only there."""
+        view = self.out_of_band.view
+        views = {ident: [view(span).toreadonly() for span in spans] for ident, spans in self.values.items()}
         return open_job(self.pickle, views)
 
 
 class Call(NamedTuple):
-    """Everything that one chunk takes; with no `run`, only leaves are merged."""
+    """The argument of one task; without `run`, the task only merges leaves."""
 
     name: str
     job: Any
@@ -95,39 +95,39 @@ class Call(NamedTuple):
     items: tuple[str, Any, int] | None
     """Kind and data of an input batch, and where in it the chunk begins."""
     told: tuple[tuple[Interval, ...], ...] = ()
-    """What each leaf covers that comes with the call, as far as the driver knows."""
+    """The items that each leaf of the call covers, as far as the driver knows."""
 
 
-# -- what comes back ---------------------------------------------------------------------------------------------------
+# -- results of a task -------------------------------------------------------------------------------------------------
 
 
 class State(NamedTuple):
-    """What was gathered: pieces, and bytes that are opened apart."""
+    """The packed partial states of a task, as wire values, bytes and out-of-band buffers."""
 
     states: list[WireState]
     payload: bytes
-    beside: OutOfBandBuffers | None
+    out_of_band: OutOfBandBuffers | None
 
     @property
     def covers(self) -> tuple[Interval, ...]:
-        """The items it is made of."""
+        """The items that it covers."""
         return tuple(interval for covers, *_ in self.states for interval in covers)
 
     @property
     def nbytes(self) -> int:
-        """How large it is."""
-        return len(self.payload) + (0 if self.beside is None else self.beside.nbytes)
+        """Its size in bytes."""
+        return len(self.payload) + (0 if self.out_of_band is None else self.out_of_band.nbytes)
 
 
 class Returned(NamedTuple):
-    """Everything that comes of a call. In the facts, failures are packed, and there are no pieces: see `state`."""
+    """The result of a call. The facts hold packed failures and no partial states; these are in `state`."""
 
     facts: ChunkResult
     state: State
 
 
 class Kept(NamedTuple):
-    """What comes of a call whose state stays there: what the state covers, and how large it is."""
+    """The result of a call whose state stays on the cluster: the facts, the items it covers, and its size."""
 
     facts: ChunkResult
     covers: tuple[Interval, ...]
@@ -135,9 +135,9 @@ class Kept(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """What comes of a call that gathered nothing: its answer, and apart from that the error.
+    """The result of a call that failed: its event, and separately the packed error.
 
-    Clusters pickle exceptions their own way, and not every one can be.
+    Clusters pickle exceptions in their own way, which fails for some.
     """
 
     event: Lost | Broken
@@ -145,55 +145,55 @@ class Ended(NamedTuple):
 
     @classmethod
     def of(cls, event: Lost | Broken) -> Ended:
-        """Pack the answer's error."""
-        return cls(event._replace(error=PACKED_APART), pack_failure(Failure(0, "raised", event.error)))
+        """Pack the event's error."""
+        return cls(event._replace(error=PACKED_SEPARATELY), pack_failure(Failure(0, "raised", event.error)))
 
     def open(self, slot: int) -> Lost | Broken:
-        """Return the answer, as that worker's."""
+        """Return the event, for this slot."""
         error = unpack_failure(self.failure).error
         broken = isinstance(self.event, Broken)
         return self.event._replace(slot=slot, error=as_reducer_error(error) if broken else error)
 
 
-PACKED_APART = Exception()
-"""In the place of an error that travels apart."""
+PACKED_SEPARATELY = Exception()
+"""Takes the place of an error that is packed separately."""
 
 RETURNED = Returned, Kept, Ended
-"""The types of all that a task returns."""
+"""All types that a task may return."""
 
 
 def unpack(run: RunChunk, facts: ChunkResult, state: State | None, retains_input: bool = True) -> ChunkResult:
-    """The answer that a chunk's return stands for; without a state, the worker holds on to it."""
+    """Unpack the result of a chunk; without `state`, the worker keeps its state."""
     failures = tuple(map(unpack_failure, facts.failures))
     began = perf_counter()
     states = None if state is None else open_state(state, retains_input)
     opening = perf_counter() - began
-    # The clock of the worker may be another's.
+    # The worker may run on another machine, with another clock.
     return facts._replace(
         slot=run.slot, chunk=run.chunk, failures=failures, states=states, open_seconds=opening, began=0.0
     )
 
 
 def open_state(state: State, retains_input: bool) -> Any:
-    """Its pieces. `retains_input`: their large buffers are to be kept, or may be written to."""
-    return unpack_states(state.states, memoryview(state.payload), state.beside, retains_input)
+    """Unpack the partial states. `retains_input`: their large buffers may be kept or written to, so copy them."""
+    return unpack_states(state.states, memoryview(state.payload), state.out_of_band, retains_input)
 
 
 # -- in a worker -------------------------------------------------------------------------------------------------------
 
 _jobs: dict[str, Job] = {}
 _opening = threading.RLock()
-"""A worker may have several threads, and a job is opened by one of them."""
+"""Held to open a job, so that only one of a worker's threads does."""
 
 
 def run_task(call: Call, heartbeat: Heartbeat | None = None, leaves: Sequence[State | None] = ()) -> Returned | Ended:
-    """Run one chunk, and merge leaves into what it gathers; never raises."""
+    """Run one chunk, and merge leaves into its state. Errors become an `Ended`, and none is raised."""
     there = [leaf for leaf in leaves if leaf is not None]
     try:
         if [leaf.covers for leaf in there] != list(call.told):
             return Ended.of(Lost(0, None, "died", _made_anew(), certain=True))
         return _run(call, heartbeat or NoHeartbeat(), there)
-    except BaseException as error:  # SystemExit in a reducer must not end a worker of somebody else's
+    except BaseException as error:  # SystemExit in a reducer must not end the engine's worker
         return Ended.of(Broken(0, as_reducer_error(error)))
 
 
@@ -203,7 +203,7 @@ def _made_anew() -> WorkerLost:
 
 
 def halves(returned: Any) -> tuple[Any, State | None]:
-    """What the driver is to have at once, and the state that may stay where it is, if it is large."""
+    """Split a result into what the driver fetches at once, and the state that stays on the cluster, if it is large."""
     if not isinstance(returned, Returned) or returned.state.nbytes < LARGE or _is_spoiled(returned.state):
         return returned, None
     facts, state = returned
@@ -229,22 +229,22 @@ def _run(call: Call, heartbeat: Heartbeat, leaves: Sequence[State]) -> Returned 
         for partial_state in open_state(leaf, job.reducer.retains_input):
             if partial_state.error is None:
                 work.adopt(partial_state.covers, partial_state.data)
-            else:  # it does not open, and is given back
+            else:  # it does not open: return it to the driver
                 spoiled.append(pack_error(partial_state))
     return _returned(work.flushed(finished), spoiled)
 
 
 def _returned(finished: ChunkResult, spoiled: Sequence[PartialState]) -> Returned:
-    """A packed chunk, and its pieces as a state."""
-    beside, began = OutOfBandBuffers(), perf_counter()
-    states, parts, _ = put_states([*(finished.states or ()), *spoiled], beside)
+    """Return a packed result, with its partial states as a `State`."""
+    buffers, began = OutOfBandBuffers(), perf_counter()
+    states, parts, _ = put_states([*(finished.states or ()), *spoiled], buffers)
     payload = bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
     seconds = finished.pack_seconds + perf_counter() - began
-    return Returned(finished.with_states(None, seconds), State(states, payload, beside))
+    return Returned(finished.with_states(None, seconds), State(states, payload, buffers))
 
 
 def _with_timeout(call: Call, job: Job) -> Returned | Ended:
-    """Run one chunk where its items can be ended."""
+    """Run one chunk in a process that enforces the time limit of items."""
     from poolagg.pools.external.item_timeout import run_with_timeout
 
     assert call.run is not None
@@ -262,7 +262,7 @@ def _with_timeout(call: Call, job: Job) -> Returned | Ended:
 
 
 def run_here(job: Job, instruction: RunChunk | Flush, input_batch: InputBatch | None) -> PoolEvent:
-    """Run one chunk in a thread of this process; nothing is pickled, and nothing raised, as in a task."""
+    """Run one chunk in a thread of this process, by reference; errors become a `Broken`, and none is raised."""
     try:
         return carry_out(ChunkRunner(job, NoHeartbeat()), instruction, input_batch)
     except BaseException as error:
@@ -270,7 +270,7 @@ def run_here(job: Job, instruction: RunChunk | Flush, input_batch: InputBatch | 
 
 
 def is_open(name: str) -> bool:
-    """Whether this process has the job of that run, and need not be told it again."""
+    """Tell if this process has opened the job of the run called `name`."""
     return name in _jobs
 
 

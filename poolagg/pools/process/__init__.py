@@ -1,1 +1,1 @@
-"""Workers as processes: the pool, its workers as the parent sees them, and what lies between the two."""
+"""Worker processes: the pool, the parent's handle of each worker, the worker's loop, and the channels between them."""

@@ -1,16 +1,15 @@
-"""Memory that a worker and its parent share: where large buffers travel, written once and read where they lie.
+"""Memory that a worker and its parent share for large buffers: written once, and read in place.
 
-A payload, or an item, is pickled without its large buffers (pickle protocol 5). Its sender copies those into a *slot*
-of the arena that it writes to, and its message says where they are; the reader opens the pickle upon the slot itself. A
-slot is used again and again, for writing to fresh pages costs twenty times what writing to used ones does. There is an
-arena for each direction.
+The sender pickles a state or an item without its large buffers (pickle protocol 5). It copies those into a *segment* of
+its arena, and its message says where they are; the reader unpickles directly on the segment. Segments are reused, since
+writing to fresh pages costs twenty times what writing to used ones does. Each direction has an arena.
 
-    writer    free ── put ──▶ lent              one byte a slot, in the memory of the cell: the writer sets it when
-    reader    lent ── take_back ──▶ free        it lends, the reader clears it once no view of the slot is left
+    writer    free ── put ──▶ lent              one byte a segment, in the memory of the cell: the writer sets it when
+    reader    lent ── take_back ──▶ free        it lends, the reader clears it once no view of the segment is left
 
-Who keeps a view of a slot keeps the slot: nothing is ever overwritten under it. A writer whose slots are all lent, or
-who is given no memory, sends its buffers through the pipe; so it is, too, where there is no anonymous memory. Pages are
-allocated before they are written to, so that a lack of memory is an error to be handled, and not a SIGBUS.
+A view of a segment keeps it: the writer never overwrites it. A writer sends its buffers through the pipe if all
+segments are lent, memory is short, or the system has no anonymous memory. It allocates pages before it writes to them,
+so that a lack of memory is an error to be handled, and not a SIGBUS.
 """
 
 from __future__ import annotations
@@ -33,20 +32,20 @@ if TYPE_CHECKING:
 __all__ = ["Arena", "ArenaBuffers", "BorrowedSegments", "Extent", "Region", "arena_fd"]
 
 LEAST_BUFFER = 1 << 16
-"""Bytes of a buffer that is worth a slot: a smaller one goes through the pipe sooner than its slot is looked up."""
+"""Least size of a buffer, in bytes, that is worth a segment: the pipe is faster for a smaller one."""
 
 MOST = 64 << 20
-"""Bytes of an arena, unless one message is larger: two of those have a slot, one to be read and one to be written."""
+"""Most bytes of an arena, unless one message is larger: then two such messages fit, one to read and one to write."""
 
 KEPT = 32 << 20
-"""Bytes that an arena keeps from run to run, so that the next need not begin with fresh pages."""
+"""Bytes that an arena keeps from run to run, so that the next run need not begin with fresh pages."""
 
 _PAGE = mmap.ALLOCATIONGRANULARITY
 _CACHE_LINE = 64
 
 
 class Region(NamedTuple):
-    """A slot, and where it lies in the arena: it may have been given another place since it was last used."""
+    """A segment, and its place in the arena, which may have changed since its last use."""
 
     segment: int
     offset: int
@@ -54,24 +53,24 @@ class Region(NamedTuple):
 
 
 Extent = tuple[int, int]
-"""Where a buffer begins and ends in its slot."""
+"""Start and end of a buffer in its segment."""
 
 
 def arena_fd() -> int:
-    """Open anonymous memory that grows when it is needed; -1 where there is no such thing."""
+    """Open anonymous memory that grows on demand; return -1 where the system has none."""
     if not hasattr(os, "memfd_create"):
         return -1
     return os.memfd_create("poolagg-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
 
 
 class ArenaBuffers(list[pickle.PickleBuffer]):
-    """Takes the buffers that are worth a slot out of a pickle: a `buffer_callback`."""
+    """A `buffer_callback` that takes the buffers that are worth a segment out of a pickle."""
 
     def __init__(self, least: int) -> None:
         self._least = least
 
     def __call__(self, buffer: pickle.PickleBuffer) -> bool:
-        """Whether the buffer is to stay in the pickle."""
+        """Tell if the buffer is to stay in the pickle."""
         try:
             small = buffer.raw().nbytes < self._least
         except BufferError:  # it is not contiguous
@@ -85,7 +84,7 @@ class ArenaBuffers(list[pickle.PickleBuffer]):
 
 
 class Arena:
-    """The writer's side. `least`: see `LEAST_BUFFER`. The descriptor is its caller's to close."""
+    """The writer's side. `least`: see `LEAST_BUFFER`. The caller owns the descriptor."""
 
     def __init__(self, fd: int, lent: LentSegments, least: int) -> None:
         self.least = least
@@ -98,7 +97,7 @@ class Arena:
         _seal(fd)
 
     def put(self, buffers: Sequence[Bytes]) -> tuple[Region, list[Extent]] | None:
-        """Copy buffers of plain bytes into a slot, which is lent from now on; None if there is none to be had."""
+        """Copy buffers of plain bytes into a segment, and lend it; return None if no segment is available."""
         spans, end = [], 0
         for buffer in buffers:
             spans.append((end, end + len(buffer)))
@@ -113,7 +112,7 @@ class Arena:
         return region, spans
 
     def shrink(self, most: int = KEPT) -> None:
-        """Give memory back until no more than `most` bytes are held; what is lent stays."""
+        """Free idle segments until the arena holds no more than `most` bytes."""
         for region in sorted(self._idle(), key=lambda region: region.size, reverse=True):
             if self._held() > most:
                 self._drop(region)
@@ -122,7 +121,7 @@ class Arena:
         return min((p for p in self._idle() if p.size >= size), key=lambda region: region.size, default=None)
 
     def _new(self, size: int) -> Region | None:
-        """Make a slot with some room to spare; those that are too small by now make way for it."""
+        """Make a segment with an eighth to spare; drop idle ones, which are too small, to make space."""
         size = _up(size + size // 8, _PAGE)
         most = max(MOST, 2 * size)
         self.shrink(max(0, most - size))
@@ -141,8 +140,8 @@ class Arena:
         return region
 
     def _allocate(self, region: Region) -> mmap.mmap | None:
-        """Memory whose pages are there. It is mapped first, so that what fails leaves no pages behind."""
-        if identity(self.fd) != self._identity:  # a task has closed it, and may have a file of its own in its place
+        """Map a region and allocate its pages, in this order, so that a failure leaves no pages behind."""
+        if identity(self.fd) != self._identity:  # an item has closed it, and may have opened another file in its place
             return None
         memory = None
         try:
@@ -158,7 +157,7 @@ class Arena:
         return [region for segment, region in self._regions.items() if segment not in self._lent]
 
     def close(self) -> None:
-        """There is no reader any more."""
+        """Unmap everything; the reader is gone."""
         close_all(self._memory.values())
         self._memory.clear()
         self._regions.clear()
@@ -170,12 +169,12 @@ class Arena:
         del self._regions[region.segment]
         memory = self._memory.pop(region.segment)
         with contextlib.suppress(OSError):
-            memory.madvise(mmap.MADV_REMOVE)  # a hole in the file: its pages are the system's again
+            memory.madvise(mmap.MADV_REMOVE)  # punches a hole in the file, which frees its pages
         close_all([memory])
 
 
 def _seal(fd: int) -> None:
-    """Nobody can make the file shorter under a mapping, which would be a SIGBUS for who reads it."""
+    """Forbid to shorten the file under a mapping, which would be a SIGBUS for a reader."""
     import fcntl
 
     with contextlib.suppress(OSError):
@@ -195,10 +194,10 @@ def _up(size: int, unit: int) -> int:
 
 
 class BorrowedSegments:
-    """The reader's side: what it has been lent.
+    """The reader's side: the segments that it borrows.
 
-    Whether anyone looks at a slot is told by the count of references to what exports its memory. It is looked up when
-    there is something to wait for: a weak reference's callback may come in the middle of anything, and swallows Ctrl-C.
+    A segment is in use as long as there are references to the object that exports its memory. The reader checks their
+    count before it waits: a weak reference's callback may run in the middle of anything, and swallows Ctrl-C.
     """
 
     def __init__(self, fd: int, lent: LentSegments) -> None:
@@ -209,7 +208,7 @@ class BorrowedSegments:
         self._for_good: set[int] = set()
 
     def open(self, region: Region) -> Borrowed:
-        """The slot, for as long as this or a view of it is there."""
+        """Borrow a segment, for as long as the result or a view of it exists."""
         import ctypes  # most workers never get here, and start without it
 
         kind = ctypes.c_ubyte * region.size
@@ -217,7 +216,7 @@ class BorrowedSegments:
         if known is None or known[0] != region:
             try:
                 known = region, _mapped(self.fd, region)
-            except OSError:  # each mapping takes a descriptor, and there is none left: a copy does as well
+            except OSError:  # out of descriptors, of which each mapping takes one: copy instead
                 return Borrowed(self._read(kind(), region))
             self._memory[region.segment] = known
         memory = self._lent[region.segment] = kind.from_buffer(known[1])
@@ -231,24 +230,24 @@ class BorrowedSegments:
         return memory
 
     def take_back(self) -> None:
-        """Give back the slots that nobody looks at any more."""
+        """Give back the segments that have no view left."""
         for segment in list(self._lent):
-            if sys.getrefcount(self._lent.get(segment)) <= 2:  # ours, and the argument's
-                self._lent.pop(segment, None)  # a fork in another thread may have been quicker
+            if sys.getrefcount(self._lent.get(segment)) <= 2:  # that of `_lent`, and the argument's
+                self._lent.pop(segment, None)  # a fork in another thread may have removed it
                 self.give_back(segment)
 
     def give_back(self, segment: int) -> None:
-        """Nobody looks at the slot."""
+        """Give back a segment that has no view."""
         self._theirs.give_back(segment)
 
     def before_fork(self) -> None:
-        """A child is about to be forked, which may look at what is lent now for as long as it likes."""
+        """Keep what is borrowed now forever, since the child that is about to be forked may read it at any time."""
         self.take_back()
         self._for_good |= set(self._lent)
         self._lent.clear()
 
     def close(self) -> None:
-        """The writer is gone. What is lent lives as long as it is looked at; the rest is given back now."""
+        """Free what is not in use, since the writer is gone; the rest lives as long as its views."""
         self.take_back()
         for segment, (_, memory) in self._memory.items():
             if segment not in self._lent and segment not in self._for_good:
@@ -259,16 +258,16 @@ class BorrowedSegments:
 
 
 class Borrowed:
-    """One message's slot."""
+    """One message's segment."""
 
     def __init__(self, memory: ctypes.Array[ctypes.c_ubyte]) -> None:
         self._memory = memory
 
     def view(self, span: Extent) -> memoryview:
-        """One buffer, where it lies."""
+        """Return one buffer, in place."""
         start, stop = span
         return pickle.PickleBuffer(memoryview(self._memory)[start:stop]).raw()
 
     def copy(self, span: Extent) -> bytearray:
-        """One buffer, to keep."""
+        """Return a copy of one buffer."""
         return bytearray(self.view(span))

@@ -1,14 +1,14 @@
-"""Messages on a worker's pipe: a small header, plain values, and payloads that nobody opens on the way.
+"""Messages on a worker's pipe: a small header, plain values, and opaque bytes.
 
     header (magic, kind, epoch, length of values, length of payload) | values, a pickle of builtins | payload, bytes
 
-Each side says in the cell how many bytes it sends. More bytes than that have come from an item that wrote to the pipe:
-the frame is broken, whatever it looks like, and no length is believed that goes beyond what was announced.
+Each side announces in the cell how many bytes it sends. If more arrive, an item has written to the pipe: the frame is
+broken, and the reader rejects a length beyond what was announced.
 
 The parent's end never blocks: a half-written message of a dead worker must not hold up a read, nor a full pipe a write.
-The worker's end blocks, for a worker has nothing else to do.
+The worker's end blocks, since a worker waits for one thing at a time.
 
-A write to a process that has died is an error and never SIGPIPE, which kills a program that has set its default action.
+A write to a process that has died raises an error and never SIGPIPE, whose default action kills the program.
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ _SO_NOSIGPIPE = 0x1022
 """The number of SO_NOSIGPIPE in the headers of macOS."""
 
 MAGIC = b"p\xa6g\x99"
-"""What each message begins with."""
+"""The first bytes of each message."""
 
 _HEADER = struct.Struct("!4sBIQQ")
 
 
 class BrokenFrame(Exception):
-    """What has come through a pipe is not what the other end has sent."""
+    """The bytes received differ from those that the other end has sent."""
 
 
 def without_sigpipe(sock: socket.socket) -> socket.socket:
@@ -80,7 +80,7 @@ def without_sigpipe(sock: socket.socket) -> socket.socket:
 
 
 class Message(NamedTuple):
-    """One message: `payload` is a view of bytes that belong to it alone."""
+    """One message; `payload` is a view of bytes that it owns."""
 
     kind: int
     epoch: int
@@ -95,7 +95,7 @@ def _pack(kind: int, epoch: int, values: tuple[Any, ...], payloads: Sequence[Byt
 
 
 class _Reader:
-    """Takes bytes as they come; a message is made when it is whole. `most` says how many bytes there may be by now."""
+    """Assembles messages from bytes as they come. `most` returns how many bytes the other end has announced."""
 
     def __init__(self, most: Callable[[], int] | None = None) -> None:
         self._header: tuple[bytes, int, int, int, int] | None = None
@@ -108,7 +108,7 @@ class _Reader:
         self._missing = memoryview(self._buffer)
 
     def fill(self, sock: socket.socket) -> Message | None:
-        """Receive once; BlockingIOError if there is nothing, EOFError if there will be nothing more."""
+        """Receive once; return a message if one is complete. BlockingIOError: no bytes yet; EOFError: at the end."""
         if self._missing:
             count = sock.recv_into(self._missing)
             if not count:
@@ -154,7 +154,7 @@ class Channel:
 
     @property
     def full(self) -> bool:
-        """Whether there are bytes that the pipe did not take."""
+        """True if some bytes did not fit into the pipe."""
         return bool(self._unsent)
 
     def send(self, kind: int, epoch: int, values: tuple[Any, ...] = (), payloads: Sequence[Bytes] = ()) -> None:
@@ -163,7 +163,7 @@ class Channel:
         self.flush()
 
     def flush(self) -> None:
-        """Send what is left, as far as the pipe takes it. A dead worker's pipe takes everything, for nobody."""
+        """Send what is left, as far as the pipe takes it. If the worker is dead, drop it all."""
         try:
             while self._unsent:
                 sent = self.sock.sendmsg(list(self._unsent)[:16], (), QUIETLY)
@@ -180,11 +180,11 @@ class Channel:
             self.forget()
 
     def forget(self) -> None:
-        """Nobody will read what is left."""
+        """Drop what is left, since the worker is dead."""
         self._unsent.clear()
 
     def receive(self) -> tuple[list[Message], EOFError | ConnectionError | BrokenFrame | None]:
-        """The messages that are there, and why there will be no more, if that is so."""
+        """Return the messages that have come, and the error that ended the pipe, if it has ended."""
         messages: list[Message] = []
         try:
             while True:
@@ -193,7 +193,7 @@ class Channel:
         except BlockingIOError:
             return messages, None
         except (EOFError, ConnectionError, BrokenFrame) as error:
-            return messages, error.with_traceback(None)  # which keeps frames, and they what they call it
+            return messages, error.with_traceback(None)  # a traceback keeps frames, which keep the error
 
     def close(self) -> None:
         """Close the pipe."""
@@ -213,7 +213,7 @@ class Pipe:
 
     @property
     def received(self) -> int:
-        """How many bytes of the parent's have come."""
+        """Bytes received from the parent."""
         return self._reader.received
 
     def send(self, kind: int, epoch: int, values: tuple[Any, ...] = (), payloads: Sequence[Bytes] = ()) -> None:
@@ -226,14 +226,14 @@ class Pipe:
             self._sock.sendall(part, QUIETLY)
 
     def receive(self) -> Message:
-        """Wait for a message; EOFError when the parent closed its end."""
+        """Wait for a message; raise EOFError when the parent has closed its end."""
         self._check()
         while (message := self._reader.fill(self._sock)) is None:
             pass
         return message
 
     def _check(self) -> None:
-        """End a process that is another one, or whose pipe is another one: it never touches what is not its own."""
+        """End this process if it is a forked child, or if its descriptor now refers to another file."""
         if os.getpid() != self._pid:
             leave()
         if identity(self._sock.fileno()) != self._identity:
@@ -241,7 +241,7 @@ class Pipe:
 
 
 def identity(fd: int) -> tuple[int, int] | None:
-    """Which file a descriptor refers to; None if to none."""
+    """Return device and inode of the file that a descriptor refers to; None if it is closed."""
     try:
         status = os.fstat(fd)
     except OSError:

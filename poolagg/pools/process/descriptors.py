@@ -1,10 +1,10 @@
 """The descriptors of all pools of this process. A forked child closes its copies at once.
 
-Rule: `descriptors` is the lock around opening and `held`, and around closing. A fork takes it, too. So a
-child finds each descriptor either open and held, or closed and forgotten. It never closes a number that means another
-file by then, and it keeps no end of a pipe that a worker waits for.
+Rule: `descriptors` is the lock around opening and `held`, and around closing. A fork takes it, too. So a child finds
+each descriptor either open and held, or closed and forgotten. It never closes a number that already means another file,
+and it keeps no end of a pipe that a worker waits for.
 
-An owner gives a number up before it closes it, so that nothing closes it twice.
+An owner forgets a number before it closes it, so that no descriptor is closed twice.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from poolagg._runtime.interrupts import even_if_interrupted, interrupts_held_bac
 __all__ = ["Closable", "Descriptor", "close_all", "descriptors", "held", "pipe", "spare"]
 
 descriptors = threading.RLock()
-"""Taken for some microseconds, or for as long as a process takes to start."""
+"""Held for some microseconds, or while a process starts."""
 
 
 class Closable(Protocol):
     """A socket, a selector, a mapping, a `Descriptor`."""
 
     def close(self) -> None:
-        """Close it; the second time does nothing."""
+        """Close it; a second call has no effect."""
 
 
 H = TypeVar("H", bound=Closable)
 
 _held: set[weakref.ref[Any]] = set()
-"""What is open; not a WeakSet, whose methods in Python take ten times as long."""
+"""Everything open; not a WeakSet, whose methods, in Python, take ten times as long."""
 
 _let_go = _held.discard
 
@@ -43,7 +43,7 @@ _spared: frozenset[int] = frozenset()
 
 
 def held(thing: H) -> H:
-    """Have forked children close it. The caller has opened it, and still has the lock."""
+    """Have forked children close it. The caller has just opened it, and still holds the lock."""
     _held.add(weakref.ref(thing, _let_go))
     return thing
 
@@ -58,42 +58,42 @@ class Descriptor:
         held(self)
 
     def fileno(self) -> int:
-        """The number; -1 once it is closed."""
+        """Return the number; -1 once it is closed."""
         return self.fd
 
     def close(self) -> None:
-        """Close it, unless that was done. The program may have closed it, too, by `os.closerange`."""
+        """Close it, once. The program may have closed it, too, by `os.closerange`."""
         with descriptors, contextlib.suppress(OSError):
             fd, self.fd = self.fd, -1
             if fd >= 0:
                 os.close(fd)
 
     def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
-        if self.fd >= 0 and not ending():  # a thread that has ended with the interpreter may have the lock for ever
+        if self.fd >= 0 and not ending():  # at exit, a frozen daemon thread may hold the lock forever
             even_if_interrupted(close_all, [self])
 
 
 def pipe() -> tuple[Descriptor, Descriptor]:
-    """A pipe's reading end, and its writing end. The caller has the lock."""
+    """Open a pipe; return its reading end and its writing end. The caller holds the lock."""
     reader, writer = os.pipe()
     return Descriptor(reader), Descriptor(writer)
 
 
 def close_all(things: Collection[Closable | None]) -> None:
-    """Close them, in one step for a fork.
+    """Close them, atomically with respect to a fork.
 
-    A handler of the program may raise TimeoutError, which is an OSError: it waits, and is not taken for one of theirs.
+    Signal handlers are deferred: one may raise TimeoutError, an OSError that would be suppressed here.
     """
     with interrupts_held_back(), descriptors:
         for thing in things:
             if thing is not None:
-                with contextlib.suppress(BufferError, OSError):  # a mapping that somebody looks at lives until then
+                with contextlib.suppress(BufferError, OSError):  # a mapping lives as long as its views
                     thing.close()
 
 
 @contextlib.contextmanager
 def spare(fds: Collection[int]) -> Iterator[None]:
-    """Have the worker that this thread forks within the block keep these descriptors. The caller has the lock."""
+    """Have the worker that this thread forks within the block keep these descriptors. The caller holds the lock."""
     global _spared
     _spared = frozenset(fds)
     try:
@@ -107,7 +107,7 @@ def _before_fork() -> None:
 
 
 def _in_parent() -> None:
-    with contextlib.suppress(RuntimeError):  # an interrupt has prevented `_before_fork`
+    with contextlib.suppress(RuntimeError):  # not acquired: an interrupt has prevented `_before_fork`
         descriptors.release()
 
 
@@ -124,7 +124,7 @@ def _in_child() -> None:
 def _number(thing: Any) -> int:
     try:
         return int(thing.fileno())
-    except (AttributeError, ValueError):  # a mapping has none, and a closed selector has none any more
+    except (AttributeError, ValueError):  # a mapping or a closed selector has no number
         return -1
 
 

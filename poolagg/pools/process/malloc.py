@@ -1,12 +1,12 @@
-"""Freed memory that a worker keeps, so that large arrays are made in memory that is not fresh.
+"""Have a worker keep freed memory, so that it need not make large arrays in fresh pages.
 
-The C library gives memory at the end of its heap back to the system as soon as 16 MB of it are free, and takes it anew
-for the next array: each page is then zeroed, and mapped, by the kernel. Where partials are arrays of megabytes that
-can take as long as the work. So a worker that has seen such a partial keeps up to `KEPT` bytes until the run ends.
-(glibc's mallopt and malloc_trim; where the C library has none of these, nothing happens.)
+The C library returns memory at the end of its heap to the system as soon as 16 MB of it are free, and requests it anew
+for the next array: the kernel then zeroes and maps each page. If partials are arrays of megabytes, this can take as
+long as the work. So a worker that has seen such a partial keeps up to `KEPT` bytes until the run ends. (By glibc's
+mallopt and malloc_trim; other C libraries are left alone.)
 
-glibc also reads these limits from the environment, but only when a program starts: a forked worker starts none. And a
-worker with a memory limit, or with small partials only, keeps nothing.
+glibc also reads these limits from the environment, but only when a program starts, and a forked worker starts none. A
+worker with a memory limit, or with small partials only, keeps no freed memory.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import contextlib
 __all__ = ["give_back_freed", "keep_freed"]
 
 KEPT = 64 << 20
-"""Bytes at the end of the heap that a worker keeps at most, though they are free."""
+"""Most free bytes at the end of the heap that a worker keeps."""
 
 LARGEST = 32 << 20
-"""Bytes of a block at most that comes from the heap; glibc allows no more."""
+"""Largest block, in bytes, that comes from the heap; glibc allows no more."""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
@@ -35,7 +35,7 @@ def keep_freed() -> None:
 
 
 def give_back_freed() -> None:
-    """Give back what is kept."""
+    """Return the kept memory to the system."""
     import ctypes
 
     with contextlib.suppress(AttributeError, OSError):

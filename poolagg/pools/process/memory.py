@@ -1,10 +1,10 @@
-"""How much memory a process has of its own, and what a limit of it is.
+"""Measure how much memory a process has of its own, and check a limit for it.
 
-Counted is what is resident and in no file: the heap, stacks, private maps. That is what a leak consists of, and what
-the kernel cannot take back without swap. Not counted are pages of files (libraries, mapped inputs), which it can drop,
-nor shared memory: an arena belongs to the parent as well, and what is given to `share` to all workers, so that each
-would answer for the same bytes. Pages that a forked process has from its parent do count, though they are shared until
-one of the two writes to them: which those are, only a walk over its whole page table would tell.
+A process's own memory is what is resident and in no file: the heap, stacks, private maps. A leak consists of it, and
+the kernel cannot reclaim it without swap. It excludes pages of files (libraries, mapped inputs), which the kernel can
+drop, and shared memory: the parent shares an arena and all workers a `share`d value, so each would count the same
+bytes. It includes pages that a forked process has from its parent, though both share them until one writes: only a walk
+over the whole page table could tell them apart.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _STATM = "/proc/{}/statm"
 
 
 def own_memory(pid: int | str = "self") -> int:
-    """Bytes that a process has of its own; 0 if there is no such process.
+    """Return the bytes that a process has of its own; 0 if there is no such process.
 
-    Two numbers that the kernel keeps anyway, resident pages and those of them that are of files or shared: it takes
-    some 10 microseconds, however large the process is.
+    This reads two numbers that the kernel maintains, resident pages and those in files or shared; it takes some 10
+    microseconds, independent of the size of the process.
     """
     try:
         with open(_STATM.format(pid), "rb") as file:
@@ -35,7 +35,7 @@ def own_memory(pid: int | str = "self") -> int:
 
 
 def peak_memory(pid: int) -> int:
-    """Bytes that a process had resident at most, shared ones included; 0 if there is no telling."""
+    """Return the most bytes that a process had resident, including shared ones; 0 if unknown."""
     with contextlib.suppress(OSError), open(f"/proc/{pid}/status", "rb") as file:
         for line in file:
             if line.startswith(b"VmHWM:"):
@@ -44,7 +44,7 @@ def peak_memory(pid: int) -> int:
 
 
 def checked_limit(limit: int | str | None) -> int | None:
-    """`limit` in bytes, if it is one, and if memory can be looked at here."""
+    """Return `limit` in bytes; raise ValueError if it is not a size, or if this system does not tell memory."""
     if limit is None:
         return None
     number = parse_size(limit)
@@ -61,7 +61,7 @@ def checked_limit(limit: int | str | None) -> int | None:
 
 
 def fresh_memory(limit: int) -> int:
-    """What this worker has, which has run nothing yet; WorkerLost if that is too much, for so it would be for ever."""
+    """Return the own memory of this fresh worker; raise WorkerLost if it already exceeds the limit, as any would."""
     has = own_memory()
     if has <= limit:
         return has

@@ -1,8 +1,9 @@
 """A pool of worker processes that cannot hang.
 
-One duplex pipe per worker and no lock shared by two processes: killing one at any instruction can block nobody. The
-parent is one loop on the caller's thread: it waits on all pipes and all deaths at once. See `worker_handle.py` for what
-lies between the parent and a worker, `worker_main.py` for the worker, `launchers.py` for how it is started.
+Each worker has a duplex pipe, and no two processes share a lock: killing a worker at any instruction blocks no other
+process. The parent is one loop on the caller's thread and waits on all pipes and all deaths at once. See
+`worker_handle.py` for the channels between parent and worker, `worker_main.py` for the worker, `launchers.py` for how
+it starts.
 """
 
 from __future__ import annotations
@@ -44,37 +45,38 @@ from poolagg.pools.serialization.pickling import (
 __all__ = ["ProcessPool"]
 
 GOODBYE = 1.0
-"""Seconds that a worker has to leave: an idle one at the pool's end, a busy one when its run is over."""
+"""Seconds that a worker has to exit at the pool's end if idle, or to leave its chunk when its run is over."""
 
 DYING = 0.1
-"""Seconds between the end of a dying worker's pipe and its death, at most; one that lives on has closed its pipe."""
+"""Longest time, in seconds, between the end of a dying worker's pipe and its death; a worker that lives on has closed
+its pipe."""
 
 
 class ProcessPool(Pool):
     """Worker processes, kept for many runs when entered with `with`, else for one.
 
-    `workers`: how many (default: the CPUs this process may use). `initializer(*initargs)` runs first in each; what it
-    assigns to globals of the script, `func` sees. `start_method`: "forkserver" (the default where there is one),
-    "spawn", or "fork", which shares memory copy-on-write and inherits whatever lock a thread holds.
-    `env`: environment variables for the workers; BLAS and OpenMP threads default to CPUs divided by workers.
+    `workers`: how many (default: the CPUs this process may use). `initializer(*initargs)` runs first in each; `func`
+    sees what it assigns to globals of the script. `start_method`: "forkserver" (the default where available), "spawn",
+    or "fork", which shares memory copy-on-write and inherits any lock that a thread holds. `env`: environment variables
+    for the workers; BLAS and OpenMP threads default to CPUs divided by workers.
 
-    A worker is a process of `multiprocessing`: it has a name and a parent, proxies of a Manager connect in it, and when
-    it leaves, unless it is killed, `atexit` and finalizers run and files are flushed. Locks and values of
-    `multiprocessing` itself go to forked workers only, as `initargs`, which are inherited there and need not pickle.
+    A worker is a process of `multiprocessing`: it has a name and a parent, and proxies of a Manager connect in it. When
+    it exits without being killed, it runs `atexit` functions and finalizers, and flushes files. Locks and values of
+    `multiprocessing` itself go to forked workers only, as `initargs`, which they inherit, so these need not pickle.
 
-    `max_items_per_worker`: no worker runs more items than that, in all runs of the pool together. Chunks are cut to
-    what a worker has left; then it flushes what it holds, so that nothing runs again, and another worker takes its
-    place. One worker folds a leaf of `Tree`, so `reproducible=True` requires a `chunksize` up to the limit, or one of
-    1,024.
+    `max_items_per_worker`: the most items that a worker runs, in all runs of the pool together. The scheduler cuts
+    chunks to what a worker has left; at the limit, the worker flushes its state, so that no item runs again, and
+    another worker takes its place. One worker folds a leaf of `Tree`, so `reproducible=True` requires a `chunksize` up
+    to the limit, or a limit of at least 1,024.
 
-    `memory_limit`: bytes, or a text such as "2GiB" (Linux only). A worker that has more memory of its own after a chunk
-    is replaced in the same way, and one that has more in the middle of a chunk hands back the rest of that. One that
-    outgrows the limit within a single item, not counting what items before have left there, is killed: that item has
-    lost its worker (`WorkerLost`, with the figures), which counts as any death does (`retries`, `on_error`). Its
-    neighbours and what was not flushed run again, free of charge. Memory of its own is what is resident and in no file:
-    neither shared memory nor the code of libraries, but all that a forked worker has from its parent. Your own thread
-    looks at it, each 0.05 s, between other things: so a worker may have more for a moment, and the limit is no guard
-    against an item that takes all there is in an instant. If a worker that has run nothing exceeds it, the run ends
+    `memory_limit`: bytes, or a text such as "2GiB" (Linux only). The pool replaces a worker whose own memory exceeds it
+    after a chunk, in the same way; within a chunk, such a worker hands back the rest. The pool kills a worker that
+    outgrows the limit within a single item, not counting what earlier items have left. That item has lost its worker
+    (`WorkerLost`, with the figures), which counts as any death does (`retries`, `on_error`); its neighbours, and items
+    whose results were not flushed, run again without counting as retries. A worker's own memory is what is resident and
+    in no file: it excludes shared memory and the code of libraries, and includes all that a forked worker has from its
+    parent. The caller's thread checks it about every 0.05 s: a worker may exceed the limit for a moment, and an item
+    that takes all memory in an instant is not caught. If a worker that has run no item exceeds the limit, the run ends
     with `WorkerLost` at once.
 
     >>> with ProcessPool(workers=2) as pool:
@@ -115,8 +117,8 @@ class ProcessPool(Pool):
         self._workers = Workers(os.getpid())
         self._handles, self._leaving = self._workers.handles, self._workers.leaving
         self._events: list[messages.PoolEvent] = []
-        self._torn = False
-        """Something was raised in the middle of reading or writing pipes."""
+        self._dirty = False
+        """True while pipes are read or written: an exception then leaves them half way."""
         self._epoch = 0
         self._job = b""
         self._keeps = True
@@ -124,7 +126,7 @@ class ProcessPool(Pool):
         self._definitions = 0
         self._inherited: dict[str, Any] | None = None
         self._finalizer = weakref.finalize(self, even_if_interrupted, self._workers.abandon)
-        self._finalizer.atexit = False  # then the crew knows what to do
+        self._finalizer.atexit = False  # `Workers` has its own exit function
 
     def __repr__(self) -> str:
         return f"ProcessPool(workers={self.workers}, start_method={self.start_method!r})"
@@ -140,52 +142,52 @@ class ProcessPool(Pool):
                 self._launch(slot)
 
     def encode(self) -> Callable[[Any], Encoded]:
-        """Items are pickled one by one."""
+        """Return the encoder, which pickles items one by one."""
         return self._encoder
 
     def _begin(self, job: Job, slots: int) -> None:
         self._epoch += 1
-        self._torn = False
+        self._dirty = False
         self._workers.runner = threading.get_ident()
         self._note_inherited()
         plain = plainly(job)
-        self._open_workers(by_value=plain is None)  # and while it starts, this process may import cloudpickle
+        self._open_workers(by_value=plain is None)  # first, so that cloudpickle is imported while the forkserver starts
         self._job = pickle_job(job, self._inherited) if plain is None else plain
         self._keeps = job.reducer.retains_input
-        self._torn = True
+        self._dirty = True
         self._release_busy()
         for slot in range(slots):
             if slot in self._handles:
                 self._brief(self._handles[slot])
             else:
                 self._launch(slot)
-        self._torn = False
+        self._dirty = False
 
     def _note_inherited(self) -> None:
-        """What workers that are forked from now on find in their `__main__` need not be sent to them."""
+        """Note the contents of `__main__`, which workers forked from now on inherit and need not be sent."""
         if self.start_method == "fork" and self._inherited is None:
             self._inherited = dict(main_namespace())
 
     def _end(self, clean: bool) -> None:
-        if self._torn:
+        if self._dirty:
             self._interrupt()
         self._job, self._workers.runner = b"", None
         for handle in list(self._handles.values()):
             handle.end(self._epoch)
-            # There was nothing left to replace it for; the next run starts another.
+            # The run had no more items to replace it for; the next run starts another.
             if handle.retiring or self._recycling.has_run_all(handle.items):
                 self._workers.dismiss(handle, at_once=not clean)
         self._events = []
 
     def _interrupt(self) -> None:
-        """No worker survives: what it was about to be told, or to tell, may have been cut off anywhere."""
+        """Kill all workers, since a message to or from any of them may be cut off anywhere."""
         self._job, self._workers.runner = b"", None
         self._stop_workers(at_once=True)
 
     def _release_busy(self) -> None:
-        """Slots that are still busy with a run that is over have a second to leave it; then they are replaced.
+        """Wait a second for workers that are still busy with an earlier run, then replace them.
 
-        A worker that died since the last run is noticed here, and is no part of the next.
+        This also finds workers that died since that run.
         """
         if self._handles:
             self._collect(0)
@@ -227,7 +229,7 @@ class ProcessPool(Pool):
     def _launch(self, slot: int) -> None:
         start = b"" if self.start_method == "fork" else self._pickled_start()
         handle = self._workers.launch(slot)
-        if self.lifecycle is not Lifecycle.OPEN:  # another thread closed the pool, and has not seen this worker
+        if self.lifecycle is not Lifecycle.OPEN:  # another thread closed the pool without seeing this worker
             handle.child.kill()
         handle.start((self._environ(), folder(), import_path(), arena.LEAST_BUFFER, self._memory_limit), start)
         self._brief(handle, self._encoder.definitions)
@@ -248,25 +250,25 @@ class ProcessPool(Pool):
             handle.channel.send(channel_module.JOB, self._epoch, (), [self._job])
 
     def _environ(self) -> dict[str, str]:
-        """What is told to all workers that start in a run; to look at it for each would take longer than it seems."""
+        """Return the environment of the workers, computed once a run, since copying `os.environ` is slow."""
         if self._told is not None:
             return self._told
         self._told = with_thread_limits(os.environ, self.workers) | self._env
         return self._told
 
-    # -- orders and answers --------------------------------------------------------------------------------------------
+    # -- instructions and events ---------------------------------------------------------------------------------------
 
     def perform(self, instruction: PoolInstruction, input_batch: InputBatch | None) -> None:
-        """Carry out an order."""
-        self._torn = True
+        """Carry out an instruction."""
+        self._dirty = True
         if isinstance(instruction, messages.RestartWorker):
             if (old := self._handles.get(instruction.slot)) is not None:
                 self._workers.dismiss(old, at_once=False)
             self._launch(instruction.slot)
         elif (handle := self._handles.get(instruction.slot)) is not None:
             self._tell(handle, instruction, input_batch)
-        # else it was lost a moment ago, and the scheduler will hear of it
-        self._torn = False
+        # else the worker was just lost, and a `Lost` is on its way to the scheduler
+        self._dirty = False
 
     def _tell(
         self,
@@ -287,7 +289,7 @@ class ProcessPool(Pool):
             self._events.append(messages.Yielded(instruction.slot, instruction.chunk, handle.share(instruction.chunk)))
 
     def _send_definitions(self) -> None:
-        """A class of `__main__` that items refer to is made known to all workers before any such item is sent."""
+        """Send new classes of `__main__` to all workers, before any item that refers to them."""
         new = self._encoder.definitions[self._definitions :]
         self._definitions += len(new)
         for handle in self._handles.values() if new else ():
@@ -295,38 +297,38 @@ class ProcessPool(Pool):
                 handle.channel.send(channel_module.DEFINE, self._epoch, (), [definition])
 
     def wait(self, timeout: float | None) -> list[messages.PoolEvent]:
-        """Wait for answers."""
-        self._torn = True
+        """Wait for events."""
+        self._dirty = True
         if not self._events:
             self._collect(self._recycling.patience(timeout))
         if self._recycling.look_is_due():
             self._stop_outgrown()
-        self._torn = False
+        self._dirty = False
         events, self._events = self._events, []
         return events
 
     def batch(self, slot: int) -> Batch | None:
-        """Read the worker's cell."""
+        """Read the worker's progress cell."""
         handle = self._handles.get(slot)
         batch = handle.cell.read() if handle is not None else None
         known = batch is not None and handle is not None and (batch.chunk in handle.runs or batch.chunk == NO_CHUNK)
         return batch if known else None
 
     def items_run(self) -> Mapping[int, int]:
-        """The count of a worker goes on from run to run."""
+        """Return the item count of each worker, which continues from run to run."""
         return {slot: handle.items for slot, handle in self._handles.items()}
 
     def peak_memory(self) -> int:
-        """Of the workers that are there."""
+        """Return the peak memory of the largest current worker, in bytes."""
         return max((peak_memory(handle.child.pid) for handle in list(self._handles.values())), default=0)
 
     def stopped(self, slot: int) -> bool:
-        """Whether the worker's worker was stopped (SIGSTOP), with work to do."""
+        """Tell if the worker is stopped (SIGSTOP) with work to do."""
         handle = self._handles.get(slot)
         return handle is not None and not handle.idle and handle.child.stopped
 
     def kill(self, slot: int, how: str, batch: Batch | None) -> None:
-        """Kill the worker's worker, in this batch."""
+        """Kill the worker, if it is still in this batch."""
         if (handle := self._handles.get(slot)) is not None:
             if batch is None:
                 handle.kill("died", how, blameless=True)
@@ -337,7 +339,7 @@ class ProcessPool(Pool):
         for slot, handle in self._handles.items():
             batch = self.batch(slot)
             how = "" if batch is None or batch.packing else self._recycling.within_item(handle.child.pid, batch)
-            if how:  # one that has ended its item may flush what it holds
+            if how:  # a worker that has ended its item may flush its state
                 handle.kill("died", how, batch)
 
     def _collect(self, timeout: float | None) -> None:
@@ -401,5 +403,5 @@ class ProcessPool(Pool):
         with interrupts_held_back():
             if self._handles.get(handle.slot) is handle and handle.ending is None and self._busy:
                 self._events.append(handle.lost())
-            handle.child.reap()  # first, where its pipe ends before it does: it is not killed while it says goodbye
+            handle.child.reap()  # before `end` kills: its pipe may end first, while its exit functions run
             self._workers.end([handle])

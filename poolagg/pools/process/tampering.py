@@ -1,16 +1,16 @@
-"""Whether a worker still has its descriptors, and whether nobody but the worker has used them.
+"""Check that a worker still has its descriptors, and that no item has used them.
 
-An item may close them (`os.closerange`), put others in their place (`dup2`), shut the pipe down, write to all
-descriptors or read from them. The worker looks after each batch, before its cell names another: a worker that finds
-damage ends at once, and the cell still names the batch at fault.
+An item may close them (`os.closerange`), replace them (`dup2`), shut the pipe down, write to all descriptors or read
+from them. The worker checks after each batch, before its cell names another: if it finds damage it ends at once, and
+the cell still names the batch at fault.
 
     closed, replaced            another device or inode
-    pipe shut down              no longer writable, or the kernel tells of an end
-    orders read by an item      fewer bytes are there than the parent has sent
-    arena read or written       its position, which nobody else uses, has moved: it lies far behind all slots, so that
-                                what an item writes hits none of them
+    pipe shut down              no longer writable, or the kernel reports a hangup
+    messages read by an item    fewer bytes are there than the parent has sent
+    arena read or written       its file position has moved, which poolagg never uses: it lies far behind all segments,
+                                so that what an item writes hits none of them
 
-A look costs about 5 microseconds, and a batch lasts a millisecond.
+A check costs about 5 microseconds, and a batch lasts a millisecond.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from poolagg.pools.forked_child import leave
 from poolagg.pools.process.channel import Pipe, identity
 from poolagg.pools.process.progress_cell import ProgressCell
 
-with contextlib.suppress(ImportError):  # not everywhere, while threads and the serial pool are
+with contextlib.suppress(ImportError):  # not on every system where threads and the serial pool work
     import fcntl
     import termios
 
 __all__ = ["Descriptors", "put_aside"]
 
 ASIDE = 1 << 60
-"""The position of the descriptors of shared memory."""
+"""The file position of the descriptors of shared memory."""
 
 _HANGUP = getattr(select, "POLLRDHUP", select.POLLHUP)
 _NOW = getattr(socket, "MSG_NOSIGNAL", 0) | getattr(socket, "MSG_DONTWAIT", 0)
@@ -41,7 +41,7 @@ _INT = struct.Struct("i")
 
 
 class Descriptors:
-    """The descriptors of a worker as they were when it started. They are not inherited by programs that it runs."""
+    """The descriptors of a worker as they were when it started. Programs that it runs do not inherit them."""
 
     def __init__(
         self, sock: socket.socket, pipe: Pipe, cell: ProgressCell, others: Sequence[int], arenas: Sequence[int]
@@ -57,7 +57,7 @@ class Descriptors:
         self._poll.register(sock.fileno(), _HANGUP)
 
     def check(self) -> None:
-        """End this process if it is another one, or if an item has touched the descriptors."""
+        """End this process if it is a forked child, or if an item has touched the descriptors."""
         if os.getpid() != self._pid:
             leave()
         try:
@@ -76,13 +76,13 @@ class Descriptors:
     def _are_unused(self) -> bool:
         if self._poll.poll(0):
             return False
-        self._sock.send(b"", _NOW)  # which a pipe takes that is open for writing, and no other
-        sent = self._cell.sent()  # first: what is sent after this may be there, too
+        self._sock.send(b"", _NOW)  # raises unless the pipe is open for writing
+        sent = self._cell.sent()  # first, since more may arrive after this
         return self._pipe.received + _unread(self._sock) >= sent
 
 
 def put_aside(fd: int) -> None:
-    """Move the position of shared memory behind all that is in it, for its copies in mappings as well."""
+    """Move the file position of shared memory behind its contents, also for the duplicate in its mapping."""
     os.lseek(fd, ASIDE, os.SEEK_SET)
 
 

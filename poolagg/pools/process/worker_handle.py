@@ -1,8 +1,8 @@
-"""The parent's side of one worker: its process, its pipe, its cell, its claims.
+"""The parent's side of one worker: its process, its pipe, its progress cell, its claims.
 
                   messages (socket pair)
-parent  ◀─────────────────────────────────────▶  worker      orders one way, answers the other
-        ─────────── claims (pipe) ────────────▶              who reads a chunk's claim has the chunk
+parent  ◀─────────────────────────────────────▶  worker      instructions one way, results the other
+        ─────────── claims (pipe) ────────────▶              the side that reads a chunk's claim has the chunk
         ◀────────── cell (memory) ─────────────              which batch runs, since when
         ◀────────── arenas (memory) ──────────▶              large buffers, one arena for each direction
         ─────────── death (pipe) ─────────────▶              ends when the parent ends
@@ -35,13 +35,14 @@ from poolagg.pools.serialization.wire import as_reducer_error, pack_items, start
 __all__ = ["Handle"]
 
 RESULTS = {channel_module.FINISHED, channel_module.FLUSHED}
-"""Messages whose values are a result, the last of which is the slot of its large buffers."""
+"""Messages whose values are a result; the last value is the arena region of its large buffers."""
 
 
 class Killed(NamedTuple):
-    """Why the parent killed a worker: what the worker had done, and in which batch (None: whatever it was running).
+    """Why the parent killed a worker: `how` says what it did, `batch` in which batch (None: in any).
 
-    `sent`: it was killed, or else it had left the batch just before. `blameless`: no item is to blame.
+    `sent`: the parent sent the signal; False if the worker left the batch just before. `blameless`: no item is to
+    blame.
     """
 
     cause: Cause
@@ -86,24 +87,24 @@ class Handle:
             close_all(theirs)
         self._claim = self._epoch = 0
         self.runs: dict[int, RunChunk] = {}
-        """Chunks in flight, the oldest first."""
+        """Chunks in flight, oldest first."""
         self._claimed: dict[int, int] = {}
         self.items = 0
         self.retiring = self._cut_short = False
         self._identity = identity_of_worker()
         self.ending: int | None = None
-        """The epoch whose end the worker has not acknowledged yet."""
+        """The epoch whose end the worker has not yet acknowledged."""
         self.ended_at = 0.0
         self.killed: Killed | None = None
         self._misused = False
-        """An item has written to the pipe, or read from it: the oldest chunk did it, whatever the cell names by now."""
+        """True if an item has used the pipe. The oldest chunk is to blame, even if the cell names a later one."""
 
     def _arena_fd(self) -> int:
         if (fd := arena_fd()) >= 0:
             self._ours.append(Descriptor(fd))
         return fd
 
-    # -- orders --------------------------------------------------------------------------------------------------------
+    # -- instructions --------------------------------------------------------------------------------------------------
 
     def start(self, settings: tuple[Any, ...], payload: bytes) -> None:
         """Tell the worker its identity for `multiprocessing`, its settings and its initializer."""
@@ -128,10 +129,10 @@ class Handle:
         self.channel.send(channel_module.RUN, epoch, (fields, self._claim, tuple(items)), payloads)
 
     def cancel(self, chunk: int) -> bool:
-        """Take back the chunk that waits behind another, if the worker has not claimed it.
+        """Cancel the chunk that waits behind another, if the worker has not claimed it.
 
-        Claims come out in the order they went in. So the first chunk must be known to be claimed, by its worker's own
-        account, before the second can be taken.
+        The pipe returns claims first in, first out. So the parent takes one only if the cell says that the worker has
+        claimed the first chunk.
         """
         batch = self.cell.read()
         first = next(iter(self.runs), None)
@@ -140,7 +141,7 @@ class Handle:
         return self._take_claim() == chunk
 
     def share(self, chunk: int) -> int | None:
-        """Have the running chunk end early; the first item that the worker will not run, None if that is unknown."""
+        """Have the running chunk end early; return the first item that the worker will not run, None if unknown."""
         return self.cell.sharing.ask(chunk, self.cell.read) if chunk in self.runs else None
 
     def _take_claim(self) -> int | None:
@@ -156,7 +157,7 @@ class Handle:
         return chunk
 
     def kill(self, cause: Cause, how: str, batch: Batch | None = None, blameless: bool = False) -> None:
-        """Kill the worker; `how` says what it did. With `batch`: in that one, and in nothing it has begun since."""
+        """Kill the worker; `how` says what it did. With `batch`, kill it only while it is in that batch."""
         if self.killed is not None and self.killed.sent:
             return
         sent = batch is None or self.cell.condemn(batch)
@@ -179,16 +180,16 @@ class Handle:
         while self._take_claim() is not None:
             pass
         self._cut_short = bool(self.runs)
-        self.items += sum(run.items() for run in self.runs.values())  # at most: it leaves them in the middle
+        self.items += sum(run.items() for run in self.runs.values())  # an upper bound: it leaves chunks half way
         self.runs.clear()
         self._claimed.clear()
         self.ending, self.ended_at = epoch, monotonic()
         self.channel.send(channel_module.END, epoch)
 
-    # -- answers -------------------------------------------------------------------------------------------------------
+    # -- events --------------------------------------------------------------------------------------------------------
 
     def event(self, message: Message, retains_input: bool) -> ChunkResult | Flushed | Broken:
-        """Unpack a message of this run. `retains_input`: what the reducer is given lives on in its accumulator."""
+        """Unpack a message of this run. `retains_input`: the reducer's accumulator keeps what it is given."""
         if message.kind in RESULTS:
             finished = unpack_result(self.slot, message.values, message.payload, self.borrowed_segments, retains_input)
             if message.kind == channel_module.FLUSHED:
@@ -204,23 +205,23 @@ class Handle:
         return Broken(self.slot, start_failed(failure.error) if starting else as_reducer_error(failure.error))
 
     def missed(self, chunk: int) -> None:
-        """The worker did not find the claim of a chunk: if the parent has not taken it back, an item has read it."""
+        """Handle that the worker did not find a chunk's claim: unless the parent cancelled it, an item has read it."""
         if chunk in self.runs:
             self.kill_misused("read from the descriptors of its worker")
 
     def ignore(self, message: Message) -> None:
-        """A message of a run that is over: nobody will look at what it lends."""
+        """Drop a message of an earlier run, and give back the segment that it lends."""
         if message.kind in RESULTS and (region := message.values[-1]) is not None:
             self.borrowed_segments.give_back(region[0])
 
     def lost(self) -> Lost:
-        """The worker has ended: what it was running, and how it ended."""
+        """Return the event for a worker that has ended: what it was running, and how it ended."""
         exitcode, killed = self.child.reap(), self.killed
         batch = self.cell.read()
         if killed is not None and killed.batch is not None:
-            if batch is None and killed.sent:  # it was about to leave the batch, and only begun to say so
+            if batch is None and killed.sent:  # it was killed while it wrote to the cell, before it left the batch
                 batch = killed.batch
-            if batch != killed.batch:  # it had left that before
+            if batch != killed.batch:  # it had left that batch before
                 killed = None
         packing = batch is not None and batch.packing
         blameless = killed is not None and killed.blameless
@@ -235,12 +236,12 @@ class Handle:
         return Lost(self.slot, suspect, killed.cause, error, how, silent=silent, packing=packing)
 
     def _begun(self) -> Interval | None:
-        """The oldest chunk, if the worker has begun it: it was mapped, and then gathered or packed."""
+        """Return the oldest chunk, if the worker has begun it: it was mapped, and then folded or packed."""
         oldest = next(iter(self.runs.values()), None)
         return (oldest.start, oldest.stop) if oldest is not None and self.cell.last()[1] == oldest.chunk else None
 
     def _suspect(self, batch: Batch | None) -> Interval | None:
-        """What the worker was at; all of the chunk that its state is packed with, or whose item has used the pipe."""
+        """Return the items to suspect: the batch, or the whole chunk while packing or after a misuse of the pipe."""
         if self._misused:
             return self._misuser(batch)
         run = None if batch is None else self.runs.get(batch.chunk)
@@ -249,7 +250,7 @@ class Handle:
         return (run.start, batch.stop) if batch.packing else (batch.start, batch.stop)
 
     def _misuser(self, batch: Batch | None) -> Interval | None:
-        """What has run of the oldest chunk."""
+        """Return the items of the oldest chunk that may have run."""
         oldest, last = next(iter(self.runs.values()), None), self.cell.last()[1]
         if oldest is None or last < oldest.chunk:
             return None
@@ -257,11 +258,11 @@ class Handle:
 
     @property
     def idle(self) -> bool:
-        """Whether the worker has nothing to do but to read what it was told last."""
+        """True if the worker has no work left but to read its last messages."""
         return not self.runs and (self.ending is None or not self._cut_short)
 
     def close(self) -> None:
-        """Give everything back; the process has ended."""
+        """Free everything; the process has ended."""
         self.borrowed_segments.close()
         if self._arena is not None:
             self._arena.close()
@@ -272,7 +273,7 @@ class Handle:
 
 
 def _worker_lost(exitcode: int | None, how: str = "") -> WorkerLost:
-    """`how`: what the worker did, if the parent knows it, for it has killed it."""
+    """Make the error of a lost worker; `how` says what the worker did, if the parent killed it."""
     name = signal.Signals(-exitcode).name if exitcode is not None and exitcode < 0 else None
     text = f"the worker {how or _ended(exitcode, name)}"
     return WorkerLost(text, exitcode=exitcode, signal=name, index=None, item=None)
@@ -284,7 +285,7 @@ def _ended(exitcode: int | None, name: str | None) -> str:
     if name is not None:
         return f"was killed by {name}"
     if exitcode is None:
-        return "is gone; nobody knows how"
+        return "ended; its exit code is unknown"
     if exitcode == os.EX_IOERR:
         return f"ended with exit code {exitcode}: an item has closed, replaced or used the descriptors of its worker"
     return f"ended with exit code {exitcode}, in the middle of its work"

@@ -1,12 +1,12 @@
 """The worker process: one thread, one pipe, one loop.
 
-It is given six descriptors: its pipe, its progress cell, the pipe of claims (below), the parent-death pipe, and the
-memory of two arenas, its own and its parent's. It may be killed at any instruction: it holds no lock that anyone else
-waits for.
+The parent gives it six descriptors: its pipe, its progress cell, the pipe of claims (below), the parent-death pipe, and
+the memory of two arenas, its own and its parent's. It may be killed at any instruction, since no other process waits
+for a lock of its.
 
-A chunk that waits in the pipe behind a slow one can be taken back. Each chunk comes with a claim, eight bytes in a pipe
-that both sides may read: whoever reads the claim has the chunk. The worker reads it before it starts the chunk, the
-parent to take the chunk back; the kernel gives it to one of them.
+The parent can cancel a chunk that waits in the pipe behind a slow one. Each chunk comes with a claim, eight bytes in a
+pipe that both sides may read. The worker reads the claim before it starts the chunk, the parent reads it to cancel the
+chunk; the kernel gives it to one of them.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ def main(
     forked: bool = False,
     inherited: tuple[Any, Any] | None = None,
 ) -> None:
-    """Serve until the parent closes its end or says EXIT.
+    """Serve until the parent closes its end or sends EXIT.
 
-    `forked`: by the parent itself; `inherited`: its initializer and initargs, which need not travel.
+    `forked`: the parent itself forked this process; `inherited`: its initializer and initargs, which need not pickle.
     """
     os.environ.pop(STARTED_BY, None)
     ignore_interrupts()
@@ -77,7 +77,7 @@ def main(
     else:
         sys.modules["__main__"] = types.ModuleType("__main__")
     cell = ProgressCell(cell_fd)
-    put_aside(cell_fd)  # the mapping has a copy of it, which an item may write to
+    put_aside(cell_fd)  # the mapping keeps a duplicate, which an item may write to
     os.close(cell_fd)
     with socket.socket(fileno=pipe_fd) as sock:
         pipe = Pipe(sock, cell)
@@ -85,8 +85,8 @@ def main(
         try:
             _Worker(pipe, cell, claims_fd, death_fd, inherited, *arena_fds).serve()
         except (EOFError, ConnectionError):
-            return  # the parent has let go of us
-        except BrokenFrame:  # an item has read a part of what was sent
+            return  # the parent has closed the pipe
+        except BrokenFrame:  # an item has read part of a message
             os._exit(os.EX_IOERR)
     if forked:  # else the interpreter ends
         run_exits()
@@ -140,7 +140,7 @@ class _Worker:
             except RunCancelled:
                 self._work = None
                 self._cell.rest()
-            except BaseException as error:  # the reducer's, the initializer's, or ours: the parent is to know
+            except BaseException as error:  # from the reducer, the initializer or poolagg: tell the parent
                 if os.getpid() != self._pid:
                     leave(error)
                 self._work = None
@@ -148,7 +148,7 @@ class _Worker:
                 if message.kind == channel.START:
                     self._not_started = error
                 else:
-                    # Here its traceback shows whether it was a signal handler's.
+                    # Here the traceback still shows if a signal handler raised it.
                     starting = error is self._not_started
                     self._say_broken(message.epoch, error if starting else as_reducer_error(error))
             self._borrowed_segments.take_back()
@@ -159,7 +159,7 @@ class _Worker:
         failures, blobs = put_failures([pack_failure(Failure(0, "raised", one)) for one in errors])
         self._pipe.send(channel.BROKEN, epoch, (failures, error is self._not_started), blobs)
 
-    # -- what the parent asks for --------------------------------------------------------------------------------------
+    # -- messages from the parent --------------------------------------------------------------------------------------
 
     def _introduce(self, message: Message) -> None:
         introduce(message.values, self._death_fd)
@@ -175,7 +175,7 @@ class _Worker:
         try:
             os.chdir(cwd)
         except OSError:
-            pass  # the folder is gone: the parent could not go there either
+            pass  # the folder was removed: the parent could not enter it either
         initializer, initargs = self._inherited or pickle.loads(message.payload)
         if initializer is not None:
             before = dict(main_namespace())
@@ -196,11 +196,11 @@ class _Worker:
             job: Job = open_job(message.payload)
         except Exception as error:
             raise job_does_not_open(error) from error
-        namespace.update(kept)  # what an initializer assigned wins over what the parent has under that name
+        namespace.update(kept)  # a name that the initializer assigned wins over the parent's
         self._cell.begin(message.epoch)
         if self._memory_limit is not None:
             self._cell.weigh(fresh_memory(self._memory_limit), self._memory_limit)
-            self._memory_limit = None  # it is not fresh any more, and looking at it is the parent's business
+            self._memory_limit = None  # fresh only once; from now on the parent checks
         least, watched = None if self._arena is None else self._arena.least, job.item_timeout is not None
         outbox = Outbox(job.reducer, job.strategy, least, self._cell.packing, often=watched)
         self._work = ChunkRunner(job, self._cell, outbox=outbox)
@@ -225,7 +225,7 @@ class _Worker:
         return open_batch(*unpack_items(items, payload, self._open), run.stop - run.start)
 
     def _open(self, region: Region) -> Borrowed:
-        """What the parent lent; a task may have closed the arena, and opened something of its own in its place."""
+        """Open what the parent lent; end this process if an item has put another file in the arena's place."""
         if identity(self._borrowed_segments.fd) != self._items_identity:
             os._exit(os.EX_IOERR)
         return self._borrowed_segments.open(region)
@@ -243,10 +243,10 @@ class _Worker:
             self._arena.shrink()
         self._pipe.send(channel.ENDED, message.epoch)
         if self._keeps:
-            give_back_freed()  # while nobody waits for it
+            give_back_freed()  # now, while the parent does not wait for this worker
 
     def _claims(self, claim: int) -> bool:
-        """Whether the chunk is ours. If not, the parent took it back, or an item has read the claim."""
+        """Claim the chunk; False if the parent has cancelled it, or an item has read the claim."""
         if self._claim < claim:
             try:
                 self._claim = CLAIM.unpack(os.read(self._claims_fd, CLAIM.size))[0]
@@ -258,7 +258,7 @@ class _Worker:
 
 
 def _set_environ(environ: dict[str, str]) -> None:
-    """Only what differs: each change is a call of the C library, and a forked worker has most of it."""
+    """Set only what differs: each change calls the C library, and a forked worker has most of it."""
     for name in os.environ.keys() - environ.keys():
         del os.environ[name]
     for name, value in environ.items():

@@ -1,7 +1,7 @@
-"""The workers of a process pool: started, waited for and ended, whatever becomes of the pool.
+"""The workers of a process pool: start them, wait for them and end them.
 
-A pool may be forgotten without being closed, be alive when the interpreter ends, or be inherited by a forked child,
-which must neither kill the workers nor hold the parent's ends of their pipes. So a crew can be freed without its pool.
+A pool may be dropped without being closed, be alive when the interpreter ends, or be inherited by a forked child, which
+must neither kill the workers nor hold the parent's ends of their pipes. So `Workers` can be freed without its pool.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ _all_workers: weakref.WeakSet[Workers] = weakref.WeakSet()
 
 
 class Workers:
-    """The workers of one pool, what launches them, and what waits for them; `owner` is the process they belong to."""
+    """The workers of one pool, their launcher and their selector; `owner` is the pid of the process that owns them."""
 
     def __init__(self, owner: int) -> None:
         self._owner = owner
         self.handles: dict[int, Handle] = {}
         self.leaving: list[Handle] = []
         self.runner: int | None = None
-        """The thread that is in a run."""
+        """The thread that runs a job on these workers."""
         self.launcher: Launcher | None = None
         self.selector: selectors.BaseSelector
         self.next_look = 0.0
-        """When to ask again for the ends of workers without a pidfd."""
+        """When to check again if workers without a pidfd have ended."""
         self._unwatched = False
-        """There are such workers."""
+        """True if some workers have no pidfd."""
 
     def everyone(self) -> list[Handle]:
-        """Return the workers of the workers, and those that are leaving."""
+        """Return the workers of all slots, and those that are exiting."""
         return [*self.handles.values(), *self.leaving]
 
     def open(self, start_method: str, environ: Mapping[str, str], by_value: bool, start: tuple[Any, Any]) -> None:
-        """Hold a launcher, and a selector for what it launches."""
+        """Open a launcher, and a selector for what it launches."""
         with _undisturbed():
             launcher: Launcher = _LAUNCHERS[start_method](environ, by_value, start)
             try:
@@ -66,7 +66,7 @@ class Workers:
             _all_workers.add(self)
 
     def launch(self, slot: int) -> Handle:
-        """Start a worker for a worker; no interrupt comes between its start and its place in `handles`."""
+        """Start the worker of a slot; no interrupt comes between its start and its entry in `handles`."""
         assert self.launcher is not None
         with _undisturbed():
             try:
@@ -82,7 +82,7 @@ class Workers:
         return handle
 
     def dismiss(self, handle: Handle, at_once: bool) -> None:
-        """Have a worker end, at once or after a goodbye, and take its worker from it."""
+        """Have a worker exit, killed `at_once` or told to, and free its slot."""
         with interrupts_held_back():
             self.leaving.append(handle)
             if self.handles.get(handle.slot) is handle:
@@ -93,26 +93,26 @@ class Workers:
                 handle.channel.send(EXIT, 0)
 
     def watch(self, handle: Handle) -> None:
-        """Wait for what a worker writes, and for room in its pipe if something waits to be written."""
+        """Wait for what a worker writes, and for space in its pipe if unsent bytes are left."""
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if handle.channel.full else 0)
         if self.selector.get_key(handle.channel.sock).events != events:
             self.selector.modify(handle.channel.sock, events, handle)
 
     def select(self, timeout: float | None) -> dict[Any, tuple[Handle, int]]:
-        """Wait for pipes and deaths: what is ready, by its descriptor, with its worker and the selector's events."""
+        """Wait for pipes and deaths; return each ready descriptor with its worker and the selector's events."""
         if self._unwatched:
             timeout = min(LOOK if timeout is None else timeout, max(0.0, self.next_look - monotonic()))
         return {key.fileobj: (key.data, events) for key, events in self.selector.select(timeout)}
 
     def found_dead(self) -> list[Handle]:
-        """Ask for the ends of workers that have no pidfd, if it is time to."""
+        """Return the workers without a pidfd that have ended, if a check is due."""
         if not self._unwatched or monotonic() < self.next_look:
             return []
         self.next_look = monotonic() + LOOK
         return [handle for handle in self.everyone() if handle.child.pidfd < 0 and handle.child.has_ended()]
 
     def end(self, handles: Sequence[Handle]) -> None:
-        """Kill workers, reap them, and give back what lies between: each step for all, before the next begins."""
+        """Kill workers, reap them, and free their channels: each step for all before the next."""
         with interrupts_held_back():
             for handle in handles:
                 handle.child.kill()
@@ -129,7 +129,7 @@ class Workers:
                     self.leaving.remove(handle)
 
     def close(self) -> None:
-        """All workers have ended."""
+        """Free the launcher and the selector; all workers have ended."""
         launcher, self.launcher = self.launcher, None
         if launcher is not None:
             launcher.close()
@@ -137,14 +137,14 @@ class Workers:
         _all_workers.discard(self)
 
     def abandon(self) -> None:
-        """The pool was forgotten without being closed, or the interpreter ends: kill its workers."""
+        """Kill the workers of a pool that was dropped without being closed, or when the interpreter ends."""
         if os.getpid() == self._owner:
             with interrupts_held_back():
                 self.end(self.everyone())
                 self.close()
 
     def forget_in_child(self) -> None:
-        """This process is a forked child: the workers are not its own, and their descriptors are closed."""
+        """Forget the workers in a forked child, which does not own them and whose descriptors are closed."""
         self.handles.clear()
         self.leaving.clear()
         self.launcher = None  # another use of the pool, in the child, starts workers of the child's own
@@ -153,21 +153,20 @@ class Workers:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Hold interrupts back while a process starts, which then has none of its own and all standard streams."""
+    """Hold interrupts back while a process starts; it ignores Ctrl-C from the start and has all standard streams."""
     with interrupts_held_back(), born_deaf(), standard_descriptors():
         yield
 
 
 def _at_exit() -> None:
-    """A crew that another thread is using is left alone, for they would stumble over each other: its workers end with
-    this process anyway."""
+    """End the workers of all pools, except those that another thread uses: they end with this process anyway."""
     for workers in list(_all_workers):
         if workers.runner in (None, threading.get_ident()):
             workers.abandon()
 
 
 def _before_fork() -> None:
-    if ForkLauncher.forking == threading.get_ident():  # a worker: it does not look at what is lent
+    if ForkLauncher.forking == threading.get_ident():  # the child is a worker, which reads no borrowed segment
         return
     for workers in list(_all_workers):
         for handle in workers.everyone():

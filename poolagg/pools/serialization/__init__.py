@@ -1,1 +1,1 @@
-"""How functions, items, partials and shared values become bytes, and come back."""
+"""Turn functions, items, partials and shared values into bytes, and back."""

@@ -1,16 +1,16 @@
-"""What cloudpickle cannot send by value, and what can be made again from what it consists of.
+"""Reduce objects that cloudpickle cannot pickle by value to parts from which they can be rebuilt.
 
-    functools.cache, lru_cache      the function and the parameters: the cache begins empty, as in any new process
+    functools.cache, lru_cache      the function and the parameters: the cache starts empty, as in any new process
     functools.singledispatch        the implementations, by class
     functools.cached_property       on Python 3.11 it holds a lock, which is made anew
     functools.partialmethod         from Python 3.14 on it cannot be made without its function
-    typing.NewType, type aliases    the name, and what it stands for
+    typing.NewType, type aliases    the name, and its value
     struct.Struct                   its format
-    weak dicts and sets             what is in them; what nobody else refers to is gone again when it arrives
-    threading.local                 empty, as a new thread finds it
+    weak dicts and sets             the contents; objects without other references vanish again on arrival
+    threading.local                 empty, as for a new thread
 
-Functions refer to themselves: a recursive one under `cache` has its wrapper among its globals. So each is made first,
-of as little as possible, and told the rest as its state.
+Functions may refer to themselves: a recursive one under `cache` has its wrapper among its globals. So the unpickler
+first makes each from as little as possible, and then sets the rest as its state.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _DISPATCHING = cast(Any, functools.singledispatch(abs)).__code__
 
 
 _ALIAS: Any = getattr(typing, "TypeAliasType", None)
-"""What a `type` statement makes, from Python 3.12."""
+"""The type of a `type` statement's alias, from Python 3.12."""
 
 
 def reduction(obj: Any) -> Any:
-    """How to make the object again, for a pickler's `reducer_override`; NotImplemented if cloudpickle is to know."""
+    """Reduce an object, for a pickler's `reducer_override`; return NotImplemented to leave it to cloudpickle."""
     if (reduce := _REDUCTIONS.get(type(obj))) is not None:
         return reduce(obj)
     if isinstance(obj, FunctionType) and obj.__code__ is _DISPATCHING and not is_found_by_name(obj):
@@ -44,7 +44,7 @@ def reduction(obj: Any) -> Any:
 
 
 def is_found_by_name(obj: Any) -> bool:
-    """Whether a worker can import the object: from a module, which is not `__main__` nor registered to go by value."""
+    """Tell if a worker can import the object from a module other than `__main__`, not registered to go by value."""
     name, path = getattr(obj, "__module__", None), getattr(obj, "__qualname__", "") or getattr(obj, "__name__", "")
     found = sys.modules.get(name or "")
     if found is None or name == "__main__" or _goes_by_value(name):
@@ -119,17 +119,17 @@ def _reduce_new_type(own: Any) -> Any:
 
 
 class _Value:
-    """What a type alias stands for: an object of its own, since an alias may refer to itself."""
+    """Holds the value of a type alias; a separate object, since an alias may refer to itself."""
 
     def __init__(self, alias: Any) -> None:
         try:
             self.value = alias.__value__
-        except NameError:  # it is for type checkers only
+        except NameError:  # defined for type checkers only
             self.value = Any
 
 
 _values: dict[int, tuple[Any, _Value]] = {}
-"""Of each alias that was sent, the one object; aliases are part of the program, and stay."""
+"""By id, each alias that was pickled and its one `_Value`; never dropped, since aliases belong to the program."""
 
 
 def _reduce_alias(own: Any) -> Any:
@@ -144,7 +144,7 @@ def _alias(name: str, value: _Value, parameters: tuple[Any, ...]) -> Any:
     if parameters:
         return _ALIAS(name, value.value, type_params=parameters)
     namespace: dict[str, Any] = {"value": value, "__name__": "__main__"}
-    exec(f"type {name} = value.value", namespace)  # it looks at the value when it is asked for it, and not before
+    exec(f"type {name} = value.value", namespace)  # an alias is evaluated lazily
     return namespace[name]
 
 

@@ -1,8 +1,8 @@
-"""Large buffers beside a payload: what engines of other people move, and keep, without a copy.
+"""Out-of-band buffers of a pickle, which an external engine moves and keeps without a copy.
 
-A payload is pickled without its large buffers (pickle protocol 5), as it is for an arena; but here each stays where it
-lies, and an engine's own serializer hands it to a socket or to a store as it is. So a `OutOfBandBuffers` is asked for
-what an arena is asked for by who packs, and for what a loan is by who unpacks.
+A state is pickled without its large buffers (pickle protocol 5), as for an arena. Here each buffer stays in place, and
+the engine's own serializer passes it to a socket or a store. So `OutOfBandBuffers` has the interface of an `Arena` for
+packing, and of a `Borrowed` for unpacking.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["OutOfBandBuffers"]
 
 
 class OutOfBandBuffers:
-    """The buffers of one payload, by where each would lie if they lay side by side."""
+    """The buffers of one pickle; each has the extent that it would have if they were concatenated."""
 
     least = LEAST_BUFFER
 
@@ -28,7 +28,7 @@ class OutOfBandBuffers:
         self._only_here = False
 
     def put(self, buffers: Sequence[Bytes]) -> tuple[Region, list[Extent]]:
-        """Take buffers in, as they lie: who packs has made what it packs for this."""
+        """Add buffers without a copy; the packer made them for this purpose."""
         spans = []
         for buffer in buffers:
             span = self.nbytes, self.nbytes + len(buffer)
@@ -38,16 +38,16 @@ class OutOfBandBuffers:
         return Region(0, 0, self.nbytes), spans
 
     def only_here(self) -> OutOfBandBuffers:
-        """The same, where nobody else will open it: then what can be written to need not be copied first."""
+        """Declare that only this process opens the buffers, so that writable ones need no copy; return self."""
         self._only_here = True
         return self
 
     def view(self, span: Extent) -> memoryview:
-        """One buffer, where it lies: it may be one that cannot be written to."""
+        """Return one buffer, in place; it may be read-only."""
         return self._buffers[span]
 
     def copy(self, span: Extent) -> memoryview | bytearray:
-        """One buffer, to keep, and to write to."""
+        """Return one buffer to keep and to write to, copied if need be."""
         view = self.view(span)
         return view if self._only_here and not view.readonly else bytearray(view)
 
@@ -58,7 +58,7 @@ class OutOfBandBuffers:
 
 
 def _out_of_band_buffers(buffers: Sequence[Any]) -> OutOfBandBuffers:
-    """What arrives: the same buffers, as whatever the engine holds them in."""
-    beside = OutOfBandBuffers()
-    beside.put([memoryview(buffer).cast("B") for buffer in buffers])
-    return beside
+    """Rebuild from the buffers that the engine delivers, of whatever type."""
+    out_of_band = OutOfBandBuffers()
+    out_of_band.put([memoryview(buffer).cast("B") for buffer in buffers])
+    return out_of_band

@@ -1,8 +1,8 @@
-"""What a chunk has for the parent, in workers that are in another process: packed batch by batch, as part of the batch.
+"""Pack a chunk's results for the parent in another process, batch by batch, as part of the batch.
 
-To pickle a partial, or an exception, runs the user's code, which may hang, crash or take all memory. So it is done
-while the progress cell names the batch: the item at fault is found as if `func` had done it. Only what is gathered to a
-state is packed when it is flushed; then the cell says that.
+Pickling a partial or an exception runs the user's code, which may hang, crash or take all memory. So the worker does it
+while the progress cell names the batch: the parent finds the item at fault as if `func` had failed. Only a folded state
+is packed when it is flushed; then the cell says so.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ __all__ = ["Outbox"]
 class Outbox:
     """Failures and partials of one chunk, and the state that is flushed with it.
 
-    `least`: bytes of a buffer that is taken out of its pickle; None: none is. Before a state is packed `packing` is
-    told of the chunk, and how far it was run; `often`: also again and again meanwhile.
+    `least`: least bytes of a buffer that is taken out of its pickle; None: none is. `packing(chunk, stop)` is called
+    before a state is packed, with how far the chunk has run; `often`: also repeatedly during packing.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class Outbox:
         self._partial_states: list[PartialState] = []
         self._stop = 0
         self.seconds = 0.0
-        """What it took to pack the partials."""
+        """Seconds that packing the partials has taken."""
 
     @property
     def failures(self) -> int:
-        """How many failures it holds."""
+        """Number of failures packed."""
         return len(self._failures)
 
     def fail(self, failure: Failure) -> None:
@@ -56,7 +56,7 @@ class Outbox:
         self._failures.append(pack_failure(failure))
 
     def add(self, start: int, partials: list[Any]) -> list[Failure]:
-        """Pack the partials of consecutive items; those that do not pickle are failures, each of its item."""
+        """Pack the partials of consecutive items; return a failure for each item whose partial does not pickle."""
         began = perf_counter()
         failures: list[Failure] = []
         error = self._add(start, partials)
@@ -73,7 +73,7 @@ class Outbox:
         out_of_band = None if self._least is None else ArenaBuffers(self._least)
         try:
             blob = dumps_proved(partials, out_of_band)
-        except BaseException as error:  # SystemExit and its like are the item's as well
+        except BaseException as error:  # SystemExit and KeyboardInterrupt are the item's failure as well
             return error
         self._append(start, len(partials), blob, out_of_band or ())
         return None
@@ -88,12 +88,12 @@ class Outbox:
         self._partial_states.append(PartialState(((begin, self._stop),), pickles=pickles))
 
     def take_failures(self) -> tuple[Failure, ...]:
-        """Give up the failures."""
+        """Return the failures, and forget them."""
         failures, self._failures = tuple(self._failures), []
         return failures
 
     def pack(self, states: Sequence[PartialState], chunk: int, stop: int) -> tuple[tuple[PartialState, ...], float]:
-        """Pack states; give up the pieces, partials first, and the seconds that it took to pack them."""
+        """Pack states; return all packed partial states, partials first, and the seconds that packing them took."""
         began, seconds = perf_counter(), self.seconds
         partial_states, self._partial_states, self.seconds = self._partial_states, [], 0.0
         for state in states:

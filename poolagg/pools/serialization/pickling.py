@@ -1,13 +1,13 @@
-"""What travels between processes: by plain pickle where it will do, by cloudpickle where it must; `__main__` both ways.
+"""Pickle for other processes: by plain pickle if possible, else by cloudpickle; `__main__` works in both directions.
 
-The script is never imported again in a worker. Instead
+A worker never imports the script again. Instead
 
-- `func` and the reducer travel by value, once per run; functions of `__main__` share the worker's one `__main__`
-  namespace, as they share the script's here;
-- a class of `__main__` travels by value once, as a *definition*, the first time an item refers to it; from then on
-  plain pickle finds it by name in either direction.
+- the parent pickles `func` and the reducer by value, once per run; functions of `__main__` share the worker's one
+  `__main__` namespace, as they share the script's here;
+- the parent sends a class of `__main__` by value once, as a *definition*, before the first item that refers to it; from
+  then on plain pickle finds it by name in either direction.
 
-Whatever does not pickle becomes a pickle that raises when it is opened: it costs the item it belongs to, not the run.
+An item that does not pickle becomes a pickle that raises when it is opened: the item fails, and not the run.
 """
 
 from __future__ import annotations
@@ -39,32 +39,32 @@ __all__ = [
 
 
 CACHED: type = type(functools.cache(abs))
-"""What `functools.cache` and `lru_cache` make: it goes by name as a function does, and is none."""
+"""The type that `functools.cache` and `lru_cache` make: it pickles by name, as a function does."""
 
 
 def main_namespace() -> dict[str, Any]:
-    """The namespace of this process's `__main__`."""
+    """Return the namespace of this process's `__main__`."""
     return sys.modules["__main__"].__dict__
 
 
 class _Main:
-    """Stands in a pickle for the `__main__` namespace of the process that opens it."""
+    """Represents, in a pickle, the `__main__` namespace of the process that opens it."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return main_namespace, ()
 
 
 def dumps_by_value(value: Any, inherited: Mapping[str, Any] | None = None) -> bytes:
-    """Pickle by cloudpickle; functions of `__main__` arrive in the `__main__` of the process that opens the pickle.
+    """Pickle by cloudpickle; functions of `__main__` join the `__main__` of the process that opens the pickle.
 
-    `inherited`: what a forked worker's `__main__` holds already, and need not be sent.
+    `inherited`: what a forked worker's `__main__` already holds, so that it need not be sent.
     """
     return plainly(value) or _by_cloudpickle(value, inherited or {})
 
 
 def plainly(value: Any) -> bytes | None:
-    """By plain pickle, if cloudpickle would do no more: importing that takes as long as starting a worker."""
-    if "cloudpickle" in sys.modules:  # where people may have told it to send modules by value
+    """Pickle plainly if that suffices, else return None: importing cloudpickle takes as long as starting a worker."""
+    if "cloudpickle" in sys.modules:  # the program may have registered modules to go by value
         return None
     try:
         data = pickle.dumps(value, 5)
@@ -95,9 +95,9 @@ def _by_cloudpickle(value: Any, inherited: Mapping[str, Any]) -> bytes:
 
 
 def in_main(reduced: tuple[Any, ...], inherited: Mapping[str, Any]) -> tuple[Any, ...]:
-    """cloudpickle's reduction of a function, with the namespace it gives each function replaced by the worker's own."""
+    """Replace the namespace that cloudpickle gives a function, in its reduction, by the worker's `__main__`."""
     make, (code, _, *arguments), (attributes, slots), *rest = reduced
-    # Functions and classes are sent all the same: what they refer to may have changed since the worker was forked.
+    # Functions and classes are sent even if inherited, since their contents may have changed since the fork.
     flushed = {
         name: value
         for name, value in slots["__globals__"].items()
@@ -108,18 +108,18 @@ def in_main(reduced: tuple[Any, ...], inherited: Mapping[str, Any]) -> tuple[Any
 
 
 def only_inherited(what: str, error: BaseException) -> TypeError | None:
-    """What to raise if `error` says that `what` holds a lock, value or queue that `multiprocessing` only inherits."""
+    """Return the error to raise if `what` holds a lock, value or queue that `multiprocessing` passes by fork only."""
     if not isinstance(error, RuntimeError) or "through inheritance" not in str(error):
         return None
     return TypeError(
         f"{what} can't be sent to a worker: {error}. Use a multiprocessing.Manager's, such as manager.Lock(), "
-        f'manager.Value("i", 0) or manager.Queue(), which travel; or give it to workers that inherit it: '
+        f'manager.Value("i", 0) or manager.Queue(), which can be sent; or give it to workers that inherit it: '
         f'ProcessPool(start_method="fork", initializer=..., initargs=...)'
     )
 
 
 def refuse_inherited_only(what: str, value: Any) -> None:
-    """Raise the TypeError of `only_inherited` where plain pickle comes across such a thing in `value`."""
+    """Raise the TypeError of `only_inherited` if plain pickle finds such an object in `value`."""
     if "multiprocessing.context" not in sys.modules:
         return
     try:
@@ -128,7 +128,7 @@ def refuse_inherited_only(what: str, value: Any) -> None:
         if (refusal := only_inherited(what, error)) is not None:
             raise refusal from error
     except Exception:
-        pass  # it does not pickle plainly, or not at all: that is told when it is to be sent
+        pass  # it does not pickle plainly, or not at all: sending it will tell
 
 
 class _Nowhere:
@@ -137,9 +137,9 @@ class _Nowhere:
 
 
 def dumps(value: Any, out_of_band: ArenaBuffers | None = None) -> bytes:
-    """Pickle, plainly if possible. Raises what cloudpickle raises if it is not possible at all.
+    """Pickle, plainly if possible; raise what cloudpickle raises if it fails too.
 
-    `out_of_band` takes the large buffers out, if it is given and the pickle is a plain one.
+    `out_of_band`, if given, takes the large buffers out of a plain pickle.
     """
     try:
         return pickle.dumps(value, 5, buffer_callback=out_of_band)
@@ -152,7 +152,7 @@ def dumps(value: Any, out_of_band: ArenaBuffers | None = None) -> bytes:
 
 
 def define(name: str, cls: type) -> None:
-    """Give this process's `__main__` a class that was defined in another's."""
+    """Add a class of another process's `__main__` to this one's."""
     main_namespace()[name] = cls
 
 
@@ -170,27 +170,27 @@ class _Scan(pickle.Pickler):
 
 
 class Encoder:
-    """Pickles items one by one, and gathers the definitions that workers need to open them."""
+    """Pickles items one by one, and collects the definitions that workers need to open them."""
 
     def __init__(self) -> None:
         self.definitions: list[bytes] = []
         self._defined: dict[str, type] = {}
-        self._apart = ArenaBuffers(LEAST_BUFFER)
+        self._out_of_band = ArenaBuffers(LEAST_BUFFER)
 
     def __call__(self, item: Any) -> Encoded:
-        """Pickle one item; never raises. What it raises itself is for its worker to tell."""
+        """Pickle one item. An error becomes a pickle that raises in the worker, and so fails the item."""
         try:
-            data = dumps(item, self._apart)
+            data = dumps(item, self._out_of_band)
             if b"__main__" in data:
                 data = self._refer_to_main(item, data)
-            if self._apart:
-                return PackedItem(data, [bytes(buffer.raw()) for buffer in self._apart])
+            if self._out_of_band:
+                return PackedItem(data, [bytes(buffer.raw()) for buffer in self._out_of_band])
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) or works(dumps, item):
                 raise
             data = _unpicklable(item, error)
         finally:
-            self._apart.clear()
+            self._out_of_band.clear()
         return data
 
     def _refer_to_main(self, item: Any, data: bytes) -> bytes:
@@ -198,9 +198,9 @@ class Encoder:
         try:
             scan.dump(item)
         except Exception:
-            return data  # it was pickled by value in the first place
+            return data  # it does not pickle plainly, so it was pickled by value
         if any(not isinstance(found, type) for found in scan.found):
-            self._apart.clear()
+            self._out_of_band.clear()
             return dumps_by_value(item)
         for cls in scan.found:
             self._define(cls.__qualname__.partition(".")[0])
@@ -214,7 +214,7 @@ class Encoder:
 
 
 def encode_by_value(item: Any) -> bytes:
-    """Pickle one item for a worker that is not ours, and has no definitions; never raises."""
+    """Pickle one item for an external worker, which has no definitions; errors as in `Encoder`."""
     try:
         data = dumps(item)
         return dumps_by_value(item) if b"__main__" in data else data

@@ -1,8 +1,8 @@
-"""Pickles for the parent, each of which a worker has proved to open.
+"""Pickle for the parent, and prove in the worker that the pickle opens.
 
-To open a pickle runs the code of the classes that it names, which may exit, crash or hang. So the worker opens the
-pickle first, while the progress cell names the items that it comes from: a pickle that bites is their failure. A pickle
-of plain values runs no such code, and is not opened here.
+Opening a pickle runs the code of the classes that it names, which may exit, crash or hang. So the worker opens it
+first, while the progress cell names the items that it comes from: a pickle that does harm is their failure. A pickle of
+plain values runs no such code, and needs no proof.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ __all__ = ["dumps_proved"]
 def dumps_proved(
     value: object, out_of_band: ArenaBuffers | None = None, alive: Callable[[], None] | None = None
 ) -> bytes:
-    """Pickle as `dumps` does, and open the pickle once unless all that it holds is plain.
+    """Pickle as `dumps` does, and open the pickle once unless all its values are plain.
 
-    Raise what opening raises. `alive` is called for each 64 kB that is pickled or opened.
+    Raise what opening raises. Call `alive` for each 64 kB that is pickled or opened.
     """
     try:
         data, plain = pickled(value, out_of_band, alive)
@@ -44,10 +44,10 @@ def dumps_proved(
 
 
 def _prove(data: bytes, out_of_band: ArenaBuffers, alive: Callable[[], None] | None) -> None:
-    """Open a pickle upon its very buffers, which belong to the value and may not be written to."""
+    """Open a pickle on its own buffers, read-only since the value owns them; on copies if that fails."""
     try:
         _open(data, [buffer.raw().toreadonly() for buffer in out_of_band], alive)
-    except Exception:  # what opens it may have to write to them
+    except Exception:  # opening it may have to write to them
         if not out_of_band:
             raise
         _open(data, [bytearray(buffer.raw()) for buffer in out_of_band], alive)
@@ -63,7 +63,7 @@ def _unwatched() -> None:
 
 @contextlib.contextmanager
 def _main_namespace_kept() -> Iterator[None]:
-    """Undo what is assigned in `__main__`: a function that is opened brings its globals, which are there already."""
+    """Undo assignments in `__main__`: an opened function brings its globals, which this process already has."""
     namespace = main_namespace()
     before = dict(namespace)
     try:

@@ -1,15 +1,15 @@
-"""A value that all workers read, and that lies in memory once: written when it is shared, mapped where it is used.
+"""A value that all workers read from one copy in memory: written when it is shared, mapped where it is used.
 
-    share(value) ── pickle, buffers ──▶ sealed memory ◀── map, to read only ── .value, in a worker
+    share(value) ── pickle, buffers ──▶ sealed memory ◀── map, read-only ── .value, in a worker
                                             │
-                                            ▼ what travels: /proc/<pid>/fd/<fd>, and what must be found there
+                                            ▼ sent: /proc/<pid>/fd/<fd>, and an ident to verify
 
-The memory is a descriptor of the process that shares the value, and any process of the machine may open that. So this
-needs no help from pools, and works in those of other people. Where there is no such memory, the pickle itself travels.
+The memory is a descriptor of the process that shares the value, and any process of the machine may open it. So this
+needs no support from pools, and works in external ones. Where the system has no such memory, the pickle itself is sent.
 
-A process opens a value once, at its first use, and keeps it with the object that refers to it. What a job refers to is
-kept from job to job, until one comes that does not (`open_job`): runs that follow each other on one pool open a value
-once, and a worker holds no more than its job needs.
+A process opens a value once, at its first use, and keeps it with the object that refers to it. It keeps the values of a
+job until it opens a job that does not refer to them (`open_job`): successive runs on one pool open a value once, and a
+worker holds no more than its job needs.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ __all__ = ["open_job", "pickle_far", "share"]
 T = TypeVar("T")
 
 Segments: TypeAlias = Sequence[Any]
-"""A pickle, and the buffers that it was made without: bytes, or views of some."""
+"""A pickle, followed by its out-of-band buffers: bytes or memoryviews."""
 
 STEP = 16 << 20
-"""Bytes that are allocated at once: a signal handler has its turn in between, and does not undo what was done."""
+"""Bytes that one call allocates: signal handlers run in between, and an interrupted call loses only this much work."""
 
 _IDENT = 16
-"""Bytes of a random name, with which the memory begins: descriptors, pids and inodes are used again, this is not."""
+"""Bytes of a random name at the start of the memory: unlike descriptors, pids and inodes, it is never reused."""
 
 _CACHE_LINE = 64
 
 
 class share(Generic[T]):  # noqa: N801 - reads as the function it is used as
-    """A value for all workers: sent once to each, read-only, and without a copy where the platform allows.
+    """A read-only value for all workers, sent once to each, and without a copy where the platform allows.
 
-    `X = share(array)`, then `X.value` inside `func`. Arrays (of numpy, and what is made of them) lie in memory that all
-    processes map, and cannot be written to by workers; everything else is unpickled once in each. It costs one copy,
-    and a pickling, at the call: workers see the value as it was then, whatever is done to it later. Here, and in
-    threads, `.value` is the very object. The memory is given back when nobody refers to `X` any more.
+    `X = share(array)`, then `X.value` inside `func`. All processes map numpy arrays, and objects made of them, from one
+    copy in memory, which workers cannot write to; each worker unpickles everything else once. The call costs one
+    pickling and one copy: workers see the value as it was then, even if you change it later. In this process, and so in
+    threads, `.value` is the object itself. The memory is freed when the last reference to `X` goes.
 
-    Raises TypeError if the value does not pickle, MemoryError if there is no room for it.
+    Raises TypeError if the value does not pickle, MemoryError if memory is short.
 
     >>> import numpy as np
     >>> from poolagg import Sum, aggregate
@@ -80,8 +80,8 @@ class share(Generic[T]):  # noqa: N801 - reads as the function it is used as
 
     @property
     def value(self) -> T:
-        """The value; in a worker, the value as it was when it was shared, which may be read and not changed."""
-        if self._process != os.getpid():  # not opened yet, or by the process that this one was forked from
+        """The value; in a worker, a read-only copy from when it was shared."""
+        if self._process != os.getpid():  # not opened yet, or opened before this process was forked
             self._keep(self._open())
         return cast(T, self._value)
 
@@ -92,14 +92,14 @@ class share(Generic[T]):  # noqa: N801 - reads as the function it is used as
         return _attached, (self._ident, self._kind, self._size, self._reachable())
 
     def _store(self, segments: Segments) -> _Memory | _Carried:
-        """Put the pickle where others can get it."""
+        """Store the pickle where other processes can read it."""
         if not hasattr(os, "memfd_create"):
             return _Carried(tuple(map(bytes, segments)))
         no_space = f"share() has no room for the {size(self._size)} of this {self._kind}"
         with interrupts_held_back():  # until the memory has an owner that closes it
             memory = _Memory.made(self._ident)
             close = weakref.finalize(self, even_if_interrupted, memory.close, self._ident)
-        # A process that ends needs no help to close its descriptors, and others may still be opening this one.
+        # The system closes descriptors at exit, and until then other processes may open this one.
         close.atexit = False
         try:
             memory = memory.filled(self._ident, segments, no_space)
@@ -109,14 +109,14 @@ class share(Generic[T]):  # noqa: N801 - reads as the function it is used as
             raise
         if self._holds:
             return memory
-        close()  # there is no /proc, or not for others
+        close()  # the system has no /proc, or hides it from other processes
         return _Carried(tuple(map(bytes, segments)))
 
     _holds = False
-    """Whether the memory is a descriptor of this process, made here or inherited by a fork."""
+    """True if the memory is a descriptor of this process, made here or inherited by a fork."""
 
     def _reachable(self) -> _Memory | _Carried:
-        if (values := _apart.get()) is not None:
+        if (values := _collected.get()) is not None:
             values[self._ident] = self._source.segments(self._ident)
             return _Carried(())
         if self._holds and isinstance(self._source, _Memory):
@@ -138,11 +138,11 @@ class share(Generic[T]):  # noqa: N801 - reads as the function it is used as
         self._process = os.getpid()
 
     def _forget(self) -> None:
-        """Be as if not opened yet."""
+        """Reset to not opened."""
         self._process, self._value = 0, None
 
 
-# -- where a shared value is looked up ---------------------------------------------------------------------------------
+# -- the registry ------------------------------------------------------------------------------------------------------
 
 
 class _Registry:
@@ -150,16 +150,16 @@ class _Registry:
 
     def __init__(self) -> None:
         self.known: weakref.WeakValueDictionary[bytes, share[Any]] = weakref.WeakValueDictionary()
-        """Values that this process shared, or that what it unpickled refers to."""
+        """Values that this process has shared, or to which unpickled objects refer."""
         self._of_job: dict[bytes, share[Any]] = {}
-        """Values that the job of this process refers to."""
+        """Values to which the current job refers."""
         self._found: dict[bytes, share[Any]] | None = None
-        """Values that the job refers to which is being unpickled."""
+        """Values found so far in the job that is being unpickled."""
         self._came: Mapping[bytes, Segments] = {}
         """Values that came with that job."""
 
     def attach(self, ident: bytes, kind: str, size: int, source: _Memory | _Carried) -> share[Any]:
-        """Give the value if it is known, else one that opens it at its first use."""
+        """Return the known value, else one that opens at its first use."""
         shared = self.known.get(ident)
         if ident in self._came:
             source = _Carried(self._came[ident])
@@ -173,7 +173,7 @@ class _Registry:
         return shared
 
     def open_job(self, data: Any, values: Mapping[bytes, Segments]) -> Any:
-        """Unpickle a job; let go of values that the job before it referred to, and this one does not."""
+        """Unpickle a job, and drop values to which only the job before it referred."""
         before, self._found, self._came = self._of_job, {}, values
         try:
             return pickle.loads(data)
@@ -185,23 +185,23 @@ class _Registry:
 
 _registry = _Registry()
 
-_apart: ContextVar[dict[bytes, Segments] | None] = ContextVar("_apart", default=None)
-"""Where values go that what is being pickled refers to, if it is for another machine."""
+_collected: ContextVar[dict[bytes, Segments] | None] = ContextVar("_collected", default=None)
+"""Collects the values to which a pickle for another machine refers."""
 
 
 def _attached(ident: bytes, kind: str, size: int, source: _Memory | _Carried) -> share[Any]:
-    """Open what a pickle refers to."""
+    """Return the value to which a pickle refers."""
     return _registry.attach(ident, kind, size, source)
 
 
 def pickle_far(pickled: Callable[[], bytes]) -> tuple[bytes, dict[bytes, Segments]]:
-    """Pickle for other machines; give the pickle and the values it refers to, each a few buffers where they lie."""
+    """Pickle for other machines; return the pickle and the buffers of each value to which it refers, not copied."""
     values: dict[bytes, Segments] = {}
-    token = _apart.set(values)
+    token = _collected.set(values)
     try:
         return pickled(), values
     finally:
-        _apart.reset(token)
+        _collected.reset(token)
 
 
 def open_job(data: Any, values: Mapping[bytes, Segments] | None = None) -> Any:
@@ -209,16 +209,16 @@ def open_job(data: Any, values: Mapping[bytes, Segments] | None = None) -> Any:
     return _registry.open_job(data, values or {})
 
 
-# -- where its pickle is -----------------------------------------------------------------------------------------------
+# -- where the pickle is stored ----------------------------------------------------------------------------------------
 
 
 class _Carried(NamedTuple):
-    """A pickle that travels with those who refer to it."""
+    """A pickle that is sent along with each reference to it."""
 
     carried: Segments
 
     def segments(self, ident: bytes) -> Segments:
-        """The pickle and its buffers."""
+        """Return the pickle and its buffers."""
         return self.carried
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -226,7 +226,7 @@ class _Carried(NamedTuple):
 
 
 class _Memory(NamedTuple):
-    """A pickle in memory that a process holds by a descriptor: ident, number of segments, their spans, segments."""
+    """A pickle in memory behind a process's descriptor. Layout: ident, number of segments, their spans, segments."""
 
     pid: int
     fd: int
@@ -234,7 +234,7 @@ class _Memory(NamedTuple):
 
     @classmethod
     def made(cls, ident: bytes) -> _Memory:
-        """Make memory that holds its name, by which `close` knows it, and nothing else yet."""
+        """Make memory that holds only its ident, by which `close` recognizes it."""
         with standard_descriptors():
             fd = os.memfd_create("poolagg-share", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         memory = cls(os.getpid(), fd, len(ident))
@@ -242,7 +242,7 @@ class _Memory(NamedTuple):
         return memory
 
     def filled(self, ident: bytes, segments: Segments, no_space: str) -> _Memory:
-        """Write the pickle down, once and for all: the memory is sealed."""
+        """Write the pickle, and seal the memory."""
         spans = array("q", [len(segments)])
         end = _IDENT + 8 * (1 + 2 * len(segments))
         for segment in segments:
@@ -256,8 +256,8 @@ class _Memory(NamedTuple):
         return self._replace(size=end)
 
     def segments(self, ident: bytes) -> Segments:
-        """The pickle and its buffers, where they lie: nobody can write to them. OSError if they are not there."""
-        # The number may stand for something else by now. Opening that must neither wait for a pipe nor be a terminal.
+        """Return the pickle and its buffers, mapped read-only; raise OSError if the memory is gone."""
+        # The number may mean another file by now. Opening it must neither block on a pipe nor acquire a terminal.
         with interrupts_held_back():
             fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
             try:
@@ -271,20 +271,20 @@ class _Memory(NamedTuple):
         return [memory[start:end] for start, end in zip(spans[::2], spans[1::2], strict=True)]
 
     def is_there(self, ident: bytes) -> bool:
-        """Whether others can open it: a process that has changed its user hides what it holds from all but itself."""
+        """Tell if other processes can open it: the system hides descriptors of a process that has changed its user."""
         try:
             return bool(self.segments(ident)) and os.stat(f"/proc/{self.pid}/fd").st_uid == os.geteuid()
         except OSError:
             return False
 
     def close(self, ident: bytes) -> None:
-        """Let go of it, unless somebody has closed it already, and the number is another file's."""
+        """Close it, unless the program has closed it and the number means another file."""
         with interrupts_held_back():
             try:
                 if os.pread(self.fd, _IDENT, 0) == ident:
                     os.close(self.fd)
             except OSError:
-                pass  # it is closed, or what has its number now is no file
+                pass  # it is closed, or the number now means a pipe or a socket
 
     @property
     def _path(self) -> str:
@@ -292,7 +292,7 @@ class _Memory(NamedTuple):
 
 
 def _allocate(fd: int, size: int, no_space: str) -> None:
-    """Have all pages before the first is written to: later a lack of memory would be a SIGBUS."""
+    """Allocate all pages before writing the first: later, a lack of memory would be a SIGBUS."""
     try:
         for start in range(0, size, STEP):
             os.posix_fallocate(fd, start, min(STEP, size - start))
@@ -308,17 +308,17 @@ def _write(fd: int, data: Any, offset: int) -> None:
 
 
 def _seal(fd: int) -> None:
-    """Nobody can change it any more, or make it shorter under a mapping."""
+    """Forbid every process to change the file, or to shorten it under a mapping."""
     import fcntl
 
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE)
 
 
-# -- its pickle --------------------------------------------------------------------------------------------------------
+# -- the pickle --------------------------------------------------------------------------------------------------------
 
 
 def _pickled(value: Any) -> Segments:
-    """Pickle, plainly if possible, and as a function would if not; a TypeError that says so if it does not pickle."""
+    """Pickle, plainly if possible, else by cloudpickle; raise TypeError if the value does not pickle."""
     try:
         segments = _plainly(value)
         if b"__main__" not in segments[0]:
@@ -342,9 +342,9 @@ def _plainly(value: Any) -> Segments:
 
 
 def _by_value(value: Any) -> Segments:
-    """As `dumps_by_value` does: functions of `__main__` arrive in the `__main__` of the process that opens them.
+    """Pickle as `dumps_by_value` does: functions of `__main__` join the `__main__` of the process that opens them.
 
-    But that process runs a job, whose globals are later than those of the time when the value was shared, and win.
+    Globals that this process already has win, since those of its job are more recent than those of the shared value.
     """
     import cloudpickle
 
@@ -366,7 +366,7 @@ def _by_value(value: Any) -> Segments:
 
 
 def _complete(function: FunctionType, given: tuple[Any, Any]) -> None:
-    """Set up a function of `__main__`, and those globals of it that this process does not have."""
+    """Set the state of a function of `__main__`, and those of its globals that this process does not have."""
     setter, (attributes, segments) = given
     missing = {
         name: segments["__globals__"][name] for name in segments["__globals__"].keys() - function.__globals__.keys()
@@ -375,7 +375,7 @@ def _complete(function: FunctionType, given: tuple[Any, Any]) -> None:
 
 
 def _dumped(value: Any, pickler: Any, table: Mapping[type, Any]) -> Segments:
-    """Pickle, with all buffers apart: what lies in the pickle itself is copied by those who open it."""
+    """Pickle with all buffers out of band, since opening a pickle copies what it contains."""
 
     class Pickler(pickler):  # type: ignore[misc]
         dispatch_table = {**table, **_reductions()}
@@ -386,7 +386,7 @@ def _dumped(value: Any, pickler: Any, table: Mapping[type, Any]) -> Segments:
 
 
 def _reductions() -> dict[type, Any]:
-    """How to reduce arrays, if there can be any."""
+    """Return how to reduce arrays, if numpy is imported."""
     if "numpy" not in sys.modules:
         return {}
     import numpy as np
@@ -395,7 +395,7 @@ def _reductions() -> dict[type, Any]:
 
 
 def _reduce_array(array: Any) -> Any:
-    """As an array that is a buffer, which slices of others, dates and those in files are not by themselves."""
+    """Reduce an array to a contiguous buffer, also a slice, an array of dates, or one in a file."""
     import numpy as np
 
     if array.dtype.hasobject:

@@ -1,8 +1,7 @@
-"""What goes into a worker and what comes out of it, as plain values and bytes, and back: for workers in other
-processes.
+"""Convert items, failures and results to plain values and bytes, and back, for workers in other processes.
 
-Each payload is pickled and unpickled in its own try, so that a bad one costs no more than itself. What stands for an
-exception that does not survive is its type's name and its traceback as text, never its repr, which may raise as well.
+Each object is pickled and unpickled in its own try, so that a bad one costs no other. An exception that does not pickle
+is replaced by its type's name and its traceback as text, never by its repr, which may raise as well.
 """
 
 from __future__ import annotations
@@ -63,22 +62,24 @@ __all__ = [
 ]
 
 WireFailure: TypeAlias = tuple[int, str, str, str, int]
-"""A failure on its way: index, the item's repr, the error's type and traceback, the length of its pickle."""
+"""A failure on the wire: index, the item's repr, the error's type and traceback, the length of its pickle."""
 
 WireState: TypeAlias = tuple[tuple[Interval, ...], tuple[str, str] | None, list[tuple[int, int, list[Extent]]]]
-"""A piece on its way: what it covers; the error's type and traceback; of each pickle its count, its length, and where
-its large buffers are, in the slot or else among the bytes of all pieces."""
+"""A partial state on the wire: the items it covers; the error's type and traceback; for each pickle its count, its
+length, and the extents of its large buffers, in the segment or else in the bytes of all states."""
 
 LONGEST = 16_000
-"""Characters that travel of a traceback: it ends with the exception's message, which may contain a whole item."""
+"""Most characters of a traceback that are sent: its message may contain a whole item."""
 
 IN_THE_WORKER = "\nIn the worker:\n"
-"""What the note on an exception begins with that came from another process."""
+"""The head of the note on an exception that came from another process."""
 
 
 class PackedItems(NamedTuple):
-    """Where the items of a chunk are: kind and offset of an input batch; the length of each pickle in the payload; and
-    the spans of each one's large buffers, in the slot that is lent or else behind the pickles."""
+    """The items of a chunk on the wire: kind and offset of an input batch, and the length of each pickle in the bytes.
+
+    `spans`: the extents of each item's large buffers, in the lent segment `region`, or else behind the pickles.
+    """
 
     kind: str
     offset: int
@@ -91,7 +92,7 @@ class PackedItems(NamedTuple):
 
 
 def pack_items(input_batch: InputBatch, start: int, stop: int, arena: Arena | None) -> tuple[PackedItems, list[Bytes]]:
-    """Some items of an input batch as they travel, and their bytes, save those that are in a slot from now on."""
+    """Pack some items of an input batch; return also their bytes, except buffers copied into a segment of the arena."""
     kind, data, offset = input_batch.cut(start, stop)
     encoded: list[Encoded] = data if kind == PACKED else [data]
     out_of_band = [item for item in encoded if isinstance(item, PackedItem)]
@@ -115,7 +116,7 @@ def _side_by_side(buffers: Sequence[Bytes], begin: int = 0) -> list[Extent]:
 
 
 def unpack_items(items: PackedItems, payload: memoryview, lent: Callable[[Region], Borrowed]) -> tuple[str, Any, int]:
-    """Kind and data of an input batch, and where in it the chunk begins. The worker may write to what it is given."""
+    """Return kind and data of an input batch, and where the chunk begins in it. The worker may write to the data."""
     kind, offset, sizes, spans, region = items
     encoded: list[Any] = []
     for size in sizes:
@@ -131,7 +132,7 @@ def unpack_items(items: PackedItems, payload: memoryview, lent: Callable[[Region
 
 
 def _copy(payload: memoryview, span: Extent) -> bytearray:
-    """A buffer that arrays can lie in: they want an even address."""
+    """Copy a buffer to aligned memory, as arrays require."""
     return bytearray(payload[slice(*span)])
 
 
@@ -139,7 +140,7 @@ def _copy(payload: memoryview, span: Extent) -> bytearray:
 
 
 def pack_failure(failure: Failure) -> Failure:
-    """Pickle the exception. Here it is over: its frames, which hold items, are let go of."""
+    """Pickle the exception, and clear its frames, which hold items."""
     error = failure.error
     trace = clipped(_told_before(error) or trace_of(error), LONGEST)
     blob = _proven(error)
@@ -148,17 +149,16 @@ def pack_failure(failure: Failure) -> Failure:
 
 
 def pack_error(partial_state: PartialState) -> PartialState:
-    """Pickle the exception of a piece that could not be packed or opened."""
+    """Pickle the exception of a partial state that could not be packed or opened."""
     assert partial_state.error is not None
     failure = pack_failure(Failure(partial_state.covers[0][0], "raised", partial_state.error))
     return partial_state._replace(error=failure.error, pickles=[Pickled(0, failure.pickle or b"")])
 
 
 def _proven(error: BaseException) -> bytes:
-    """The pickle of an exception, nothing if there is none that opens.
+    """Pickle an exception; return no bytes if it does not pickle and open again.
 
-    It is opened here first: the parent opens it without further ado, and an exception may exit or hang where it is
-    opened.
+    The worker opens it first, since the parent opens it unguarded, and an exception may exit or hang when opened.
     """
     try:
         blob = dumps(error)
@@ -168,7 +168,7 @@ def _proven(error: BaseException) -> bytes:
 
 
 def _told_before(error: BaseException) -> str:
-    """The traceback that it came with, if it was not raised here but in yet another process: it is told once."""
+    """Return the traceback note of an exception raised in a third process, and remove it, so that it appears once."""
     notes = notes_of(error)
     if traceback_of(error) is not None or not notes or type(notes[-1]) is not str:
         return ""
@@ -182,10 +182,10 @@ def pack_state(
     least: int | None,
     alive: Callable[[], None] | None = None,
 ) -> PartialState:
-    """Pickle a state; buffers of `least` bytes or more (None: none) are taken out. `alive` is called now and then.
+    """Pickle a state; take out buffers of `least` bytes or more (None: none). Call `alive` repeatedly meanwhile.
 
-    The piece keeps its data, which may take long to let go of. Raises `ReducerError` if the reducer's accumulators
-    never pickle.
+    The result keeps the data, whose deallocation may take long. Raise `ReducerError` if no accumulator of the reducer
+    pickles.
     """
     out_of_band = None if least is None else ArenaBuffers(least)
     try:
@@ -197,7 +197,7 @@ def pack_state(
 
 
 def put_failures(failures: Sequence[Failure]) -> tuple[list[WireFailure], list[Bytes]]:
-    """Packed failures as they travel, and their bytes."""
+    """Convert packed failures to wire values; return also their bytes."""
     return [
         (index, item, error.kind, error.trace, len(blob))  # type: ignore[attr-defined, arg-type]
         for index, _, error, item, blob in failures
@@ -207,9 +207,9 @@ def put_failures(failures: Sequence[Failure]) -> tuple[list[WireFailure], list[B
 def put_states(
     packed: Sequence[PartialState], arena: Arena | OutOfBandBuffers | None
 ) -> tuple[list[WireState], list[Bytes], Region | None]:
-    """Packed pieces as they travel, their bytes, and the slot of the arena that their large buffers are in.
+    """Convert packed states to wire values; return also their bytes, and the arena's segment of their large buffers.
 
-    Without a slot the buffers follow the pickles.
+    Without a segment, the buffers follow the pickles.
     """
     blobs: list[Bytes] = [blob for partial_state in packed for _, blob, _ in partial_state.pickles or ()]
     raw = [
@@ -228,7 +228,7 @@ def put_states(
 
 
 def put_result(result: ChunkResult, arena: Arena | None) -> tuple[tuple[Any, ...], list[Bytes]]:
-    """A packed chunk as it travels, and its bytes, save those that are in a slot of the arena from now on."""
+    """Convert a packed result to wire values; return also its bytes, except buffers copied into the arena."""
     began = perf_counter()
     failures, blobs = put_failures(result.failures)
     states, payloads, region = (None, [], None) if result.states is None else put_states(result.states, arena)
@@ -239,7 +239,7 @@ def put_result(result: ChunkResult, arena: Arena | None) -> tuple[tuple[Any, ...
 
 
 def _reducer_error(reducer: Reducer, error: BaseException) -> None:
-    """An accumulator that does not even travel fresh is no item's fault."""
+    """Raise `ReducerError` if even a fresh accumulator does not pickle, since then no item is to blame."""
     if not reducer.mergeable:
         return
     try:
@@ -255,7 +255,7 @@ def _reducer_error(reducer: Reducer, error: BaseException) -> None:
 
 
 def unpack_error(error: BaseException, blob: Any) -> BaseException:
-    """The exception itself, with the worker's traceback as a note; or what stands for it."""
+    """Return the exception itself, with the worker's traceback as a note; if it does not open, its replacement."""
     opened = None
     try:
         opened = pickle.loads(blob) if blob else None
@@ -269,12 +269,12 @@ def unpack_error(error: BaseException, blob: Any) -> BaseException:
 
 
 def unpack_failure(failure: Failure) -> Failure:
-    """The same, with the exception itself if it opens."""
+    """Replace a packed failure's error by the exception itself, if it opens."""
     return failure._replace(error=unpack_error(failure.error, failure.pickle), pickle=None)
 
 
 def unpack_failures(failures: Sequence[WireFailure], payload: Any) -> tuple[Any, tuple[Failure, ...]]:
-    """The failures of a chunk, and the bytes that are left."""
+    """Unpack the failures of a chunk; return the remaining bytes, and the failures."""
     unpacked = []
     for index, item, kind, trace, size in failures:
         error = unpack_error(RemoteError(kind, trace), payload[:size])
@@ -286,7 +286,7 @@ def unpack_failures(failures: Sequence[WireFailure], payload: Any) -> tuple[Any,
 def unpack_result(
     slot: int, values: tuple[Any, ...], payload: Any, borrowed_segments: BorrowedSegments, retains_input: bool
 ) -> ChunkResult:
-    """The chunk of a worker. `retains_input`: see `unpack_states`."""
+    """Unpack a worker's result. `retains_input`: see `unpack_states`."""
     chunk, stop, seconds, failures, states, reducing, packing, began_at, slowest, region = values
     began = monotonic()
     rest, opened = unpack_failures(failures, payload)
@@ -302,9 +302,9 @@ def unpack_states(
     borrowed: Borrowed | OutOfBandBuffers | None = None,
     retains_input: bool = True,
 ) -> tuple[PartialState, ...]:
-    """The pieces of a worker; what does not unpickle is a piece that carries the error.
+    """Unpack a worker's partial states; one that does not unpickle carries the error.
 
-    `retains_input`: what is in the slot that was lent is to be kept, so it is copied; else it is opened where it lies.
+    `retains_input`: the reducer keeps the buffers, so copy them out of the borrowed segment; else open them in place.
     """
     view = partial(_copy, payload) if borrowed is None else borrowed.copy if retains_input else borrowed.view
     unpacked: list[PartialState] = []
@@ -327,22 +327,22 @@ def unpack_states(
 
 
 class _Series:
-    """The partials of consecutive items, put together from the pickles of their batches."""
+    """Joins the partials of consecutive items from the pickles of their batches."""
 
     def __init__(self, covers: tuple[Interval, ...]) -> None:
         self._start = self._stop = covers[0][0]
         self._partials: list[Any] = []
         self._nbytes = 0
-        self._pieces: list[PartialState] = []
+        self._states: list[PartialState] = []
 
     def add(self, count: int, opened: PartialState) -> None:
-        """The next `count` partials; those that do not open are a piece of their own."""
+        """Add the next `count` partials; those that do not open become a state of their own."""
         if opened.error is not None:
             start = self._stop
-            self._pieces = self.states
+            self._states = self.states
             self._start = self._stop = start + count
             self._partials, self._nbytes = [], 0
-            self._pieces.append(opened._replace(covers=((start, start + count),)))
+            self._states.append(opened._replace(covers=((start, start + count),)))
             return
         self._stop += count
         self._nbytes += opened.nbytes
@@ -353,11 +353,11 @@ class _Series:
 
     @property
     def states(self) -> list[PartialState]:
-        """All that was added."""
+        """The states added so far."""
         if not self._partials:
-            return self._pieces
+            return self._states
         covers = ((self._start, self._stop),)
-        return [*self._pieces, PartialState(covers, (self._start, self._partials), self._nbytes)]
+        return [*self._states, PartialState(covers, (self._start, self._partials), self._nbytes)]
 
 
 def _loads(blob: Any, view: Callable[[Extent], Any], spans: Sequence[Extent]) -> Any:
@@ -373,12 +373,12 @@ def _unpack_state(
         if isinstance(error, KeyboardInterrupt) or works(opens, blob):
             raise
         add_note(error, "".join(traceback.format_tb(traceback_of(error))))
-        forget_frames(error)  # they look at the slot
+        forget_frames(error)  # they hold views of the segment
         return PartialState(covers, error=error)
 
 
 def as_reducer_error(error: BaseException) -> PoolAggError:
-    """What ended a worker's work, as the reducer's error, if it is not known better."""
+    """Convert what ended a worker's work to the reducer's error, unless another cause is known."""
     if is_a(error, ReducerError) or is_a(error, WorkerLost):
         return error
     if raised_by_handler(error):
@@ -399,18 +399,18 @@ def _struck(error: BaseException) -> WorkerLost:
 
 
 def job_does_not_open(error: BaseException) -> ReducerError:
-    """What to tell people when func or reducer does not unpickle where it is to run."""
+    """Make the error for a func or reducer that does not unpickle in its worker."""
     told = ReducerError(
-        f"func or reducer could not be unpickled in the worker: {said(error)}. Is a module "
-        f"it needs importable there? sys.path is {sys.path}"
+        f"func or reducer could not be unpickled in the worker: {said(error)}. Is a module it needs importable there? "
+        f"sys.path is {sys.path}"
     )
     told.__cause__ = error
     return told
 
 
 def start_failed(error: BaseException) -> WorkerLost:
-    """What to tell people when an initializer raised."""
-    text = f"a worker could not start, for its initializer failed: {said(error)}"
+    """Make the error for an initializer that raised."""
+    text = f"a worker could not start, since its initializer failed: {said(error)}"
     lost = WorkerLost(text, exitcode=None, signal=None, index=None, item=None)
     lost.__cause__ = error
     return lost

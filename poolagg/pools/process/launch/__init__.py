@@ -1,3 +1,1 @@
-"""How a worker process starts: by fork, spawn or a forkserver, with its streams, its name and its place in
-multiprocessing.
-"""
+"""Start worker processes by fork, spawn or a forkserver, with their streams and their identity in `multiprocessing`."""

@@ -1,13 +1,13 @@
-"""A worker as other libraries see it: a process of `multiprocessing`, with random numbers and an exit of its own.
+"""Make a worker look to other libraries like a process of `multiprocessing`.
 
-    arriving   it takes its name, its parent and the parent's authkey, as a child of `multiprocessing` does: proxies of
-               a Manager connect, and what keeps itself apart by `current_process()` does so. Random generators that it
-               inherited start anew
-    leaving    it does what an interpreter does at its end: finalizers, `atexit`, files that are open and not flushed.
-               A worker that was killed does none of this
+    start      the worker takes its name, its parent and the parent's authkey, as a child of `multiprocessing` does, so
+               that proxies of a Manager connect and libraries tell processes apart by `current_process()`. It reseeds
+               random generators that it inherited
+    exit       the worker does what an interpreter does at exit: it runs finalizers and `atexit` functions, and flushes
+               open files. A killed worker does none of this
 
-Rule: `multiprocessing` takes longer to import than a worker to fork. So it is imported only if the parent
-has it; a worker whose job imports it later takes its name then.
+Rule: importing `multiprocessing` takes longer than forking a worker. So a worker imports it only if the parent has it;
+if a job imports it later, the worker takes its name then.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _MODULE = "multiprocessing.process"
 _FILES = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
 
 _numbers = itertools.count(1)
-"""For workers of a parent that does not know `multiprocessing`, which counts processes itself."""
+"""Numbers the workers of a parent that has not imported `multiprocessing`, which numbers processes itself."""
 
 
 Identity: TypeAlias = tuple[tuple[int, ...], int, str, bytes | None]
-"""The numbers of a worker, as `multiprocessing` counts; the parent's process number, name and authkey.
+"""The numbers of a worker, as `multiprocessing` counts; the parent's pid, name and authkey.
 
-The authkey is the parent's secret for connections to its managers; None: the parent does not know `multiprocessing`
-yet.
+The authkey is the parent's secret for connections to its managers; None: the parent has not imported
+`multiprocessing` yet.
 """
 
 
@@ -44,7 +44,7 @@ yet.
 
 
 def identity_of_worker(before: Identity | None = None) -> Identity:
-    """Who a new worker is; `before`: who it was told to be, which may have become out of date."""
+    """Return the identity of a new worker; with `before`, its identity so far, return the current one."""
     process = sys.modules.get(_MODULE)
     if process is None:
         return before or ((next(_numbers),), os.getpid(), "MainProcess", None)
@@ -53,14 +53,14 @@ def identity_of_worker(before: Identity | None = None) -> Identity:
     return numbers, os.getpid(), me.name, bytes(me.authkey)
 
 
-# -- in the worker: arriving -------------------------------------------------------------------------------------------
+# -- in the worker: start ----------------------------------------------------------------------------------------------
 
 
 def forget_exits() -> None:
-    """Leave to the parent what is to be done when it ends; for a process that it has forked.
+    """Drop the exit functions that a forked process inherited, since the parent runs them.
 
-    Objects of the parent are frozen: its files are its own to flush. Nor does the garbage collector touch, and so copy,
-    the pages that they lie in.
+    Freeze the parent's objects: only the parent flushes its files, and the garbage collector does not touch, and so
+    copy, their pages.
     """
     gc.freeze()
     atexit._clear()
@@ -70,16 +70,16 @@ def forget_exits() -> None:
 
 
 def new_random_numbers() -> None:
-    """Seed numpy's global generator, which a forked process has in the state of its parent; Python's seeds itself."""
+    """Reseed numpy's global generator, which a fork copies with its state; Python's reseeds itself."""
     if (random := sys.modules.get("numpy.random")) is not None and "numpy.random.mtrand" in sys.modules:
         try:
             random.seed()
-        except TypeError:  # somebody has put another generator in the place of the first
+        except TypeError:  # the program has replaced the generator
             random.set_bit_generator(type(random.get_bit_generator())())
 
 
 def introduce(identity: Identity, sentinel: int) -> None:
-    """Be that process, for `multiprocessing`; `sentinel` is readable when the parent has ended."""
+    """Take this identity in `multiprocessing`; `sentinel` is readable when the parent has ended."""
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Import)]
     *_, authkey = identity
     if _MODULE in sys.modules or authkey is not None:
@@ -89,7 +89,7 @@ def introduce(identity: Identity, sentinel: int) -> None:
 
 
 def _become(identity: Identity, sentinel: int) -> None:
-    """As `BaseProcess._bootstrap` begins."""
+    """Do what `BaseProcess._bootstrap` does first."""
     numbers, parent, parent_name, authkey = identity
     process: Any = importlib.import_module(_MODULE)
     if process.current_process()._identity != numbers:
@@ -107,13 +107,13 @@ def _become(identity: Identity, sentinel: int) -> None:
 
 
 class _Import:
-    """A finder that waits for `multiprocessing` to be imported."""
+    """A finder that waits for the import of `multiprocessing`."""
 
     def __init__(self, identity: Identity, sentinel: int) -> None:
         self._then = identity, sentinel
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        """Leave it to others to find; what they find, load and then be that process."""
+        """Let the other finders find the module, and take the identity once it is loaded."""
         if name != _MODULE:
             return None
         from importlib.util import find_spec
@@ -137,18 +137,18 @@ class _Loader:
         _become(*self._then)
 
 
-# -- in the worker: leaving --------------------------------------------------------------------------------------------
+# -- in the worker: exit -----------------------------------------------------------------------------------------------
 
 
 def run_exits() -> None:
-    """Do what an interpreter does at its end, for a forked process, which leaves without it."""
+    """Do what an interpreter does at exit, for a forked process, which ends by `os._exit`."""
     if (util := sys.modules.get("multiprocessing.util")) is not None:
         util._exit_function()
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
-    for thing in gc.get_objects():  # which are its own: the inherited are frozen
+    for thing in gc.get_objects():  # only this process's own: inherited objects are frozen
         if issubclass(type(thing), _FILES):
             try:
                 thing.flush()
             except (OSError, ValueError):
-                pass  # it is closed, or its disk is full
+                pass  # the file is closed, or its disk is full

@@ -1,4 +1,4 @@
-"""Workers that a template process forks (`forkserver_main.py`): the parent's side of it."""
+"""Workers that a forkserver forks (`forkserver_main.py`): the parent's side."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ __all__ = ["ForkserverLauncher", "ForkserverLost"]
 
 
 class ForkserverLost(OSError):
-    """The template was killed. It may have forked a worker first, so the descriptors must not be given to another."""
+    """The forkserver was killed. It may have forked a worker first, so the descriptors must not be used again."""
 
 
 class ForkserverLauncher:
-    """A template process forks the workers; it has one thread and has run none of the user's code.
+    """Has a forkserver fork the workers; that process has one thread and has run none of the user's code.
 
-    `by_value`: jobs are sent by cloudpickle, which the template imports for all.
+    `by_value`: jobs are pickled by cloudpickle, which the forkserver imports once for all workers.
 
-    The template reaps a child only when it is asked to, so that a pid the parent knows never means another process.
+    The forkserver reaps a child only on request, so that a pid known to the parent never means another process.
     """
 
     def __init__(self, environ: Mapping[str, str], by_value: bool, start: Any = None) -> None:
@@ -42,20 +42,20 @@ class ForkserverLauncher:
         self._death: Descriptor | None = None
         self._asking = threading.Lock()
         self._numbers = itertools.count()
-        self._start()  # it takes its time to be ready, and the first launch waits for it
+        self._start()  # starts up in the background; the first launch waits for it
 
     def launch(self, fds: Sequence[int]) -> Child:
-        """Have a worker forked; ForkserverLost if the template was killed: the next call starts another."""
+        """Have a worker forked; raise ForkserverLost if the forkserver was killed: the next call starts another."""
         forkserver = self._socket or self._start()
         try:
             pid = self._ask(forkserver, b"F", 0, fds)
         except EOFError as error:
             self.close()
-            raise ForkserverLost(f"the template process ended, and started no worker{advice()}") from error
+            raise ForkserverLost(f"the forkserver ended, and started no worker{advice()}") from error
         try:
             return Child(pid, functools.partial(self._reap, forkserver))
-        except ProcessLookupError as error:  # somebody else has reaped it
-            raise ForkserverLost("the template process was killed") from error
+        except ProcessLookupError as error:  # init has reaped it
+            raise ForkserverLost("the forkserver was killed") from error
 
     def _start(self) -> socket.socket:
         ours: list[Closable] = []
@@ -87,23 +87,23 @@ class ForkserverLauncher:
                 forkserver.sendmsg([REQUEST.pack(what, number, pid)], ancillary, QUIETLY)  # send_fds drops its flags
                 while reply := forkserver.recv(REPLY.size):
                     told, value = REPLY.unpack(reply)
-                    if told == number:  # else of a question that was interrupted
+                    if told == number:  # else it replies to an interrupted request
                         return int(value)
             except ConnectionError:
                 pass
-        raise EOFError("the template process is gone")
+        raise EOFError("the forkserver has ended")
 
     def _reap(self, forkserver: socket.socket, pid: int, options: int) -> int | None:
         try:
             status = self._ask(forkserver, b"L" if options == os.WNOHANG else b"R", pid)
-        except (OSError, EOFError):  # the template was killed, or closed, and its children are init's
+        except (OSError, EOFError):  # the forkserver has ended, and init has adopted its children
             status = ALIVE if options == os.WNOHANG and _is_alive(pid) else -1
         if status == ALIVE:
             raise BlockingIOError(f"process {pid} is alive")
         return os.waitstatus_to_exitcode(status) if status >= 0 else None
 
     def close(self) -> None:
-        """End the template."""
+        """End the forkserver."""
         ends, process = (self._socket, self._death), self._process
         self._socket = self._death = self._process = None
         if process is not None:
@@ -114,7 +114,7 @@ class ForkserverLauncher:
 
 
 def _is_alive(pid: int) -> bool:
-    """Whether the process is there, and no zombie that some program, adopting it, does not reap."""
+    """Tell if the process exists and is not a zombie that its adoptive parent fails to reap."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b") ")[2][:1] not in b"ZX"

@@ -1,11 +1,11 @@
-"""The template process of a pool: it has one thread, runs none of the user's code, and forks workers on request.
+"""The forkserver of a pool: it has one thread, runs none of the user's code, and forks workers on request.
 
-    F      with descriptors as ancillary data: fork a worker that holds them; answer its pid
-    R pid  reap that worker, which has ended; answer its wait status
-    L pid  look whether that worker has ended, and reap it if so; answer its wait status, or ALIVE
+    F      with descriptors as ancillary data: fork a worker that holds them; reply with its pid
+    R pid  reap that worker, which has ended; reply with its wait status
+    L pid  reap that worker if it has ended; reply with its wait status, or ALIVE
 
-Requests and answers are numbered, so that none is ever taken for another's, wherever whoever asked was interrupted: a
-wait status of -1, taken for a pid and killed, would be the end of every process that the user has.
+Requests and replies are numbered, so that the parent never takes one reply for another, even if it was interrupted: it
+would kill a wait status of -1, taken for a pid, and so every process of the user.
 
 It ends when the parent closes the socket, and when the parent dies.
 """
@@ -28,23 +28,23 @@ from poolagg.pools.process.launch.parent_death import die_with_parent, ignore_in
 FDS = 8
 
 REQUEST = struct.Struct("!cqq")
-"""What is asked, its number, and of which process, if of any."""
+"""The request (F, R or L), its number, and a pid, if it has one."""
 
 REPLY = struct.Struct("!qq")
-"""The number, and a process or its wait status."""
+"""The request's number, and a pid or a wait status."""
 
 
 ALIVE = -2
-"""What stands for a wait status; -1: there is none, for somebody else has reaped it."""
+"""In the place of a wait status; -1 there means that another process has reaped it."""
 
 
 def main(socket_fd: int, death_fd: int, cloudpickle: bool) -> None:
-    """Serve until the parent closes its end. `cloudpickle`: jobs need it, and here it is imported once for all."""
+    """Serve until the parent closes its end. `cloudpickle`: jobs need it, so import it once for all workers."""
     os.environ.pop(STARTED_BY, None)
     if cloudpickle:
         importlib.import_module("cloudpickle")
     ignore_interrupts()
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would have the kernel reap workers unasked
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if ignored, the kernel would reap workers at once
     die_with_parent(death_fd)
     with without_sigpipe(socket.socket(fileno=socket_fd)) as parent:
         while True:
@@ -58,10 +58,10 @@ def main(socket_fd: int, death_fd: int, cloudpickle: bool) -> None:
                     parent.close()
                     os.close(death_fd)
                     signal.signal(signal.SIGIO, signal.SIG_DFL)
-                    gc.freeze()  # what is the template's has no file to be flushed
+                    gc.freeze()  # the forkserver's objects include no file to flush
                     worker_main.main(*fds)
                     run_exits()
-                    os._exit(0)  # to take all modules apart would take 10 ms, for which the parent waits
+                    os._exit(0)  # the parent waits, and tearing down all modules would take 10 ms
                 for fd in fds:
                     os.close(fd)
             parent.sendall(REPLY.pack(number, pid if what == b"F" else _status(pid, what)), QUIETLY)

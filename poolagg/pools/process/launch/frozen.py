@@ -1,11 +1,11 @@
 """Programs that are their own interpreter: frozen by PyInstaller and its like, or with Python embedded in them.
 
-`sys.executable` is then the program itself. To start that with `-c` is to run the program once more, which would start
-workers in its turn, without end. So a frozen program starts workers as `multiprocessing` does: with a command line that
-`multiprocessing.freeze_support()` knows, which the program calls first of all, and which then becomes the worker.
+There `sys.executable` is the program itself. To start it with `-c` would run the program once more, which would start
+workers in turn, without end. So a frozen program starts workers as `multiprocessing` does: with a command line that
+`multiprocessing.freeze_support()` knows; the program calls this first of all, and so becomes the worker.
 
-    refuse_frozen           before anything is started, in a program that never mentions freeze_support
-    refuse_second_run       whatever the program is: in a process that should have become a worker, and has not
+    refuse_frozen           in a program that never mentions freeze_support, before it starts a process
+    refuse_second_run       in any program, in a process that should have become a worker and has not
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from types import CodeType, FrameType, FunctionType
 __all__ = ["STARTED_BY", "advice", "command", "is_frozen", "refuse_frozen", "refuse_second_run"]
 
 STARTED_BY = "POOLAGG_STARTED_BY"
-"""The environment variable that a process is started with, and that it deletes as soon as it is what it should be."""
+"""The environment variable that the parent sets for a new process, which deletes it once it has become a worker."""
 
 ADVICE = (
     "call multiprocessing.freeze_support() as the first statement of its main script, under "
@@ -30,7 +30,7 @@ ADVICE = (
 
 
 def is_frozen() -> bool:
-    """Whether this program is its own interpreter."""
+    """Tell if this program is its own interpreter."""
     return bool(getattr(sys, "frozen", False))
 
 
@@ -43,7 +43,7 @@ def refuse_frozen() -> None:
 
 
 def refuse_second_run() -> None:
-    """Raise RuntimeError in a process that was started to be a worker and runs a program instead."""
+    """Raise RuntimeError in a process that should be a worker and runs a program instead."""
     if (parent := os.environ.get(STARTED_BY)) is not None:
         raise RuntimeError(
             f"process {parent} started {sys.executable!r} for a worker, and it runs the program again: {ADVICE}"
@@ -51,12 +51,12 @@ def refuse_second_run() -> None:
 
 
 def advice() -> str:
-    """What to add to an error about a worker that has not started."""
+    """Return what an error about a worker that has not started should add."""
     return f". Frozen programs: {ADVICE}" if is_frozen() else ""
 
 
 def _main_codes() -> Iterator[CodeType]:
-    """The code of the main script, and of what has called us."""
+    """Yield the code of the main script, and of the callers."""
     for frame in (sys._getframe(), sys._current_frames().get(threading.main_thread().ident or 0)):
         yield from _codes_of(frame)
     for thing in list(vars(sys.modules["__main__"]).values()):
@@ -80,19 +80,19 @@ def _mentions(code: CodeType) -> bool:
 
 
 class _Started:
-    """What `multiprocessing.spawn.spawn_main` unpickles and runs, in the place of its own process object."""
+    """Takes the place of the process object that `multiprocessing.spawn.spawn_main` unpickles and runs."""
 
     def __init__(self, module: str, arguments: Sequence[object]) -> None:
         self._module, self._arguments = module, list(arguments)
 
     def _bootstrap(self, sentinel: int) -> int:
-        os.close(sentinel)  # there is a pipe of our own for that
+        os.close(sentinel)  # the parent-death pipe serves that purpose
         importlib.import_module(self._module).main(*self._arguments)
         return 0
 
 
 def command(module: str, arguments: Sequence[object], path: list[str]) -> tuple[list[str], int]:
-    """The command line that calls `main(*arguments)` of a module of ours, and the descriptor that it takes with it."""
+    """Return a command line that calls `main(*arguments)` of a poolagg module, and the descriptor to pass with it."""
     reader, writer = os.pipe()
     with open(writer, "wb") as file:  # it fits into the pipe
         file.write(pickle.dumps({"sys_path": path}) + pickle.dumps(_Started(module, arguments)))

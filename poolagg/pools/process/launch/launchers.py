@@ -1,16 +1,17 @@
 """Three ways to start a worker process, and one way to know that it has ended.
 
-    forkserver   a template process, started once per pool, forks the workers: quick, and no lock can be inherited
+    forkserver   a process started once per pool forks the workers: quick, and no lock can be inherited
                  (`forkserver.py`)
     spawn        every worker is a fresh interpreter
-    fork         the parent forks: memory is shared copy-on-write, and so is whatever lock a thread was holding
+    fork         the parent forks: the worker shares memory copy-on-write, and inherits any lock that a thread holds
 
-Rule: a launcher is given descriptors and an environment, and gives back a `Child`. A child's death is
-watched by a pidfd, never by the end of a pipe alone, which a grandchild may keep open. Where the system has no pidfd
-(old kernels), or refuses it (containers with a filter), the parent asks for deaths, some twenty times a second: SIGCHLD
-is not the library's to take, and every other descriptor is inherited by grandchildren.
+Rule: a launcher takes descriptors and an environment, and returns a `Child`. The parent watches a child's death by a
+pidfd, never by the end of a pipe alone, which a grandchild may keep open. Where the system has no pidfd (old kernels),
+or refuses it (containers with a filter), the parent polls for deaths some twenty times a second: SIGCHLD belongs to the
+program, and grandchildren inherit every other descriptor.
 
-The parent-death pipe has one writer, the parent. A template or a worker holds its reading end and dies when it closes.
+The parent-death pipe has one writer, the parent. A forkserver or a worker holds its reading end and dies when it
+closes.
 """
 
 from __future__ import annotations
@@ -48,14 +49,14 @@ __all__ = [
 
 
 LOOK = 0.05
-"""Seconds between two looks at children without a pidfd: a look costs a call of the system for each."""
+"""Seconds between two checks of children without a pidfd; a check costs a system call for each."""
 
 NO_PIDFD = {errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EINVAL}
-"""How kernels without pidfds, and filters of containers, answer."""
+"""Errors from kernels without pidfds, and from the filters of containers."""
 
 
 def start_methods() -> list[str]:
-    """The start methods of this platform, the default first."""
+    """Return the start methods of this platform, the default first."""
     return ["forkserver", "spawn", "fork"] if sys.platform == "linux" else ["spawn", "fork"]
 
 
@@ -72,18 +73,18 @@ def checked_start_method(name: str | None) -> str:
 class Child:
     """A started process.
 
-    `reap(pid, options)` waits for its end as `os.waitpid` does, and gives its exit code; with `os.WNOHANG` it raises
-    BlockingIOError while the process is alive. `pidfd` is -1 where there is none.
+    `reap(pid, options)` waits for its end as `os.waitpid` does, and returns its exit code; with `os.WNOHANG` it raises
+    BlockingIOError while the process is alive. `pidfd` is -1 where the system has none.
     """
 
     def __init__(self, pid: int, reap: Callable[[int, int], int | None]) -> None:
         if pid <= 0:
-            raise ValueError(f"{pid} is no process: to kill it would be to kill many")
+            raise ValueError(f"pid must be positive, not {pid!r}: to kill it would kill many processes")
         self.pid = pid
         self._reap = reap
         self._lock = threading.RLock()
-        """For another thread may kill it, while this one reaps it and the kernel gives its pid away. A signal handler
-        that closes the pool may do so within."""
+        """Held to kill and to reap, since the kernel reuses the pid of a reaped process. Reentrant, since a signal
+        handler may close the pool meanwhile."""
         self._ended = False
         self._exitcode: int | None = None
         self._watch: Descriptor | None = None
@@ -98,23 +99,23 @@ class Child:
 
     @property
     def pidfd(self) -> int:
-        """The descriptor that is readable when it has ended; -1 where there is none, or once it is closed."""
+        """A descriptor that is readable once the process has ended; -1 where the system has none, or if closed."""
         return -1 if self._watch is None else self._watch.fd
 
     def kill(self) -> None:
-        """Kill it, at whatever instruction it is."""
+        """Kill it at once, unless it was reaped."""
         with self._lock, contextlib.suppress(ProcessLookupError):
             if self._ended:
                 return
             if self.pidfd >= 0:
-                with contextlib.suppress(PermissionError):  # by a filter
-                    # never another process that was given the same pid
+                with contextlib.suppress(PermissionError):  # a container's filter forbids it
+                    # A pidfd never refers to another process that reuses the pid.
                     signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
                     return
             os.kill(self.pid, signal.SIGKILL)
 
     def reap(self) -> int | None:
-        """Wait for its end; its exit code, negative for a signal, None if nobody knows any more."""
+        """Wait for its end; return its exit code, negative for a signal, None if another process has reaped it."""
         with self._lock:
             if not self._ended:
                 self._exitcode = self._reap(self.pid, 0)
@@ -122,7 +123,7 @@ class Child:
             return self._exitcode
 
     def has_ended(self) -> bool:
-        """Reap it if it has ended; for a child without a pidfd."""
+        """Reap it if it has ended, and tell if it has; for a child without a pidfd."""
         with self._lock, contextlib.suppress(BlockingIOError):
             if not self._ended:
                 self._exitcode = self._reap(self.pid, os.WNOHANG)
@@ -130,7 +131,7 @@ class Child:
         return self._ended
 
     def ends_within(self, seconds: float) -> bool:
-        """Whether it ends within so many seconds."""
+        """Tell if it ends within so many seconds."""
         if self.pidfd < 0:
             until = monotonic() + seconds
             while not (ended := self.has_ended()) and monotonic() < until:
@@ -142,7 +143,7 @@ class Child:
 
     @property
     def stopped(self) -> bool:
-        """Whether it was stopped (SIGSTOP) and not continued; False where the system does not say."""
+        """True if it is stopped (SIGSTOP); False where the system does not tell."""
         try:
             with open(f"/proc/{self.pid}/stat", "rb") as file:
                 return file.read().rpartition(b")")[2].split()[0] == b"T"
@@ -161,7 +162,7 @@ class Launcher(Protocol):
         """Start a worker that holds `fds` and none of the parent's ends; all stay open here."""
 
     def close(self) -> None:
-        """Leave nothing behind, once all children have ended."""
+        """Free everything, once all children have ended."""
 
 
 def _pidfd(pid: int) -> int:
@@ -178,7 +179,7 @@ def _pidfd(pid: int) -> int:
 def _wait(pid: int, options: int) -> int | None:
     try:
         ended, status = os.waitpid(pid, options)
-    except ChildProcessError:  # somebody's SIGCHLD handler was quicker
+    except ChildProcessError:  # a SIGCHLD handler of the program has reaped it
         return None
     if not ended:
         raise BlockingIOError(f"process {pid} is alive")
@@ -186,9 +187,9 @@ def _wait(pid: int, options: int) -> int | None:
 
 
 def _command(module: str, arguments: Sequence[object]) -> list[str]:
-    """A command line that calls `main(*arguments)` of one of our modules, with this interpreter's flags and path.
+    """Make a command line that calls `main(*arguments)` of a poolagg module, with this interpreter's flags and path.
 
-    The garbage collector rests during the imports, which make no garbage: it would take 2 ms.
+    It disables the garbage collector during the imports, which make no garbage: that saves 2 ms.
     """
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     code = (
@@ -199,22 +200,22 @@ def _command(module: str, arguments: Sequence[object]) -> list[str]:
 
 
 def import_path() -> list[str]:
-    """The folders and archives that this process imports from: Python passes over what is not a text in sys.path."""
+    """Return the import path of this process, without entries of sys.path that are no text, which Python ignores."""
     return [str(path) for path in sys.path if isinstance(path, str)]
 
 
 def folder() -> str:
-    """The folder to start in: this process's, unless somebody has removed it."""
+    """Return the folder to start in: the current one, or the root if that was removed."""
     try:
         return os.getcwd()
-    except FileNotFoundError:  # where Python itself may not start (3.13.0 does not)
+    except FileNotFoundError:  # Python may not start in a removed folder (3.13.0 does not)
         return os.sep
 
 
 def seeded(environ: Mapping[str, str]) -> dict[str, str]:
-    """With one hash seed for all workers of a pool, so that they agree about which part of the keys a key is in.
+    """Add one hash seed for all workers of a pool, so that they partition keys in the same way.
 
-    The interpreter reads it as it starts; a worker's `os.environ` is set later, and is that of the parent.
+    The interpreter reads it as it starts; the worker later sets `os.environ` to the parent's.
     """
     seed = environ.get("PYTHONHASHSEED", "random")
     return {
@@ -224,9 +225,9 @@ def seeded(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def interpreter(module: str, fds: Sequence[int], environ: Mapping[str, str], *more: object) -> Child:
-    """Start one for `main(*fds, *more)` of a module of ours. It is reaped by its pid, for `subprocess` would poll."""
+    """Start an interpreter for `main(*fds, *more)` of a poolagg module; `Child` reaps it, since `Popen` would poll."""
     environ = {**environ, STARTED_BY: str(os.getpid())}
-    with descriptors, contextlib.ExitStack() as stack:  # a child forked meanwhile would keep a pipe of Popen's
+    with descriptors, contextlib.ExitStack() as stack:  # a child forked meanwhile would keep Popen's pipe open
         if is_frozen():
             command, start = frozen_command(module, [*fds, *more], import_path())
             stack.callback(os.close, start)
@@ -234,12 +235,12 @@ def interpreter(module: str, fds: Sequence[int], environ: Mapping[str, str], *mo
         else:
             command = _command(module, [*fds, *more])
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environ, pass_fds=fds, cwd=folder())
-    process.returncode = 0  # it is ours to reap: Popen must neither wait for it nor warn about it
+    process.returncode = 0  # `Child` reaps it: Popen must neither wait for it nor warn about it
     return Child(process.pid, _wait)
 
 
 class SpawnLauncher:
-    """Every worker is a fresh interpreter."""
+    """Starts each worker as a fresh interpreter."""
 
     def __init__(self, environ: Mapping[str, str], by_value: bool, start: Any = None) -> None:
         del by_value, start
@@ -250,21 +251,21 @@ class SpawnLauncher:
         return interpreter("poolagg.pools.process.worker_main", fds, self._environ)
 
     def close(self) -> None:
-        """Nothing is kept."""
+        """Do nothing, as there is nothing to free."""
 
 
 class ForkLauncher:
-    """The parent forks. `start`, the initializer of the workers and its arguments, is inherited and need not travel."""
+    """Forks each worker from the parent. `start`: initializer and its arguments, inherited, so they need not pickle."""
 
     forking: int | None = None
-    """The thread that is forking a worker."""
+    """The thread that forks a worker just now."""
 
     def __init__(self, environ: Mapping[str, str], by_value: bool, start: tuple[Any, Any] = (None, ())) -> None:
         del environ, by_value
         self._start = start
 
     def launch(self, fds: Sequence[int]) -> Child:
-        """Fork; what was printed and not yet written must not be written twice."""
+        """Fork, after flushing the streams, so that buffered output is not written twice."""
         flush_streams()
         with descriptors, spare(fds):
             ForkLauncher.forking = threading.get_ident()
@@ -277,11 +278,11 @@ class ForkLauncher:
         return Child(pid, _wait)
 
     def close(self) -> None:
-        """Nothing is kept."""
+        """Do nothing, as there is nothing to free."""
 
 
 def _run_forked(fds: Sequence[int], start: tuple[Any, Any]) -> NoReturn:
-    """Be a worker, and never return into the frames of the parent."""
+    """Run the worker, and never return into the frames of the parent."""
     status = 1
     try:
         from poolagg.pools.process.worker_main import main

@@ -1,9 +1,9 @@
-"""A process of ours dies with its parent, at once, whatever it is doing.
+"""Have a worker or a forkserver die with its parent, at once.
 
-The parent holds the only writing end of a pipe, and each of its processes a reading end. When the parent is gone,
-however it went, the pipe ends; the kernel is asked to say so by SIGIO (O_ASYNC), whose default action kills, even in
-the middle of C code that holds the GIL. (PDEATHSIG would follow the thread that forked, not the process.)
-Where there is no such thing, a thread waits for the end of the pipe, and C code that holds the GIL delays it.
+The parent holds the only writing end of a pipe, and each of its processes a reading end. When the parent ends for any
+reason, so does the pipe. The kernel then sends SIGIO (O_ASYNC), whose default action kills the process, even within C
+code that holds the GIL. (PDEATHSIG would follow the thread that forked, not the process.) On systems without O_ASYNC, a
+thread waits for the end of the pipe, and C code that holds the GIL delays it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ __all__ = ["born_deaf", "die_with_parent", "ignore_interrupts"]
 
 
 def die_with_parent(fd: int) -> None:
-    """Die when the pipe whose reading end is `fd` ends. The descriptor is this process's own."""
+    """Die when the pipe whose reading end is `fd` ends. This process owns the descriptor."""
     if sys.platform == "linux":
-        import fcntl  # not everywhere, while threads and the serial pool are
+        import fcntl  # not on every system where threads and the serial pool work
 
         signal.signal(signal.SIGIO, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGIO})
@@ -30,7 +30,7 @@ def die_with_parent(fd: int) -> None:
         fcntl.fcntl(fd, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
         poll = select.poll()
         poll.register(fd)
-        if poll.poll(0):  # it ended before we asked to be told
+        if poll.poll(0):  # the pipe ended before O_ASYNC was set
             os.kill(os.getpid(), signal.SIGKILL)
     else:
         threading.Thread(target=_wait_for_end, args=(fd,), daemon=True).start()
@@ -42,7 +42,7 @@ def _wait_for_end(fd: int) -> None:
 
 
 def ignore_interrupts() -> None:
-    """Ctrl-C is the parent's to handle. A handler that does nothing, for SIG_IGN would be inherited by programs run."""
+    """Leave Ctrl-C to the parent. Set an empty handler, since programs that this process runs would inherit SIG_IGN."""
     signal.set_wakeup_fd(-1)  # a forked child must not wake the parent's event loop
     signal.signal(signal.SIGINT, lambda *_: None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
@@ -50,7 +50,7 @@ def ignore_interrupts() -> None:
 
 @contextlib.contextmanager
 def born_deaf() -> Iterator[None]:
-    """Start processes to which Ctrl-C does nothing, before they say so themselves (`ignore_interrupts`)."""
+    """Start processes with Ctrl-C blocked, until they call `ignore_interrupts`."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

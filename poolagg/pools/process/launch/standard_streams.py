@@ -1,7 +1,7 @@
-"""The descriptors 0 to 2, and the streams on them: a program may have closed some, or may never have had them.
+"""Keep the descriptors 0 to 2 for standard streams, also in a program that has closed some or never had them.
 
-The system gives the lowest free number to the next file that is opened. So without precaution a worker's pipe becomes
-number 1 of a daemon, and whatever prints there, C code and programs that `func` runs included, writes into the pipe.
+The system gives the lowest free number to the next file. So without precaution, a worker's pipe becomes number 1 of a
+daemon, and everything that prints, including C code and programs that `func` runs, writes into the pipe.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ __all__ = ["flush_streams", "standard_descriptors"]
 
 @contextlib.contextmanager
 def standard_descriptors() -> Iterator[None]:
-    """Open 0 to 2 on the null device while descriptors are made and processes started, where they are closed.
+    """Open those of 0 to 2 that are closed on the null device, while descriptors are made and processes start.
 
-    A started process inherits them; this one has closed them again afterwards, as they were.
+    A started process inherits them; this one closes them again afterwards.
     """
     opened: list[int] = []
     try:
@@ -44,9 +44,9 @@ def _is_open(fd: int) -> bool:
 
 
 def flush_streams() -> None:
-    """Write what was printed, as far as there is anywhere to write it."""
+    """Flush the standard streams, as far as they are open."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except (AttributeError, OSError, ValueError):
-            pass  # there is none, nobody reads it any more, or somebody has closed it
+            pass  # the stream is missing or closed, or its reader is gone
