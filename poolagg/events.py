@@ -116,7 +116,7 @@ class StateMerged:
 
 @dataclass(frozen=True, slots=True)
 class FinalMergeStarted:
-    """All items are done, and the workers merge the flushed states, in `parts` partitions of the keys, because `why`."""
+    """All items are done; the workers merge the flushed states, in `parts` partitions of the keys, because of `why`."""
 
     parts: int
     why: str
@@ -171,7 +171,7 @@ class WorkerDied:
 
 @dataclass(frozen=True, slots=True)
 class WorkerRetired:
-    """A worker is retiring, for `reason`: the pool restarts it when it has finished its chunks and flushed its state."""
+    """A worker is retiring, for `reason`: the pool restarts it when it has run its chunks and flushed its state."""
 
     worker: int
     reason: str

@@ -246,7 +246,7 @@ class Snapshots(Generic[S]):
     """The iterator and context manager that `snapshots` returns."""
 
     def __init__(self, run: Run) -> None:
-        self._snapshots: Generator[S, None, None] = _looks(run)
+        self._snapshots: Generator[S, None, None] = _yield_snapshots(run)
 
     def __iter__(self) -> Self:
         return self
@@ -267,7 +267,7 @@ class Snapshots(Generic[S]):
         self._snapshots.close()
 
 
-def _looks(run: Run) -> Generator[Any, None, None]:
+def _yield_snapshots(run: Run) -> Generator[Any, None, None]:
     with run:
         while run.step():
             if run.snapshot_is_due():

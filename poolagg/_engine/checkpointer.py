@@ -35,8 +35,8 @@ LONGEST_TRACE = 8_000
 """Characters to keep of a traceback: its beginning and its end."""
 
 LISTED = 1_000
-"""Failed items to keep with their text and traceback, 8 MB at most. Of further ones the checkpoint keeps the index alone,
-as intervals: a retry needs no more."""
+"""Failed items to keep with their text and traceback, 8 MB at most. Of further ones the checkpoint keeps the index
+alone, as intervals: a retry needs no more."""
 
 
 class Checkpointer:
@@ -47,30 +47,30 @@ class Checkpointer:
     """
 
     def __init__(
-        self, settings: RunOptions, parent_fold: ParentFold, pages: InputDigest, terms: SchedulerOptions
+        self, settings: RunOptions, parent_fold: ParentFold, digest: InputDigest, options: SchedulerOptions
     ) -> None:
         self._checkpoint: Checkpoint = settings.checkpoint
-        self._parent_fold, self._digest, self._grid, self._settings = parent_fold, pages, terms.grid, settings
-        self._facts = _facts(settings, terms.grid)
+        self._parent_fold, self._digest, self._grid, self._settings = parent_fold, digest, options.grid, settings
+        self._facts = _facts(settings, options.grid)
         self.covered, self.failed = RangeSet(), dict[int, FailedItem]()
         self.unlisted = RangeSet()
-        self._flushes = self._checkpoint.every is not None and terms.stateful
+        self._flushes = self._checkpoint.every is not None and options.stateful
         self.changed = self._finished = False
-        self._torn = True  # until `begin` has restored the state
+        self._dirty = True  # until `begin` has restored the state
         if not hasattr(parent_fold, "state"):
             raise ValueError(
                 f"{settings.strategy!r} cannot keep a checkpoint: its ParentFold has no state() and restore(). Pass "
                 "checkpoint=None, or another strategy"
             )
-        self._has_state = self._state() != NOTHING  # raises now, not after a minute's work, if the state does not pickle
+        self._has_state = self._state() != NOTHING  # raises now, not after hours, if the state does not pickle
         self._store = _store(settings, self._has_state)
 
-    def begin(self, terms: SchedulerOptions) -> None:
+    def begin(self, options: SchedulerOptions) -> None:
         """Open the file or the resource, and restore what it holds."""
-        held = self._store.open()
+        data = self._store.open()
         self._schedule = CheckpointSchedule(self._checkpoint.every, monotonic(), self._flushes)
-        self._take_up(held, terms)
-        self._torn = False
+        self._restore(data, options)
+        self._dirty = False
 
     @property
     def all_failed(self) -> RangeSet:
@@ -91,23 +91,23 @@ class Checkpointer:
 
     # -- restoring -----------------------------------------------------------------------------------------------------
 
-    def _take_up(self, held: CheckpointData, terms: SchedulerOptions) -> None:
-        if not held.facts:
+    def _restore(self, data: CheckpointData, options: SchedulerOptions) -> None:
+        if not data.facts:
             return
-        self._compare(held.facts)
-        self._digest.expect(Known(**{**held.facts["input"], **_bytes(held)}), self.mismatch)
-        covered = RangeSet((start, stop) for start, stop in held.facts["covered"])
-        failed = held.all_failed
-        again = bool(failed) and (self._checkpoint.retry_failed or not terms.skip)
+        self._compare(data.facts)
+        self._digest.expect(Known(**{**data.facts["input"], **_bytes(data)}), self.mismatch)
+        covered = RangeSet((start, stop) for start, stop in data.facts["covered"])
+        failed = data.all_failed
+        again = bool(failed) and (self._checkpoint.retry_failed or not options.skip)
         if again:
-            self._refuse_retry(terms, failed)
+            self._refuse_retry(options, failed)
             self.covered = _less(covered, failed)
         else:
-            self.covered, self.failed, self.unlisted = covered, dict(held.failed), held.unlisted
-        if held.state is not None:
-            self._schedule.expect(len(held.state))
-            self._parent_fold.restore(unpacked(self._store.name, self._expected(held.state)))
-        self._facts["begun"], self._finished = held.facts["begun"], held.facts["finished"]
+            self.covered, self.failed, self.unlisted = covered, dict(data.failed), data.unlisted
+        if data.state is not None:
+            self._schedule.expect(len(data.state))
+            self._parent_fold.restore(unpacked(self._store.name, self._expected(data.state)))
+        self._facts["begun"], self._finished = data.facts["begun"], data.facts["finished"]
         self.changed = again
 
     def _expected(self, state: bytes) -> bytes:
@@ -118,21 +118,21 @@ class Checkpointer:
 
     def _compare(self, before: dict[str, Any]) -> None:
         if names := differences(before["parts"], self._facts["parts"]):
-            said = [_said(name, before, self._facts) for name in _telling(names)]
+            said = [_said(name, before, self._facts) for name in _cause_of(names)]
             self.mismatch(f"another run made it: {'; '.join(said)}")
 
     def mismatch(self, what: str) -> NoReturn:
         """Refuse to continue another run's state, and stop committing over it."""
-        self._torn = True
+        self._dirty = True
         raise CheckpointMismatch(
             f"{self._store.name} does not fit this call: {what}. To continue it, call with what it was made with; to "
             f"begin anew, {self._store.anew}. (With Checkpoint(..., key=...), from the first run on, you say yourself "
             "which func and reducer count as the same)"
         )
 
-    def _refuse_retry(self, terms: SchedulerOptions, failed: RangeSet) -> None:
+    def _refuse_retry(self, options: SchedulerOptions, failed: RangeSet) -> None:
         """Refuse to retry failed items if the strategy keeps the input order: they cannot be folded in late."""
-        if terms.in_order or terms.grid is not None:
+        if options.in_order or options.grid is not None:
             first = next(start for start, _ in failed)
             raise CheckpointMismatch(
                 f"{self._store.name} leaves out {len(failed)} items that failed, such as item {first}, and they "
@@ -169,14 +169,14 @@ class Checkpointer:
 
     def begin_covering(self) -> bool:
         """Mark the state as dirty; return whether it was clean."""
-        whole, self._torn = not self._torn, True
+        whole, self._dirty = not self._dirty, True
         return whole
 
     def end_covering(self, whole: bool, intervals: Iterable[Interval], nbytes: int) -> None:
         """Add items to what the state covers, and mark it as clean if it was `whole` before."""
         self._schedule.expect(nbytes)
         self.covered.update(intervals)
-        self._torn, self.changed, self._finished = not whole, True, False
+        self._dirty, self.changed, self._finished = not whole, True, False
 
     def skip_failed(self, item: events.ItemFailed) -> None:
         """Note an item that failed for good and is left out; the first are listed with their errors."""
@@ -203,12 +203,12 @@ class Checkpointer:
     def _ready(self) -> bool:
         """Whether `commit` may run. Items between covered ones run before their page of the digest can be compared, and
         are committed after it."""
-        return self.changed and not self._torn and self._digest.verified
+        return self.changed and not self._dirty and self._digest.verified
 
     def commit(self) -> events.Checkpointed:
         """Write the state and all that describes it in one atomic step."""
         began = monotonic()
-        torn, self._torn = self._torn, True  # if it raises, no later commit is tried
+        dirty, self._dirty = self._dirty, True  # if it raises, no later commit is tried
         state = self._state()
         known = self._digest.known(self.needed)
         about_input = {"kind": known.kind, "needed": self.needed, "items": known.items, "partial": known.partial.hex()}
@@ -217,7 +217,7 @@ class Checkpointer:
             "saved": time.time(), "finished": self._finished,
         }  # fmt: skip
         self._store.commit(CheckpointData({**self._facts, **facts}, state, known.pages, self.failed))
-        self._torn, self.changed = torn, False
+        self._dirty, self.changed = dirty, False
         now = monotonic()
         self._schedule.wrote(now - began, now)
         return events.Checkpointed(now - began, len(state), now)
@@ -243,7 +243,7 @@ class Checkpointer:
         """Release the file or the resource. If an interrupt strikes, call it again."""
         self._store.close()
 
-    def let_go(self, error: BaseException | None) -> None:
+    def release(self, error: BaseException | None) -> None:
         """Release the file or the resource even if interrupted, after a run that may have ended with `error`."""
         try:
             self.close()
@@ -311,7 +311,7 @@ def _facts(settings: RunOptions, grid: LeafGrid | None) -> dict[str, Any]:
     }
 
 
-def _telling(names: list[str]) -> list[str]:
+def _cause_of(names: list[str]) -> list[str]:
     """Keep the difference that the others follow from, if there is one."""
     for name in ("the key", "the strategy"):
         if name in names:
@@ -330,8 +330,8 @@ def _said(name: str, before: dict[str, Any], now: dict[str, Any]) -> str:
     return f"{name} differs" if old == new else f"{name} was {old or 'not there'} and is {new or 'not there'}"
 
 
-def _bytes(held: CheckpointData) -> dict[str, Any]:
-    return {"pages": held.pages, "partial": bytes.fromhex(held.facts["input"]["partial"])}
+def _bytes(data: CheckpointData) -> dict[str, Any]:
+    return {"pages": data.pages, "partial": bytes.fromhex(data.facts["input"]["partial"])}
 
 
 def _less(covered: RangeSet, failed: RangeSet) -> RangeSet:
