@@ -43,7 +43,7 @@ BESIDE = ("-journal", "-wal", "-shm")
 """Suffixes of the files that SQLite reads beside a database, and plays back into it."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 1.0
-"""Seconds between two tries, doubled each time; each pause is a random part of that, so that two runs get out of step."""
+"""Seconds between two tries, doubled each time; `pause` waits a random part, so that two runs get out of step."""
 
 # -- errors ------------------------------------------------------------------------------------------------------------
 
@@ -189,7 +189,7 @@ def pause(seconds: float) -> float:
 
 
 def within(patience: float, attempt: Callable[[], bool]) -> bool:
-    """Try again and again for `patience` seconds; return whether a try succeeded. Use it if there is no event to await."""
+    """Try again and again for `patience` seconds; return whether a try succeeded. For waits without an event."""
     until, seconds = monotonic() + patience, FIRST_PAUSE
     while not attempt():
         if monotonic() >= until:

@@ -1373,4 +1373,4 @@ def test_a_checkpoint_that_only_began_is_shown(path, capsys):
     store.open()
     store.close()
     assert main(["show", path]) == 0
-    assert "nothing was committed yet" in capsys.readouterr().out
+    assert "has committed nothing yet" in capsys.readouterr().out
