@@ -80,7 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--equal", help="a function that compares results, such as math.isclose; default: ==, and nan equals itself"
     )
-    _command(commands, "show", _show, SHOW).add_argument("checkpoint", metavar="CHECKPOINT", help="the file")
+    _command(commands, "show", _show, SHOW).add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="a file written by poolagg run --checkpoint"
+    )
     return parser
 
 

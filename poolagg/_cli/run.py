@@ -54,7 +54,7 @@ def add_run_arguments(run: argparse.ArgumentParser) -> None:
     )
     kind = run.add_mutually_exclusive_group()
     kind.add_argument("--lines", action="store_true", help="each line of the inputs is an item, without its end")
-    kind.add_argument("--blocks", metavar="SIZE", help="each Block of whole lines is an item, of about SIZE: 16MiB")
+    kind.add_argument("--blocks", metavar="SIZE", help="each Block of whole lines, of about SIZE, is an item")
     run.add_argument("--workers", type=int, metavar="N", help="how many workers; default: the usable CPUs")
     run.add_argument(
         "--pool",
