@@ -118,8 +118,8 @@ class Checkpointer:
 
     def _compare(self, before: dict[str, Any]) -> None:
         if names := differences(before["parts"], self._facts["parts"]):
-            said = [_said(name, before, self._facts) for name in _cause_of(names)]
-            self.mismatch(f"another run made it: {'; '.join(said)}")
+            found = [_described(name, before, self._facts) for name in _cause_of(names)]
+            self.mismatch(f"another run made it: {'; '.join(found)}")
 
     def mismatch(self, what: str) -> NoReturn:
         """Refuse to continue another run's state, and stop committing over it."""
@@ -159,7 +159,7 @@ class Checkpointer:
         for _, item in sorted(self.failed.items()):
             error = RemoteError(item.kind, item.trace)
             skipped.add(events.ItemFailed(item.number, _Recalled(item.item), error, item.attempts, False))
-        skipped.add_untold(len(self.unlisted))
+        skipped.add_count(len(self.unlisted))
 
     # -- folding and committing ----------------------------------------------------------------------------------------
 
@@ -262,15 +262,15 @@ class _Covering:
     A class, because `contextlib.contextmanager` sets the `__traceback__` of exceptions, and a user's may forbid that.
     """
 
-    def __init__(self, kept: Checkpointer, intervals: Iterable[Interval], nbytes: int) -> None:
-        self._kept, self._ranges, self._nbytes = kept, intervals, nbytes
+    def __init__(self, checkpointer: Checkpointer, intervals: Iterable[Interval], nbytes: int) -> None:
+        self._checkpointer, self._ranges, self._nbytes = checkpointer, intervals, nbytes
 
     def __enter__(self) -> None:
-        self._whole = self._kept.begin_covering()
+        self._whole = self._checkpointer.begin_covering()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
-            self._kept.end_covering(self._whole, self._ranges, self._nbytes)
+            self._checkpointer.end_covering(self._whole, self._ranges, self._nbytes)
 
 
 def _store(settings: RunOptions, has_state: bool) -> Store:
@@ -319,7 +319,7 @@ def _cause_of(names: list[str]) -> list[str]:
     return names
 
 
-def _said(name: str, before: dict[str, Any], now: dict[str, Any]) -> str:
+def _described(name: str, before: dict[str, Any], now: dict[str, Any]) -> str:
     """Describe a difference, with both values if they can be shown."""
     shown = ("the key", "the strategy", "the chunksize", "the version of Python")
     old, new = (facts["parts"].get(name) for facts in (before, now))

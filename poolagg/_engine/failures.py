@@ -23,7 +23,7 @@ ADVICE = 'Pass on_error="skip" to leave failing items out, or retries=N to run t
 FEW = 3
 """Skipped items that the warning names."""
 
-SAID = 1000
+MESSAGE_LENGTH = 1000
 """Characters of an exception's message to keep for the warning: a message may contain its whole item."""
 
 
@@ -40,27 +40,27 @@ def error_of_item(instruction: Fail, func: str, index: int, item: Any) -> PoolAg
             f"{message_of(error)} while it ran {what}. {ADVICE}",
             exitcode=error.exitcode, signal=error.signal, index=index, item=item,
         )  # fmt: skip
-    told = TaskError(
+    raised = TaskError(
         f"{func} failed on {what}: {_line_of(error)}. {ADVICE}", index=index, item=item, attempts=instruction.attempt
     )
-    told.__cause__ = error
-    return told
+    raised.__cause__ = error
+    return raised
 
 
 def error_of_run(instruction: Fail, reducer: str) -> PoolAggError:
     """Make the error for a run that cannot continue, for no single item's fault."""
     error = instruction.error
-    told: PoolAggError
+    raised: PoolAggError
     if is_a(error, PoolAggError):
         return error
     if instruction.cause == "timeout":
         text = f"the pool killed a worker, for {error}, and cannot name the one item that took so long"
-        told = WorkerLost(text, exitcode=None, signal=None, index=None, item=None)
-        told.__cause__ = error
-        return told
-    told = ReducerError(f"a state of {reducer} could not be sent from its worker: {_line_of(error)}")
-    told.__cause__ = error
-    return told
+        raised = WorkerLost(text, exitcode=None, signal=None, index=None, item=None)
+        raised.__cause__ = error
+        return raised
+    raised = ReducerError(f"a state of {reducer} could not be sent from its worker: {_line_of(error)}")
+    raised.__cause__ = error
+    return raised
 
 
 class Failures:
@@ -119,9 +119,11 @@ class Skipped:
         """Count one item."""
         self.count += 1
         if len(self._first) < FEW:
-            self._first.append(f"item {failed.index}, {failed.item_repr}: {clipped(_line_of(failed.error), SAID)}")
+            self._first.append(
+                f"item {failed.index}, {failed.item_repr}: {clipped(_line_of(failed.error), MESSAGE_LENGTH)}"
+            )
 
-    def add_untold(self, count: int) -> None:
+    def add_count(self, count: int) -> None:
         """Count items of which only the number is known."""
         self.count += count
 

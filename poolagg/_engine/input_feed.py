@@ -33,7 +33,7 @@ class InputFeed:
     def __init__(self, source: Source, parent_times: ParentTimes) -> None:
         self.source = source
         self.retry_buffer = RetryBuffer()
-        self.kept: Checkpointer | None = None
+        self.checkpointer: Checkpointer | None = None
         self._parent_times = parent_times
         self._pulling_since: float | None = None
         self._end_told = False
@@ -66,8 +66,8 @@ class InputFeed:
         """Return how many pulled items the scheduler demands; first pass those that the result covers already."""
         demand = scheduler.demand
         passed = demand.start - self.source.position
-        if self.kept is not None and not self.source.in_hand and passed > 0:
-            self.kept.skip(self.source, passed)
+        if self.checkpointer is not None and not self.source.in_hand and passed > 0:
+            self.checkpointer.skip(self.source, passed)
         return demand.items
 
     def _pull(self, wanted: int, until: float) -> None:
@@ -85,8 +85,8 @@ class InputFeed:
         if not count:
             return None
         began, packing = monotonic(), self.source.packing
-        if self.kept is not None:
-            self.kept.check_start(scheduler.demand.start)
+        if self.checkpointer is not None:
+            self.checkpointer.check_start(scheduler.demand.start)
         batch = self.source.seal(count)
         self._parent_times.sealed(packing, monotonic() - began)
         self.retry_buffer.add(batch)

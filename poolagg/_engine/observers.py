@@ -51,7 +51,7 @@ class ParentTimes:
         self._waiting += waiting
         self._receiving += seconds - waiting
 
-    def told(self) -> ParentMeasured:
+    def measured(self) -> ParentMeasured:
         """Return the times, and the peaks of memory."""
         import resource
 
@@ -112,7 +112,7 @@ class Observers:
         """Tell the last three events."""
         with interrupts_allowed():
             self.tell_if(events.Progressed, done, failed, self._total)
-            self.tell_if(self._parent_times.told)
+            self.tell_if(self._parent_times.measured)
             self.tell_if(events.RunEnded, done, failed, elapsed, error)
 
     def chunk_done(self, event: ChunkResult, start: int) -> None:

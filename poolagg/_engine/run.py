@@ -57,7 +57,7 @@ class Run:
         self._strategy = settings.strategy
         self._parent_fold = self._strategy.parent_fold(settings.reducer)
         self._digest = settings.input_digest()
-        self._kept: Checkpointer | None = None
+        self._checkpointer: Checkpointer | None = None
         observer = None if self._digest is None or self._digest.sliced else self._digest
         parent_times = ParentTimes()
         self._source = Source(settings.iterable, self._pool.encode(), observer)
@@ -180,8 +180,8 @@ class Run:
         self._next_snapshot = self._began + (self._every or 0)
         covered, failed_before = ((), ()) if self._digest is None else self._continue(self._digest)
         self._scheduler, self._planned = Scheduler(options, covered, failed_before), True
-        if self._kept is not None and covered and self._parent_fold.done():
-            self._kept.skip(self._source, self._kept.needed)
+        if self._checkpointer is not None and covered and self._parent_fold.done():
+            self._checkpointer.skip(self._source, self._checkpointer.needed)
             self._stop()
         merged, failed, _ = self._scheduler.counts()
         # A continued run may need no workers: it starts them when it pulls an item.
@@ -233,7 +233,7 @@ class Run:
             deadlines.append(self._next_snapshot)
         if self._watch is not None:
             deadlines.append(self._watch.next)
-        if self._kept is not None and (look := self._kept.next_look) is not None:
+        if self._checkpointer is not None and (look := self._checkpointer.next_look) is not None:
             deadlines.append(look)
         deadlines.extend(at for _, _, at in self._divisible())
         return bounded(min(deadlines) - monotonic()) if deadlines else None
@@ -247,11 +247,11 @@ class Run:
         if self._observers.progress_is_due():
             counts = self._counts()
             self._observers.progressed(counts.done, counts.failed)
-        if self._kept is not None:
-            if self._kept.asks():
+        if self._checkpointer is not None:
+            if self._checkpointer.asks():
                 self._do(self._scheduler.handle(messages.FlushAll()))
-            if self._kept.due():
-                self._observers.tell(self._kept.commit())
+            if self._checkpointer.due():
+                self._observers.tell(self._checkpointer.commit())
 
     def _divisible(self) -> list[tuple[int, int, float]]:
         """Return slots whose chunks the scheduler may divide for idle workers, each with its chunk and from when on."""
@@ -264,35 +264,35 @@ class Run:
         """Continue from the checkpoint; return the items that it covers, and those that failed."""
         from poolagg._engine.checkpointer import Checkpointer
 
-        self._kept = Checkpointer(self._settings, self._parent_fold, digest, self._options)
-        self._feed.kept, self._failures.note_in_checkpoint = self._kept, self._kept.skip_failed
-        self._kept.begin(self._options)
+        self._checkpointer = Checkpointer(self._settings, self._parent_fold, digest, self._options)
+        self._feed.checkpointer, self._failures.note_in_checkpoint = self._checkpointer, self._checkpointer.skip_failed
+        self._checkpointer.begin(self._options)
         if self._settings.on_error == "skip":
-            self._kept.tell_skipped(self._failures.skipped)
-        return self._kept.covered, self._kept.all_failed
+            self._checkpointer.tell_skipped(self._failures.skipped)
+        return self._checkpointer.covered, self._checkpointer.all_failed
 
     def _keep_result(self) -> None:
-        if self._kept is not None:
-            self._kept.finished()
-            self._keep_rest(self._kept)
+        if self._checkpointer is not None:
+            self._checkpointer.finished()
+            self._keep_rest(self._checkpointer)
 
-    def _keep_rest(self, kept: Checkpointer) -> None:
-        if (committed := kept.finish()) is not None:
+    def _keep_rest(self, checkpointer: Checkpointer) -> None:
+        if (committed := checkpointer.finish()) is not None:
             self._observers.tell(committed)
 
     def _release_checkpoint(self, error: BaseException | None) -> None:
         """Commit what is not committed yet, however the run ended, and release the checkpoint."""
-        if self._kept is None:
+        if self._checkpointer is None:
             return
         try:
             with interrupts_allowed():
-                self._keep_rest(self._kept)
+                self._keep_rest(self._checkpointer)
         except Exception as another:
             if error is None:
                 raise
             add_note(error, f"poolagg: the last commit of the checkpoint failed: {message_of(another)}")
         finally:
-            self._kept.release(error)
+            self._checkpointer.release(error)
 
     # -- events in, instructions out -----------------------------------------------------------------------------------
 
@@ -341,9 +341,9 @@ class Run:
     def _commit(self, state: messages.PartialState) -> list[messages.Instruction]:
         if self._stopped:
             return []
-        began = monotonic()
+        began, keeper = monotonic(), self._checkpointer
         try:
-            with contextlib.nullcontext() if self._kept is None else self._kept.covering(state.covers, state.nbytes):
+            with contextlib.nullcontext() if keeper is None else keeper.covering(state.covers, state.nbytes):
                 self._parent_fold.commit(state.data)
         except BaseException as error:
             self._failures.note_fold(error, state, self._parent_fold.at)
@@ -365,7 +365,7 @@ class Run:
         """Tell the parent fold that a leaf has no state, so that it need not keep the leaves beside it."""
         leave_out = getattr(self._parent_fold, "leave_out", None)
         if leave_out is not None and not self._stopped:
-            with contextlib.nullcontext() if self._kept is None else self._kept.covering(()):
+            with contextlib.nullcontext() if self._checkpointer is None else self._checkpointer.covering(()):
                 leave_out(leaf)
 
     # -- time ----------------------------------------------------------------------------------------------------------

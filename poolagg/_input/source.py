@@ -79,51 +79,51 @@ class Source:
             self._first = _Slices(iterable, encode, self.total or 0)
         else:
             self._first = _Numbers(asked_once(iter(iterable)), observer, encode)
-        self._hand: _InHand = self._first
+        self._current: _InHand = self._first
 
     @property
     def in_hand(self) -> int:
         """How many items are pulled and not yet sealed into a batch."""
-        return self._hand.count
+        return self._current.count
 
     @property
     def position(self) -> int:
         """How many items have been pulled since the start."""
-        return self._start + self._hand.count
+        return self._start + self._current.count
 
     @property
     def nbytes(self) -> int:
         """About how many bytes the items in hand take."""
-        return self._hand.nbytes
+        return self._current.nbytes
 
     @property
     def packing(self) -> float:
         """Estimated seconds of pickling the items in hand one by one: each as long as the first of them."""
-        return self._hand.first_packing * self._hand.count
+        return self._current.first_packing * self._current.count
 
     def pull(self, count: int, most_bytes: int, clock: Callable[[], float], until: float) -> None:
         """Pull until `count` items or `most_bytes` are in hand, or `clock()` passes `until`; at least one item."""
         limits = Limits(count, most_bytes, clock, until)
-        other = self._hand.pull((), limits)
+        other = self._current.pull((), limits)
         while other:
-            self._hand = self._hand.next_form()
-            other = self._hand.pull(other, limits)
-        if other is not None and self._hand.ends_before(count):
+            self._current = self._current.next_form()
+            other = self._current.pull(other, limits)
+        if other is not None and self._current.ends_before(count):
             self.ended = True
 
     def skip(self, count: int) -> Iterator[Any]:
         """Pull `count` items that a continued run has in its result already, and return an iterator over them."""
         self._start += count
-        return self._hand.skip(count)
+        return self._current.skip(count)
 
     def seal(self, count: int) -> InputBatch:
         """Make a batch of the first `count` items in hand."""
         start, stop = self._start, self._start + count
         self._start = stop
-        kind, data, nbytes = self._hand.seal(count)
-        if not self._hand.count:
-            self._hand = self._first
-            self._hand.begin()
+        kind, data, nbytes = self._current.seal(count)
+        if not self._current.count:
+            self._current = self._first
+            self._current.begin()
         return InputBatch(start, stop, kind, data, nbytes)
 
 

@@ -298,7 +298,7 @@ def _sync_folder(path: str) -> None:
 def exposure_of_database(path: str) -> str | None:
     """Say how another user can change what SQLite reads from the real path `path`; None if no other user can."""
     beside = (_exposure_of_entry(path + end) for end in BESIDE)
-    return exposure_of_file(path) or next((told for told in beside if told is not None), None)
+    return exposure_of_file(path) or next((reason for reason in beside if reason is not None), None)
 
 
 def exposure_of_file(path: str) -> str | None:
@@ -327,9 +327,9 @@ def open_own(file: OpenFile, path: str, flags: int = os.O_RDONLY) -> None:
     """Open a file; raise `Exposed` if another user can have written it. The check reads the open file, not the path."""
     with interrupts_held_back():
         file.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)  # or a FIFO would block
-        if (told := exposure(path, os.fstat(file.fileno()))) is not None:
+        if (reason := exposure(path, os.fstat(file.fileno()))) is not None:
             file.close()
-            raise Exposed(told)
+            raise Exposed(reason)
 
 
 def _exposure_of_entry(path: str) -> str | None:
@@ -346,13 +346,13 @@ def _exposure_of_folder(path: str) -> str | None:
     except FileNotFoundError:  # without the folder no user can make a file in it
         return None
     if status.st_uid not in (0, os.geteuid()):
-        lies = f"{path!r} lies in {folder!r}, a folder of another user (uid {status.st_uid})"
+        where = f"{path!r} lies in {folder!r}, a folder of another user (uid {status.st_uid})"
     elif _others_may_write(folder, status):
-        lies = f"{path!r} lies in {folder!r}, where others may make files ({_shown(status)})"
+        where = f"{path!r} lies in {folder!r}, where others may make files ({_shown(status)})"
     else:
         return None
     return (
-        f"{lies}: another user can put a file in its place or beside it, and opening that can run code. Take a folder "
+        f"{where}: another user can put a file in its place or beside it, and opening that can run code. Take a folder "
         "of your own (mkdir -m 700), or chmod go-w that one if it is yours"
     )
 
