@@ -9,8 +9,9 @@
 Workers call `func` and send partial results. The parent, the process that calls `aggregate`, owns the one object that
 the partials are folded into, and is the only one that changes it. So there is no lock, no proxy and no server.
 
-Each item counts once, even if func raises, an item hangs, or a worker dies. With a checkpoint, or a resource that
-commits, this holds after `kill -9` of the parent, too.
+Each item counts exactly once, even if a worker dies and its items run again. With a checkpoint, or a resource that
+commits, this holds after `kill -9` of the parent, too. An item whose func raises, or that hangs for longer than
+`item_timeout`, ends the run with an error, runs again (`retries`), or is left out (`on_error`).
 
 The run
     aggregate       run func over the items and return the result; its docstring explains each option
@@ -41,7 +42,7 @@ Where it runs
     ProcessPool     processes; the default
     ThreadPool      threads
     SerialPool      the calling thread, for debuggers and profilers
-    poolagg.pools   also pools for dask and Ray, and what other executors can be passed
+    poolagg.pools   DaskPool and RayPool, for clusters; `pool=` also takes executors of other packages
 
 Modules
     errors          the exceptions; all but SkippedItems, a warning, derive from PoolAggError

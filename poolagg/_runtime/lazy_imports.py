@@ -26,6 +26,7 @@ def lazily(
     public = sorted({*homes, *modules.split()} - {*unlisted.split()})
 
     def load(name: str) -> Any:
+        """Import a name of the package at its first use."""
         if name in modules.split():
             return importlib.import_module(f"{package}.{name}")
         if name not in homes:
@@ -35,6 +36,7 @@ def lazily(
         return value
 
     def listed() -> list[str]:
+        """List the public names of the package."""
         dunders = [name for name in vars(importlib.import_module(package)) if name.startswith("__")]
         return sorted({*public, *dunders})
 
