@@ -1,8 +1,56 @@
 """Run a function over many inputs in a pool of workers, and fold the partial results into one object, exactly once.
 
-aggregate(func, iterable, reducer)
+>>> from poolagg import Count, Sum, aggregate
+>>> aggregate(abs, range(-4, 1), Sum())
+10
+>>> aggregate(abs, range(-4, 1), {"n": Count(), "total": Sum()})
+{'n': 5, 'total': 10}
 
-Each name is loaded at its first use, since a worker process needs few of the modules.
+Workers call `func` and send partial results. The parent, the process that calls `aggregate`, owns the one object that
+the partials are folded into, and is the only one that changes it. So there is no lock, no proxy and no server.
+
+Each item counts exactly once, even if a worker dies and its items run again. With a checkpoint, or a resource that
+commits, this holds after `kill -9` of the parent, too. An item whose func raises, or that hangs for longer than
+`item_timeout`, ends the run with an error, runs again (`retries`), or is left out (`on_error`).
+
+The run
+    aggregate       run func over the items and return the result; its docstring explains each option
+    snapshots       the same run as an iterator over the growing result (`Snapshot`)
+    Checkpoint      where a run keeps its state, so that the same call continues it
+    Progress        a watcher that draws a progress bar
+    Report          a watcher that shows where the time went
+
+What runs, and over what
+    star            call func with the elements of a tuple: star(f)((a, b)) == f(a, b)
+    with_item       return the item with the result: with_item(f)(x) == (x, f(x))
+    per_worker      a value that each worker makes once, such as a model or a connection
+    rng             a random generator for the item that is running
+    share           a value that is sent to each worker once, or mapped from shared memory
+    blocks          cut files into blocks of whole lines, which the workers read
+    prefetch        pull a slow input on a thread
+
+How partial results become one: a reducer, a dict or tuple of them, or a function of two arguments
+    numbers         Count, Sum, Mean, Variance, Std, Histogram
+    arrays          ArraySum, ArrayReduce
+    picking         Min, Max, Top, Bottom, First, Last, Sample
+    collecting      Collect, Unique, Frequencies, MergeCounts, GroupBy
+    functions       Reduce, Fold, Into (calls a function in the parent)
+    several at once Tee
+    your own        subclass Reducer; `poolagg.testing.check_reducer` checks its laws
+
+Where it runs
+    ProcessPool     processes; the default
+    ThreadPool      threads
+    SerialPool      the calling thread, for debuggers and profilers
+    poolagg.pools   DaskPool and RayPool, for clusters; `pool=` also takes executors of other packages
+
+Modules
+    errors          the exceptions; all but SkippedItems, a warning, derive from PoolAggError
+    events          what a run tells its watchers
+    pools           where chunks run
+    resources       databases and files that partials go into, exactly once
+    strategies      where partials meet
+    testing         checks of a reducer, or a resource, of your own
 """
 
 from typing import TYPE_CHECKING
@@ -70,7 +118,7 @@ if TYPE_CHECKING:
     from poolagg.reducers import Top as Top
     from poolagg.reducers import Unique as Unique
     from poolagg.reducers import Variance as Variance
-else:
+else:  # Load each name at its first use: a worker process needs few of the modules.
     __getattr__, __dir__, __all__ = lazily(
         __name__,
         unlisted="Block",

@@ -1,4 +1,4 @@
-"""`python -m poolagg` is the command line."""
+"""Run the command line: `python -m poolagg`."""
 
 import sys
 

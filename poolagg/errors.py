@@ -1,7 +1,7 @@
-"""What can go wrong, as values: each error says what happened, shows the values, and says what to do next.
+"""The exceptions of poolagg: each says what happened, shows the values, and says what to do next.
 
-Rule: an error survives pickling with its attributes, because errors travel between processes and
-because people log, store and re-raise them.
+Rule: an error survives pickling with its attributes, because workers send errors to the parent, and because programs
+log, store and re-raise them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = [
 
 
 def clipped(text: str, most: int) -> str:
-    """Return `text`, or about `most` characters of it: three quarters from its beginning, a quarter from its end.
+    """Cut `text` to about `most` characters: three quarters from its beginning, a quarter from its end.
 
     >>> clipped("0123456789" * 10, 16)
     '012345678901 [... 84 characters ...] 6789'
@@ -40,11 +40,11 @@ def clipped(text: str, most: int) -> str:
 
 
 class PoolAggError(Exception):
-    """The root of every error that poolagg raises on its own account."""
+    """The base class of all errors that poolagg defines."""
 
 
 class _WithValues(PoolAggError):
-    """An error that carries values by name; the message is made from them, so pickling rebuilds both."""
+    """An error with a message and named values; pickling keeps both."""
 
     def __init__(self, message: str, **values: Any) -> None:
         super().__init__(message)
@@ -60,13 +60,13 @@ def _rebuild(kind: type[_WithValues], message: str, values: dict[str, Any]) -> _
 
 @opened_when_asked("item")
 class TaskError(_WithValues):
-    """`func`, or a function of the reducer's that runs with it, failed on one item.
+    """One item failed: `func`, or a function of the reducer that runs in the map phase, raised or timed out.
 
-    `index` is the item's position in the input, `item` the item itself, `attempts` how often it was run. The original
-    exception is `__cause__`; one that does not survive pickling is there as a `RemoteError`.
+    `index` is the item's position in the input, `item` the item itself, `attempts` the number of times it ran. The
+    original exception is `__cause__`; a `RemoteError` stands for one that does not survive pickling.
 
-    An item of a class of yours is kept as its pickle, and opened when you first ask for `item`: if it does not
-    unpickle, an `UnreadableItem` stands for it. `item_repr` is its repr in a line, and opens nothing.
+    The error keeps an item of a class of yours as a pickle and unpickles it when you first read `item`. An
+    `UnreadableItem` stands for an item that does not unpickle. `item_repr` unpickles nothing.
     """
 
     index: int
@@ -75,16 +75,17 @@ class TaskError(_WithValues):
 
     @property
     def item_repr(self) -> str:
-        """The item's repr, cut to about a line, as the worker that ran it said it."""
+        """The item's repr, cut to about a line, as the worker that ran the item sent it."""
         return repr_of(self)
 
 
 @opened_when_asked("item")
 class WorkerLost(_WithValues):
-    """A worker died, and the item it was running was not to be run again.
+    """A worker died, and its item has no retry left.
 
-    `exitcode` is the process's exit code or None, `signal` the signal's name or None; `index` and `item` name the item
-    it was running, both None when it was running none. The item is opened when it is asked for, as in `TaskError`.
+    `exitcode` is the process's exit code or None, `signal` the signal's name or None. `index` and `item` are those of
+    the item that the worker was running; both are None if it was running none, or if the item is unknown. The error
+    unpickles the item when you first read it, as `TaskError` does.
     """
 
     exitcode: int | None
@@ -94,16 +95,16 @@ class WorkerLost(_WithValues):
 
     @property
     def item_repr(self) -> str:
-        """The item's repr, cut to about a line; of an item of a class of yours, the name of its class."""
+        """The item's repr, cut to about a line; for an item of a class of yours, the name of that class."""
         return repr_of(self)
 
 
 class ReducerError(PoolAggError):
-    """The reducer failed in a worker, or its accumulator could not travel: the run cannot go on."""
+    """The reducer raised in a worker, or its accumulator does not pickle: the run cannot continue."""
 
 
 class CheckpointError(PoolAggError):
-    """The checkpoint's file cannot be used: damaged, locked, somebody else's, or not writable. It is left as it is."""
+    """The checkpoint's file, which stays as it is, cannot be used: damaged, locked, another user's, or not writable."""
 
 
 class CheckpointMismatch(PoolAggError):
@@ -111,15 +112,15 @@ class CheckpointMismatch(PoolAggError):
 
 
 class ResourceError(PoolAggError):
-    """A resource cannot be used: in use by another run, out of reach, full, damaged. It holds its last commit."""
+    """A resource cannot be used: locked by another run, unreachable, full or damaged. It holds its last commit."""
 
 
 class PoolBusy(PoolAggError):
-    """The pool is running another job; a pool runs one job at a time."""
+    """The pool is running another job: a pool runs one job at a time."""
 
 
 class RemoteError(PoolAggError):
-    """Stands for an exception that could not travel: its type's name and its traceback as text."""
+    """A stand-in for an exception that does not pickle: its type's name, `kind`, and its traceback as text, `trace`."""
 
     def __init__(self, kind: str, trace: str) -> None:
         super().__init__(kind, trace)
@@ -131,4 +132,4 @@ class RemoteError(PoolAggError):
 
 
 class SkippedItems(UserWarning):
-    """With `on_error="skip"`: how many items are missing from the result, and the first few of them."""
+    """The warning of `on_error="skip"`: how many items are missing from the result, and the first few of them."""

@@ -1,6 +1,6 @@
-"""What happens in a run, as frozen values given to each watcher of `aggregate(..., watch=...)`.
+"""The events of a run: frozen values that `aggregate(..., watch=...)` passes to each watcher.
 
-Times are seconds, sizes bytes, and `at` is when it happened (`time.monotonic()`). Don't subclass these.
+Times are in seconds, sizes in bytes; `at` is the time of the event (`time.monotonic()`). Do not subclass events.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """The run began, `at`, and starting its workers took `start_seconds`: nothing has been pulled yet.
+    """The run began `at`, and its workers took `start_seconds` to start. Nothing has been pulled yet.
 
-    `done` items stand in a checkpoint already.
-
-    `workers` counts workers: other people's pools have several for each worker (`slots_per_worker`), so that none waits
-    for its next call. `in_order`: partials meet in input order, so that one item may hold up all those behind it. `why`
-    says why the strategy was chosen.
+    total               how many items there are, None if unknown
+    workers             the slots that chunks run in; an external pool has `slots_per_worker` of them for each worker,
+                        so that no worker waits for its next call
+    done                items that the checkpoint holds already
+    in_order            partials meet in input order, so one slow item may hold up all items behind it
+    why                 the reason for choosing `strategy`
     """
 
     total: int | None
@@ -53,7 +54,7 @@ class RunStarted:
 
 
 class _WithItem:
-    """An event with an item, which its repr does not open."""
+    """An event with an item; its repr does not unpickle the item."""
 
     def __repr__(self) -> str:
         values = ", ".join(f"{one.name}={short_repr(unopened(self, one.name))}" for one in fields(self))  # type: ignore[arg-type]
@@ -63,13 +64,19 @@ class _WithItem:
 @opened_when_asked("slowest_item")
 @dataclass(frozen=True, repr=False)
 class ChunkDone(_WithItem):
-    """A worker ran items `start` to `stop` (exclusive): `seconds` of work; the parent heard of it `at`.
+    """A worker ran a chunk, items `start` to `stop` (exclusive); the parent heard of it `at`.
 
-    `reduce_seconds` of them it folded. If it flushed its state with it, `sent` bytes, it took `pack_seconds` more to
-    pack that, and the parent `open_seconds` to open it. `began` is when the worker began it, 0 if its clock is another.
-    Of the batches that the chunk ran in, the slowest had items `slowest[0]` to `slowest[1]` and took `slowest[2]`. A
-    batch lasts about a millisecond, so an item that takes longer is alone in its own; `slowest_item` is that item, if
-    it took a tenth of a second and is small; it is opened when it is asked for, as in `ItemFailed`.
+    seconds             the worker's time for the chunk
+    reduce_seconds      the part of `seconds` that it folded
+    sent                bytes of the state that the worker flushed with the chunk, 0 if none
+    pack_seconds        the worker's time to pickle that state, beyond `seconds`
+    open_seconds        the parent's time to unpickle it
+    began               when the worker began the chunk; 0 if the worker has another clock
+    slowest             of the chunk's batches the slowest: its first item, its end (exclusive) and its seconds
+    slowest_item        the item of that batch, if it is a single one, took 0.1 s or more and is small, else None;
+                        unpickled when you first read it, as in `ItemFailed`
+
+    A batch lasts about a millisecond, so an item that takes longer has a batch of its own.
     """
 
     worker: int
@@ -88,7 +95,7 @@ class ChunkDone(_WithItem):
 
 @dataclass(frozen=True, slots=True)
 class StateFlushed:
-    """A worker flushed its state by itself, and not with a chunk: `nbytes`, packed and opened in so many seconds."""
+    """A worker flushed its state without a chunk: `nbytes`, with the times to pickle and to unpickle it."""
 
     worker: int
     nbytes: int
@@ -99,7 +106,7 @@ class StateFlushed:
 
 @dataclass(frozen=True, slots=True)
 class StateMerged:
-    """The parent committed a state covering `items` items: `nbytes` flushed, merged in `seconds`, by `at`."""
+    """The parent merged a state of `nbytes` that covers `items` items; it took `seconds` and ended `at`."""
 
     items: int
     nbytes: int
@@ -109,7 +116,7 @@ class StateMerged:
 
 @dataclass(frozen=True, slots=True)
 class FinalMergeStarted:
-    """All items are done, and the workers merge what they flushed, in `parts` parts of its keys; `why` says why."""
+    """All items are done; the workers merge the flushed states, in `parts` partitions of the keys, because of `why`."""
 
     parts: int
     why: str
@@ -118,7 +125,7 @@ class FinalMergeStarted:
 
 @dataclass(frozen=True, slots=True)
 class Progressed:
-    """At most ten times a second: `done` items are merged, held, or done in running chunks; `failed` come on top."""
+    """The progress, at most ten times a second: items `done`, in running chunks too, and, beside these, `failed`."""
 
     done: int
     failed: int
@@ -128,10 +135,10 @@ class Progressed:
 @opened_when_asked("item")
 @dataclass(frozen=True, repr=False)
 class ItemFailed(_WithItem):
-    """An attempt at one item failed. With `will_retry` false it is final: skipped, or about to be raised.
+    """An attempt at one item failed. If `will_retry` is false the run skips the item, or ends with an error.
 
-    An item of a class of yours is kept as its pickle, and opened when you first ask for `item`: if it does not
-    unpickle, an `UnreadableItem` stands for it. `item_repr` is its repr in a line, and opens nothing.
+    The event keeps an item of a class of yours as a pickle and unpickles it when you first read `item`. An
+    `UnreadableItem` stands for an item that does not unpickle. `item_repr` unpickles nothing.
     """
 
     index: int
@@ -142,15 +149,16 @@ class ItemFailed(_WithItem):
 
     @property
     def item_repr(self) -> str:
-        """The item's repr, cut to about a line, as the worker that ran it said it."""
+        """The item's repr, cut to about a line, as the worker that ran the item sent it."""
         return repr_of(self)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerDied:
-    """A worker is gone: `suspect` is the item index it was running, if one item can be named.
+    """A worker died.
 
-    `reason`: why its pool has killed it (`item_timeout`, `memory_limit`); empty if it died by itself, or by others.
+    `suspect` is the index of the item that it was running, None if that is not a single known item. `reason` is why
+    the pool killed it (`item_timeout`, `memory_limit`); it is empty if the pool did not.
     """
 
     exitcode: int | None
@@ -163,7 +171,7 @@ class WorkerDied:
 
 @dataclass(frozen=True, slots=True)
 class WorkerRetired:
-    """A worker has had its day, for `reason`, and is replaced once it has run what it was given and has flushed it."""
+    """A worker is retiring, for `reason`: the pool restarts it when it has run its chunks and flushed its state."""
 
     worker: int
     reason: str
@@ -172,7 +180,7 @@ class WorkerRetired:
 
 @dataclass(frozen=True, slots=True)
 class Checkpointed:
-    """The checkpoint was written: `nbytes`, in `seconds`, by `at`."""
+    """The parent wrote the checkpoint: a state of `nbytes`, in `seconds`, done `at`."""
 
     seconds: float
     nbytes: int
@@ -181,11 +189,15 @@ class Checkpointed:
 
 @dataclass(frozen=True, slots=True)
 class ParentMeasured:
-    """How the parent spent the run, told just before its end. (What it took to merge, `StateMerged` tells.)
+    """How the parent spent the run, told just before its end. (`StateMerged` has the time for merging.)
 
-    Seconds of pulling the input, pickling its items (estimated from the first item of each chunk), waiting for workers,
-    and receiving what they sent, opening it included. Bytes of `memory`: the most that this process has ever had; the
-    largest worker that was there at the end, 0 if the pool does not know; and the largest child that has ended.
+    pulling             seconds of pulling the input
+    pickling            seconds of pickling items, estimated from the first item of each chunk
+    waiting             seconds of waiting for workers
+    receiving           seconds of reading and unpickling what workers sent
+    memory              peak memory of this process in bytes, since it started
+    workers_memory      peak memory of the largest worker that was alive at the end, 0 if the pool does not know
+    children_memory     peak memory of the largest child process that has ended
     """
 
     pulling: float
@@ -199,7 +211,7 @@ class ParentMeasured:
 
 @dataclass(frozen=True, slots=True)
 class RunEnded:
-    """The run is over: `error` is None when it has a result."""
+    """The run ended; `error` is None if it has a result."""
 
     done: int
     failed: int

@@ -1,1 +1,1 @@
-"""The command line."""
+"""The command line: `poolagg run`, `poolagg check` and `poolagg show`."""

@@ -1,4 +1,4 @@
-"""The items of a run on the command line: paths, lines, or blocks of files."""
+"""Turn the inputs on the command line into items: paths, lines, or blocks of files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["items", "neighbour"]
 
 
 def items(options: argparse.Namespace) -> Iterable[Any]:
-    """Return the items that the inputs on the command line stand for."""
+    """Return the items that the inputs on the command line mean."""
     paths = [path for typed in options.inputs for path in _paths(typed)]
     if options.lines:
         return _lines(paths)
@@ -28,7 +28,7 @@ def items(options: argparse.Namespace) -> Iterable[Any]:
 
 
 def _paths(typed: str) -> list[str]:
-    """The paths that a word stands for: itself, or what the pattern matches, sorted."""
+    """Return the path that was typed, or the paths that match it as a pattern, sorted."""
     if typed == "-" or os.path.exists(typed):
         return [typed]
     found = sorted(glob.glob(typed, recursive=True))
@@ -40,7 +40,7 @@ def _paths(typed: str) -> list[str]:
 
 
 def neighbour(path: str) -> str:
-    """Suggest a file that is there in place of `path`, or name the folder that was searched."""
+    """Suggest an existing file in place of `path`, or name the working directory."""
     folder = Path(path).parent
     names = os.listdir(folder) if folder.is_dir() else []
     close = difflib.get_close_matches(Path(path).name, names, 1)

@@ -1,6 +1,6 @@
-"""The command line: `poolagg run` is one call of `aggregate`, `poolagg check` one of `check_reducer`.
+"""The command line: `poolagg run` calls `aggregate`, `poolagg check` calls `check_reducer`.
 
-This package turns what was typed into values, and values into text. A mistake in typing is a `CommandError`: one line
+This package turns arguments into values, and values into text. A mistake in the arguments is a `CommandError`, one line
 that says what to type instead, and exit code 2. A run that fails is exit code 1.
 """
 
@@ -25,14 +25,14 @@ from poolagg.testing import LawBroken, check_reducer
 __all__ = ["main"]
 
 CHECK = """\
-Check that a reducer of your own keeps the laws of reducers, on samples of what a function returns.
+Check that a reducer of your own keeps the laws of reducers, on samples of results of a function.
 
 example:
   poolagg check 'stats.py:Extremes()' 'stats.py:[3, 1, 2]'
 """
 
 SHOW = """\
-Print what a checkpoint holds: which run made it, how far it is, and which items failed. Nothing in it is run.
+Print the contents of a checkpoint: the run that made it, its progress, and the items that failed. No code in it runs.
 
 example:
   poolagg show words.ckpt
@@ -40,7 +40,7 @@ example:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what the command line says. Exit code: 0, or 1 for a run that failed, or 2 for a mistake in typing."""
+    """Run a command; return the exit code: 0, 1 if the run failed, 2 for a mistake in the arguments."""
     try:
         options = _parser().parse_args(argv)
         return write(options.command(options))
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _task_line(error: TaskError) -> str:
     cause = error.__cause__
     what = cause.kind if type(cause) is RemoteError else "" if cause is None else said(cause)
-    return f"item {error.index}, {error.item_repr}, failed: {what}. To leave such items out: --on-error skip"
+    return f"item {error.index}, {error.item_repr}, failed: {what}. Pass --on-error skip to leave failing items out"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -75,12 +75,14 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="name")
     add_run_arguments(_command(commands, "run", run, RUN))
     check = _command(commands, "check", _check, CHECK)
-    check.add_argument("reducer", metavar="FILE:REDUCER")
-    check.add_argument("samples", metavar="FILE:SAMPLES")
+    check.add_argument("reducer", metavar="FILE:REDUCER", help="the reducer, an expression in the names of FILE")
+    check.add_argument("samples", metavar="FILE:SAMPLES", help="results of func, an expression that gives a list")
     check.add_argument(
-        "--equal", help="how results compare, such as math.isclose; by default, as == does, and nan is itself"
+        "--equal", help="a function that compares results, such as math.isclose; default: ==, and nan equals itself"
     )
-    _command(commands, "show", _show, SHOW).add_argument("checkpoint", metavar="CHECKPOINT")
+    _command(commands, "show", _show, SHOW).add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="a file written by poolagg run --checkpoint"
+    )
     return parser
 
 
@@ -103,7 +105,7 @@ def _check(options: argparse.Namespace) -> str:
 def _show(options: argparse.Namespace) -> str:
     held = look(options.checkpoint)
     if not held.facts:
-        return "a run began, and nothing was committed yet\n"
+        return "a run began, and has committed nothing yet\n"
     facts, failures, unlisted = held.facts, len(held.all_failed), held.unlisted
     rows = {
         "function": facts["func"],
@@ -124,11 +126,11 @@ def _show(options: argparse.Namespace) -> str:
         for item in held.failed.values()
     ]
     if unlisted:
-        lines.append(f"and {len(unlisted)} more failed items, kept by their index alone: {_spans(unlisted)}")
+        lines.append(f"and {len(unlisted)} more failed items, known by their index alone: {_spans(unlisted)}")
     return render(rows, "table") + "".join(f"{line}\n" for line in lines)
 
 
 def _spans(intervals: Iterable[tuple[int, int]]) -> str:
-    """The first few intervals, as people write them."""
+    """Format the first few intervals, such as "0-9, 20-29"."""
     spans = [f"{start}-{stop - 1}" for start, stop in intervals]
     return ", ".join(spans[:5]) + (f" and {len(spans) - 5} more" if len(spans) > 5 else "")

@@ -1,4 +1,4 @@
-"""Names and expressions as they are typed, FILE:FUNC say, and the values that they stand for."""
+"""Evaluate names and expressions of the command line, such as FILE:FUNC."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def function(typed: str) -> tuple[Any, dict[str, Any]]:
     names = vars(module(place))
     func = _evaluated(name, names)
     if not callable(func):
-        raise CommandError(f"{typed!r} is {short_repr(func)}, and not a function")
+        raise CommandError(f"{typed!r} is {short_repr(func)}, not a function: name a function of one item")
     return func, names
 
 
 def value(typed: str, names: dict[str, Any]) -> Any:
-    """Evaluate an expression, or one in a file's or module's names, written FILE:EXPRESSION."""
+    """Evaluate an expression in `names`, or, written FILE:EXPRESSION, in the names of a file or module."""
     public = {name: getattr(poolagg, name) for name in dir(poolagg) if not name.startswith("_")}
     place, expression = place_and_expression(typed) or ("", typed)
     names = vars(module(place)) if place else names
@@ -51,7 +51,7 @@ def place_and_expression(typed: str) -> tuple[str, str] | None:
 
 def _evaluated(expression: str, names: dict[str, Any]) -> Any:
     try:
-        # What is evaluated was typed by the user, on the command line of a program that runs their code anyway.
+        # The user typed the expression, on the command line of a program that runs the user's code anyway.
         return eval(expression, dict(names))
     except NameError as error:
         raise CommandError(f"there is no {error.name!r}{_meant(error.name, names)}") from error
@@ -59,7 +59,7 @@ def _evaluated(expression: str, names: dict[str, Any]) -> Any:
         kind = type(error.obj).__name__
         raise CommandError(f"{kind} has no {error.name!r}{_meant(error.name, dir(error.obj))}") from error
     except Exception as error:
-        raise CommandError(f"{expression!r} is no value: {type(error).__name__}: {error}") from error
+        raise CommandError(f"{expression!r} cannot be evaluated: {type(error).__name__}: {error}") from error
 
 
 def _meant(name: str | None, names: Iterable[str]) -> str:
@@ -78,22 +78,22 @@ def module(place: str) -> ModuleType:
     loaded = getattr(sys.modules.get(path.stem), "__file__", str(path))
     if path.stem in sys.stdlib_module_names or "." in path.stem or loaded != str(path):
         raise CommandError(
-            f"{place!r} cannot be imported by the name {path.stem!r}: rename the file, to my_{path.name} say"
+            f"{place!r} cannot be imported by the name {path.stem!r}: rename the file, for example to my_{path.name}"
         )
     return _imported(path.stem, str(path.parent))
 
 
 def _imported(name: str, folder: str) -> ModuleType:
-    """Import a module as its neighbours in `folder` would, and as workers can.
+    """Import a module from `folder`, in a way that workers can repeat.
 
-    Its folder goes to the front of sys.path, as `python FILE` does it. So the file's siblings can be imported, and
-    its functions and classes travel by name, both ways, whatever the start method: flushed by value instead, a class
-    would be another one in each worker.
+    Put the folder at the front of sys.path, as `python FILE` does. So the module can import its siblings, and its
+    functions and classes are pickled by name, both ways and with any start method. Pickled by value, a class would be
+    another one in each worker.
     """
     sys.path.insert(0, folder)
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and name.startswith(error.name):
-            raise CommandError(f"there is no module {name!r}; a file is written with its ending, {name}.py") from error
+            raise CommandError(f"there is no module {name!r}: for a file write {name}.py, with its suffix") from error
         raise

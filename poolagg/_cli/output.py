@@ -1,4 +1,4 @@
-"""What the command line says: results on stdout, mistakes and warnings in one line on stderr."""
+"""Print results on stdout, and mistakes and warnings, in one line each, on stderr."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["CommandError", "complain", "show_warning", "write"]
 
 
 class CommandError(Exception):
-    """Something to type differently: the message says what."""
+    """A mistake in the arguments; the message says what to type instead."""
 
 
 def complain(message: object, code: int) -> int:
@@ -29,11 +29,11 @@ def write(text: str) -> int:
     """Print a result on stdout; return the exit code."""
     encoding = sys.stdout.encoding
     try:
-        # What the terminal cannot show is escaped: hours of work must not end in an error of its output.
+        # Escape characters that the terminal cannot show: hours of work must not end in an error of the output.
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever reads has seen enough (`| head`). Python would fail once more when it flushes at its end.
+        # The reader has closed the pipe (`| head`). Python would fail once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     return 0

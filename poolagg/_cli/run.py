@@ -1,4 +1,4 @@
-"""`poolagg run`: its arguments, and the call of `aggregate` that they stand for."""
+"""`poolagg run`: parse its arguments, and call `aggregate` with them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from poolagg.events import RunEvent
 __all__ = ["RUN", "add_run_arguments", "run"]
 
 RUN = """\
-Run a function over many inputs, fold its results with a reducer, and print what comes of it.
+Run a function over many inputs in a pool of workers, fold its results with a reducer, and print the result.
 
 example:
   poolagg run words.py:count 'books/*.txt' --reduce 'MergeCounts()'
@@ -37,40 +37,46 @@ with this in words.py:
 
 
 def add_run_arguments(run: argparse.ArgumentParser) -> None:
-    """Describe to the parser what `poolagg run` takes."""
+    """Add the arguments of `poolagg run` to the parser."""
     run.add_argument("func", metavar="FUNC", help="the function, as FILE:FUNC or MODULE:FUNC")
     run.add_argument(
         "inputs",
         metavar="INPUT",
         nargs="+",
-        help="a path or a pattern; an item is a path; - is stdin, one path a line",
+        help="a path or a pattern; each matching path is an item; - reads paths from stdin, one a line",
     )
     run.add_argument(
         "--reduce",
         metavar="REDUCER",
         required=True,
-        help="FILE:OBJECT, or such as 'Frequencies().flat()' in the names of poolagg, operator, math and FUNC's file",
+        help="FILE:OBJECT, or an expression such as 'Frequencies().flat()', which may use the names of poolagg and of "
+        "FUNC's file, and the modules math and operator",
     )
     kind = run.add_mutually_exclusive_group()
-    kind.add_argument("--lines", action="store_true", help="an item is a line of the inputs, without its end")
-    kind.add_argument("--blocks", metavar="SIZE", help="an item is a Block of whole lines, such as 16MiB")
-    run.add_argument("--workers", type=int, metavar="N", help="default: the CPUs this process may use")
+    kind.add_argument("--lines", action="store_true", help="each line of the inputs is an item, without its end")
+    kind.add_argument("--blocks", metavar="SIZE", help="each Block of whole lines, of about SIZE, is an item")
+    run.add_argument("--workers", type=int, metavar="N", help="how many workers; default: the usable CPUs")
     run.add_argument(
         "--pool",
         type=_place,
         default=("process", ""),
         metavar="POOL",
-        help="process, threads, serial, or a cluster: dask:ADDRESS, ray:ADDRESS; FUNC's file is sent there by value",
+        help="process (the default), threads, serial, or a cluster, dask:ADDRESS or ray:ADDRESS, to which FUNC's file "
+        "is sent by value",
     )
-    run.add_argument("--on-error", choices=["raise", "skip"], default="raise", help="what an item that fails does")
-    run.add_argument("--retries", type=int, metavar="N", help="how often to run again what failed, hung or died")
-    run.add_argument("--item-timeout", type=float, metavar="S", help="seconds after which an item has failed")
-    run.add_argument("--reproducible", action="store_true", help="the same bits for any number of workers")
-    run.add_argument("--chunksize", type=int, metavar="N", help="default: chosen from measured cost")
-    run.add_argument("--checkpoint", metavar="FILE", help="keep the state there, and continue from it")
-    run.add_argument("--retry-failed", action="store_true", help="with --checkpoint: run again what was skipped")
-    run.add_argument("--report", metavar="FILE", help="where the time went: FILE.html, a page, or FILE.json, a trace")
-    run.add_argument("--format", choices=list(FORMATS), default="table")
+    run.add_argument(
+        "--on-error", choices=["raise", "skip"], default="raise", help="a failed item ends the run, or is left out"
+    )
+    run.add_argument("--retries", type=int, metavar="N", help="how often an item runs again that failed, hung or died")
+    run.add_argument("--item-timeout", type=float, metavar="S", help="seconds that one item may take")
+    run.add_argument("--reproducible", action="store_true", help="give the same bits for any number of workers")
+    run.add_argument("--chunksize", type=int, metavar="N", help="items per chunk; default: adapted to measured cost")
+    run.add_argument("--checkpoint", metavar="FILE", help="keep the state in FILE, and continue from it")
+    run.add_argument("--retry-failed", action="store_true", help="with --checkpoint: run skipped items again")
+    run.add_argument(
+        "--report", metavar="FILE", help="show where the time went: FILE.html, a page, or FILE.json, a trace"
+    )
+    run.add_argument("--format", choices=list(FORMATS), default="table", help="how to print the result; default: table")
 
 
 def run(options: argparse.Namespace) -> str:
@@ -78,7 +84,7 @@ def run(options: argparse.Namespace) -> str:
     func, names = function(options.func)
     reducer = value(options.reduce, names)
     result = _aggregated(func, items(options), reducer, options)
-    # A dict of reducers has the order it was typed in.
+    # Keep the order in which a dict of reducers was typed.
     return render(result if isinstance(reducer, dict) else ranked(result), options.format)
 
 
@@ -104,7 +110,7 @@ def _aggregated(func: Any, items: Iterable[Any], reducer: Any, options: argparse
             )
     except (TypeError, ValueError) as error:
         if started:
-            raise  # an error of the user's own code, which needs its traceback
+            raise  # the user's code raised it, and needs the traceback
         raise CommandError(error) from error
     finally:
         if started:
@@ -112,12 +118,12 @@ def _aggregated(func: Any, items: Iterable[Any], reducer: Any, options: argparse
 
 
 def _place(typed: str) -> tuple[str, str]:
-    """The kind of a pool, and the address of a cluster."""
+    """Split --pool into the kind of pool and the address of a cluster."""
     kind, _, address = typed.partition(":")
     if typed in ("process", "threads", "serial") or (kind in ("dask", "ray") and address):
         return kind, address
     raise argparse.ArgumentTypeError(
-        f"{typed!r} is no pool: write process, threads, serial, dask:ADDRESS (such as dask:tcp://head:8786) or "
+        f"{typed!r} is not a pool: write process, threads, serial, dask:ADDRESS (such as dask:tcp://head:8786) or "
         "ray:ADDRESS (such as ray:auto)"
     )
 
@@ -138,7 +144,7 @@ def _pool(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 @contextlib.contextmanager
 def _cluster(kind: str, address: str, options: argparse.Namespace) -> Iterator[Any]:
-    """A pool on the cluster there, which is sent the functions of files that were typed, for it may not have those."""
+    """Connect to a cluster; pickle functions of the typed files by value, since the cluster may not have the files."""
     for typed in (options.func, options.reduce):
         if (found := place_and_expression(typed)) is not None and found[0].endswith(".py"):
             cloudpickle.register_pickle_by_value(module(found[0]))
@@ -150,7 +156,7 @@ def _cluster(kind: str, address: str, options: argparse.Namespace) -> Iterator[A
                 client = stack.enter_context(importlib.import_module("distributed").Client(address))
                 pool = poolagg.pools.DaskPool(client, options.workers)
         except ModuleNotFoundError as error:
-            raise CommandError(f"{error}: --pool {kind}:{address} takes pip install 'poolagg[{kind}]'") from error
+            raise CommandError(f"{error}: --pool {kind}:{address} needs pip install 'poolagg[{kind}]'") from error
         except (OSError, ValueError) as error:
             raise CommandError(f"cannot reach --pool {kind}:{address}: {error}") from error
         yield pool
@@ -158,7 +164,7 @@ def _cluster(kind: str, address: str, options: argparse.Namespace) -> Iterator[A
 
 def _checkpoint(options: argparse.Namespace) -> poolagg.Checkpoint | None:
     if options.checkpoint is None and options.retry_failed:
-        raise CommandError("--retry-failed goes with --checkpoint FILE, which knows what failed")
+        raise CommandError("--retry-failed needs --checkpoint FILE, which lists the items that failed")
     return options.checkpoint and poolagg.Checkpoint(options.checkpoint, retry_failed=options.retry_failed)
 
 
@@ -176,5 +182,5 @@ def _write_reports(reports: Iterable[poolagg.Report], path: str) -> None:
     for report in reports:
         try:
             (report.save if Path(path).suffix == ".html" else report.trace)(path)
-        except OSError as error:  # hours of work must not end in an error of their report
+        except OSError as error:  # hours of work must not end in an error of the report
             complain(f"cannot write the report: {error}", 0)

@@ -1,7 +1,6 @@
-"""A result as text: `ranked` puts it in the order it is read in, `render` makes a table, JSON or CSV of it.
+"""Print a result: `ranked` sorts it for reading, `render` formats it as a table, JSON or CSV.
 
-Values in, text out, for every value there is. A run of hours must not end in a value that
-does not print.
+Every value has a text: hours of work must not end in a value that does not print.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ __all__ = ["FORMATS", "ranked", "render"]
 
 
 def ranked(value: Any) -> Any:
-    """Counts largest first and ties by key, other dicts by key, sets as sorted lists; the rest as it is.
+    """Sort counts, largest first and ties by key, other dicts by key, and sets into lists; return others unchanged.
 
     >>> ranked({"b": 1, "a": 1, "c": 2})
     {'c': 2, 'a': 1, 'b': 1}
@@ -39,7 +38,7 @@ def ranked(value: Any) -> Any:
 def _by_key(mapping: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
     try:
         return sorted(mapping.items(), key=lambda pair: pair[0])
-    except (TypeError, ValueError):  # keys of several types have no order of their own
+    except (TypeError, ValueError):  # keys of several types do not compare
         return sorted(mapping.items(), key=lambda pair: (type(pair[0]).__name__, str(pair[0])))
 
 
@@ -48,12 +47,12 @@ def _is_number(value: Any) -> bool:
 
 
 def _descending(number: Any) -> tuple[bool, Any]:
-    """A sort key in which nan, which compares with nothing, comes last."""
+    """Make a sort key for descending order, with nan last."""
     return (True, 0) if number != number else (False, -number)
 
 
 def render(value: Any, form: str) -> str:
-    """Return `value` as text, each line with its end; None, which `Into` gives, is no text.
+    """Format `value` as lines of text; None, the result of `Into`, gives an empty text.
 
     >>> print(render({"the": 120, "of": 7}, "table"), end="")
     the  120
@@ -63,7 +62,7 @@ def render(value: Any, form: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """The value in dicts, lists, tuples and scalars: what it holds, without what it was made of."""
+    """Convert arrays, mappings and sets to lists, dicts and scalars."""
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     if isinstance(value, Mapping):
@@ -76,7 +75,7 @@ def _plain(value: Any) -> Any:
 
 
 def _rows(value: Any) -> list[tuple[Any, ...]]:
-    """A mapping has a row for each key, a list for each element; a tuple is a row, and so is a list in a list."""
+    """Make rows: one for each key of a mapping, one for each element of a list; a tuple is one row."""
     if isinstance(value, Mapping):
         names = _shared_names(value)
         rows = [(*_cells(key), *(inner.values() if names else _cells(inner))) for key, inner in value.items()]
@@ -91,14 +90,14 @@ def _cells(value: Any) -> tuple[Any, ...]:
 
 
 def _shared_names(mapping: Mapping[Any, Any]) -> list[Any]:
-    """The names of columns, if all values are mappings with the same keys: a dict of reducers for each group."""
+    """Return the names of columns if all values are mappings with the same keys, as of a dict of reducers by group."""
     inners = list(mapping.values())
     alike = all(isinstance(inner, Mapping) and list(inner) == list(inners[0]) for inner in inners)
     return list(inners[0]) if inners and alike else []
 
 
 def _table(value: Any) -> str:
-    """Columns two spaces apart, numbers to the right; a list or dict in a cell is a table in its place."""
+    """Format columns, two spaces apart and numbers to the right; a list or dict in a cell is a table of its own."""
     if value is None or isinstance(value, str):
         return f"{value}\n" if value else ""
     columns = [_padded(column) for column in zip_longest(*_rows(value), fillvalue="")]
@@ -107,7 +106,7 @@ def _table(value: Any) -> str:
 
 
 def _padded(column: Sequence[Any]) -> list[list[str]]:
-    """The lines of each cell of a column, all of one width."""
+    """Return the lines of each cell of a column, all of one width."""
     cells = [_cell(value).split("\n") for value in column]
     width = max(len(line) for cell in cells for line in cell)
     numbers = any(map(_is_number, column)) and not any(isinstance(value, Mapping | list) for value in column)
@@ -133,7 +132,7 @@ def _json(value: Any) -> str:
 
 
 def _jsonable(value: Any) -> Any:
-    """Keys are texts in JSON, it has no nan, and what it does not know is its text."""
+    """Convert a value to what JSON knows: keys become texts, nan and infinities None, unknown values their text."""
     if isinstance(value, Mapping):
         return {str(key): _jsonable(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

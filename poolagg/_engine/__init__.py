@@ -1,1 +1,1 @@
-"""One run, on the caller's thread: the one place that holds a scheduler and a pool."""
+"""The engine drives one run on the caller's thread; it alone holds both a scheduler and a pool."""

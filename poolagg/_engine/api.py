@@ -1,4 +1,4 @@
-"""What people call: `aggregate`, `snapshots`, and a pool's `imap_unordered`. Three ways to look at one run."""
+"""The entry points: `aggregate`, `snapshots`, and the `imap_unordered` of pools. Each drives one `Run`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ R2 = TypeVar("R2")
 R3 = TypeVar("R3")
 R4 = TypeVar("R4")
 S = TypeVar("S")
-"""A `Snapshot[R]`. With `Snapshots[R]` pyright loses the keys of a dict of reducers in `next(snapshots(...))`."""
+"""A `Snapshot[R]`: with `Snapshots[R]` pyright loses the keys of a dict of reducers in `next(snapshots(...))`."""
 
 
 @overload
@@ -109,27 +109,30 @@ def aggregate(
 ) -> Any:
     """Run `func` over `iterable` in a pool of workers, and fold the partial results into one result, each exactly once.
 
-    `reducer`: a Reducer; a dict or tuple of them (one pass, a dict or tuple of results); or a two-argument function,
-    which means exactly `functools.reduce(f, map(func, iterable))`, input order included.
+    `reducer` is a Reducer, a dict or tuple of them (one pass, a dict or tuple of results), or a function `f` of two
+    arguments. The function means exactly `functools.reduce(f, map(func, iterable))`, input order included.
 
-    pool           where it runs: None for a `ProcessPool` of this call's own, a pool to keep, an Executor, or a
-                   Client of dask.distributed
-    workers        how many; by default the CPUs this process may use; with a pool object an error
-    strategy       where partials meet (`poolagg.strategies`); by default chosen from the reducer
-    reproducible   the same bits for any number of workers, any pool and any timing
-    chunksize      items per chunk; by default adapted to measured cost; part of the result when reproducible
-    retries        how often an item runs again that raised, timed out, or whose worker died. None: not, not, twice
-    item_timeout   seconds that one item may take; its worker is killed
-    on_error       "raise"; "skip"; or a function given each `ItemFailed`, which is then skipped
-    progress       True: a bar on stderr
-    total          how many items there are, where `len(iterable)` can't tell
-    watch          functions given each run event (`poolagg.events`)
-    checkpoint     a path, or a `Checkpoint`: where the run keeps its state, to be continued by the same call; a
-                   resource that commits (`poolagg.resources`) keeps it itself
+    pool           where chunks run: a pool that you keep, an Executor, or a Client of dask.distributed; None, the
+                   default, makes a `ProcessPool` for this call
+    workers        how many workers the default pool has; None means the CPUs this process may use. Passing it with a
+                   pool object is an error
+    strategy       where partials meet (`poolagg.strategies`); None chooses by the reducer
+    reproducible   True gives the same bits for any number of workers, any pool and any timing
+    chunksize      items per chunk; None adapts it to the measured cost. With reproducible=True the result depends on it
+    retries        how often an item runs again after it raised, timed out, or lost its worker; None means 0, 0 and 2
+    item_timeout   seconds that one item may take; then the pool kills its worker
+    on_error       "raise" ends the run, "skip" leaves the item out; a function is called with each `ItemFailed`, whose
+                   item is then left out
+    progress       True shows a progress bar on stderr
+    total          how many items there are, if `len(iterable)` cannot tell
+    watch          a function, or several, called with each run event (`poolagg.events`)
+    checkpoint     a path, or a `Checkpoint`: the run keeps its state there, and the same call continues it. A resource
+                   that commits (`poolagg.resources`) keeps the state itself
 
-    The input is pulled lazily, on the caller's thread, only as fast as results are merged. Raises `TaskError`,
-    `WorkerLost`, `ReducerError`, `PoolBusy`, `CheckpointMismatch`, `CheckpointError`, `ResourceError`; what the input,
-    or a fold in the parent, raises propagates as it is.
+    The run pulls the input lazily, on the caller's thread, and only as fast as it merges results.
+
+    Raises `TaskError`, `WorkerLost`, `ReducerError`, `PoolBusy`, `CheckpointMismatch`, `CheckpointError` or
+    `ResourceError`. Exceptions of the input, and of a fold in the parent, propagate unchanged.
 
     >>> from poolagg import aggregate, Sum
     >>> aggregate(abs, range(-4, 1), Sum())
@@ -226,9 +229,10 @@ def snapshots(
     every: float = 0.5,
     **options: Unpack[Options],
 ) -> Snapshots[Snapshot[Any]]:
-    """`aggregate(func, iterable, reducer, **options)` as an iterator of `Snapshot`s, one each `every` seconds.
+    """Iterate over the growing result of `aggregate(func, iterable, reducer, **options)`.
 
-    The last one is final. Leaving the loop, or the `with` block, stops the run cleanly.
+    The iterator yields a `Snapshot` every `every` seconds; the last one is final. Leaving the loop, or the `with`
+    block, stops the run cleanly.
 
     >>> from poolagg import Sum, snapshots
     >>> [snapshot.value for snapshot in snapshots(abs, [-1, -2], Sum()) if snapshot.final]
@@ -239,10 +243,10 @@ def snapshots(
 
 
 class Snapshots(Generic[S]):
-    """What `snapshots` returns: an iterator and context manager."""
+    """The iterator and context manager that `snapshots` returns."""
 
     def __init__(self, run: Run) -> None:
-        self._snapshots: Generator[S, None, None] = _looks(run)
+        self._snapshots: Generator[S, None, None] = _yield_snapshots(run)
 
     def __iter__(self) -> Self:
         return self
@@ -259,11 +263,11 @@ class Snapshots(Generic[S]):
         self.close()
 
     def close(self) -> None:
-        """Stop the run, if it is still going on."""
+        """Stop the run if it has not ended."""
         self._snapshots.close()
 
 
-def _looks(run: Run) -> Generator[Any, None, None]:
+def _yield_snapshots(run: Run) -> Generator[Any, None, None]:
     with run:
         while run.step():
             if run.snapshot_is_due():
@@ -273,7 +277,7 @@ def _looks(run: Run) -> Generator[Any, None, None]:
 
 
 def imap_unordered(pool: Pool, func: Callable[[Any], Any], iterable: Iterable[Any]) -> Iterator[Any]:
-    """Run `func` over `iterable` in `pool`, and yield the results as they come: the method of every pool."""
+    """Run `func` over `iterable` in `pool`, and yield the results as they arrive: the method of every pool."""
     arrived: deque[Any] = deque()
     run = Run(RunOptions(func, iterable, Into(arrived.append), pool=pool, strategy=Stream()))
     return _drain(arrived, run)

@@ -1,7 +1,7 @@
-"""What a run takes from its checkpoint and puts into it: the state, what it covers, which items failed, the input.
+"""A run's side of its checkpoint: the state, the items that it covers, the items that failed, and the input's digest.
 
-Rule: what is committed is always one moment of the run, between two payloads. While one is being folded in
-the state is torn; should that raise, nothing is committed any more and the last commit stands.
+Rule: a commit holds one moment of the run, between two partial states. While the parent folds one in, the state is
+dirty. If that raises, the state stays dirty, the run commits nothing more, and the last commit stands.
 """
 
 from __future__ import annotations
@@ -32,105 +32,107 @@ from poolagg.strategies import ParentFold
 __all__ = ["Checkpointer"]
 
 LONGEST_TRACE = 8_000
-"""Characters that are kept of a traceback: its beginning and its end."""
+"""Characters to keep of a traceback: its beginning and its end."""
 
 LISTED = 1_000
-"""Failed items that are kept with their text and traceback, 8 MB of them at most. Of further ones, which may be many,
-the index alone is kept, as intervals: that is what running them again takes."""
+"""Failed items to keep with their text and traceback, 8 MB at most. Of further ones the checkpoint keeps the index
+alone, as intervals: a retry needs no more."""
 
 
 class Checkpointer:
-    """A run's checkpoint: `begin` restores what stood in it, and from then on it is committed anew.
+    """A run's checkpoint: `begin` restores what it holds, then `commit` replaces that.
 
-    Making one opens nothing, so that its run has it, and closes it, whatever interrupts `begin`.
+    The constructor opens nothing. So the run holds the object, and can close it, even if an interrupt strikes in
+    `begin`.
     """
 
     def __init__(
-        self, settings: RunOptions, parent_fold: ParentFold, pages: InputDigest, terms: SchedulerOptions
+        self, settings: RunOptions, parent_fold: ParentFold, digest: InputDigest, options: SchedulerOptions
     ) -> None:
         self._checkpoint: Checkpoint = settings.checkpoint
-        self._parent_fold, self._digest, self._grid, self._settings = parent_fold, pages, terms.grid, settings
-        self._facts = _facts(settings, terms.grid)
+        self._parent_fold, self._digest, self._grid, self._settings = parent_fold, digest, options.grid, settings
+        self._facts = _facts(settings, options.grid)
         self.covered, self.failed = RangeSet(), dict[int, FailedItem]()
         self.unlisted = RangeSet()
-        self._flushes = self._checkpoint.every is not None and terms.stateful
+        self._flushes = self._checkpoint.every is not None and options.stateful
         self.changed = self._finished = False
-        self._torn = True  # until it has begun
+        self._dirty = True  # until `begin` has restored the state
         if not hasattr(parent_fold, "state"):
             raise ValueError(
-                f"{settings.strategy!r} goes without a checkpoint: its folding has no state() and restore()"
+                f"{settings.strategy!r} cannot keep a checkpoint: its ParentFold has no state() and restore(). Pass "
+                "checkpoint=None, or another strategy"
             )
-        self._has_state = self._state() != NOTHING  # what can't be kept is an error now, not after a minute's work
+        self._has_state = self._state() != NOTHING  # raises now, not after hours, if the state does not pickle
         self._store = _store(settings, self._has_state)
 
-    def begin(self, terms: SchedulerOptions) -> None:
-        """Open the file or the resource, and take up what it holds."""
-        held = self._store.open()
+    def begin(self, options: SchedulerOptions) -> None:
+        """Open the file or the resource, and restore what it holds."""
+        data = self._store.open()
         self._schedule = CheckpointSchedule(self._checkpoint.every, monotonic(), self._flushes)
-        self._take_up(held, terms)
-        self._torn = False
+        self._restore(data, options)
+        self._dirty = False
 
     @property
     def all_failed(self) -> RangeSet:
-        """The items that failed for good, those that are listed with their errors and all others."""
+        """All items that failed for good, those listed with their errors and the others."""
         failed = RangeSet((index, index + 1) for index in sorted(self.failed))
         failed.update(self.unlisted)
         return failed
 
     @property
     def needed(self) -> int:
-        """Up to where the result depends on the input."""
+        """The end of the part of the input that the result depends on."""
         return max((stop for _, stop in self.covered), default=0)
 
     @property
     def next_look(self) -> float | None:
-        """When something is to be done about a commit, if there is anything to commit."""
+        """When to look at the commit schedule again; None if there is nothing to commit."""
         return self._schedule.next if self._ready or self._schedule.will_ask else None
 
-    # -- what stood in it ----------------------------------------------------------------------------------------------
+    # -- restoring -----------------------------------------------------------------------------------------------------
 
-    def _take_up(self, held: CheckpointData, terms: SchedulerOptions) -> None:
-        if not held.facts:
+    def _restore(self, data: CheckpointData, options: SchedulerOptions) -> None:
+        if not data.facts:
             return
-        self._compare(held.facts)
-        self._digest.expect(Known(**{**held.facts["input"], **_bytes(held)}), self.mismatch)
-        covered = RangeSet((start, stop) for start, stop in held.facts["covered"])
-        failed = held.all_failed
-        again = bool(failed) and (self._checkpoint.retry_failed or not terms.skip)
+        self._compare(data.facts)
+        self._digest.expect(Known(**{**data.facts["input"], **_bytes(data)}), self.mismatch)
+        covered = RangeSet((start, stop) for start, stop in data.facts["covered"])
+        failed = data.all_failed
+        again = bool(failed) and (self._checkpoint.retry_failed or not options.skip)
         if again:
-            self._refuse_retry(terms, failed)
+            self._refuse_retry(options, failed)
             self.covered = _less(covered, failed)
         else:
-            self.covered, self.failed, self.unlisted = covered, dict(held.failed), held.unlisted
-        if held.state is not None:
-            self._schedule.expect(len(held.state))
-            self._parent_fold.restore(unpacked(self._store.name, self._expected(held.state)))
-        self._facts["begun"], self._finished = held.facts["begun"], held.facts["finished"]
+            self.covered, self.failed, self.unlisted = covered, dict(data.failed), data.unlisted
+        if data.state is not None:
+            self._schedule.expect(len(data.state))
+            self._parent_fold.restore(unpacked(self._store.name, self._expected(data.state)))
+        self._facts["begun"], self._finished = data.facts["begun"], data.facts["finished"]
         self.changed = again
 
     def _expected(self, state: bytes) -> bytes:
-        """Refuse a state beside partials that stand alone: no run like this one wrote it, and it is a pickle."""
+        """Refuse a state that this run would never write: it is a pickle, and may be another user's."""
         if state != NOTHING and not self._has_state and self._settings.resource is not None:
-            self.mismatch("it holds a state, and this run keeps none")
+            self.mismatch("it holds a state, but this run keeps none")
         return state
 
     def _compare(self, before: dict[str, Any]) -> None:
         if names := differences(before["parts"], self._facts["parts"]):
-            said = [_said(name, before, self._facts) for name in _telling(names)]
-            self.mismatch(f"another run made it: {'; '.join(said)}")
+            found = [_described(name, before, self._facts) for name in _cause_of(names)]
+            self.mismatch(f"another run made it: {'; '.join(found)}")
 
     def mismatch(self, what: str) -> NoReturn:
-        """Refuse to go on from another run's state, nor to add to it."""
-        self._torn = True
+        """Refuse to continue another run's state, and stop committing over it."""
+        self._dirty = True
         raise CheckpointMismatch(
             f"{self._store.name} does not fit this call: {what}. To continue it, call with what it was made with; to "
             f"begin anew, {self._store.anew}. (With Checkpoint(..., key=...), from the first run on, you say yourself "
             "which func and reducer count as the same)"
         )
 
-    def _refuse_retry(self, terms: SchedulerOptions, failed: RangeSet) -> None:
-        """What comes in late can only be folded in where order is no matter."""
-        if terms.in_order or terms.grid is not None:
+    def _refuse_retry(self, options: SchedulerOptions, failed: RangeSet) -> None:
+        """Refuse to retry failed items if the strategy keeps the input order: they cannot be folded in late."""
+        if options.in_order or options.grid is not None:
             first = next(start for start, _ in failed)
             raise CheckpointMismatch(
                 f"{self._store.name} leaves out {len(failed)} items that failed, such as item {first}, and they "
@@ -139,13 +141,13 @@ class Checkpointer:
             )
 
     def skip(self, source: Source, count: int) -> None:
-        """Pull items that are in the result already past the run, and look whether they are those they were."""
+        """Pull `count` items that the result covers already, and compare them with the digest."""
         passed = source.skip(count)
-        if isinstance(passed, islice):  # a slice of an array need not be iterated over
+        if isinstance(passed, islice):  # else a slice of an array, which need not be iterated over
             self._digest.pass_by(passed, count)
 
     def check_start(self, start: int) -> None:
-        """With a grid, refuse items that follow a leaf which the earlier run took for the input's last."""
+        """Refuse items that follow a partial leaf of the grid: the earlier run took that leaf for the input's last."""
         if self._grid is not None and self._grid.floor(start) != start:
             self.mismatch(
                 f"the input has grown: it ended with item {start - 1}, and what comes after would have to be folded "
@@ -153,31 +155,31 @@ class Checkpointer:
             )
 
     def tell_skipped(self, skipped: Skipped) -> None:
-        """Count what an earlier run skipped, for the one warning."""
+        """Add the items that earlier runs skipped to the final warning."""
         for _, item in sorted(self.failed.items()):
             error = RemoteError(item.kind, item.trace)
             skipped.add(events.ItemFailed(item.number, _Recalled(item.item), error, item.attempts, False))
-        skipped.add_untold(len(self.unlisted))
+        skipped.add_count(len(self.unlisted))
 
-    # -- what happens --------------------------------------------------------------------------------------------------
+    # -- folding and committing ----------------------------------------------------------------------------------------
 
     def covering(self, intervals: Iterable[Interval], nbytes: int = 0) -> _Covering:
-        """Within this, the partials of these items, of `nbytes`, are folded in: wholly, or the state is torn."""
+        """Enter a block that folds in the partials of these items, of `nbytes`; if it raises, the state stays dirty."""
         return _Covering(self, intervals, nbytes)
 
     def begin_covering(self) -> bool:
-        """The state is torn from now on; whether it was whole."""
-        whole, self._torn = not self._torn, True
+        """Mark the state as dirty; return whether it was clean."""
+        whole, self._dirty = not self._dirty, True
         return whole
 
     def end_covering(self, whole: bool, intervals: Iterable[Interval], nbytes: int) -> None:
-        """These items are in the state."""
+        """Add items to what the state covers, and mark it as clean if it was `whole` before."""
         self._schedule.expect(nbytes)
         self.covered.update(intervals)
-        self._torn, self.changed, self._finished = not whole, True, False
+        self._dirty, self.changed, self._finished = not whole, True, False
 
     def skip_failed(self, item: events.ItemFailed) -> None:
-        """An item has failed for good, and is left out. The first are listed with their errors."""
+        """Note an item that failed for good and is left out; the first are listed with their errors."""
         place = item.index, item.index + 1
         failed = None
         if len(self.failed) < LISTED:
@@ -190,22 +192,23 @@ class Checkpointer:
                 self.failed[item.index] = failed
 
     def asks(self) -> bool:
-        """Whether workers are to be asked now to flush what they hold, for the next commit."""
+        """Tell whether workers should flush now, for the next commit."""
         return self._schedule.will_ask and self._schedule.asks(monotonic())
 
     def due(self) -> bool:
-        """Whether to commit now."""
+        """Tell whether to commit now."""
         return self._ready and (self._store.full or monotonic() >= self._schedule.next)
 
     @property
     def _ready(self) -> bool:
-        """Items between those that are covered are run before their page is compared, and committed after it."""
-        return self.changed and not self._torn and self._digest.verified
+        """Whether `commit` may run. Items between covered ones run before their page of the digest can be compared, and
+        are committed after it."""
+        return self.changed and not self._dirty and self._digest.verified
 
     def commit(self) -> events.Checkpointed:
-        """Write everything down, in one step."""
+        """Write the state and all that describes it in one atomic step."""
         began = monotonic()
-        torn, self._torn = self._torn, True  # should it raise, it is not tried again
+        dirty, self._dirty = self._dirty, True  # if it raises, no later commit is tried
         state = self._state()
         known = self._digest.known(self.needed)
         about_input = {"kind": known.kind, "needed": self.needed, "items": known.items, "partial": known.partial.hex()}
@@ -214,7 +217,7 @@ class Checkpointer:
             "saved": time.time(), "finished": self._finished,
         }  # fmt: skip
         self._store.commit(CheckpointData({**self._facts, **facts}, state, known.pages, self.failed))
-        self._torn, self.changed = torn, False
+        self._dirty, self.changed = dirty, False
         now = monotonic()
         self._schedule.wrote(now - began, now)
         return events.Checkpointed(now - began, len(state), now)
@@ -229,61 +232,63 @@ class Checkpointer:
             ) from error
 
     def finish(self) -> events.Checkpointed | None:
-        """The run is over, well or not: commit what is not committed, unless it is torn."""
+        """Commit what is not committed yet as the run ends, in success or failure, unless the state is dirty."""
         return self.commit() if self._ready else None
 
     def finished(self) -> None:
-        """There is a result."""
+        """Note that the run has its result."""
         self.changed, self._finished = self.changed or not self._finished, True
 
     def close(self) -> None:
-        """Give the file free. A call that was interrupted may be made again."""
+        """Release the file or the resource. If an interrupt strikes, call it again."""
         self._store.close()
 
-    def let_go(self, error: BaseException | None) -> None:
-        """Give the file or the resource free, also past an interruption, after a run that may have ended by `error`."""
+    def release(self, error: BaseException | None) -> None:
+        """Release the file or the resource even if interrupted, after a run that may have ended with `error`."""
         try:
             self.close()
         except Exception as another:
             if error is None:
                 raise
-            add_note(error, f"poolagg: and {said(another)} was raised when the checkpoint was closed")
+            add_note(error, f"poolagg: closing the checkpoint raised {said(another)}")
         except BaseException:
             self.close()
             raise
 
 
 class _Covering:
-    """What `Checkpointer.covering` returns. (`contextlib.contextmanager` sets `__traceback__` of what passes, which an
-    exception may forbid.)"""
+    """The context manager of `Checkpointer.covering`.
 
-    def __init__(self, kept: Checkpointer, intervals: Iterable[Interval], nbytes: int) -> None:
-        self._kept, self._ranges, self._nbytes = kept, intervals, nbytes
+    A class, because `contextlib.contextmanager` sets the `__traceback__` of exceptions, and a user's may forbid that.
+    """
+
+    def __init__(self, checkpointer: Checkpointer, intervals: Iterable[Interval], nbytes: int) -> None:
+        self._checkpointer, self._ranges, self._nbytes = checkpointer, intervals, nbytes
 
     def __enter__(self) -> None:
-        self._whole = self._kept.begin_covering()
+        self._whole = self._checkpointer.begin_covering()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
-            self._kept.end_covering(self._whole, self._ranges, self._nbytes)
+            self._checkpointer.end_covering(self._whole, self._ranges, self._nbytes)
 
 
 def _store(settings: RunOptions, has_state: bool) -> Store:
-    """Where the run is kept: in the resource that it changes, if that can commit, else in a file of its own."""
+    """Return the store of a run: the resource that it changes, if that can commit, else a file."""
     if settings.resource is None:
         return FileStore(settings.checkpoint.path)
     if has_state and not is_private(settings.resource):
         exposed = getattr(settings.resource, "exposure", None)
         raise ValueError(
             f"{settings.reducer!r} has a state beside {settings.resource!r}, which would be a pickle in its ledger: "
-            f"whoever can write that could run code here{': ' * bool(exposed)}{exposed or ''}. Make a run for each; or "
-            "say that nobody but you can write it, with private=True"
+            f"another user who can write there could run code here{': ' * bool(exposed)}{exposed or ''}. Make a run "
+            "for each; or pass private=True to say that nobody but you can write it"
         )
     return ResourceStore(settings.resource)
 
 
 class _Recalled(str):
-    """An item that is known by its repr alone."""
+    """An item known by its repr alone."""
 
     __slots__ = ()
 
@@ -306,16 +311,16 @@ def _facts(settings: RunOptions, grid: LeafGrid | None) -> dict[str, Any]:
     }
 
 
-def _telling(names: list[str]) -> list[str]:
-    """The differences that others follow from, if there are such."""
+def _cause_of(names: list[str]) -> list[str]:
+    """Keep the difference that the others follow from, if there is one."""
     for name in ("the key", "the strategy"):
         if name in names:
             return [name]
     return names
 
 
-def _said(name: str, before: dict[str, Any], now: dict[str, Any]) -> str:
-    """A difference, with the values where they can be shown."""
+def _described(name: str, before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Describe a difference, with both values if they can be shown."""
     shown = ("the key", "the strategy", "the chunksize", "the version of Python")
     old, new = (facts["parts"].get(name) for facts in (before, now))
     if name == "the reducer":
@@ -325,12 +330,12 @@ def _said(name: str, before: dict[str, Any], now: dict[str, Any]) -> str:
     return f"{name} differs" if old == new else f"{name} was {old or 'not there'} and is {new or 'not there'}"
 
 
-def _bytes(held: CheckpointData) -> dict[str, Any]:
-    return {"pages": held.pages, "partial": bytes.fromhex(held.facts["input"]["partial"])}
+def _bytes(data: CheckpointData) -> dict[str, Any]:
+    return {"pages": data.pages, "partial": bytes.fromhex(data.facts["input"]["partial"])}
 
 
 def _less(covered: RangeSet, failed: RangeSet) -> RangeSet:
-    """Return what of `covered` is not in `failed`."""
+    """Return the part of `covered` that is not in `failed`."""
     left = RangeSet()
     for start, stop in covered:
         for hole, end in failed.near(start, stop):

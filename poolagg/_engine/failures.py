@@ -1,4 +1,4 @@
-"""What people are told of items that failed: the errors raised, the one warning, the notes on their own exceptions."""
+"""Report failed items: the errors that a run raises, its one warning, and notes on the user's own exceptions."""
 
 from __future__ import annotations
 
@@ -18,50 +18,53 @@ from poolagg.events import ItemFailed
 
 __all__ = ["Failures", "Skipped", "error_of_item", "error_of_run", "note_of_fold", "note_of_input"]
 
-ADVICE = 'To go on without such items pass on_error="skip"; to run them again, retries=n.'
+ADVICE = 'Pass on_error="skip" to leave failing items out, or retries=N to run them again.'
 
 FEW = 3
 """Skipped items that the warning names."""
 
-SAID = 1000
-"""Characters of an exception's message that are kept for the warning: a message may contain its whole item."""
+MESSAGE_LENGTH = 1000
+"""Characters of an exception's message to keep for the warning: a message may contain its whole item."""
 
 
 def error_of_item(instruction: Fail, func: str, index: int, item: Any) -> PoolAggError:
-    """The error for an item that failed for good; its cause is what failed. `item` may be one that is not opened."""
+    """Make the error for an item that failed for good, with the original exception as its cause.
+
+    `item` may be a `KeptItem`.
+    """
     error = instruction.error
     times = "once" if instruction.attempt == 1 else f"{instruction.attempt} times"
-    what = f"item {index}, {short_repr(item)}, which was run {times}"
+    what = f"item {index}, {short_repr(item)}, which ran {times}"
     if type(error) is WorkerLost and instruction.cause == "died":
         return WorkerLost(
             f"{message_of(error)} while it ran {what}. {ADVICE}",
             exitcode=error.exitcode, signal=error.signal, index=index, item=item,
         )  # fmt: skip
-    told = TaskError(
+    raised = TaskError(
         f"{func} failed on {what}: {_line_of(error)}. {ADVICE}", index=index, item=item, attempts=instruction.attempt
     )
-    told.__cause__ = error
-    return told
+    raised.__cause__ = error
+    return raised
 
 
 def error_of_run(instruction: Fail, reducer: str) -> PoolAggError:
-    """The error for a run that cannot go on, with no item to blame."""
+    """Make the error for a run that cannot continue, for no single item's fault."""
     error = instruction.error
-    told: PoolAggError
+    raised: PoolAggError
     if is_a(error, PoolAggError):
         return error
     if instruction.cause == "timeout":
-        text = f"a worker was killed, for {error}, and no single item could be named that took so long"
-        told = WorkerLost(text, exitcode=None, signal=None, index=None, item=None)
-        told.__cause__ = error
-        return told
-    told = ReducerError(f"a state of {reducer} could not travel from its worker: {_line_of(error)}")
-    told.__cause__ = error
-    return told
+        text = f"the pool killed a worker, for {error}, and cannot name the one item that took so long"
+        raised = WorkerLost(text, exitcode=None, signal=None, index=None, item=None)
+        raised.__cause__ = error
+        return raised
+    raised = ReducerError(f"a state of {reducer} could not be sent from its worker: {_line_of(error)}")
+    raised.__cause__ = error
+    return raised
 
 
 class Failures:
-    """The failed items of one run: told to watchers, left out, or raised."""
+    """Handle the failed items of one run: tell watchers, leave the item out, or raise."""
 
     def __init__(self, settings: RunOptions, retry_buffer: RetryBuffer, observers: Observers) -> None:
         self.skipped = Skipped()
@@ -71,11 +74,11 @@ class Failures:
         self._observers = observers
 
     def retry(self, instruction: Retry) -> None:
-        """Tell that an item failed, and will run again."""
+        """Tell watchers that an item failed and will run again."""
         self._observers.tell_if(self._event, instruction.failure, instruction.attempt, True)
 
     def skip(self, instruction: Skip) -> None:
-        """Leave an item out of the result, and tell so."""
+        """Leave an item out of the result, and tell watchers, the checkpoint and `on_error`."""
         failed = self._event(instruction.failure, instruction.attempt, False)
         self._observers.tell(failed)
         if self._settings.on_error == "skip":
@@ -87,7 +90,7 @@ class Failures:
             self._settings.on_error(failed)
 
     def fail(self, instruction: Fail) -> NoReturn:
-        """Raise what ends the run."""
+        """Raise the error that ends the run."""
         if instruction.index is None:
             raise error_of_run(instruction, repr(self._settings.reducer))
         failure = Failure(instruction.index, instruction.cause, instruction.error, instruction.item)
@@ -96,7 +99,7 @@ class Failures:
         raise error_of_item(instruction, name_of(self._settings.func), instruction.index, item)
 
     def note_fold(self, error: BaseException, state: PartialState, at: int | None) -> None:
-        """Say in a note which partials were being folded when `error` was raised."""
+        """Add a note to `error` that says which partials the parent was folding."""
         item = None if at is None else find_item(self._retry_buffer, at)
         add_note(error, note_of_fold(repr(self._settings.reducer), state, at, item))
 
@@ -106,7 +109,7 @@ class Failures:
 
 
 class Skipped:
-    """Count the items that are left out, and keep the first few as text: neither an item nor an error is kept."""
+    """Count the items that are left out, and describe the first few; keeps text only, no item and no exception."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -116,10 +119,12 @@ class Skipped:
         """Count one item."""
         self.count += 1
         if len(self._first) < FEW:
-            self._first.append(f"item {failed.index}, {failed.item_repr}: {clipped(_line_of(failed.error), SAID)}")
+            self._first.append(
+                f"item {failed.index}, {failed.item_repr}: {clipped(_line_of(failed.error), MESSAGE_LENGTH)}"
+            )
 
-    def add_untold(self, count: int) -> None:
-        """Count items of which nothing but their number is known."""
+    def add_count(self, count: int) -> None:
+        """Count items of which only the number is known."""
         self.count += count
 
     def text(self, pulled: int) -> str:
@@ -130,12 +135,12 @@ class Skipped:
 
 
 def note_of_input(position: int) -> str:
-    """Where the input raised."""
+    """Say where in the input the exception was raised."""
     return f"poolagg: the input raised this when item {position} was pulled from it"
 
 
 def note_of_fold(reducer: str, state: PartialState, at: int | None, item: Any) -> str:
-    """Which partials were being folded."""
+    """Say which partials the parent was folding."""
     if at is not None:
         where = f"the partial of item {at}, {short_repr(item)}"
     else:
@@ -144,7 +149,7 @@ def note_of_fold(reducer: str, state: PartialState, at: int | None, item: Any) -
 
 
 def _line_of(error: BaseException) -> str:
-    """An exception in a line: its type and message; of one that did not travel, that line of its traceback."""
+    """Return an exception's type and message in a line; for a `RemoteError`, that line of its traceback."""
     if type(error) is RemoteError:
         lines = re.findall(rf"^(?:  \| )?((?:\w+\.)*{re.escape(error.kind)}(?::.*)?)$", error.trace, re.MULTILINE)
         return str(lines[-1]) if lines else error.kind

@@ -1,4 +1,4 @@
-"""Pull the input, on the caller's thread, and seal it into batches as the scheduler wants them."""
+"""Pull the input on the caller's thread, and seal it into batches of the size that the scheduler demands."""
 
 from __future__ import annotations
 
@@ -21,26 +21,25 @@ if TYPE_CHECKING:
 __all__ = ["InputFeed"]
 
 PULLING = 0.001
-"""Seconds of pulling between two looks at the workers."""
+"""Seconds of pulling at most before the run looks at its workers again."""
 
 IN_HAND = 0.05
-"""Seconds after which items in hand are sent, though there could be more in the chunk."""
+"""Seconds after which the feed seals the pulled items, although their chunk could hold more."""
 
 
 class InputFeed:
-    """The input of one run: what is still to be pulled, and the batches that a retry may need."""
+    """The input of one run: its source, and the batches that a retry may need."""
 
-    def __init__(self, source: Source, account: ParentTimes) -> None:
+    def __init__(self, source: Source, parent_times: ParentTimes) -> None:
         self.source = source
         self.retry_buffer = RetryBuffer()
-        self.kept: Checkpointer | None = None
-        self._parent_times = account
+        self.checkpointer: Checkpointer | None = None
+        self._parent_times = parent_times
         self._pulling_since: float | None = None
         self._end_told = False
 
     def next_event(self, scheduler: Scheduler) -> Pulled | SourceEnded | None:
-        """Pull for a millisecond at most; return what the scheduler should hear of the input, None if there is
-        nothing."""
+        """Pull for a millisecond at most; return the scheduler's next event of the input, None if there is none."""
         source = self.source
         if not source.ended and (wanted := self._wanted(scheduler)):
             now = monotonic()
@@ -64,11 +63,11 @@ class InputFeed:
         return not self.source.ended and scheduler.demand.items > self.source.in_hand
 
     def _wanted(self, scheduler: Scheduler) -> int:
-        """Count the items that should be in hand, once those that the result has already are passed."""
+        """Return how many pulled items the scheduler demands; first pass those that the result covers already."""
         demand = scheduler.demand
         passed = demand.start - self.source.position
-        if self.kept is not None and not self.source.in_hand and passed > 0:
-            self.kept.skip(self.source, passed)
+        if self.checkpointer is not None and not self.source.in_hand and passed > 0:
+            self.checkpointer.skip(self.source, passed)
         return demand.items
 
     def _pull(self, wanted: int, until: float) -> None:
@@ -86,10 +85,10 @@ class InputFeed:
         if not count:
             return None
         began, packing = monotonic(), self.source.packing
-        if self.kept is not None:
-            self.kept.check_start(scheduler.demand.start)
-        input_batch = self.source.seal(count)
+        if self.checkpointer is not None:
+            self.checkpointer.check_start(scheduler.demand.start)
+        batch = self.source.seal(count)
         self._parent_times.sealed(packing, monotonic() - began)
-        self.retry_buffer.add(input_batch)
+        self.retry_buffer.add(batch)
         self._pulling_since = None
-        return Pulled(input_batch.start, input_batch.stop, input_batch.nbytes, self.retry_buffer.nbytes)
+        return Pulled(batch.start, batch.stop, batch.nbytes, self.retry_buffer.nbytes)

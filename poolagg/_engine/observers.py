@@ -1,7 +1,7 @@
-"""What a run tells its watchers: functions given each event.
+"""Tell watchers the events of a run, and measure for them how the parent spends its time.
 
-A watcher that raises is dropped, with one warning, and the run goes on. The account of the parent's time is kept for
-them: it reads the clock once for each chunk and each wait.
+If a watcher raises, the run warns once, drops that watcher and continues. `ParentTimes` reads the clock once for each
+chunk and each wait.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ REDRAW = 0.1
 """Seconds between two `Progressed` events."""
 
 SLOW = 0.1
-"""Seconds from which on an item is worth being told by name, and not only by its index."""
+"""Seconds from which on `ChunkDone` has the slow item itself, not only its index."""
 
 SMALL = 1 << 16
-"""Bytes of an input batch at most that is opened once more to tell an item of it."""
+"""Bytes of the largest input batch that the parent unpickles to show its slow item."""
 
 
 class ParentTimes:
-    """How the parent spends a run. What it takes to merge, the events tell already."""
+    """How the parent spends a run, but for merging, which events have already."""
 
     def __init__(self) -> None:
         self.pulling = self._pickling = self._waiting = self._receiving = 0.0
         self.workers_memory = 0
 
     def sealed(self, packing: float, seconds: float) -> None:
-        """A chunk was made up in `seconds`; of the time it was pulled in, its items took `packing` to be pickled."""
+        """Count `seconds` of sealing a batch, and move the `packing` seconds of its pickling out of `pulling`."""
         self.pulling -= packing
         self._pickling += packing + seconds
 
     def waited(self, seconds: float, waiting: float) -> None:
-        """Of the `seconds` in which answers were awaited and taken in, there was nothing to do for `waiting`."""
+        """Split the `seconds` of one wait into idle ones, `waiting`, and those of receiving events."""
         self._waiting += waiting
         self._receiving += seconds - waiting
 
-    def told(self) -> ParentMeasured:
-        """The account, and how much memory it took."""
+    def measured(self) -> ParentMeasured:
+        """Return the times, and the peaks of memory."""
         import resource
 
         unit = 1 if sys.platform == "darwin" else 1024
@@ -64,7 +64,7 @@ class ParentTimes:
 
 
 class Observers:
-    """Make the events of one run and tell its watchers; without watchers no event is made."""
+    """Make the events of one run and tell its watchers; without watchers, make none."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Observers:
         return bool(self._watchers)
 
     def tell(self, event: RunEvent) -> None:
-        """Give the event to each watcher."""
+        """Pass the event to each watcher."""
         for watcher in list(self._watchers):
             try:
                 watcher(event)
@@ -92,19 +92,19 @@ class Observers:
                     raise
                 self._watchers.remove(watcher)
                 what = f"the watcher {short_repr(watcher)} raised {said(error)}, on {short_repr(event)}"
-                warnings.warn(f"{what}, and is told nothing more; the run goes on", RuntimeWarning, stacklevel=2)
+                warnings.warn(f"{what}; it gets no more events, and the run goes on", RuntimeWarning, stacklevel=2)
 
     def tell_if(self, make: Callable[..., RunEvent], *arguments: Any) -> None:
-        """Make an event and tell it, if there are watchers."""
+        """Make an event and tell it if there are watchers."""
         if self._watchers:
             self.tell(make(*arguments))
 
     def progress_is_due(self) -> bool:
-        """Whether it is time to tell how far the run is."""
+        """Tell whether the next `Progressed` is due."""
         return bool(self._watchers) and monotonic() >= self.next_redraw
 
     def progressed(self, done: int, failed: int) -> None:
-        """Tell how far the run is."""
+        """Tell the progress of the run."""
         self.next_redraw = monotonic() + REDRAW
         self.tell(events.Progressed(done, failed, self._total))
 
@@ -112,11 +112,11 @@ class Observers:
         """Tell the last three events."""
         with interrupts_allowed():
             self.tell_if(events.Progressed, done, failed, self._total)
-            self.tell_if(self._parent_times.told)
+            self.tell_if(self._parent_times.measured)
             self.tell_if(events.RunEnded, done, failed, elapsed, error)
 
     def chunk_done(self, event: ChunkResult, start: int) -> None:
-        """Tell that a worker finished a chunk, which began with item `start`."""
+        """Tell that a worker finished the chunk that begins with item `start`."""
         done = events.ChunkDone(
             event.slot, start, event.stop, event.seconds, monotonic(), event.reduce_seconds,
             event.pack_seconds, event.open_seconds, nbytes_of(event.states or ()), event.began,
@@ -125,25 +125,25 @@ class Observers:
         self.tell(done)
 
     def _slow_item(self, start: int, stop: int, seconds: float) -> Any:
-        """Return the item that took so long, if it is one; None if telling it would take long, too."""
+        """Return the item of the slowest batch if it is a single, slow one; None if reading it would be slow, too."""
         return find_item(self._retry_buffer, start, most=SMALL) if seconds >= SLOW and stop - start == 1 else None
 
-    def state_shipped(self, event: Flushed) -> None:
-        """Tell that a worker flushed its state."""
+    def state_flushed(self, event: Flushed) -> None:
+        """Tell that a worker flushed its state without a chunk."""
         if self._watchers:
             nbytes, times = nbytes_of(event.states), (event.pack_seconds, event.open_seconds)
             self.tell(events.StateFlushed(event.slot, nbytes, *times, monotonic()))
 
     def state_merged(self, state: PartialState, began: float, seconds: float) -> None:
-        """Tell that the parent committed a state."""
+        """Tell that the parent merged a state."""
         self.tell_if(events.StateMerged, state.items, state.nbytes, seconds, began + seconds)
 
     def worker_retired(self, slot: int, reason: str) -> None:
-        """Tell that a worker gets a successor."""
+        """Tell that a worker is retiring."""
         self.tell_if(events.WorkerRetired, slot, reason, monotonic())
 
     def worker_died(self, lost: Lost) -> None:
-        """Tell that a worker died, and of which item, if a single one is suspect."""
+        """Tell that a worker died, and the index of its item if there is a single suspect."""
         error = lost.error
         exitcode, signal = (error.exitcode, error.signal) if isinstance(error, WorkerLost) else (None, None)
         suspect = lost.suspect[0] if lost.suspect is not None and lost.suspect[1] - lost.suspect[0] == 1 else None

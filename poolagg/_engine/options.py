@@ -1,4 +1,4 @@
-"""The arguments of a run, checked: a bad one fails at the call, before any worker starts."""
+"""RunOptions: the arguments of a run, checked at the call, before any worker starts."""
 
 from __future__ import annotations
 
@@ -43,13 +43,16 @@ NAMES = frozenset(Options.__annotations__)
 
 
 class RunOptions:
-    """The arguments of one run, checked; the docstring of `aggregate` says what each means."""
+    """The checked arguments of one run; the docstring of `aggregate` explains each."""
 
     def __init__(
         self, func: Callable[[Any], Any], iterable: Iterable[Any], reducer: Any, **options: Unpack[Options]
     ) -> None:
         if unknown := options.keys() - NAMES:
-            raise TypeError(f"aggregate() and snapshots() have no argument {', '.join(map(repr, sorted(unknown)))}")
+            raise TypeError(
+                f"aggregate() and snapshots() have no argument {', '.join(map(repr, sorted(unknown)))}: "
+                f"the options are {', '.join(sorted(NAMES))}"
+            )
         self.func = _function(func)
         self.iterable = _iterable(iterable)
         self.reducer = as_reducer(reducer)
@@ -63,28 +66,30 @@ class RunOptions:
         strategy, reproducible = options.get("strategy"), options.get("reproducible", False)
         self.strategy = _strategy(strategy, self.reducer, reproducible)
         self._fixed = strategy is not None or reproducible
-        """The strategy was asked for, and so was the shape in which states meet."""
+        """Whether the caller asked for the strategy, and so for the shape in which states meet."""
         self.why = "as it was asked for" if strategy is not None else _why(self.strategy, self.reducer, reproducible)
         self._progress = options.get("progress", False)
-        self._watch = _watch(options.get("watch", ()))
+        self._watchers = _watchers(options.get("watch", ()))
         self.resource = _resource(self.reducer)
         self.checkpoint = _checkpoint(options.get("checkpoint"), self.reducer, self.resource)
         if self._workers is not None and self._pool is not None:
             raise ValueError(
-                f"workers={self._workers!r} goes with pool=None: {self._pool!r} has its own number of workers"
+                f"workers={self._workers!r} requires pool=None: {self._pool!r} has its own number of workers. Leave "
+                "one of the two out"
             )
 
     def make_pool(self) -> Pool:
-        """The pool to run on."""
+        """Return the pool to run on."""
         pool = ProcessPool(self._workers) if self._pool is None else as_pool(self._pool)
         if self.item_timeout is not None and not pool.can_kill:
             raise ValueError(
-                f"item_timeout={self.item_timeout!r} takes a pool that can stop an item, a ProcessPool; {pool!r} can't"
+                f"item_timeout={self.item_timeout!r} requires a pool that can kill a running item, such as "
+                f"ProcessPool; {pool!r} cannot"
             )
         return pool
 
-    def terms(self, pool: Pool, slots: int, total: int | None) -> SchedulerOptions:
-        """What the scheduler is to keep to."""
+    def scheduler_options(self, pool: Pool, slots: int, total: int | None) -> SchedulerOptions:
+        """Return the scheduler's part of the options."""
         return SchedulerOptions(
             slots=slots,
             stateful=self.strategy.stateful and pool.keeps_state,
@@ -102,24 +107,27 @@ class RunOptions:
         )
 
     def job(self, grid: LeafGrid | None) -> Job:
-        """What every worker is told at the start of the run."""
+        """Return the job that each worker receives at the start of the run."""
         return Job(self.func, self.reducer.worker_side(), self.strategy, grid, item_timeout=self.item_timeout)
 
     def _grid(self, most_items: int | None) -> LeafGrid | None:
-        """Leaves that one worker may run; a ValueError if the result was promised to depend on larger ones."""
+        """Return the grid of leaves, each small enough for one worker's `max_items_per_worker`.
+
+        Raise ValueError if the caller fixed a grid of larger leaves, for the result depends on it.
+        """
         grid = self.strategy.grid(self.chunksize)
         if grid is None or (within := grid.within(most_items)) == grid:
             return grid
         if self._fixed:
             raise ValueError(
-                f"a worker folds a leaf of {self.strategy!r}, up to {grid.most:,} items, and may run "
-                f"max_items_per_worker={most_items:,} of them: pass chunksize={most_items} or less, which is how many "
-                f"items a leaf has, or max_items_per_worker={grid.most} or more"
+                f"one worker folds a leaf of {self.strategy!r}, up to {grid.most:,} items, but it may run only "
+                f"max_items_per_worker={most_items:,} of them: pass chunksize={most_items} or less, the number of "
+                f"items of a leaf, or max_items_per_worker={grid.most} or more"
             )
         return within
 
-    def pages(self) -> InputDigest | None:
-        """What looks at the input, if it is to be known again."""
+    def input_digest(self) -> InputDigest | None:
+        """Return the digest that recognizes the input, None for a run without a checkpoint."""
         if self.checkpoint is None:
             return None
         from poolagg._checkpoint.input_digest import InputDigest
@@ -127,12 +135,12 @@ class RunOptions:
         return InputDigest(self.iterable)
 
     def watchers(self) -> list[Callable[[RunEvent], Any]]:
-        """Those who are told what happens."""
+        """Return the watchers, the progress bar included."""
         if not self._progress:
-            return self._watch
+            return self._watchers
         from poolagg._report.progress import Progress
 
-        return [*self._watch, Progress()]
+        return [*self._watchers, Progress()]
 
 
 def _function(func: Any) -> Callable[[Any], Any]:
@@ -142,7 +150,7 @@ def _function(func: Any) -> Callable[[Any], Any]:
 
 
 def _iterable(iterable: Any) -> Iterable[Any]:
-    # Not by calling iter(), which is for the run to do, once: it may open files, or start processes.
+    # Only the run calls iter(), once: it may open files, or start processes.
     if not (hasattr(type(iterable), "__iter__") or hasattr(type(iterable), "__getitem__")):
         raise TypeError(f"the second argument must be an iterable of items, not {iterable!r}")
     return iterable  # type: ignore[no-any-return]
@@ -158,7 +166,7 @@ def _on_error(value: Any) -> Any:
     raise ValueError(f'on_error must be "raise", "skip" or a function given each ItemFailed, not {value!r}')
 
 
-def _watch(watch: Any) -> list[Callable[[RunEvent], Any]]:
+def _watchers(watch: Any) -> list[Callable[[RunEvent], Any]]:
     if not (callable(watch) or hasattr(type(watch), "__iter__")):
         raise TypeError(f"watch takes functions given each run event, not {watch!r}")
     watchers = [watch] if callable(watch) else list(watch)
@@ -169,7 +177,7 @@ def _watch(watch: Any) -> list[Callable[[RunEvent], Any]]:
 
 
 def _resource(reducer: Reducer) -> Any:
-    """The one resource that can commit, of what the reducer changes; or None."""
+    """Return the one resource that can commit among those that the reducer changes; None if there is none."""
     intos = _intos(reducer)
     resources = {id(into.resource): into.resource for into in intos if into.resource is not None}
     if not resources:
@@ -181,8 +189,8 @@ def _resource(reducer: Reducer) -> Any:
         )
     if any(into.resource is None for into in intos):
         raise ValueError(
-            f"{reducer!r} applies partials to a resource that commits, and by an Into that cannot: a continued run "
-            "would apply some of those twice. Make a run for each"
+            f"{reducer!r} applies partials both to a resource that commits and by an Into that cannot commit: a "
+            "continued run would apply some of the latter twice. Make a run for each"
         )
     return next(iter(resources.values()))
 
@@ -198,23 +206,23 @@ def _checkpoint(checkpoint: Any, reducer: Reducer, resource: Any) -> Any:
     if resource is not None:
         if kept.path is not None:
             raise ValueError(
-                f"checkpoint={checkpoint!r} has a path, but {reducer!r} keeps in the resource itself how far the run "
-                "is: leave the path out. Options go without one: Checkpoint(retry_failed=True)"
+                f"checkpoint={checkpoint!r} has a path, but the resource of {reducer!r} keeps the checkpoint itself: "
+                "leave the path out. Other options need none: Checkpoint(retry_failed=True)"
             )
         return kept
     if _intos(reducer):
         raise ValueError(
-            f"checkpoint={checkpoint!r} can't keep what {reducer!r} changes: what Into applies lies outside of it, so "
-            "a continued run would apply some partials twice. Use a reducer with a result, such as Collect(); or a "
-            "resource that can commit: poolagg.resources"
+            f"checkpoint={checkpoint!r} cannot keep the effects of {reducer!r}: Into applies partials outside of the "
+            "checkpoint, so a continued run would apply some twice. Use a reducer with a result, such as Collect(); "
+            "or a resource that can commit: poolagg.resources"
         )
     if kept.path is None:
-        raise ValueError(f"checkpoint={checkpoint!r} needs a path: only a resource that can commit does without")
+        raise ValueError(f"checkpoint={checkpoint!r} needs a path: only a resource that can commit works without one")
     return kept
 
 
 def _intos(reducer: Reducer) -> list[Into]:
-    """What changes something outside, of the reducer's parts."""
+    """Return the parts of the reducer that change something outside of the run."""
     found = [into for part in getattr(reducer, "parts", ()) for into in _intos(part)]
     return [reducer, *found] if isinstance(reducer, Into) else found
 
@@ -240,7 +248,7 @@ def _chosen(reducer: Reducer, reproducible: bool) -> Strategy:
 
 
 def _why(chosen: Strategy, reducer: Reducer, reproducible: bool) -> str:
-    """Why this strategy was chosen, for people."""
+    """Say why this strategy was chosen."""
     order = "of reproducible=True" if reproducible else "it depends on the order"
     if not reducer.mergeable:
         where = f"in input order, because {order}" if chosen.in_order else "as they come"

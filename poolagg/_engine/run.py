@@ -1,8 +1,8 @@
-"""One run: the one place that holds a scheduler and a pool.
+"""Run: the loop of one run, on the caller's thread; the one place that holds a scheduler and a pool.
 
-One loop on the caller's thread: pull items (`input_feed.py`), wait for answers, hand them to the scheduler, carry out
-its orders. The scheduler decides, the pool runs chunks. `failures.py` says what becomes of failures, `observers.py`
-tells the watchers. This file holds the one result and the clock.
+Each round pulls items (`input_feed.py`), waits for the pool's events, passes them to the scheduler, and carries out its
+instructions. The scheduler decides, and the pool runs chunks. `failures.py` handles failed items, `observers.py` tells
+the watchers. This file owns the result and the clock.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from poolagg.errors import PoolAggError, SkippedItems
 from poolagg.pools import Watch
 from poolagg.reducers import Into
 
-if TYPE_CHECKING:  # few runs have a checkpoint, and sqlite3 takes as long to import as a worker to start
+if TYPE_CHECKING:  # few runs have a checkpoint, and its modules take long to import
     from poolagg._checkpoint.input_digest import InputDigest
     from poolagg._engine.checkpointer import Checkpointer
     from poolagg._scheduler.ranges import RangeSet
@@ -40,11 +40,11 @@ if TYPE_CHECKING:  # few runs have a checkpoint, and sqlite3 takes as long to im
 __all__ = ["Run"]
 
 LATE = 0.005
-"""Seconds that a batch, which is to last a millisecond, may take before its worker is asked to share its chunk."""
+"""Seconds that a batch, made to last a millisecond, may take before the scheduler divides the chunk of its worker."""
 
 
 class Run:
-    """One run: `step` drives it, and returns after each round of answers."""
+    """One run: each `step` is a round of its loop."""
 
     _scheduler: Scheduler
     _entered = _ended = _planned = _stopped = False
@@ -56,8 +56,8 @@ class Run:
         self._pool.check_free()
         self._strategy = settings.strategy
         self._parent_fold = self._strategy.parent_fold(settings.reducer)
-        self._digest = settings.pages()
-        self._kept: Checkpointer | None = None
+        self._digest = settings.input_digest()
+        self._checkpointer: Checkpointer | None = None
         observer = None if self._digest is None or self._digest.sliced else self._digest
         parent_times = ParentTimes()
         self._source = Source(settings.iterable, self._pool.encode(), observer)
@@ -65,7 +65,7 @@ class Run:
         self._retry_buffer = self._feed.retry_buffer
         self._total = settings.total if settings.total is not None else self._source.total
         slots = self._pool.workers if self._total is None else max(1, min(self._pool.workers, self._total))
-        self._options = settings.terms(self._pool, slots, self._total)
+        self._options = settings.scheduler_options(self._pool, slots, self._total)
         self._parent_times = parent_times
         self._observers = Observers(settings.watchers(), parent_times, self._retry_buffer, self._total)
         self._failures = Failures(settings, self._retry_buffer, self._observers)
@@ -74,11 +74,11 @@ class Run:
         timeout = settings.item_timeout
         self._watch = None if timeout is None else Watch(self._pool, timeout)
         self._working = False
-        self._lease = object()
-        """What the pool knows this run by. Not the run itself: it ends when it is forgotten."""
+        self._token = object()
+        """The pool's token for this run. Not the run itself, whose `__del__` must be able to end it."""
 
     def value(self, last: bool = False) -> Any:
-        """The finished result of what is committed."""
+        """Return the finished result of what the parent has folded."""
         return self._parent_fold.value(last)
 
     # -- the loop ------------------------------------------------------------------------------------------------------
@@ -94,7 +94,7 @@ class Run:
         return self
 
     def step(self) -> bool:
-        """One round: pull, wait for answers, carry out what follows. False when the run is over."""
+        """Do one round: pull, wait for events, carry out instructions. Return False when the run is over."""
         with self._pool.used():
             return self._step()
 
@@ -104,19 +104,19 @@ class Run:
                 self._begin_work()  # the total that said there were no items was wrong
             self._do(self._scheduler.handle(event))
         if self._scheduler.finished:
-            self._run_final_stage()  # before: what it makes of the state may be much smaller
+            self._run_final_stage()  # before the last commit, since the state may become much smaller
             self._keep_result()
             return False
         if self._working:
-            self._take_all(self._arrived())
-        self._look_at_the_clock()
+            self._handle_all(self._arrived())
+        self._check_deadlines()
         return True
 
     def _arrived(self) -> list[messages.PoolEvent]:
-        """Wait for answers.
+        """Wait for the pool's events.
 
-        A `SerialPool` runs `func` in here: a failed item's traceback refers to the frames of `_arrived` and `_step`, so
-        these hold no answer when they end. Otherwise exceptions would be in cycles, and their items with them.
+        A `SerialPool` runs `func` in here, so a failed item's traceback refers to the frames of `_arrived` and `_step`.
+        These frames keep no event: it would put the exception, and its item, into a reference cycle.
         """
         patience = self._patience()
         began, waited = monotonic(), self._pool.waited
@@ -126,15 +126,15 @@ class Run:
             self._parent_times.waited(monotonic() - began, self._pool.waited - waited)
 
     def _run_final_stage(self) -> None:
-        """Have the workers do what is left to be done with what was committed, in a run of its own.
+        """Let the workers do the strategy's final stage, if it has one, as a run of its own.
 
-        If that fails, its result is missing, and whoever asks for the value does the work here.
+        If that run fails, `value` does the work in the parent.
         """
         final_stage = None if self._stopped else self._strategy.final_stage(self._parent_fold)
         if final_stage is None or not self._working:
             return
         self._observers.tell(events.FinalMergeStarted(len(final_stage.items), final_stage.why, monotonic()))
-        self._pool.end(clean=True, again=True, run=self._lease)
+        self._pool.end(clean=True, again=True, run=self._token)
         with (
             contextlib.suppress(PoolAggError),
             Run(RunOptions(final_stage.func, final_stage.items, Into(final_stage.take), pool=self._pool)) as run,
@@ -148,83 +148,82 @@ class Run:
         even_if_interrupted(self._end, None if kind is GeneratorExit else error)
 
     def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
-        """End a run whose `__exit__` an interrupt has prevented."""
+        """End a run whose `__exit__` was prevented by an interrupt."""
         if self._entered and not self._ended and not ending():
             even_if_interrupted(self._end, KeyboardInterrupt("the run was interrupted as it ended"))
 
     def snapshot_is_due(self) -> bool:
-        """Whether `every` seconds have passed, and there is something to show. Slots are asked to flush for the
-        next."""
+        """Tell whether `every` seconds have passed and there is a result to show; ask workers to flush for the next."""
         if self._every is None or monotonic() < self._next_snapshot:
             return False
         self._next_snapshot = monotonic() + self._every
         with self._pool.used():
             self._do(self._scheduler.handle(messages.FlushAll()))
-        # Before anything has arrived there is nothing to show, and of nothing some reducers have no result.
+        # Of no partials some reducers have no result.
         return self._scheduler.counts().merged > 0
 
     def snapshot(self, final: bool) -> Snapshot:
-        """The result so far."""
+        """Make a snapshot of the result so far."""
         merged, failed, _ = self._scheduler.counts()
         return Snapshot(self.value(final), merged + failed, self._total, monotonic() - self._began, final)
 
     def warn_of_skipped(self, stacklevel: int) -> None:
-        """Say what is missing from the result."""
+        """Warn of the skipped items, if there are any."""
         if self._failures.skipped.count:
             warnings.warn(
                 SkippedItems(self._failures.skipped.text(self._scheduler.demand.start)), stacklevel=stacklevel + 1
             )
 
     def _begin(self) -> None:
-        settings, terms = self._settings, self._options
+        settings, options = self._settings, self._options
         self._began = monotonic()
         self._next_snapshot = self._began + (self._every or 0)
         covered, failed_before = ((), ()) if self._digest is None else self._continue(self._digest)
-        self._scheduler, self._planned = Scheduler(terms, covered, failed_before), True
-        if self._kept is not None and covered and self._parent_fold.done():
-            self._kept.skip(self._source, self._kept.needed)
+        self._scheduler, self._planned = Scheduler(options, covered, failed_before), True
+        if self._checkpointer is not None and covered and self._parent_fold.done():
+            self._checkpointer.skip(self._source, self._checkpointer.needed)
             self._stop()
         merged, failed, _ = self._scheduler.counts()
-        # A finished run that is only asked again needs no workers.
+        # A continued run may need no workers: it starts them when it pulls an item.
         if self._total != 0 and not (merged or failed):
             self._begin_work()
         self._observers.tell(
             events.RunStarted(
-                self._total, terms.slots, repr(self._pool), repr(self._strategy), repr(settings.reducer),
+                self._total, options.slots, repr(self._pool), repr(self._strategy), repr(settings.reducer),
                 merged, self._began, monotonic() - self._began,
-                self._pool.slots_per_worker, terms.in_order, settings.why,
+                self._pool.slots_per_worker, options.in_order, settings.why,
             )
         )  # fmt: skip
 
     def _begin_work(self) -> None:
         if not self._working:
-            settings, terms = self._settings, self._options
-            self._pool.begin(settings.job(terms.grid), terms.slots, self._lease)
+            settings, options = self._settings, self._options
+            self._pool.begin(settings.job(options.grid), options.slots, self._token)
             self._working = True
-            items_run = {slot: items for slot, items in self._pool.items_run().items() if slot < terms.slots}
+            items_run = {slot: items for slot, items in self._pool.items_run().items() if slot < options.slots}
             self._do(self._scheduler.handle(messages.ItemsRun(items_run)))
 
     def _end(self, error: BaseException | None) -> None:
-        """End the run, once. An interrupt waits until the pool and the checkpoint are let go of."""
+        """End the run, once. An interrupt waits until the pool and the checkpoint are released."""
         if self._ended:
             return
         with interrupts_held_back():
             self._ended = True
             clean = error is None and self._scheduler.finished and not self._stopped
-            if self._working and self._observers:  # which workers of the pool's last run do not live to tell
+            if self._working and self._observers:  # before the pool ends: its workers may end with it
                 self._parent_times.workers_memory = self._pool.peak_memory()
             try:
                 interrupted = error is not None and not issubclass(type(error), Exception)
-                self._pool.end(clean, interrupted, run=self._lease)
+                self._pool.end(clean, interrupted, run=self._token)
             finally:
                 try:
-                    self._let_go(error)
+                    self._release_checkpoint(error)
                 finally:
                     done, failed, _ = self._scheduler.counts() if self._planned else Counts()
                     self._observers.ended(done, failed, monotonic() - self._began, error)
 
     def _patience(self) -> float | None:
-        """How long the workers may be waited for: not at all while there are items to pull."""
+        """Return the seconds to wait for events at most: 0 while there are items to pull, None for no limit."""
         if self._feed.is_wanted(self._scheduler):
             return 0.0
         deadlines = []
@@ -234,12 +233,12 @@ class Run:
             deadlines.append(self._next_snapshot)
         if self._watch is not None:
             deadlines.append(self._watch.next)
-        if self._kept is not None and (look := self._kept.next_look) is not None:
+        if self._checkpointer is not None and (look := self._checkpointer.next_look) is not None:
             deadlines.append(look)
         deadlines.extend(at for _, _, at in self._divisible())
         return bounded(min(deadlines) - monotonic()) if deadlines else None
 
-    def _look_at_the_clock(self) -> None:
+    def _check_deadlines(self) -> None:
         if self._watch is not None and self._working:
             self._watch.look(range(self._options.slots))
         for slot, chunk, at in self._divisible():
@@ -248,62 +247,62 @@ class Run:
         if self._observers.progress_is_due():
             counts = self._counts()
             self._observers.progressed(counts.done, counts.failed)
-        if self._kept is not None:
-            if self._kept.asks():
+        if self._checkpointer is not None:
+            if self._checkpointer.asks():
                 self._do(self._scheduler.handle(messages.FlushAll()))
-            if self._kept.due():
-                self._observers.tell(self._kept.commit())
+            if self._checkpointer.due():
+                self._observers.tell(self._checkpointer.commit())
 
     def _divisible(self) -> list[tuple[int, int, float]]:
-        """While others have nothing to do: workers, the chunks they run, and from when on these should be divided."""
+        """Return slots whose chunks the scheduler may divide for idle workers, each with its chunk and from when on."""
         running = [(slot, chunk, self._pool.batch(slot)) for slot, chunk in self._scheduler.divisible]
         return [(slot, chunk, at.since + LATE) for slot, chunk, at in running if at and at.chunk == chunk]
 
     # -- the checkpoint ------------------------------------------------------------------------------------------------
 
-    def _continue(self, pages: InputDigest) -> tuple[RangeSet, RangeSet]:
-        """Go on from what the checkpoint holds; return the items that it covers, and those that failed."""
+    def _continue(self, digest: InputDigest) -> tuple[RangeSet, RangeSet]:
+        """Continue from the checkpoint; return the items that it covers, and those that failed."""
         from poolagg._engine.checkpointer import Checkpointer
 
-        self._kept = Checkpointer(self._settings, self._parent_fold, pages, self._options)
-        self._feed.kept, self._failures.note_in_checkpoint = self._kept, self._kept.skip_failed
-        self._kept.begin(self._options)
+        self._checkpointer = Checkpointer(self._settings, self._parent_fold, digest, self._options)
+        self._feed.checkpointer, self._failures.note_in_checkpoint = self._checkpointer, self._checkpointer.skip_failed
+        self._checkpointer.begin(self._options)
         if self._settings.on_error == "skip":
-            self._kept.tell_skipped(self._failures.skipped)
-        return self._kept.covered, self._kept.all_failed
+            self._checkpointer.tell_skipped(self._failures.skipped)
+        return self._checkpointer.covered, self._checkpointer.all_failed
 
     def _keep_result(self) -> None:
-        if self._kept is not None:
-            self._kept.finished()
-            self._keep_rest(self._kept)
+        if self._checkpointer is not None:
+            self._checkpointer.finished()
+            self._keep_rest(self._checkpointer)
 
-    def _keep_rest(self, kept: Checkpointer) -> None:
-        if (kept_now := kept.finish()) is not None:
-            self._observers.tell(kept_now)
+    def _keep_rest(self, checkpointer: Checkpointer) -> None:
+        if (committed := checkpointer.finish()) is not None:
+            self._observers.tell(committed)
 
-    def _let_go(self, error: BaseException | None) -> None:
-        """Commit what there is, however the run ended, and let go of the file."""
-        if self._kept is None:
+    def _release_checkpoint(self, error: BaseException | None) -> None:
+        """Commit what is not committed yet, however the run ended, and release the checkpoint."""
+        if self._checkpointer is None:
             return
         try:
             with interrupts_allowed():
-                self._keep_rest(self._kept)
+                self._keep_rest(self._checkpointer)
         except Exception as another:
             if error is None:
                 raise
-            add_note(error, f"poolagg: and the checkpoint was not written: {message_of(another)}")
+            add_note(error, f"poolagg: the last commit of the checkpoint failed: {message_of(another)}")
         finally:
-            self._kept.let_go(error)
+            self._checkpointer.release(error)
 
-    # -- answers in, orders out ----------------------------------------------------------------------------------------
+    # -- events in, instructions out -----------------------------------------------------------------------------------
 
-    def _take_all(self, arrived: Iterable[messages.PoolEvent]) -> None:
+    def _handle_all(self, arrived: Iterable[messages.PoolEvent]) -> None:
         for event in arrived:
-            self._take(event)
+            self._handle(event)
 
-    def _take(self, event: messages.PoolEvent) -> None:
+    def _handle(self, event: messages.PoolEvent) -> None:
         if isinstance(event, messages.Flushed):
-            self._observers.state_shipped(event)
+            self._observers.state_flushed(event)
         elif isinstance(event, messages.Lost):
             self._observers.worker_died(event)
         elif isinstance(event, messages.Retiring):
@@ -342,9 +341,9 @@ class Run:
     def _commit(self, state: messages.PartialState) -> list[messages.Instruction]:
         if self._stopped:
             return []
-        began = monotonic()
+        began, keeper = monotonic(), self._checkpointer
         try:
-            with contextlib.nullcontext() if self._kept is None else self._kept.covering(state.covers, state.nbytes):
+            with contextlib.nullcontext() if keeper is None else keeper.covering(state.covers, state.nbytes):
                 self._parent_fold.commit(state.data)
         except BaseException as error:
             self._failures.note_fold(error, state, self._parent_fold.at)
@@ -358,21 +357,21 @@ class Run:
         return self._scheduler.handle(messages.Merged(seconds))
 
     def _stop(self) -> None:
-        """End the run early: nothing that is still to come can change the result."""
+        """End the run early, because no further partial can change the result."""
         self._stopped = True
         self._scheduler.stop()
 
     def _leave_out(self, leaf: int) -> None:
-        """Tell the folding that a leaf has no state, so that the leaves beside it need not be kept for it."""
+        """Tell the parent fold that a leaf has no state, so that it need not keep the leaves beside it."""
         leave_out = getattr(self._parent_fold, "leave_out", None)
         if leave_out is not None and not self._stopped:
-            with contextlib.nullcontext() if self._kept is None else self._kept.covering(()):
+            with contextlib.nullcontext() if self._checkpointer is None else self._checkpointer.covering(()):
                 leave_out(leaf)
 
     # -- time ----------------------------------------------------------------------------------------------------------
 
     def _counts(self) -> Counts:
-        """Count items, with those that are done in chunks that are running."""
+        """Count items, those done in running chunks included."""
         slots = range(self._options.slots)
         batches = [(slot, batch) for slot in slots if (batch := self._pool.batch(slot)) is not None]
         return self._scheduler.counts((slot, batch.chunk, batch.start) for slot, batch in batches)

@@ -1,4 +1,4 @@
-"""A result that is still growing, as `snapshots` yields it."""
+"""Snapshot: a result that is still growing, as `snapshots` yields it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ __all__ = ["Snapshot"]
 
 @dataclass(frozen=True, slots=True)
 class Snapshot(Generic[Value]):
-    """The result of the `done` items that are merged so far; `final` marks the last one, which is the result."""
+    """The result so far.
+
+    `value` is the result of the items merged so far. `done` counts these and the failed ones; `total` is how many
+    items there are, None if unknown; `elapsed` is in seconds. `final` marks the last snapshot, whose value is the
+    result of the run.
+    """
 
     value: Value
     done: int

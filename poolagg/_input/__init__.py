@@ -1,1 +1,1 @@
-"""What goes in: sources pulled into batches, the functions around `func`, and items as they are told."""
+"""The input side: sources and batches, the functions around `func`, and items as messages show them."""

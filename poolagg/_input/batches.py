@@ -1,7 +1,6 @@
-"""RetryBuffer: consecutive items in the form they travel in, kept until they are in the result.
+"""InputBatch: consecutive items, encoded for workers. RetryBuffer: the batches whose items are not in the result yet.
 
-An item's large buffers are copied once, beside its pickle, so that they can go through memory that is shared with a
-worker.
+Pickling copies an item's large buffers once, out of band, so that a worker can map them in shared memory.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ NUMBERS, PLAIN, PACKED, LOOSE = "numbers", "plain", "packed", "loose"
 
 
 class PackedItem(NamedTuple):
-    """A pickle, and the large buffers that belong to it."""
+    """A pickle, and its large buffers, out of band."""
 
     pickle: Any
     buffers: Sequence[Any]
@@ -43,10 +42,10 @@ Encoded: TypeAlias = bytes | PackedItem
 
 
 class InputBatch(NamedTuple):
-    """Consecutive items in the form they travel in.
+    """Consecutive items in the form that workers receive.
 
     `data` is one pickle of them all (kind "plain"), a list of pickles ("packed"), or the items themselves ("loose").
-    Numbers are written in pieces ("numbers"), which is quicker, and whose bytes digests are made of.
+    Kind "numbers" is pieces written by marshal, which is quicker; the input's digest uses their bytes.
     """
 
     start: int
@@ -56,15 +55,14 @@ class InputBatch(NamedTuple):
     nbytes: int
 
     def cut(self, start: int, stop: int) -> tuple[str, Any, int]:
-        """What of it must travel for items `start` to `stop`: the kind, the data, and where in that they begin."""
+        """Return what a worker needs for items `start` to `stop`: the kind, the data, and their offset in the data."""
         if self.kind in (NUMBERS, PLAIN):
             return self.kind, self.data, start - self.start
         return self.kind, self.data[start - self.start : stop - self.start], 0
 
 
 def open_batch(kind: str, data: Any, offset: int, count: int) -> tuple[Sequence[Any], Callable[[Any], Any] | None]:
-    """`count` items of an input batch from `offset` on, and what opens each of them if it is still pickled on its
-    own."""
+    """Return `count` items from `offset` on, and the function that unpickles each; None if they are no pickles."""
     if kind == NUMBERS:
         return NumberBatch(data, offset, count), None
     items = open_item(data) if kind == PLAIN else data
@@ -76,7 +74,7 @@ def open_batch(kind: str, data: Any, offset: int, count: int) -> tuple[Sequence[
 
 
 def open_item(data: Encoded) -> Any:
-    """Unpickle, upon the very buffers if there are any; those that are kept for a re-run are copied."""
+    """Unpickle an item on top of its buffers; copy those that are `bytes`, which a retry needs unchanged."""
     if not isinstance(data, PackedItem):
         return pickle.loads(data)
     buffers = [bytearray(buffer) if isinstance(buffer, bytes) else buffer for buffer in data.buffers]
@@ -84,7 +82,7 @@ def open_item(data: Encoded) -> Any:
 
 
 def open_watched(data: PackedItem, alive: Callable[[], None]) -> Any:
-    """Unpickle, upon the very buffers; `alive` is called for each 64 kB of the pickle."""
+    """Unpickle an item on top of its buffers, and call `alive` for each 64 kB of the pickle."""
     return pickle.load(_Watched(data.pickle, alive), buffers=data.buffers)
 
 
@@ -99,55 +97,55 @@ class _Watched(io.BytesIO):
 
 
 def size_of(data: Encoded) -> int:
-    """How many bytes travel."""
+    """Return the size in bytes, out-of-band buffers included."""
     return len(data.pickle) + sum(map(len, data.buffers)) if isinstance(data, PackedItem) else len(data)
 
 
 class RetryBuffer:
-    """The input batches whose items are not all covered yet: what a re-run is made from.
+    """The batches that a retry may need: those whose items are not all covered yet.
 
-    >>> retry_buffer = RetryBuffer()
-    >>> retry_buffer.add(InputBatch(0, 4, LOOSE, "abcd", 4))
-    >>> retry_buffer.find(2).data, retry_buffer.nbytes
+    >>> kept = RetryBuffer()
+    >>> kept.add(InputBatch(0, 4, LOOSE, "abcd", 4))
+    >>> kept.find(2).data, kept.nbytes
     ('abcd', 4)
-    >>> retry_buffer.release(0, 3); retry_buffer.release(3, 4); retry_buffer.nbytes
+    >>> kept.release(0, 3); kept.release(3, 4); kept.nbytes
     0
     """
 
     def __init__(self) -> None:
         self._starts: list[int] = []
-        self._retry_buffer: list[InputBatch] = []
+        self._batches: list[InputBatch] = []
         self._left: list[int] = []
         self.nbytes = 0
 
-    def add(self, input_batch: InputBatch) -> None:
-        """Keep an input batch; input batches come in input order."""
-        self._starts.append(input_batch.start)
-        self._retry_buffer.append(input_batch)
-        self._left.append(input_batch.stop - input_batch.start)
-        self.nbytes += input_batch.nbytes
+    def add(self, batch: InputBatch) -> None:
+        """Keep a batch; batches come in input order."""
+        self._starts.append(batch.start)
+        self._batches.append(batch)
+        self._left.append(batch.stop - batch.start)
+        self.nbytes += batch.nbytes
 
     def find(self, index: int) -> InputBatch:
-        """The input batch that holds item `index`."""
-        return self._retry_buffer[self._place(index)]
+        """Return the batch that holds item `index`."""
+        return self._batches[self._position(index)]
 
     def release(self, start: int, stop: int) -> None:
-        """Items `start` to `stop` are covered: an input batch with none left is let go."""
+        """Note that items `start` to `stop` are covered, and drop batches without other items."""
         while start < stop:
-            i = self._place(start)
-            input_batch = self._retry_buffer[i]
-            count = min(stop, input_batch.stop) - start
+            i = self._position(start)
+            batch = self._batches[i]
+            count = min(stop, batch.stop) - start
             start += count
             self._left[i] -= count
             if not self._left[i]:
-                self.nbytes -= input_batch.nbytes
-                del self._starts[i], self._retry_buffer[i], self._left[i]
+                self.nbytes -= batch.nbytes
+                del self._starts[i], self._batches[i], self._left[i]
 
-    def _place(self, index: int) -> int:
+    def _position(self, index: int) -> int:
         i = bisect.bisect_right(self._starts, index) - 1
-        if i < 0 or index >= self._retry_buffer[i].stop:
+        if i < 0 or index >= self._batches[i].stop:
             raise LookupError(f"item {index} is not kept")
         return i
 
     def __len__(self) -> int:
-        return len(self._retry_buffer)
+        return len(self._batches)

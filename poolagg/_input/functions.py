@@ -1,4 +1,4 @@
-"""What goes around `func`: unpacking its arguments, keeping its item, and a worker's own state.
+"""Wrappers of `func` and per-worker state: unpack its arguments, keep its item, make values once for each worker.
 
 `star` and `with_item` wrap a function; `per_worker` and `rng` are for use inside one.
 """
@@ -23,10 +23,10 @@ Arguments = TypeVarTuple("Arguments")
 
 
 class star(Generic[T]):  # noqa: N801 - reads as the function it stands for
-    """Call `func` with the elements of the one tuple it is given: `star(f)((a, b)) == f(a, b)`.
+    """Call `func` with the elements of its one argument, a tuple: `star(f)((a, b)) == f(a, b)`.
 
-    For functions of several arguments, and for the `apply` of `Into`. Never done implicitly: an item that is a tuple is
-    one item.
+    Use it for functions of several arguments, and for the `apply` of `Into`. A run never unpacks by itself: an item
+    that is a tuple is one item.
 
     >>> list(map(star(pow), [(2, 5), (3, 2)]))
     [32, 9]
@@ -45,9 +45,10 @@ class star(Generic[T]):  # noqa: N801 - reads as the function it stands for
 
 
 class with_item(Generic[T]):  # noqa: N801
-    """Return the item beside the result: `with_item(f)(x) == (x, f(x))`.
+    """Return the item together with the result: `with_item(f)(x) == (x, f(x))`.
 
-    For searches that keep the input of the best output: `aggregate(with_item(loss), grid, Min(key=itemgetter(1)))`.
+    Use it for a search that keeps the input of the best output: `aggregate(with_item(loss), grid,
+    Min(key=itemgetter(1)))`.
 
     >>> with_item(abs)(-3)
     (-3, 3)
@@ -66,7 +67,7 @@ class with_item(Generic[T]):  # noqa: N801
 
 
 def name_of(func: object) -> str:
-    """The name to show for a function: its qualified name, or its repr.
+    """Return the name to show for a function: its qualified name, or its repr.
 
     >>> name_of(name_of), name_of(star(abs))
     ('name_of', 'star(abs)')
@@ -74,17 +75,17 @@ def name_of(func: object) -> str:
     return getattr(func, "__qualname__", None) or repr(func)
 
 
-# -- a worker's own state ----------------------------------------------------------------------------------------------
+# -- per-worker state --------------------------------------------------------------------------------------------------
 
 _made: dict[str, Any] = {}
 _making = threading.RLock()
 
 
 class per_worker(Generic[T]):  # noqa: N801
-    """A value that each worker process makes for itself, at its first use: a model, a connection, a cache.
+    """A value that each worker process makes for itself at its first use: a model, a connection, a cache.
 
-    `model = per_worker(load_model)` in the module, `model()` inside `func`. What travels is the recipe: `factory` runs
-    once per process, with `arguments`, under a lock (so once also where the workers are threads).
+    Write `model = per_worker(load_model)` in the module and `model()` inside `func`. Workers receive the factory, not
+    the value. `factory(*arguments)` runs once per process, under a lock, so once even if the workers are threads.
 
     >>> numbers = per_worker(list, (1, 2, 3))
     >>> numbers() is numbers()
@@ -96,7 +97,7 @@ class per_worker(Generic[T]):  # noqa: N801
             raise TypeError(f"per_worker() takes a function that makes the value, not the value itself: {factory!r}")
         self._factory = factory
         self._arguments = arguments
-        # A name of its own, so that the same object, unpickled again and again, finds what it made before.
+        # A unique name, by which each unpickled copy of this object finds the value in its process.
         self._name = os.urandom(16).hex()
 
     def __call__(self) -> T:
@@ -111,10 +112,10 @@ class per_worker(Generic[T]):  # noqa: N801
 
 
 class _Here(threading.local):
-    """Where in the input the calling thread is: set by the worker for each batch, read by `rng`.
+    """The calling thread's place in the input: the worker sets it for each batch, `rng` reads it.
 
-    The index is not stored per item, which would cost more than a small item does: it follows from how far the
-    batch's iterator has come.
+    The index follows from how far the batch's iterator has come. Storing it for each item would cost more than a small
+    item does.
     """
 
     source: Iterator[Any] | None = None
@@ -125,12 +126,12 @@ class _Here(threading.local):
         self.generators = {}
 
     def enter(self, source: Iterator[Any] | None, stop: int) -> None:
-        """The thread is about to run the items of `source`, the last of which has index `stop - 1`."""
+        """Note that the thread begins to run the items of `source`, the last of which has index `stop - 1`."""
         self.source, self.stop = source, stop
 
     @contextlib.contextmanager
     def within(self) -> Iterator[None]:
-        """What runs in here may be within an item of another run, on the same thread, which then goes on."""
+        """Save and restore the place around a nested run, which runs on this thread within an item of another run."""
         outer = self.source, self.stop, self.generators
         self.generators = {}
         try:
@@ -142,7 +143,7 @@ class _Here(threading.local):
     def index(self) -> int:
         """The index of the item that is running."""
         if self.source is None:
-            raise RuntimeError("rng() belongs to the item that is running: call it inside func, during a run")
+            raise RuntimeError("rng() needs an item that is running: call it inside func, during a run")
         return self.stop - operator.length_hint(self.source) - 1
 
 
@@ -150,10 +151,10 @@ here = _Here()
 
 
 def rng(seed: int = 0) -> np.random.Generator:
-    """Return a numpy Generator seeded from `seed` and the index of the item that is running.
+    """Return a numpy Generator seeded by `seed` and the index of the item that is running.
 
-    Streams of different items are independent; the result of a run does not depend on workers, timing or re-runs.
-    Calls within one item return the same generator. Raises RuntimeError outside `func`. Costs about 15 us an item.
+    Streams of different items are independent, so the result does not depend on workers, timing or retries. Calls
+    within one item return the same generator. Raises RuntimeError outside of `func`. Costs about 15 us an item.
     """
     import numpy as np
 

@@ -1,8 +1,8 @@
-"""Items as people are told of them: the object where it is at hand, else its pickle, which is opened when asked for.
+"""Items in errors and events: the object itself if the parent has it, else its pickle, unpickled on first access.
 
-Opening a pickle runs the code of whoever wrote the item's class, and that may exit, crash or hang. So this process
-opens by itself only what is made of plain values: numbers, texts, containers, paths, dates, arrays. What an item looks
-like is told by the worker that ran it.
+Unpickling runs the code of the item's class, which may exit, crash or hang. So the parent unpickles by itself only
+plain values: numbers, texts, containers, paths, dates, arrays. For all others the worker that ran the item sends its
+repr.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ __all__ = ["KeptItem", "UnreadableItem", "find_item", "item_of", "opened_when_as
 T = TypeVar("T")
 
 
-class _Foreign(pickle.UnpicklingError):
-    """A pickle names something that is not plain."""
+class _NotPlain(pickle.UnpicklingError):
+    """The pickle names a class or function that is not plain."""
 
 
-class _Plain(pickle.Unpickler):
+class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if name not in PLAIN.get(module, ()):
-            raise _Foreign(f"{module}.{name}")
+            raise _NotPlain(f"{module}.{name}")
         return super().find_class(module, name)
 
 
 class UnreadableItem:
-    """Stands for an item that does not unpickle: its repr says which it is, and why."""
+    """A stand-in for an item that does not unpickle; its repr names the item and the reason."""
 
     def __init__(self, text: str, why: str) -> None:
         self.text, self.why = text, why
@@ -44,7 +44,7 @@ class UnreadableItem:
 
 
 class KeptItem:
-    """An item in the form that it travels in; its repr is what its worker said of it, and opens nothing."""
+    """A pickled item; its repr is the text that its worker sent, and unpickles nothing."""
 
     __slots__ = ("_data", "_opened", "_text")
 
@@ -62,7 +62,7 @@ class KeptItem:
         return KeptItem, (data, self._text)
 
     def open(self) -> Any:
-        """The item, the same each time; an `UnreadableItem` if opening it raises."""
+        """Return the item, the same object each time; an `UnreadableItem` if unpickling raises."""
         if not self._opened:
             self._opened.append(self._open())
         return self._opened[0]
@@ -77,9 +77,9 @@ class KeptItem:
 
 
 def opened_when_asked(name: str) -> Callable[[type[T]], type[T]]:
-    """Make an attribute of a class open the `KeptItem` that it may hold when it is first asked for.
+    """Make an attribute of a class unpickle its `KeptItem`, if it holds one, on first access.
 
-    `unopened` and `repr_of` look at the attribute without opening it.
+    `unopened` and `repr_of` read the attribute without unpickling it.
     """
 
     def decorate(cls: type[T]) -> type[T]:
@@ -104,7 +104,7 @@ class _Opened:
 
 
 def unopened(owner: Any, name: str = "item") -> Any:
-    """The value of such an attribute as it is kept."""
+    """Return the value of such an attribute as stored."""
     try:
         return owner.__dict__[name]
     except KeyError:
@@ -112,38 +112,37 @@ def unopened(owner: Any, name: str = "item") -> Any:
 
 
 def repr_of(owner: Any, name: str = "item") -> str:
-    """The repr of such an attribute in a line, for messages; opens nothing."""
+    """Return the repr of such an attribute in a line, for messages, without unpickling it."""
     return short_repr(unopened(owner, name))
 
 
 def find_item(retry_buffer: RetryBuffer, index: int, text: str = "", most: float = math.inf) -> Any:
-    """Return item `index` for messages, as `item_of` does; None if its input batch has more than `most` bytes.
+    """Return item `index` for messages, as `item_of` does.
 
-    None, too, for an item that is in the result already: it is not kept.
+    Return None if its batch has more than `most` bytes, or if the result covers the item already.
     """
     try:
-        input_batch = retry_buffer.find(index)
+        batch = retry_buffer.find(index)
     except LookupError:
         return None
-    return None if input_batch.nbytes > most else item_of(input_batch, index, text)
+    return None if batch.nbytes > most else item_of(batch, index, text)
 
 
-def item_of(input_batch: InputBatch, index: int, text: str = "") -> Any:
-    """Item `index` of an input batch: itself where that runs no code of the user's, else a `KeptItem` with its
-    `text`."""
-    kind, data, offset = input_batch.cut(index, index + 1)
+def item_of(batch: InputBatch, index: int, text: str = "") -> Any:
+    """Return item `index` of a batch: the object if that runs no code of the user's, else a `KeptItem` with `text`."""
+    kind, data, offset = batch.cut(index, index + 1)
     if kind != PACKED:
         return open_batch(kind, data, offset, 1)[0][0]
     (encoded,) = data
     try:
         return _open_plain(encoded)
     except Exception as error:
-        name = str(error) if isinstance(error, _Foreign) else "item"
+        name = str(error) if isinstance(error, _NotPlain) else "item"
         return KeptItem(encoded, text or f"<a {name}, pickled in {size_of(encoded):,} bytes>")
 
 
 def _open_plain(encoded: Encoded) -> Any:
     if not isinstance(encoded, PackedItem):
-        return _Plain(io.BytesIO(encoded)).load()
+        return _PlainUnpickler(io.BytesIO(encoded)).load()
     buffers = [bytearray(buffer) for buffer in encoded.buffers]
-    return _Plain(io.BytesIO(encoded.pickle), buffers=buffers).load()
+    return _PlainUnpickler(io.BytesIO(encoded.pickle), buffers=buffers).load()

@@ -1,7 +1,7 @@
-"""Numbers on their way: pieces of some thousand, each written by marshal, so that few are objects at a time.
+"""Numbers between processes: marshal writes them in pieces of some thousands, so that few are objects at a time.
 
-Numbers in a list take memory that is fresh, if they are many, and that no cache holds: to pull half a million and write
-them takes a third longer than a few thousand at a time, and to read them twice as long.
+A long list of numbers takes fresh memory that no cache holds. Half a million at once take a third longer to pull and
+write than a few thousand at a time, and twice as long to read.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ __all__ = [
 ]
 
 TYPES = frozenset({int, float, bool, complex, type(None)})
-"""Types whose values cannot change, and that marshal writes as they are."""
+"""Immutable types that marshal writes exactly."""
 
 PIECE = 8192
-"""Numbers of a piece: about 300 kB as objects."""
+"""Numbers in a piece: about 300 kB as objects."""
 
 VALUES = 2
-"""The version of marshal's format that writes values, and no references: the bytes of two lists one after another, but
-for their heads, are those of one."""
+"""The version of marshal's format that writes values and no references. Apart from their heads, the bytes of two lists
+in a row are those of the joined list."""
 
 HEAD = 5
-"""Bytes that a list begins with: a letter, and how long it is."""
+"""Bytes of a list's head: a letter and the length."""
 
 
 class Puller:
-    """Pulls the numbers that an iterator begins with, and nothing after the first item that is none.
+    """Pull the numbers that an iterator begins with, and nothing behind the first item that is not a number.
 
-    As long as they have one type no code of ours runs for each: `groupby` finds where another begins, and keeps that
-    item until it is asked for. That takes two thirds of the time of a loop; where types change a loop is quicker.
+    While all have one type no Python code runs for each: `groupby` finds where another type begins, and keeps that
+    item for the next group. This takes two thirds of a loop's time; where types change, a loop is quicker.
 
     >>> numbers, puller = [], Puller(iter([1, 2, 2.5, True, 3, [4], 5]))
     >>> puller.pull(numbers, 2), puller.pull(numbers, 2), puller.pull(numbers, 9), numbers
@@ -55,12 +55,12 @@ class Puller:
         self.begin()
 
     def begin(self) -> None:
-        """Numbers of one type are expected, whichever it is."""
+        """Expect numbers of one type, any type, from here on."""
         self._runs, self._run = groupby(self._iterator, type), iter(())
         self._types = 0
 
     def pull(self, numbers: list[Any], count: int) -> tuple[Any, ...]:
-        """Append `count` of them; fewer if there are no more, or if an item is none: that one is what it returns."""
+        """Append up to `count` numbers; return the first item that is not a number, in a tuple, if one came."""
         end = len(numbers) + count
         while self._types < 2:
             numbers.extend(islice(self._run, end - len(numbers)))
@@ -73,7 +73,7 @@ class Puller:
             if kind not in TYPES:
                 return (next(self._run),)
             numbers.append(next(self._run))
-        integer, types = int, TYPES  # local names, and a method called as one: 5 ns less for each
+        integer, types = int, TYPES  # local names save 5 ns for each number
         for item in islice(self._iterator, end - len(numbers)):
             if type(item) is integer or type(item) in types:
                 numbers.append(item)
@@ -83,12 +83,12 @@ class Puller:
 
 
 def write_piece(numbers: list[Any]) -> bytes:
-    """A piece."""
+    """Write numbers as a piece."""
     return marshal.dumps(numbers, VALUES)
 
 
 def read_piece(piece: bytes) -> list[Any]:
-    """What it was written from.
+    """Return the numbers of a piece.
 
     >>> read_piece(write_piece([1, True, 2.5, None]))
     [1, True, 2.5, None]
@@ -98,12 +98,12 @@ def read_piece(piece: bytes) -> list[Any]:
 
 
 def _length(piece: bytes) -> int:
-    """How many numbers are in a piece."""
+    """Return how many numbers a piece has."""
     return int.from_bytes(piece[1:HEAD], "little")
 
 
 def cut_pieces(pieces: list[bytes], count: int) -> tuple[list[bytes], list[bytes]]:
-    """The first `count` numbers of some pieces, and the rest.
+    """Split pieces after their first `count` numbers.
 
     >>> [list(map(read_piece, part)) for part in cut_pieces([write_piece([1, 2]), write_piece([3, 4])], 3)]
     [[[1, 2], [3]], [[4]]]
@@ -120,12 +120,12 @@ def cut_pieces(pieces: list[bytes], count: int) -> tuple[list[bytes], list[bytes
 
 
 def join_pieces(pieces: list[bytes]) -> bytes:
-    """Pieces as one; `NumberBatch` reads it."""
+    """Join pieces into the data of a `NumberBatch`."""
     return marshal.dumps(pieces, VALUES)
 
 
 class NumberBatch(Sequence[Any]):
-    """`count` numbers from `start` on, read a piece at a time.
+    """A sequence of `count` numbers from `start` on, which reads one piece at a time.
 
     >>> numbers = NumberBatch(join_pieces([write_piece([1, 2]), write_piece([3, 4])]), 1, 3)
     >>> numbers[:2], list(numbers), numbers[-1], len(numbers)

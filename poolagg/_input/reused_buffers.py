@@ -1,13 +1,13 @@
-"""Buffers that a function returns and fills again: noticed, and copied before the next call overwrites them.
+"""Aliasing: detect buffers that `func` returns and fills again, and copy them before the next call overwrites them.
 
 `functools.reduce(step, map(func, items))` folds each partial before it calls `func` again, so `func` may fill one
-buffer over and over (numpy's `out=`, a list that is cleared). A worker maps a batch of items first and folds it later.
+buffer over and over (numpy's `out=`, a list that it clears). A worker maps a batch of items first and folds it later.
 
-A partial can change later only where something else refers to a mutable object in it. The reference count tells this
-at C speed, so what is fresh costs next to nothing. An object that something else refers to, and not just the item, is
-*shared*. A worker copies shared partials until it has seen enough of them to tell two cases apart:
+A partial can change later only if something else refers to a mutable object in it. The reference count shows this at
+C speed, so fresh partials cost next to nothing. An object is *shared* if anything but the partial and the item refers
+to it. A worker copies shared partials until it can tell two cases apart:
 
-    the same object, or memory, came twice    a buffer: the worker goes on copying for the rest of the run
+    the same object, or memory, came twice    a buffer: the worker copies for the rest of the run
     several came, all of them different       a cache, say: the worker maps in bulk, and only looks for repetitions
 """
 
@@ -30,29 +30,29 @@ from poolagg._runtime.value_types import types_of
 __all__ = ["Aliasing", "copied", "listed", "mutable"]
 
 PLAIN: set[type] = {int, float, complex, bool, str, bytes, type(None), range}
-"""Types that hold nothing mutable; with those of `_later` whose modules are loaded by now: workers need few of them."""
+"""Types that hold nothing mutable. `_add_loaded` adds those of `_later`, to import no module that the user does not."""
 
 _later = {"decimal": ("Decimal",), "fractions": ("Fraction",), "datetime": ("date", "datetime", "time", "timedelta")}
-"""Types that are added once their modules are loaded."""
+"""Types to add once their modules are loaded."""
 
 ENOUGH = 5
-"""Shared partials, all different, after which a function is taken to have no buffer: more than anyone alternates."""
+"""Different shared partials in a row that prove that a function reuses no buffer: more than any function alternates."""
 
 SAMPLE = 64
-"""Results of a batch in which repetitions are looked for, all the same: more would cost something."""
+"""Partials of a batch in which to look for repetitions even then; more would cost measurable time."""
 
 WIDTH, DEPTH = 16, 3
-"""How many elements of a container are looked at, and how deep. What is nested wider or deeper is not seen."""
+"""How many elements of a container to examine, and how deep; objects nested wider or deeper are missed."""
 
 LONE = next(map(getrefcount, [[]]))
-"""What `getrefcount`, mapped over a container, tells of an element that nothing but the container refers to."""
+"""The result of `getrefcount`, mapped over a container, for an element that only the container refers to."""
 
 
 class Aliasing:
-    """Map items with `func` and `prepare`, one after the other, and copy what `func` may still change.
+    """Map items with `func` and `prepare`, one by one, and copy the partials that `func` may still change.
 
-    `careful`: the next batch has to be mapped by calling this object. Otherwise the worker maps it in bulk, and asks
-    `suspects` of the results; if they are suspect, it maps the batch again, by calling this object.
+    If `careful`, the worker maps the next batch by calling this object for each item. Otherwise it maps the batch in
+    bulk and passes the results to `suspects`; if that returns true, it maps the batch again by calling this object.
     """
 
     def __init__(
@@ -67,13 +67,13 @@ class Aliasing:
         self._reuses = self._refills = self._trusted = self._suspected = False
         self.careful = True
         self.copies = True
-        """Whether what is shared is copied: not where it is folded before `func` is called again."""
+        """Whether to copy shared partials; false if the worker folds each before it calls `func` again."""
         self.bulk = func
-        """What to map in bulk, before `prepare`."""
+        """The function to map in bulk, before `prepare`."""
 
     def __call__(self, item: Any) -> Any:
-        """What becomes of one item."""
-        box = [self._func(item)]  # and nothing else refers to the partial, or its count would say more
+        """Map one item."""
+        box = [self._func(item)]  # only the box refers to the partial, so the reference count shows any other owner
         if self._accepts_iterators and hasattr(type(box[0]), "__next__"):
             self.bulk = self._drawn
             box = [self._listed(item, box.pop())]
@@ -95,14 +95,14 @@ class Aliasing:
         self.careful = self._reuses or bool(self._seen)
 
     def suspects(self, partials: Sequence[Any]) -> bool:
-        """Whether some of the results of a bulk map may be gone, for the next call has overwritten them."""
+        """Tell whether a later call may have overwritten some results of a bulk map."""
         if not self._accepts_iterators and {type(partials[0]), type(partials[-1])} <= PLAIN:
-            return False  # they have to be numbers, of which to look at each takes longer than to add it
+            return False  # the reducer takes only numbers, and looking at each takes longer than adding it
         self._suspected = self._may_change(partials)
         return self._suspected
 
     def suspects_prepared(self, prepareds: Sequence[Any]) -> bool:
-        """The same of what `prepare` has made of them, which as a rule is the same, or plain."""
+        """Tell the same of the results of `prepare`, which are mostly the partials themselves, or plain."""
         if {type(prepareds[0]), type(prepareds[-1])} <= self._kinds | PLAIN:
             return False
         self._suspected = self._may_change(prepareds)
@@ -113,7 +113,7 @@ class Aliasing:
         if found <= PLAIN:
             return False
         if self._accepts_iterators and any(hasattr(kind, "__next__") for kind in found):
-            return True  # what it draws on may have been filled again
+            return True  # a later call may have filled again the buffer that the iterator reads
         changing = set(filter(mutable, found))
         if not changing:
             return False
@@ -126,14 +126,14 @@ class Aliasing:
         return list(map(getrefcount, some)).count(LONE + few) < len(some)
 
     def _is_shared(self, box: list[Any], item: Any) -> bool:
-        """Whether `func` may still change what is in the box; remembers what it is."""
+        """Tell whether `func` may still change the partial in the box, and remember its shared objects."""
         shared = list(_shared(box))
         if not shared:
             return False
         own = set(_ids([item]))
         others = [found for found in shared if own.isdisjoint(found[1])]
         if not others:
-            self._trusted = True  # for it returns parts of its items
+            self._trusted = True  # it returns parts of its items
             return False
         for key, _, value in others:
             self._reuses = self._reuses or key in self._seen
@@ -142,7 +142,7 @@ class Aliasing:
         return True
 
     def _drawn(self, item: Any) -> Any:
-        """What `func` returns; of an iterator its elements, before what it draws on is filled again."""
+        """Call `func`; if it returns an iterator, list its elements before a later call fills their buffer again."""
         partial = self._func(item)
         if not hasattr(type(partial), "__next__"):
             return partial
@@ -150,17 +150,17 @@ class Aliasing:
             return list(map(copied, partial))
         elements = list(partial)
         if not elements or (type(elements[0]) in PLAIN and type(elements[-1]) in PLAIN):
-            return elements  # of the first item, all were looked at
+            return elements  # `_listed` examined all elements of the first item
         return self._once_each(item, elements)
 
     def _listed(self, item: Any, iterator: Iterator[Any]) -> list[Any]:
-        """The elements of an iterator that `func` returned; if it yields one buffer again and again, copies of it."""
+        """List the elements of an iterator that `func` returned; copies, if it yields one buffer again and again."""
         if self._refills:
             return list(map(copied, iterator))
         return self._once_each(item, list(iterator))
 
     def _once_each(self, item: Any, elements: list[Any]) -> list[Any]:
-        """The elements, unless one of them is there again and again: then copies, of another iterator."""
+        """Return the elements; if one object repeats, return copies from another call of `func`."""
         if PLAIN.issuperset(map(type, elements)) or not _repeats(elements):
             return elements
         self._refills = True
@@ -177,9 +177,9 @@ def _add_loaded() -> None:
 
 
 def listed(elements: Callable[[], Iterable[Any]]) -> list[Any]:
-    """The list of `elements()`; if one object comes again and again, of copies, for which it is called once more.
+    """List `elements()`; if it yields one object again and again, call it once more and list copies.
 
-    Raises TypeError where the elements cannot be iterated a second time.
+    Raises TypeError if the elements cannot be iterated a second time.
     """
     found = list(elements())
     if PLAIN.issuperset(map(type, found)) or not _repeats(found):
@@ -188,13 +188,13 @@ def listed(elements: Callable[[], Iterable[Any]]) -> list[Any]:
     if len(again) != len(found):
         raise TypeError(
             f"the partial yields one {type(found[0]).__name__} again and again, and can be iterated only once: return "
-            f"a list of copies"
+            f"a list of copies from func"
         )
     return again
 
 
 def copied(value: Any) -> Any:
-    """A deep copy; what cannot be copied is itself."""
+    """Return a deep copy, or the value itself if it cannot be copied."""
     kind: Any = type(value)
     if kind in PLAIN:
         return value
@@ -204,7 +204,7 @@ def copied(value: Any) -> Any:
         return memoryview(bytearray(value)).cast("B").cast(value.format, value.shape)
     try:
         return copy.deepcopy(value)
-    except Exception:  # whatever a class raises that does not copy; what it stands beside may
+    except Exception:  # raised by a class that does not copy; the values beside it may copy
         if kind in (list, tuple):
             return kind(map(copied, value))
         return {key: copied(inner) for key, inner in value.items()} if kind is dict else value
@@ -212,7 +212,7 @@ def copied(value: Any) -> Any:
 
 @lru_cache(256)
 def mutable(kind: Any) -> bool:
-    """Whether objects of a type can change: by their lack of a hash, or by state that their hash does not look at.
+    """Tell whether objects of a type can change: they have no hash, or state that their hash ignores.
 
     >>> mutable(list), mutable(tuple), mutable(type(None)), mutable(bytearray)
     (True, False, False, True)
@@ -225,18 +225,18 @@ def mutable(kind: Any) -> bool:
     return own_state and kind.__hash__ is object.__hash__ and kind.__module__ != "builtins"
 
 
-# -- what is shared ----------------------------------------------------------------------------------------------------
+# -- shared objects ----------------------------------------------------------------------------------------------------
 
 
 _Found: TypeAlias = tuple[int, list[int], Any]
-"""A shared value: its key, the identities of itself and of what its memory belongs to, and the value itself.
+"""A shared value: its key, the identities of the value and of the owners of its memory, and the value.
 
-The key is the identity, or of an array the address of its memory: `buffer[:n]` is another object each time.
+The key is the identity, but for an array the address of its memory: `buffer[:n]` is another object each time.
 """
 
 
 def _shared(values: Iterable[Any], depth: int = DEPTH, outer: bool = False) -> Iterator[_Found]:
-    """The mutable objects in `values` that something else refers to, as well; `outer`: to `values` itself."""
+    """Find the mutable objects in `values` that have other references, too; `outer`: `values` itself has some."""
     if PLAIN.issuperset(map(type, islice(values, WIDTH))):
         return
     counts = list(map(getrefcount, islice(values, WIDTH)))
@@ -254,7 +254,7 @@ def _shared(values: Iterable[Any], depth: int = DEPTH, outer: bool = False) -> I
 
 
 def _shared_memory(value: Any, shared: bool) -> Iterator[_Found]:
-    """An array, if something else refers to it or to what its memory belongs to, and may write there."""
+    """Find an array if anything else refers to it, or to an owner of its memory, and may write there."""
     owners = list(_owners(value))
     for owner in owners:
         box = [_base(owner)]
@@ -266,7 +266,7 @@ def _shared_memory(value: Any, shared: bool) -> Iterator[_Found]:
 
 
 def _owners(value: Any) -> Iterator[Any]:
-    """An array, what it is a view of, and what that is a view of."""
+    """Iterate over an array, the object that it is a view of, and so on."""
     while value is not None:
         yield value
         value = _base(value)
@@ -274,7 +274,7 @@ def _owners(value: Any) -> Iterator[Any]:
 
 def _base(value: Any) -> Any:
     if type(value) is memoryview:
-        return None if value.readonly else value.obj  # the one of `share`, say, which no one writes to
+        return None if value.readonly else value.obj  # nothing writes to a read-only one, such as that of `share`
     kind: Any = type(value)
     return value.base if _is_array(kind) else None
 
@@ -291,7 +291,7 @@ def _writable(owner: Any) -> bool:
 
 
 def _inside(value: Any) -> Iterable[Any]:
-    """What a container holds, or an object in its attributes."""
+    """Return the elements of a container, or the attributes of an object."""
     if isinstance(value, (tuple, list, deque)):
         return value
     if isinstance(value, dict):
@@ -302,7 +302,7 @@ def _inside(value: Any) -> Iterable[Any]:
 
 
 def _ids(values: Iterable[Any], depth: int = DEPTH) -> Iterator[int]:
-    """The identities of an item and of what is in it."""
+    """Iterate over the identities of values and of the objects in them."""
     for value in islice(values, 4 * WIDTH):
         yield from map(id, _owners(value))
         if depth and type(value) not in PLAIN:
@@ -310,7 +310,7 @@ def _ids(values: Iterable[Any], depth: int = DEPTH) -> Iterator[int]:
 
 
 def _is_plain(box: list[Any]) -> bool:
-    """Whether what is in the box is seen at once to be nobody else's: a plain value, or a fresh list of such."""
+    """Tell, by a quick look, whether the box holds a plain value, or a fresh list of plain values."""
     kind = type(box[0])
     if kind is list:
         return next(map(getrefcount, box)) == LONE and PLAIN.issuperset(map(type, islice(box[0], WIDTH)))
@@ -318,7 +318,7 @@ def _is_plain(box: list[Any]) -> bool:
 
 
 def _repeats(elements: Sequence[Any]) -> bool:
-    """Whether one mutable object, or memory, is in several of the elements."""
+    """Tell whether several of the elements contain one mutable object, or share memory."""
     changing = set(filter(mutable, types_of(elements)))
     tops = [id(element) for element in elements if type(element) in changing]
     keys = [key for key, _, _ in _shared(elements)]

@@ -1,9 +1,9 @@
-"""The input of a run, pulled lazily. Items are in hand, in the form they travel in, until they are sealed into input
-batches.
+"""Source: pull the input of a run lazily, encode the items, and seal them into input batches.
 
-Each form is a class: slices of a range or an array, numbers, values that cannot change, items pickled one by one, and
-items that go by reference. Items in hand begin as numbers. When an item comes that the form cannot hold, the next form
-takes over all that is in hand, and once that is sealed numbers are expected again.
+Items that are pulled and not yet sealed are *in hand*, in one of five forms, each a class: slices of a range or an
+array, numbers, values that cannot change, items pickled one by one, and items that go by reference. An input starts as
+numbers. When the current form cannot hold an item, the next form takes over all items in hand; once these are sealed,
+the source expects numbers again.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from poolagg._input.numbers import PIECE, TYPES, Puller, cut_pieces, join_pieces
 
 __all__ = ["InputObserver", "Source", "is_sliced", "length_of"]
 
-# Items of these exact types cannot change after they were pulled, so a whole chunk of them is pickled at once; all
-# others are pickled one by one as they are pulled, for a generator may reuse its buffer.
+# Items of these exact types cannot change, so the source pickles a whole batch of them at once. It pickles all others
+# one by one as it pulls them, since a generator may reuse its buffer.
 _ATOMS = TYPES | {str, bytes}
 
 _ENDED_FOR_GOOD = {*map(type, map(iter, ([], (), "", b"", {}, set(), range(0))))} | {GeneratorType}
-"""Iterators that remember their end, so that to ask them again runs no code of the user's."""
+"""Iterators that remember their end, so that a further `next` runs no code of the user's."""
 
 TOGETHER = 64
-"""Numbers that are pulled between two looks at the clock, from a source that is quick. So many, less one, may have to
-wait for each other, once, when it stops being quick; looking after each would take longer than pulling does."""
+"""Numbers to pull from a quick source between two looks at the clock; a look after each takes longer than the pull.
+When the source turns slow, up to 63 numbers wait for the 64th, once."""
 
 MANY = 1000
-"""Numbers from which on a source is quick that gave as many in one go, which lasts a millisecond."""
+"""A source is quick if one pull, which lasts a millisecond, yields more numbers than this."""
 
 Encode: TypeAlias = Callable[[Any], Encoded]
 
 Other: TypeAlias = tuple[Any, ...]
-"""An item that the form in hand cannot hold; or nothing."""
+"""The item that the current form cannot hold, in a tuple; or ()."""
 
 
 class Limits(NamedTuple):
-    """How much is pulled at once: items in hand, their bytes, and the time that it may take."""
+    """When a pull stops: at `items` in hand, at `most_bytes` in hand, or when `clock()` passes `until`."""
 
     items: int
     most_bytes: int
@@ -50,23 +50,23 @@ class Limits(NamedTuple):
 
 
 class InputObserver(Protocol):
-    """Who sees every item of an input, in its order, before it is handed on."""
+    """An object that sees each item of an input, in input order, before the source seals it."""
 
     def see(self, item: Any) -> None:
-        """One that was pulled just now, and may change."""
+        """See an item that was just pulled, and may change later."""
 
     def see_all(self, items: Sequence[Any], dumped: bytes | None) -> None:
-        """Some that cannot change; `dumped` is what marshal makes of them, if somebody has it."""
+        """See items that cannot change; `dumped` is their marshal form, None if the source has not made it."""
 
     def ended(self) -> None:
-        """There are no more."""
+        """See the end of the input."""
 
 
 class Source:
-    """Pulls an iterable lazily, on the caller's thread, into input batches.
+    """Pull an iterable lazily, on the caller's thread, into input batches.
 
-    `encode` pickles one item (None: items go by reference, as between threads). A `range` or a numpy array is not
-    iterated: it travels as a slice of itself.
+    `encode` pickles one item; None passes items by reference, as between threads. The source does not iterate over a
+    `range` or a numpy array, but sends slices of it.
     """
 
     def __init__(self, iterable: Iterable[Any], encode: Encode | None, observer: InputObserver | None = None) -> None:
@@ -79,69 +79,69 @@ class Source:
             self._first = _Slices(iterable, encode, self.total or 0)
         else:
             self._first = _Numbers(asked_once(iter(iterable)), observer, encode)
-        self._hand: _InHand = self._first
+        self._current: _InHand = self._first
 
     @property
     def in_hand(self) -> int:
-        """How many items are pulled and not yet sealed into an input batch."""
-        return self._hand.count
+        """How many items are pulled and not yet sealed into a batch."""
+        return self._current.count
 
     @property
     def position(self) -> int:
-        """How many items have been pulled altogether."""
-        return self._start + self._hand.count
+        """How many items have been pulled since the start."""
+        return self._start + self._current.count
 
     @property
     def nbytes(self) -> int:
         """About how many bytes the items in hand take."""
-        return self._hand.nbytes
+        return self._current.nbytes
 
     @property
     def packing(self) -> float:
-        """About how many seconds it took to pickle the items in hand one by one: as long as the first of them each."""
-        return self._hand.first_packing * self._hand.count
+        """Estimated seconds of pickling the items in hand one by one: each as long as the first of them."""
+        return self._current.first_packing * self._current.count
 
     def pull(self, count: int, most_bytes: int, clock: Callable[[], float], until: float) -> None:
-        """Pull until `count` items are in hand, or `most_bytes`, or `clock()` passes `until`; at least one item."""
+        """Pull until `count` items or `most_bytes` are in hand, or `clock()` passes `until`; at least one item."""
         limits = Limits(count, most_bytes, clock, until)
-        other = self._hand.pull((), limits)
+        other = self._current.pull((), limits)
         while other:
-            self._hand = self._hand.next_form()
-            other = self._hand.pull(other, limits)
-        if other is not None and self._hand.ends_before(count):
+            self._current = self._current.next_form()
+            other = self._current.pull(other, limits)
+        if other is not None and self._current.ends_before(count):
             self.ended = True
 
     def skip(self, count: int) -> Iterator[Any]:
-        """Pull `count` items past the engine: for a continued run, which has them in its result already."""
+        """Pull `count` items that a continued run has in its result already, and return an iterator over them."""
         self._start += count
-        return self._hand.skip(count)
+        return self._current.skip(count)
 
     def seal(self, count: int) -> InputBatch:
-        """Make an input batch of the first `count` items in hand."""
+        """Make a batch of the first `count` items in hand."""
         start, stop = self._start, self._start + count
         self._start = stop
-        kind, data, nbytes = self._hand.seal(count)
-        if not self._hand.count:
-            self._hand = self._first
-            self._hand.begin()
+        kind, data, nbytes = self._current.seal(count)
+        if not self._current.count:
+            self._current = self._first
+            self._current.begin()
         return InputBatch(start, stop, kind, data, nbytes)
 
 
 class _InHand:
-    """Items that are pulled and not yet sealed, in one form."""
+    """The items in hand, in one form."""
 
     first_packing = 0.0
-    """Seconds that it took to pickle the first item."""
+    """Seconds of pickling the first item."""
 
     def __init__(self, iterator: Iterator[Any], observer: InputObserver | None, encode: Any = None) -> None:
         self.iterator, self.observer, self.encode = iterator, observer, encode
         self.items: list[Any] = []
         self.nbytes = 0
         self.seen = 0
-        """Items in hand that the witness has seen."""
+        """Items in hand that the observer has seen."""
 
     def begin(self) -> None:
-        """Nothing is in hand, and what comes next may be of any type."""
+        """Start again with no item in hand, and the next one of any type."""
 
     @property
     def count(self) -> int:
@@ -149,18 +149,18 @@ class _InHand:
         return len(self.items)
 
     def pull(self, other: Other, limits: Limits) -> Other | None:
-        """Take `other`, then pull up to the limits; return an item that this form cannot hold, or nothing.
+        """Take `other`, then pull up to the limits.
 
-        None if the time or the bytes were used up before.
+        Return the item that this form cannot hold, () if all were taken, None if time or bytes ran out.
         """
         raise NotImplementedError
 
     def next_form(self) -> _InHand:
-        """Hand all items over to the form that holds what this one cannot."""
+        """Convert all items to the next form, which can hold more types."""
         raise NotImplementedError
 
     def ends_before(self, count: int) -> bool:
-        """Whether the input had fewer than `count` items left; then the witness has seen all."""
+        """Tell whether the input ended before `count` items; if so, show the observer the rest and the end."""
         if self.count >= count:
             return False
         self.see_rest(self.items)
@@ -169,20 +169,20 @@ class _InHand:
         return True
 
     def skip(self, count: int) -> Iterator[Any]:
-        """Pull `count` items, of which none is to be run."""
+        """Pull `count` items that will not run."""
         return islice(self.iterator, count)
 
     def seal(self, count: int) -> tuple[str, Any, int]:
-        """Take the first `count` items: what they are, the form they travel in, its size."""
+        """Take the first `count` items; return their kind, their data and its size in bytes."""
         raise NotImplementedError
 
     def coming(self, other: Other, count: int) -> Iterator[Any]:
-        """Return what is still to be pulled, `other` first."""
+        """Iterate over the items to pull, `other` first, until `count` are in hand."""
         left = islice(self.iterator, count - self.count - len(other))
         return chain(other, left) if other else left
 
     def see_rest(self, items: list[Any], dumped: bytes | None = None) -> None:
-        """Show the witness what it has not seen of `items`, the first in hand: they cannot change."""
+        """Show the observer those of `items`, the first in hand, that it has not seen; they cannot change."""
         if self.observer is not None and self.seen < len(items):
             self.observer.see_all(*((items[self.seen :], None) if self.seen else (items, dumped)))
             self.seen = len(items)
@@ -197,7 +197,7 @@ class _InHand:
 
 
 class _Slices(_InHand):
-    """Slices of a range or an array, which is not iterated."""
+    """Slices of a range or an array, without iterating over it."""
 
     def __init__(self, iterable: Any, encode: Encode, total: int) -> None:
         super().__init__(iter(()), None, encode)
@@ -227,7 +227,7 @@ class _Slices(_InHand):
 
 
 class _Loose(_InHand):
-    """Items that go by reference."""
+    """Items passed by reference."""
 
     def pull(self, other: Other, limits: Limits) -> Other | None:
         items, (count, most_bytes, clock, until) = self.items, limits
@@ -254,13 +254,13 @@ class _Loose(_InHand):
 
 
 class _Numbers(_InHand):
-    """Numbers, of which there may be very many: pulled with as little as possible for each, and written in pieces."""
+    """Numbers, perhaps very many: pulled with as little work as possible for each, and written in pieces."""
 
     def __init__(self, iterator: Iterator[Any], observer: InputObserver | None, encode: Encode) -> None:
         super().__init__(iterator, observer, encode)
         self._puller = Puller(iterator)
-        self._pieces: list[bytes] = []  # of the numbers that come before `items`
-        self._written = 0  # how many there are in pieces
+        self._pieces: list[bytes] = []  # the numbers before `items`
+        self._written = 0  # how many numbers the pieces have
         self._together = 1
 
     def begin(self) -> None:
@@ -294,7 +294,7 @@ class _Numbers(_InHand):
     def next_form(self) -> _Plain:
         plain = _Plain(self.iterator, self.observer, self.encode)
         plain.items = [number for piece in self._pieces for number in read_piece(piece)]
-        plain.seen = self.seen + len(plain.items)  # those in pieces were shown
+        plain.seen = self.seen + len(plain.items)  # the observer has seen those in pieces
         plain.items += self.items
         plain.nbytes = self.nbytes
         self.items, self._pieces = [], []
@@ -302,7 +302,7 @@ class _Numbers(_InHand):
         return plain
 
     def seal(self, count: int) -> tuple[str, Any, int]:
-        """Take numbers in pieces; what of a piece is left over is a piece."""
+        """Take numbers in pieces; the rest of a cut piece becomes a piece."""
         self._write_piece()
         pieces, self._pieces = cut_pieces(self._pieces, count)
         self._written -= count
@@ -311,7 +311,7 @@ class _Numbers(_InHand):
         return NUMBERS, data, len(data)
 
     def _write_piece(self) -> None:
-        """Write a piece of all numbers in hand that are in none."""
+        """Write `items` as a piece."""
         items = self.items
         if items:
             self._pieces.append(write_piece(items))
@@ -322,7 +322,7 @@ class _Numbers(_InHand):
 
 
 class _Plain(_InHand):
-    """Values that cannot change, so that all of an input batch are pickled at once."""
+    """Values that cannot change, pickled a whole batch at once."""
 
     def pull(self, other: Other, limits: Limits) -> Other | None:
         items, (count, most_bytes, clock, until) = self.items, limits
@@ -350,7 +350,7 @@ class _Plain(_InHand):
 
 
 class _Packed(_InHand):
-    """Items that may change after they were pulled: each is pickled as it comes, and the witness sees it before."""
+    """Items that may change after the pull: the observer sees each, then the source pickles it at once."""
 
     def pull(self, other: Other, limits: Limits) -> Other | None:
         observer, items, (count, most_bytes, clock, until) = self.observer, self.items, limits
@@ -368,7 +368,7 @@ class _Packed(_InHand):
         return ()
 
     def see_rest(self, items: list[Any], dumped: bytes | None = None) -> None:
-        """Show nothing: the witness has seen each item."""
+        """Show nothing: the observer has seen each item."""
 
     def seal(self, count: int) -> tuple[str, Any, int]:
         items = self.cut(count)
@@ -383,7 +383,7 @@ class _Packed(_InHand):
 
 
 def _buffer_size(item: Any) -> int:
-    """Return the bytes of an array or a buffer, 0 for other items: what is passed by reference is kept, too."""
+    """Return the bytes of an array or a buffer, 0 for other items. Items passed by reference take memory, too."""
     if type(item) is bytearray:
         return len(item)
     try:
@@ -394,15 +394,15 @@ def _buffer_size(item: Any) -> int:
 
 
 def asked_once(iterator: Iterator[Any]) -> Iterator[Any]:
-    """The same items, from an iterator that may be asked again after its end.
+    """Return an iterator over the same items that allows `next` after its end.
 
-    Not every iterator may: one over a queue would wait for ever. `chain` drops it at its end, for 5 ns an item.
+    Not every iterator does: one over a queue would wait forever. `chain` drops it at its end, for 5 ns an item.
     """
     return iterator if type(iterator) in _ENDED_FOR_GOOD else chain(iterator)
 
 
 def length_of(iterable: Iterable[Any]) -> int | None:
-    """Return how many items there are, if the input can tell; a range may be longer than `len` can say.
+    """Return how many items the input has, None if it cannot tell; for a range also beyond the limit of `len`.
 
     >>> length_of(range(10**19, 0, -1)), length_of(range(0, -5)), length_of(iter([]))
     (10000000000000000000, 0, None)
@@ -416,7 +416,7 @@ def length_of(iterable: Iterable[Any]) -> int | None:
 
 
 def is_sliced(iterable: Any) -> bool:
-    """Whether an input travels as slices of itself: a range, or an array of plain numbers."""
+    """Tell whether the source sends an input as slices: a range, or an array without object dtype."""
     if type(iterable) is range:
         return True
     numpy = sys.modules.get("numpy")

@@ -1,3 +1,1 @@
-"""What Python and the operating system give, in the form this package needs it; nothing here knows of runs, items
-or pools.
-"""
+"""Services of Python and the operating system, as this package needs them; no module here knows of runs or pools."""

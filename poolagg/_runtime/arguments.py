@@ -1,4 +1,4 @@
-"""Arguments: checked at the call, with their values, and shown again in a `repr`."""
+"""Check arguments at the call, and show them in a `repr`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def checked_count(name: str, value: int, least: int = 1) -> int:
 
 
 def need_callable(where: str, function: object) -> None:
-    """Raise a TypeError that names `where` unless `function` can be called."""
+    """Raise a TypeError that names `where` unless `function` is callable."""
     if callable(function):
         return
     hint = ""
@@ -42,7 +42,7 @@ def need_count(where: str, count: Any, least: int = 1) -> int:
 
 
 def shown(value: object) -> str:
-    """A function by its name, anything else by its repr, cut to about a line.
+    """Show a function by its name, any other value by its repr, cut to about a line.
 
     >>> shown(str.lower), shown(shown), shown([1, 2])
     ('str.lower', 'shown', '[1, 2]')
@@ -54,7 +54,7 @@ def shown(value: object) -> str:
 
 
 def call(name: str, *arguments: object, **keywords: object) -> str:
-    """The call that made an object, as a string; keywords that are None are left out.
+    """Format the call that made an object, without the keywords that are None.
 
     >>> call("Top", 10, key=str.lower)
     'Top(10, key=str.lower)'

@@ -1,7 +1,7 @@
-"""Times that people give, in seconds: checked at the call, and bounded where they are waited for.
+"""Durations that users pass, in seconds: checked at the call, and bounded at each wait.
 
-A limit may be as long as anyone likes, `math.inf` included. The operating system's waits are not: poll() ends at 24.8
-days, a lock's at 292 years. So the code that waits takes `bounded` of what is left, and looks again when that is over.
+A limit may have any length, `math.inf` included. The operating system's waits are limited: poll() to 24.8 days, a
+lock's to 292 years. So the code that waits takes `bounded` of the rest, and looks again when that is over.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 __all__ = ["LONGEST", "bounded", "checked_seconds"]
 
 LONGEST = 86_400.0
-"""Seconds of one wait at most: far below the limit of any system, and one look a day costs nothing."""
+"""Seconds of one wait at most: far below the limit of any system, and a look once a day costs nothing."""
 
 
 def checked_seconds(name: str, value: float, *, zero: bool = False) -> float:
@@ -31,7 +31,7 @@ def checked_seconds(name: str, value: float, *, zero: bool = False) -> float:
 
 
 def bounded(seconds: float) -> float:
-    """Give the part of `seconds` that one wait of the operating system may take.
+    """Return the part of `seconds` that one wait of the operating system may take.
 
     >>> bounded(0.25), bounded(math.inf), bounded(-1.0)
     (0.25, 86400.0, 0.0)

@@ -1,7 +1,7 @@
-"""Other people's exceptions and values, as text: the one place that asks them what they are.
+"""Text of the user's exceptions and values: the one module that calls their `str` and `repr`.
 
-Rule: never trust the truth, the length, `str`, `repr`, `setattr` or the notes of an object that is not
-ours. Each of them is the user's code, which may raise anything.
+Rule: never trust the truth value, length, `str`, `repr`, `setattr` or notes of a user's object. Each of these runs the
+user's code, which may raise anything.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _reprs.maxstring = _reprs.maxother = 80
 
 
 def works(function: Callable[[Any], Any], argument: Any) -> bool:
-    """Whether a call that has just raised works now: then a signal handler raised, in the middle of it.
+    """Tell whether a call that has just raised works now: then a signal handler raised, in the middle of it.
 
-    `signal.alarm` with a handler that raises is how people put a limit on a call. Its exception may strike where ours
-    are expected, and must not be taken for one of them.
+    Programs limit a call's time by `signal.alarm` with a handler that raises. Its exception may strike where the code
+    expects one of the called function, and must propagate instead.
     """
     try:
         function(argument)
@@ -48,7 +48,7 @@ def works(function: Callable[[Any], Any], argument: Any) -> bool:
 
 
 def _asked(question: Callable[[Any], str], value: Any, instead: Callable[[str], str]) -> str:
-    """The answer to `question(value)`, as a str of no subclass; `instead` of the type's name if that raises."""
+    """Return `question(value)` as an exact str; `instead(name of the type)` if it raises."""
     try:
         return str.__str__(question(value))
     except BaseException as error:
@@ -58,7 +58,7 @@ def _asked(question: Callable[[Any], str], value: Any, instead: Callable[[str], 
 
 
 def short_repr(value: object) -> str:
-    """`repr(value)`, cut to about a line; a repr that raises becomes the type's name.
+    """Return `repr(value)`, cut to about a line; the type's name if that raises.
 
     >>> short_repr(list(range(1000)))
     '[0, 1, 2, 3, 4, 5, ...]'
@@ -67,7 +67,7 @@ def short_repr(value: object) -> str:
 
 
 def message_of(error: BaseException) -> str:
-    """`str(error)`; an exception whose `str` raises says so.
+    """Return `str(error)`, or a text that says that `str` raises.
 
     >>> message_of(ValueError("three"))
     'three'
@@ -76,12 +76,12 @@ def message_of(error: BaseException) -> str:
 
 
 def is_a(error: object, kind: type[T]) -> TypeGuard[T]:
-    """Whether an exception is of a type; `isinstance` would also ask for its `__class__`, which may raise."""
+    """Tell whether an exception is of a type; `isinstance` would also read its `__class__`, which may raise."""
     return issubclass(type(error), kind)
 
 
 def said(error: BaseException) -> str:
-    """An exception in a line: its type and message.
+    """Return the type and message of an exception, in a line.
 
     >>> said(ValueError("three"))
     'ValueError: three'
@@ -90,7 +90,7 @@ def said(error: BaseException) -> str:
 
 
 def trace_of(error: BaseException) -> str:
-    """The exception's traceback as text, with those of its causes; what `traceback` cannot format is one line."""
+    """Format the traceback of an exception and of its causes; one line, if `traceback` cannot format it."""
 
     def formatted(error: BaseException) -> str:
         return "".join(traceback.format_exception(type(error), error, traceback_of(error)))
@@ -98,9 +98,9 @@ def trace_of(error: BaseException) -> str:
     return _asked(formatted, error, lambda name: f"{name}: {message_of(error)}\n")
 
 
-# -- on exceptions whose class may forbid it, or pretend ---------------------------------------------------------------
+# -- attributes of exceptions, whatever their class defines ------------------------------------------------------------
 
-# As the class of all exceptions has them: a class of the user's may have a property or a `__setattr__` instead.
+# The descriptors of BaseException: a user's class may have a property or a `__setattr__` in their place.
 _attributes = BaseException.__dict__["__dict__"].__get__
 _traceback = BaseException.__dict__["__traceback__"].__get__
 _cause = BaseException.__dict__["__cause__"].__get__
@@ -109,13 +109,13 @@ _exceptions = BaseExceptionGroup.__dict__["exceptions"].__get__
 
 
 def notes_of(error: BaseException) -> list[Any] | None:
-    """The list of notes, if there is one."""
+    """Return the list of notes, if there is one."""
     notes = _attributes(error).get("__notes__")
     return notes if type(notes) is list else None
 
 
 def add_note(error: BaseException, note: str) -> None:
-    """Add a note, also to an exception that lets nobody set attributes; one with odd `__notes__` of its own keeps them.
+    """Add a note, even if the class forbids setting attributes; an exception with odd `__notes__` keeps these instead.
 
     >>> error = ValueError(3)
     >>> add_note(error, "of three"); error.__notes__
@@ -129,18 +129,18 @@ def add_note(error: BaseException, note: str) -> None:
 
 
 def traceback_of(error: BaseException) -> TracebackType | None:
-    """`error.__traceback__`."""
+    """Return `error.__traceback__`."""
     trace: TracebackType | None = _traceback(error)
     return trace
 
 
 def set_traceback(error: BaseException, trace: TracebackType | None) -> None:
-    """Set `__traceback__`, also of an exception that lets nobody set attributes."""
+    """Set `__traceback__`, even if the class forbids setting attributes."""
     BaseException.with_traceback(error, trace)
 
 
 def forget_frames(error: BaseException) -> None:
-    """Drop the tracebacks of an exception and of all it comes from: their frames hold items, and the exception."""
+    """Drop the tracebacks of an exception, its causes and its group: their frames hold items, and the exception."""
     left, seen = [error], set[int]()
     while left:
         one = left.pop()

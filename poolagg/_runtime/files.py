@@ -1,9 +1,8 @@
-"""Files: writes in one step, locks that end with their process, and the owners of what is read.
+"""Files: atomic writes, locks that end with their process, and checks of ownership.
 
-poolagg opens a pickle only from a file that this user alone can have written: a regular file of this user's own, which
-no other user may write, in a folder in which no other user may make files. The group of a file does not count as
-others if it is this user's private group, which many systems give each user. SQLite reads more than the file that it
-is given: it plays back a journal that lies beside a database. So the files beside a database count, too.
+poolagg unpickles only files that no other user can have written: a regular file of this user's own, which no other
+user may write, in a folder in which no other user may make files. The private group that many systems give each user
+does not count as others. SQLite plays back a journal beside its database, so the checks cover those files, too.
 """
 
 from __future__ import annotations
@@ -41,21 +40,21 @@ __all__ = [
 ]
 
 BESIDE = ("-journal", "-wal", "-shm")
-"""Ends of the names of files that SQLite reads beside a database, and plays back into it."""
+"""Suffixes of the files that SQLite reads beside a database, and plays back into it."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 1.0
-"""Seconds between two tries, doubled each time; each pause is a random part of that, lest two runs keep step."""
+"""Seconds between two tries, doubled each time; `pause` waits a random part, so that two runs get out of step."""
 
-# -- what goes wrong ---------------------------------------------------------------------------------------------------
+# -- errors ------------------------------------------------------------------------------------------------------------
 
 
 class Exposed(Exception):
-    """Another user can have written the file; the text says how."""
+    """Another user can have written the file; the message says how."""
 
 
 @contextlib.contextmanager
 def errors_of_the_disk(kind: type[Exception], name: str, hint: str = "") -> Iterator[None]:
-    """Within this, raise an OSError as an error of this kind, with the name of the file and a hint."""
+    """Turn an OSError of the block into an error of this kind, with the file's name and a hint."""
     try:
         yield
     except OSError as error:
@@ -63,7 +62,7 @@ def errors_of_the_disk(kind: type[Exception], name: str, hint: str = "") -> Iter
 
 
 def check_folder_is_writable(path: str) -> None:
-    """Raise PermissionError if no file can be made in a folder."""
+    """Raise PermissionError if this process cannot make files in a folder."""
     if not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
@@ -72,9 +71,10 @@ def check_folder_is_writable(path: str) -> None:
 
 
 class OpenFile:
-    """An open file that can be locked. Its lock ends with this process: a forked child closes its copy at once.
+    """An open file with a lock that ends with this process: a forked child closes its copy at once.
 
-    Making one opens nothing, so that its owner has it, and closes it, whatever interrupts `open`.
+    The constructor opens nothing. So the owner holds the object, and can close it, even if an interrupt strikes in
+    `open`.
     """
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class OpenFile:
 
     @property
     def is_open(self) -> bool:
-        """Tell whether it is open in this process."""
+        """Whether it is open in this process."""
         return self._descriptor is not None
 
     def fileno(self) -> int:
@@ -114,7 +114,7 @@ class OpenFile:
             return False
 
     def close(self) -> None:
-        """Give the lock back, and close the file."""
+        """Release the lock, and close the file."""
         with interrupts_held_back():
             descriptor, self._descriptor = self._descriptor, None
             if descriptor is not None:
@@ -126,7 +126,7 @@ class OpenFile:
                     os.close(descriptor)
 
     def take(self, other: OpenFile) -> None:
-        """Close this file, and be the other one."""
+        """Close this file, and take over the descriptor and the lock of the other."""
         with interrupts_held_back():
             self.close()
             self._descriptor, other._descriptor = other._descriptor, None
@@ -135,7 +135,7 @@ class OpenFile:
     def _forget(self) -> None:
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
-            with contextlib.suppress(OSError):  # the program may have closed it, by `os.closerange`
+            with contextlib.suppress(OSError):  # the program may have closed the descriptor, by `os.closerange`
                 os.close(descriptor)
 
 
@@ -152,13 +152,13 @@ if hasattr(os, "register_at_fork"):
 
 
 class LockFile:
-    """A file that exists to be locked, and is gone when it is not; `kill -9` leaves it behind, empty and unlocked."""
+    """A file that exists only while it is locked; `kill -9` leaves it behind, empty and unlocked."""
 
     def __init__(self, path: str) -> None:
         self._path, self._file = path, OpenFile()
 
     def acquire(self) -> bool:
-        """Take the lock, if it is free."""
+        """Take the lock if it is free; return whether it was."""
         with interrupts_held_back():
             try:
                 while True:
@@ -174,7 +174,7 @@ class LockFile:
                 raise
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Release the lock, and remove the file."""
         with interrupts_held_back():
             if self._file.is_open:
                 with contextlib.suppress(OSError):
@@ -183,13 +183,13 @@ class LockFile:
 
 
 def pause(seconds: float) -> float:
-    """Wait a random part of it; return how long to wait the next time."""
+    """Wait a random part of `seconds`; return the seconds for the next pause."""
     time.sleep(seconds * random.uniform(0.5, 1.0))
     return min(2 * seconds, LONGEST_PAUSE)
 
 
 def within(patience: float, attempt: Callable[[], bool]) -> bool:
-    """Try it again and again, for so many seconds, and return whether it went well. There is no event to wait for."""
+    """Try again and again for `patience` seconds; return whether a try succeeded. For waits without an event."""
     until, seconds = monotonic() + patience, FIRST_PAUSE
     while not attempt():
         if monotonic() >= until:
@@ -202,18 +202,18 @@ def within(patience: float, attempt: Callable[[], bool]) -> bool:
 
 
 def read(file: OpenFile, most: int | None = None) -> bytes:
-    """Read an open file from its start."""
+    """Read an open file from its start, `most` bytes at most."""
     most = os.fstat(file.fileno()).st_size if most is None else most
-    pieces = list[bytes]()
+    parts = list[bytes]()
     done = 0
-    while done < most and (piece := os.pread(file.fileno(), most - done, done)):
-        pieces.append(piece)
-        done += len(piece)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    while done < most and (part := os.pread(file.fileno(), most - done, done)):
+        parts.append(part)
+        done += len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def write_all(file: OpenFile, data: bytes | bytearray) -> None:
-    """Write all of it."""
+    """Write all bytes."""
     with memoryview(data) as view:
         written = 0
         while written < len(view):
@@ -221,13 +221,13 @@ def write_all(file: OpenFile, data: bytes | bytearray) -> None:
 
 
 def replace(path: str, parts: Iterable[bytes], old: OpenFile | None = None) -> None:
-    """Replace the file at a path in one step: after `kill -9`, and after an error, it is the old one or the new one.
+    """Replace the file at a path atomically: after `kill -9`, or an error, the old file or the new one is there.
 
-    An old file that is open and locked becomes the new one, open and locked. Only one process may do this at a time.
+    `old`, an open and locked file, becomes the new one, open and locked. Only one process may call this at a time.
     """
     made = f"{path}.new"
     with interrupts_held_back():
-        remove(made)  # of a run that was killed
+        remove(made)  # left behind by a run that was killed
         with _written(made, parts) as new:
             if old is not None:
                 new.lock()
@@ -238,9 +238,9 @@ def replace(path: str, parts: Iterable[bytes], old: OpenFile | None = None) -> N
 
 
 def create(path: str, parts: Iterable[bytes]) -> None:
-    """Make a file in one step, unless another process is quicker.
+    """Make a file atomically, unless another process is quicker.
 
-    `kill -9` leaves a file `*.new` behind, which nobody reads.
+    `kill -9` leaves a file `*.new` behind, which poolagg never reads.
     """
     made = f"{path}.{os.urandom(4).hex()}.new"
     with interrupts_held_back():
@@ -249,7 +249,7 @@ def create(path: str, parts: Iterable[bytes]) -> None:
                 os.link(made, path)
             except FileExistsError:
                 pass
-            except OSError:  # a file system without links
+            except OSError:  # the file system has no links
                 os.rename(made, path)
             remove(made)
         _sync_folder(os.path.dirname(path))
@@ -257,9 +257,9 @@ def create(path: str, parts: Iterable[bytes]) -> None:
 
 @contextlib.contextmanager
 def _written(path: str, parts: Iterable[bytes]) -> Iterator[OpenFile]:
-    """Make a file of this user's alone that is on the disk; remove it again if an error comes before it has its name.
+    """Write and fsync a new file that only this user can read; remove it if the block raises.
 
-    An interrupt may come while it is written.
+    Interrupts may strike during the write.
     """
     new = OpenFile()
     new.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW)
@@ -278,7 +278,7 @@ def _written(path: str, parts: Iterable[bytes]) -> Iterator[OpenFile]:
 
 
 def remove(path: str) -> None:
-    """Remove a file, if there is one."""
+    """Remove a file if it exists."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
 
@@ -292,13 +292,13 @@ def _sync_folder(path: str) -> None:
         folder.close()
 
 
-# -- owners ------------------------------------------------------------------------------------------------------------
+# -- ownership ---------------------------------------------------------------------------------------------------------
 
 
 def exposure_of_database(path: str) -> str | None:
     """Say how another user can change what SQLite reads from the real path `path`; None if no other user can."""
     beside = (_exposure_of_entry(path + end) for end in BESIDE)
-    return exposure_of_file(path) or next((told for told in beside if told is not None), None)
+    return exposure_of_file(path) or next((reason for reason in beside if reason is not None), None)
 
 
 def exposure_of_file(path: str) -> str | None:
@@ -312,24 +312,24 @@ def exposure(path: str, status: os.stat_result) -> str | None:
         return f"{path!r} is not a regular file"
     if status.st_uid != os.geteuid():
         return (
-            f"{path!r} belongs to another user (uid {status.st_uid}), and opening it can run code: if you trust what "
-            "is in it, make a copy of your own"
+            f"{path!r} belongs to another user (uid {status.st_uid}), and opening it can run code: if you trust its "
+            "contents, make a copy of your own"
         )
     if _others_may_write(path, status):
         return (
-            f"others may write {path!r} ({_shown(status)}), and opening it can run code: if you trust what is in it, "
+            f"others may write {path!r} ({_shown(status)}), and opening it can run code: if you trust its contents, "
             "chmod 600"
         )
     return None
 
 
 def open_own(file: OpenFile, path: str, flags: int = os.O_RDONLY) -> None:
-    """Open a file that this user alone can have written, by what is open and not by its name; else raise `Exposed`."""
+    """Open a file; raise `Exposed` if another user can have written it. The check reads the open file, not the path."""
     with interrupts_held_back():
-        file.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)  # a FIFO would wait
-        if (told := exposure(path, os.fstat(file.fileno()))) is not None:
+        file.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)  # or a FIFO would block
+        if (reason := exposure(path, os.fstat(file.fileno()))) is not None:
             file.close()
-            raise Exposed(told)
+            raise Exposed(reason)
 
 
 def _exposure_of_entry(path: str) -> str | None:
@@ -343,16 +343,16 @@ def _exposure_of_folder(path: str) -> str | None:
     folder = os.path.dirname(path)
     try:
         status = os.lstat(folder)
-    except FileNotFoundError:  # no user can make a file there
+    except FileNotFoundError:  # without the folder no user can make a file in it
         return None
     if status.st_uid not in (0, os.geteuid()):
-        lies = f"{path!r} lies in {folder!r}, a folder of another user (uid {status.st_uid})"
+        where = f"{path!r} lies in {folder!r}, a folder of another user (uid {status.st_uid})"
     elif _others_may_write(folder, status):
-        lies = f"{path!r} lies in {folder!r}, where others may make files ({_shown(status)})"
+        where = f"{path!r} lies in {folder!r}, where others may make files ({_shown(status)})"
     else:
         return None
     return (
-        f"{lies}: another user can put a file in its place or beside it, and opening that can run code. Take a folder "
+        f"{where}: another user can put a file in its place or beside it, and opening that can run code. Take a folder "
         "of your own (mkdir -m 700), or chmod go-w that one if it is yours"
     )
 
@@ -364,7 +364,7 @@ def _others_may_write(path: str, status: os.stat_result) -> bool:
 
 
 def _is_private_group(number: int) -> bool:
-    """Tell whether a group has this user's name, and no other member."""
+    """Tell whether a group has this user's name and no other member."""
     import grp
     import pwd
 
@@ -376,10 +376,10 @@ def _is_private_group(number: int) -> bool:
 
 
 def _has_acl(path: str) -> bool:
-    """Tell whether users are listed one by one: then the bits of the group are a bound for all of them."""
+    """Tell whether the file has an ACL: then the group's bits are the upper bound for all users that it lists."""
     try:
         return bool(os.getxattr(path, "system.posix_acl_access", follow_symlinks=False))
-    except (OSError, AttributeError):  # it has none, or there is no such thing here
+    except (OSError, AttributeError):  # the file has none, or the system has no ACLs
         return False
 
 

@@ -1,18 +1,18 @@
-"""Signals whose handlers may raise, such as Ctrl-C, wait while resources are acquired or released.
+"""Defer signal handlers, which may raise as that of Ctrl-C does, while a block acquires or releases resources.
 
-    with interrupts_held_back():          a handler that is due is noted
+    with interrupts_held_back():          the block notes each handler that is due
         acquire, or release
         with interrupts_allowed():        noted handlers run here, later ones at once
-            wait for what may take long
+            wait, perhaps for long
                                           noted handlers run here, each once
 
-Python runs signal handlers on the main thread, between any two bytecodes, even if the kernel gave the signal to another
-thread. So a mask of signals does not hold them back in a program with threads. Within the block `_note` stands in for
-each handler that is a Python function, and takes a note. In other threads the block does nothing.
+Python runs signal handlers on the main thread, between any two bytecodes, even if the kernel delivered the signal to
+another thread. So a signal mask does not defer them in a program with threads. Within the block `_note` replaces each
+handler that is a Python function, and notes the signal. In other threads the block does nothing.
 
-An interrupt before the block prevents the block. So a caller acquires nothing before it, and a release gets a second
-chance (`even_if_interrupted`). A gap is left that Python code cannot close: the first instruction of an `__exit__`, or
-of a finalizer.
+An interrupt before the block prevents the block. So callers acquire nothing before it, and give a release a second
+chance (`even_if_interrupted`). Python code cannot close one gap: the first instruction of an `__exit__`, or of a
+finalizer.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ _NAMES = (
     *("SIGINT", "SIGTERM", "SIGALRM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGCHLD", "SIGVTALRM", "SIGPROF"),
     *("SIGWINCH", "SIGXCPU", "SIGBREAK"),
 )
-# Of `_signal`, for `signal.getsignal` makes an enum of each answer, which takes 30 times as long.
+# From `_signal`: `signal.getsignal` makes an enum of each result, which takes 30 times as long.
 _SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
-"""Those that programs handle. To look at all 64 would take longer than most blocks do."""
+"""The signals that programs handle. Checking all 64 would take longer than most blocks."""
 
 _Handler = Callable[[int, FrameType | None], Any]
 
 _replaced: dict[int, _Handler] = {}
-"""The handlers for which `_note` stands in. An entry stays after the block: `_note` then calls it."""
+"""The handlers that `_note` replaces. An entry stays after the block: `_note` then calls it."""
 
 _noted: dict[int, None] = {}
-"""Signals whose handlers are due, in the order in which they came."""
+"""Signals whose handlers are due, in order of arrival."""
 
 _installed = False
-"""Whether a block is entered."""
+"""Whether the main thread is in a block."""
 
 _holding = False
-"""Whether handlers wait. False within `interrupts_allowed`."""
+"""Whether handlers wait; false within `interrupts_allowed`."""
 
 _main_thread = threading.main_thread().ident
-"""To ask for it each time takes as long as the rest of a nested block."""
+"""Cached: looking it up takes as long as the rest of a nested block."""
 
 
 def _note(signum: int, frame: FrameType | None) -> None:
@@ -60,11 +60,11 @@ def _note(signum: int, frame: FrameType | None) -> None:
     if _holding:
         _noted[signum] = None
     else:
-        _replaced[signum](signum, sys._getframe())  # as ever, a handler is given the frame that it is called from
+        _replaced[signum](signum, sys._getframe())  # Python passes a handler the frame that it interrupts
 
 
 class interrupts_held_back:  # noqa: N801 - reads as the function it is used as
-    """Run the block without an exception from a signal handler. Blocks nest; the outermost one lets handlers run.
+    """Defer signal handlers until the block ends. Blocks nest; the end of the outermost one runs the handlers.
 
     >>> done = []
     >>> try:
@@ -99,7 +99,7 @@ class interrupts_held_back:  # noqa: N801 - reads as the function it is used as
 
 
 class interrupts_allowed:  # noqa: N801
-    """Run the block, within `interrupts_held_back`, with handlers that run at once; what is noted runs first."""
+    """Let handlers run at once in a block within `interrupts_held_back`; noted ones run first."""
 
     __slots__ = ("_before", "_main")
 
@@ -122,7 +122,7 @@ class interrupts_allowed:  # noqa: N801
 
 
 def even_if_interrupted(work: Callable[..., Any], *arguments: Any) -> None:
-    """Call `work` twice, for an interrupt may prevent the first call; where it was done, the second does nothing."""
+    """Call `work` twice, since an interrupt may prevent the first call; `work` must do nothing if it is done."""
     try:
         work(*arguments)
     finally:
@@ -132,10 +132,10 @@ def even_if_interrupted(work: Callable[..., Any], *arguments: Any) -> None:
 def _install() -> None:
     global _holding, _installed
     try:
-        _installed = True  # a handler that runs meanwhile may enter blocks, which nest in this one
+        _installed = True  # a handler that runs during the installation may enter blocks, which nest in this one
         for signum, handler in zip(_SIGNALS, map(_signal.getsignal, _SIGNALS), strict=True):
             if callable(handler) and handler is not _note:
-                _replaced[signum] = handler  # first: from the next call on `_note` may look it up
+                _replaced[signum] = handler  # first, since `_note` may look it up as soon as it is installed
                 _signal.signal(signum, _note)
         _holding = True
     except BaseException as error:
@@ -146,12 +146,12 @@ def _install() -> None:
 
 
 def _in_subinterpreter(error: BaseException) -> bool:
-    """Tell whether handlers cannot be installed here, for they run in the main interpreter alone."""
+    """Tell whether installing failed because only the main interpreter has signal handlers."""
     return isinstance(error, ValueError) and str(error).startswith("signal only works in main thread")
 
 
 def _uninstall() -> None:
-    """Leave the outermost block. If a handler that is back raises at once, the others are put back all the same."""
+    """Leave the outermost block. Put all handlers back, even if one that is back raises at once."""
     global _holding, _installed
     _installed = False
     try:
@@ -165,7 +165,7 @@ def _uninstall() -> None:
 
 
 def _put_back() -> None:
-    """Install the handlers again, but for those that the program has replaced meanwhile."""
+    """Install the handlers again, except those that the program has replaced meanwhile."""
     for signum, handler in list(_replaced.items()):
         if _signal.getsignal(signum) is _note:
             _signal.signal(signum, handler)
@@ -179,7 +179,7 @@ def _run_noted() -> None:
             del _noted[signum]
             handler = _signal.getsignal(signum)
             handler = _replaced[signum] if handler is _note else handler
-            if callable(handler):  # else it was taken away meanwhile; the interpreter lets such a signal pass, too
+            if callable(handler):  # else the program has removed it, and Python ignores such a signal, too
                 handler(signum, sys._getframe())
     finally:
         if _noted:
@@ -187,7 +187,7 @@ def _run_noted() -> None:
 
 
 def _in_child() -> None:
-    """Run handlers at once in a forked child: the thread that is in a block may not exist here, or never leave it."""
+    """Run handlers at once in a forked child: here no thread may ever leave the parent's block."""
     global _holding, _installed, _main_thread
     _holding = _installed = False
     _main_thread = get_ident()

@@ -1,6 +1,7 @@
-"""A package whose names are loaded at their first use (PEP 562): a worker process needs few of its modules.
+"""Load the names of a package at their first use (PEP 562), since a worker process needs few of its modules.
 
-A package states its names twice: as imports under TYPE_CHECKING, for type checkers and editors, and as the table here.
+A package states its names twice: as imports under TYPE_CHECKING, for type checkers and editors, and as arguments of
+`lazily`.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ def lazily(
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """Return the `__getattr__`, `__dir__` and `__all__` of a package.
 
-    names      the public names, by the module that defines them: `_engine="aggregate snapshots"`
-    modules    the modules that are public themselves
-    unlisted   those of the names that only the other packages of poolagg import
+    names      the names, by the module that defines them: `_engine="aggregate snapshots"`
+    modules    the public modules of the package
+    unlisted   names that are not public: only other packages of poolagg import them
     """
     homes = {name: module for module, defined in names.items() for name in defined.split()}
     public = sorted({*homes, *modules.split()} - {*unlisted.split()})
 
     def load(name: str) -> Any:
+        """Import a name of the package at its first use."""
         if name in modules.split():
             return importlib.import_module(f"{package}.{name}")
         if name not in homes:
@@ -34,6 +36,7 @@ def lazily(
         return value
 
     def listed() -> list[str]:
+        """List the public names of the package."""
         dunders = [name for name in vars(importlib.import_module(package)) if name.startswith("__")]
         return sorted({*public, *dunders})
 

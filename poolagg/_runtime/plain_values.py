@@ -1,7 +1,7 @@
-"""Which values unpickle without running the user's code: plain values, and containers of these.
+"""Plain values: values that unpickle without running the user's code, and containers of these.
 
-A pickler asks its dispatch table for each type that is not one of C's own. So the table notes each type that is not
-plain, and asks nothing for numbers, texts and containers.
+A pickler looks up each type in its dispatch table, except the built-in ones that it handles in C. So the table can note
+each type that is not plain, and numbers, texts and containers cost nothing.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ PLAIN = {
     "numpy.core.numeric": {"_frombuffer"},
     "numpy._core.numeric": {"_frombuffer"},
 }
-"""What a plain value may name in its pickle, by module: nothing that runs code of the user's."""
+"""The names that the pickle of a plain value may contain, by module: none runs code of the user's."""
 
 _METACLASSES = {ABCMeta, EnumMeta}
-"""Of classes that are pickled by name, as those of `type` are, which a pickler asks nothing for."""
+"""Metaclasses of classes that are pickled by name. (For `type` itself a pickler looks nothing up.)"""
 
 _reductions: dict[type, Reduce] = {complex: copyreg.dispatch_table[complex]}
-"""The plain types that this process has met, and what reduces their instances."""
+"""The known plain types, and the functions that reduce their instances."""
 
 _not_met = dict(PLAIN)
-"""The part of `PLAIN` whose modules this process had not imported when it last looked."""
+"""The part of `PLAIN` whose modules this process had not imported at the last look."""
 
 
 def plain(cls: T) -> T:
-    """Mark a class whose instances run no code of the user's when they are unpickled, unless what they hold does."""
-    # What `__reduce_ex__` does with a class that has a `__reduce__` of its own, without the detour.
+    """Mark a class as plain: unpickling its instances runs no code of the user's, unless their contents do."""
+    # Call a class's own `__reduce__` directly, as `__reduce_ex__` would.
     kind: Any = cls
     direct = kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is not object.__reduce__
     _reductions[cls] = kind.__reduce__ if direct else _reduce
@@ -66,9 +66,9 @@ def pickled(
     out_of_band: Callable[[pickle.PickleBuffer], Any] | None = None,
     alive: Callable[[], None] | None = None,
 ) -> tuple[bytes, bool]:
-    """Pickle without cloudpickle; return the pickle, and whether all that it holds is plain.
+    """Pickle without cloudpickle; return the pickle, and whether all values in it are plain.
 
-    `out_of_band` is a `buffer_callback`. `alive` is called for each 64 kB of the pickle.
+    `out_of_band` is a `buffer_callback`. The pickler calls `alive` for each 64 kB of the pickle.
     """
     file = _File(alive)
     pickler = pickle.Pickler(file, 5, buffer_callback=out_of_band)
@@ -91,7 +91,7 @@ class _File:
 
 
 class _Table(dict[type, Reduce]):
-    """The dispatch table of one pickler. `plain`: it has met plain types only."""
+    """The dispatch table of one pickler; `plain` is true while it has met plain types only."""
 
     def __init__(self) -> None:
         self.plain = True
@@ -114,7 +114,7 @@ def _reduce(value: Any) -> Any:
 
 
 def _known(cls: type) -> Reduce | None:
-    """What reduces instances of a plain type; None of any other type."""
+    """Return the function that reduces instances of a plain type, None for any other type."""
     if cls not in _reductions:
         for name in list(_not_met):
             if (module := _imported(name)) is not None:
@@ -124,14 +124,14 @@ def _known(cls: type) -> Reduce | None:
 
 def _imported(name: str) -> ModuleType | None:
     module = sys.modules.get(name)
-    # Another thread may be in the middle of importing it.
+    # Another thread may still be importing it.
     return None if getattr(getattr(module, "__spec__", None), "_initializing", False) else module
 
 
 def _meet(name: str, module: ModuleType) -> None:
     for attribute in PLAIN[name]:
         value = getattr(module, attribute, None)
-        # Of another module is what somebody has put in its place.
+        # Skip a class of another module: the program has replaced the attribute.
         if isinstance(value, type) and value.__module__ == name and value not in _reductions:
             plain(value)
     if name == "builtins":

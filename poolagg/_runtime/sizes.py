@@ -1,4 +1,4 @@
-"""Numbers of bytes: as people write them, and as people read them."""
+"""Sizes in bytes: parse them from texts such as "16MiB", and format them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 
 
 
 def parse_size(size: object) -> int | None:
-    """How many bytes a size is: an int of 1 or more, or a text; None if it is no size.
+    """Return the bytes of a size, an int of 1 or more or a text; None if it is not a size.
 
     >>> parse_size(4096), parse_size("64kB"), parse_size("16 MiB"), parse_size("many"), parse_size(0)
     (4096, 64000, 16777216, None, None)
@@ -28,7 +28,7 @@ def _parsed(size: str) -> int | None:
 
 
 def size(nbytes: float) -> str:
-    """So many bytes as people read it.
+    """Format a number of bytes, such as '1.5 kB'.
 
     >>> size(0), size(1536), size(12_345_678)
     ('0 B', '1.5 kB', '12.3 MB')

@@ -1,4 +1,4 @@
-"""The types of many values: what costs as much as adding them up, and is asked of every batch of partials."""
+"""The types of many values, quickly: workers need them for each batch of partials."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["types_of"]
 
 
 def types_of(values: Sequence[Any]) -> set[type]:
-    """The types of the values: linear, and quickest where there is one, which `list.count` sees without hashing.
+    """Return the types of the values in linear time; quickest for a single type, which takes no hashing.
 
     >>> types_of([1, 2, 3]), types_of([])
     ({<class 'int'>}, set())

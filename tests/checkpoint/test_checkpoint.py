@@ -1233,7 +1233,7 @@ def test_what_is_committed_is_there(path, monkeypatch):
 @pytest.mark.parametrize("reducer", [Into(print), {"a": Sum(), "b": Into(print)}, Into(print).where(bool)])
 def test_into_is_refused(reducer, path):
     """What lies outside cannot be committed together with what was covered."""
-    with pytest.raises(ValueError, match="lies outside"):
+    with pytest.raises(ValueError, match="outside of the checkpoint"):
         aggregate(abs, range(3), reducer, checkpoint=path)
     assert not os.path.exists(path)
 
@@ -1373,4 +1373,4 @@ def test_a_checkpoint_that_only_began_is_shown(path, capsys):
     store.open()
     store.close()
     assert main(["show", path]) == 0
-    assert "nothing was committed yet" in capsys.readouterr().out
+    assert "has committed nothing yet" in capsys.readouterr().out

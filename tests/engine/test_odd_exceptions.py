@@ -240,7 +240,7 @@ def plainly_pickled(error: BaseException) -> bytes:
 
 
 def fails_as_any_other(name: str, pool: Any) -> None:
-    with pytest.raises(TaskError, match=f"failed on item {BAD}, {BAD}, which was run once") as caught:
+    with pytest.raises(TaskError, match=f"failed on item {BAD}, {BAD}, which ran once") as caught:
         aggregate(Odd(name), range(9), Collect(), pool=pool)
     assert (caught.value.index, caught.value.item, caught.value.attempts) == (BAD, BAD, 1)
     assert caught.value.__cause__ is not None

@@ -112,7 +112,7 @@ def test_an_item_that_kills_every_worker_is_named(mortal: Cluster) -> None:
             failed.append(event.index)
 
     with dask_cluster.client(mortal.address) as client:
-        with pytest.raises(WorkerLost, match="item 17, 17, which was run once") as caught:
+        with pytest.raises(WorkerLost, match="item 17, 17, which ran once") as caught:
             aggregate(kills_its_worker, range(40), Sum(), pool=client, retries=0, watch=watch)
         assert (caught.value.index, caught.value.item) == (17, 17)
         assert failed == [17]
