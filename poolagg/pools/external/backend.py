@@ -147,23 +147,24 @@ class Backend(Protocol):
 
 
 class Inbox:
-    """Results of one run, delivered by an engine's own threads. `look` is called repeatedly while none comes."""
+    """Results of one run, delivered by an engine's own threads.
 
-    def __init__(self, look: Callable[[], None] | None = None) -> None:
+    It does not refer to its backend: what arrives after the run would keep both, and the user's items, in a cycle.
+    """
+
+    def __init__(self) -> None:
         self._queue: SimpleQueue[Any] = SimpleQueue()
-        self._look = look
         self.put = self._queue.put
 
-    def wait(self, timeout: float | None) -> list[Any]:
-        """Wait for a result, `timeout` seconds at most."""
+    def wait(self, timeout: float | None, look: Callable[[], None]) -> list[Any]:
+        """Wait for a result, `timeout` seconds at most; call `look` repeatedly while none comes."""
         until = inf if timeout is None else monotonic() + timeout
         while True:
-            patience = min(until - monotonic(), inf if self._look is None else LOOK)
+            patience = min(until - monotonic(), LOOK)
             try:
-                return [self._queue.get(timeout=None if patience == inf else max(0.0, patience))]
+                return [self._queue.get(timeout=max(0.0, patience))]
             except Empty:
-                if self._look is not None:
-                    self._look()
+                look()
                 if monotonic() >= until:
                     return []
 

@@ -99,7 +99,7 @@ class _DaskBackend(Backend):
     def place(self, name: str, job: Job) -> None:
         """Submit the job as a task that returns it."""
         self._name = name
-        self._inbox = Inbox(self._look)
+        self._inbox = Inbox()
         self._looked = self._populated = monotonic()
         self._job = self._future("job", _Result, Sent.packed(job))
 
@@ -137,7 +137,7 @@ class _DaskBackend(Backend):
 
     def wait(self, timeout: float | None) -> Iterator[Result]:
         """Wait for the next result."""
-        return itertools.starmap(self._result, self._inbox.wait(timeout))
+        return itertools.starmap(self._result, self._inbox.wait(timeout, self._look))
 
     def _result(self, last: Future[Any], task: Task, value: Any, seconds: float) -> Result:
         state = self._running.pop(last)

@@ -48,7 +48,7 @@ class ExecutorBackend(Backend):
     def place(self, name: str, job: Job) -> None:
         """Pickle the job."""
         self._job: Any = job if self.by_reference else pickle_job(job)
-        self._inbox = Inbox(self._look)
+        self._inbox = Inbox()
 
     def submit(self, task: Task) -> None:
         """Submit a call; if the executor is broken, deliver that as the result."""
@@ -82,7 +82,7 @@ class ExecutorBackend(Backend):
         """Wait for the next result."""
         return [
             Result(task, self._explain(task, value) if isinstance(value, BaseException) else value)
-            for task, value in self._inbox.wait(timeout)
+            for task, value in self._inbox.wait(timeout, self._look)
         ]
 
     def _explain(self, task: Task, error: BaseException) -> PoolEvent:
