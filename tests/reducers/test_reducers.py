@@ -420,9 +420,9 @@ def test_counts_keep_the_order_in_which_keys_were_first_seen():
     assert list(groups.finish(join(groups, left, right))) == ["b", "a", "c"]
 
 
-def test_group_by_names_what_is_no_pair():
+def test_group_by_names_what_is_not_a_pair():
     """A partial that is no (key, value) pair is the item's error."""
-    with pytest.raises(TypeError, match=r"takes \(key, value\) pairs, got 3"):
+    with pytest.raises(TypeError, match=r"requires \(key, value\) pairs, got 3"):
         GroupBy(Sum()).prepare(3)
 
 
