@@ -1,7 +1,7 @@
 """Results as tables, for the terminal and for the page.
 
-A suite's `tables` is a function of its `Results`: `times` (one table a case, fastest first) or `grid` (one row a
-contestant, one column a case, each cell in words).
+A suite's `tables` is a function of its `Results`: `times` (one table for each case, fastest first) or `grid` (one row
+for each contestant, one column for each case, each cell in words).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ MEANINGS = {
     "bad": "hangs, or goes wrong",
     "none": "not there",
 }
-"""What the grades of an outcome mean."""
+"""The meanings of the grades of an outcome."""
 
 
 @dataclass(frozen=True)
 class ProgressCell:
-    """A text, and the class it has on the page: ours, number, good, fair, poor, bad, none."""
+    """A text and its class on the page: ours, number, good, fair, poor, bad, none."""
 
     text: str
     kind: str = ""
@@ -47,7 +47,7 @@ class Table:
 
 
 def times(results: Results) -> list[Table]:
-    """A table for each case: median, ratio to the reference, result, lines of user code."""
+    """Return a table for each case: median, ratio to the reference, result, lines of user code."""
     return [_times(results, case) for case in results.cases]
 
 
@@ -63,7 +63,7 @@ class _Column:
     head: str
     cell: Callable[[Standing], ProgressCell]
     show: Callable[[Standing], object] | None = None
-    """The column is there if this is true of anyone."""
+    """The column appears if this is true of any contestant."""
 
 
 def _columns(results: Results) -> list[_Column]:
@@ -106,7 +106,7 @@ def _mebibytes(amount: int | None) -> ProgressCell:
 
 
 def significant(value: float) -> str:
-    """Three digits, never in scientific notation.
+    """Format a number with three digits, never in scientific notation.
 
     >>> significant(0.01234), significant(1.5), significant(12345.6)
     ('0.0123', '1.50', '12,346')
@@ -121,7 +121,7 @@ def significant(value: float) -> str:
 
 
 def grid(results: Results) -> list[Table]:
-    """One table: a row for each contestant, a column for each case, and in the cells what happened."""
+    """Return one table: a row for each contestant, a column for each case, and the outcome in each cell."""
     rows = [
         [
             ProgressCell(entrant.name, "ours" if entrant.ours else "", entrant.idiom),
@@ -133,7 +133,7 @@ def grid(results: Results) -> list[Table]:
 
 
 def _happened(runs: list[Run]) -> ProgressCell:
-    """What happened in most turns; and in how many, if not in all."""
+    """Return the outcome of most turns, and their number if not all."""
     if not runs:
         return ProgressCell("-", "none")
     texts = [in_words(run) for run in runs]
@@ -144,12 +144,12 @@ def _happened(runs: list[Run]) -> ProgressCell:
 
 
 def in_words(run: Run) -> str:
-    """The note of a run, or its status."""
+    """Return the note of a run, or its status."""
     return {"hung": "hangs", "missing": "not installed", "failed": f"fails: {run.note}"}.get(run.status) or run.note
 
 
 def grade(run: Run) -> str:
-    """good, fair, poor, bad or none."""
+    """Return good, fair, poor, bad or none."""
     return {"hung": "bad", "missing": "none", "failed": "bad"}.get(run.status) or run.grade
 
 
@@ -157,7 +157,7 @@ def grade(run: Run) -> str:
 
 
 def as_text(table: Table) -> str:
-    """For a terminal."""
+    """Format a table for a terminal."""
     return "\n".join([table.title, "", *(_by_column(table) if table.wordy else _aligned(table)), ""])
 
 
@@ -173,7 +173,7 @@ def _justified(text: str, width: int, right: bool) -> str:
 
 
 def _by_column(table: Table) -> list[str]:
-    """One block for each column: cells in words would make lines too long for any terminal."""
+    """Format one block for each column, since cells in words make lines too long for a terminal."""
     lines = []
     for place, title in list(enumerate(table.head))[1:]:
         lines += [title, *(f"    {row[0].text:22}{row[place].text}" for row in table.rows), ""]
@@ -181,7 +181,7 @@ def _by_column(table: Table) -> list[str]:
 
 
 def as_markdown(table: Table) -> str:
-    """For a README: numbers to the right, ours in bold.
+    """Format a table for a README: numbers to the right, ours in bold.
 
     >>> print(as_markdown(Table("", ["", "s"], [[ProgressCell("poolagg", "ours"), ProgressCell("1.0", "number")]])))
     | | s |
@@ -197,7 +197,7 @@ def as_markdown(table: Table) -> str:
 
 
 def as_html(table: Table) -> str:
-    """For the page."""
+    """Format a table for the page."""
     head = "".join(f"<th>{escape(text)}</th>" for text in table.head)
     rows = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in table.rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
