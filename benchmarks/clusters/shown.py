@@ -1,4 +1,4 @@
-"""What the suite `clusters` shows: the targets, what was measured, what is simulated with that, and how real it is."""
+"""The results of the suite `clusters`: targets, measurements, simulations with them, and real runs next to these."""
 
 import importlib
 import re
@@ -33,7 +33,7 @@ NAPPERS = {
 
 
 def napping(engine, workers):
-    """The name of the case."""
+    """Return the name of the case."""
     return f"items that sleep, {workers} workers, {engine}"
 
 
@@ -42,7 +42,7 @@ def napping(engine, workers):
 
 @dataclass(frozen=True)
 class Told:
-    """Numbers of tasks, and of states that came to the driver; CPU seconds of a task; what the middle one held."""
+    """Numbers of tasks, and of states sent to the driver; CPU seconds of a task; items and seconds of the middle."""
 
     tasks: int
     states: int
@@ -51,23 +51,23 @@ class Told:
     items: int
     seconds: float
     item: float
-    """Seconds that an item took."""
+    """Seconds of an item."""
 
     @property
     def meeting(self):
-        """Leases whose states met on the cluster before one came to the driver."""
+        """Tasks whose states met on the cluster before one came to the driver."""
         return self.tasks / self.states
 
 
 def told(run):
-    """What a run's note says of its tasks."""
+    """Describe the tasks of a run in a note."""
     cpu = f"CPU of a task: driver {1e6 * run.driver:.0f} µs, scheduler {1e6 * run.scheduler:.0f} µs"
     each = f"in one {run.items} items, {run.seconds:.6f} s; an item {1e6 * run.item:.2f} µs"
     return f"{run.tasks} tasks, {run.states} states; {cpu}; {each}"
 
 
 def heard(note):
-    """What stands in such a note; None if it is another.
+    """Read such a note; None if it is another.
 
     >>> heard(told(Told(7, 7, 0.001, 0.002, 20, 0.25, 0.0125))).items, heard("")
     (20, None)
@@ -85,13 +85,13 @@ def heard(note):
 
 
 def all_told(results, case, contestant):
-    """By turn, where the result was right."""
+    """Return the values by turn, of right results."""
     runs = (run for run in results.of(case, contestant) if run.correct)
     return {run.turn: found for run in runs if (found := heard(run.note)) is not None}
 
 
 def typical(results, case, contestant, field):
-    """The median over the turns; None if there are none."""
+    """Return the median over the turns; None if there are none."""
     found = [getattr(one, field) for one in all_told(results, case, contestant).values()]
     return median(found) if found else None
 
@@ -100,12 +100,12 @@ def typical(results, case, contestant, field):
 
 
 def times(results, case, contestant):
-    """Seconds per unit, by turn, where the result was right."""
+    """Return seconds per unit, by turn, of right results."""
     return {run.turn: run.seconds / run.units for run in results.of(case, contestant) if run.correct}
 
 
 def measures(results):
-    """What is asked for: a name, the numbers of all turns, the target, and whether more is better."""
+    """Yield each target: a name, the numbers of all turns, the target, and whether more is better."""
     for engine, most in ((DASK, 200), (RAY, 60)):
         found = sorted(1e6 * seconds for seconds in times(results, CHUNKS[engine], LEASES[engine]).values())
         yield f"a chunk on {engine}, 20 in a lease: µs", found, most, False
@@ -115,7 +115,7 @@ def measures(results):
 
 
 def table_of_targets(results):
-    """What was asked for, and whether it holds."""
+    """Return the targets, and whether they hold."""
     rows = []
     for name, found, target, more in measures(results):
         holds = found and (median(found) >= target if more else median(found) <= target)
@@ -131,7 +131,7 @@ def table_of_targets(results):
 
 
 def load_of(results):
-    """What else the machine had to do when the suite began."""
+    """Describe the load of the machine when the suite began."""
     return f"a load of {results.machine.get('load before', '?')} before, on {results.machine.get('cores', '?')} cores"
 
 
@@ -151,7 +151,7 @@ FAN_INS = (1, 4, 16, 64)
 
 
 def costs_of(results, engine):
-    """What was measured of an engine; None if something of it was not."""
+    """Return the measured costs of an engine; None if some are missing."""
     found = [typical(results, CHUNKS[engine], LEASES[engine], field) for field in ("driver", "scheduler")]
     scheduler = [
         median(seconds.values()) if (seconds := times(results, EVENT, PLAN[workers])) else None for workers in PLAN
@@ -160,7 +160,7 @@ def costs_of(results, engine):
 
 
 def room_of(engine):
-    """The pool's room in poolagg; None where the engine is not installed."""
+    """Return the engine's backend in poolagg; None where the engine is not installed."""
     try:
         return importlib.import_module(f"poolagg.pools.{engine.lower()}")
     except ImportError:
@@ -168,39 +168,39 @@ def room_of(engine):
 
 
 def asked(engine, workers):
-    """Seconds of work in a lease at least, as the pool's own constants have it, for so many workers."""
+    """Return the least seconds of work in a task that the pool asks for, for `workers` workers."""
     room = room_of(engine)
     return max(room.TASK_SECONDS, 2 * workers / room.TASKS)
 
 
 def pool_of(engine):
-    """The class."""
+    """Return the pool's class."""
     return getattr(room_of(engine), f"{engine.capitalize()}Pool")
 
 
 def lanes_of(engine, workers):
-    """Leases in flight."""
+    """Return the number of tasks in flight."""
     return pool_of(engine).slots_per_worker * workers
 
 
 def fan_in(engine):
-    """So many states meet on the cluster at most, as the pool has it, before one comes to the driver."""
+    """Return how many states meet on the cluster at most, before one comes to the driver."""
     return getattr(pool_of(engine), "leaves", 0) or 1
 
 
 def job_of(engine, workers, item, items, **more):
-    """As the pool would have it."""
+    """Return the job with the pool's own settings."""
     return ClusterJob(lanes_of(engine, workers), item, items, lease=asked(engine, workers), workers=workers, **more)
 
 
 def modelled(results):
-    """The engines whose costs are known, with these."""
+    """Return the engines with known costs, and these."""
     found = {engine: costs_of(results, engine) for engine in ENGINES if room_of(engine)}
     return {engine: costs for engine, costs in found.items() if costs is not None}
 
 
 def table_of_costs(results, costs):
-    """The measured constants."""
+    """Return the measured constants."""
     rows = []
     for engine, found in costs.items():
         plain = [typical(results, CHUNKS[engine], PLAIN[engine], field) for field in ("driver", "scheduler")]
@@ -221,13 +221,13 @@ def micro(seconds):
 
 
 def busy(engine, costs, workers):
-    """The lease, and the shares of their time in which driver and scheduler are busy with all workers at work."""
+    """Return the seconds of a task, and the shares of busy time of driver and scheduler with all workers at work."""
     lease = asked(engine, workers)
     return lease, workers / lease * costs.lease(lanes_of(engine, workers)), workers / lease * costs.scheduler
 
 
 def table_of_saturation(costs):
-    """Arithmetic on the constants: what the lease does, and what would be without it."""
+    """Compute saturation from the constants, with poolagg's tasks and with plain ones."""
     rows = [
         [
             number(f"{workers:,}"),
@@ -251,12 +251,12 @@ def percent(share):
 
 
 def million(engine):
-    """A million chunks, by how much work is in each: as much of the run as is simulated."""
+    """Return the jobs of a million chunks, by the work in each, up to the horizon."""
     return [job_of(engine, MANY_WORKERS, work, MILLION, horizon=HORIZON) for work in WORK]
 
 
 def everything(results, costs):
-    """By engine and job, what came of it: of all that is simulated."""
+    """Simulate everything, by engine and job."""
     return {
         engine: outcomes((*million(engine), *(pick.job for pick in picked(results, engine))), one)
         for engine, one in costs.items()
@@ -264,7 +264,7 @@ def everything(results, costs):
 
 
 def table_of_million(found):
-    """A thousand workers and a million chunks, with the real plan."""
+    """Return a thousand workers and a million chunks, with the real scheduler."""
     rows = [
         [ProgressCell(engine), number(in_words(job.item)), *outcome_cells(job, by_job[job])]
         for engine, by_job in found.items()
@@ -285,7 +285,7 @@ def outcome_cells(job, found):
 
 
 def table_of_fan_in(results, costs):
-    """Arithmetic on what the states of the word count took the driver."""
+    """Compute the driver's load from the states of the word count."""
     rows = []
     for engine, one in costs.items():
         state = typical(results, WORDS[engine], COUNT[engine], "driver")
@@ -308,7 +308,7 @@ def table_of_fan_in(results, costs):
 
 @dataclass(frozen=True)
 class Pick:
-    """Naps that were really taken: what their runs told, how long they took, and the job that simulates them."""
+    """Real naps: the notes of their runs, their seconds, and the job that simulates them."""
 
     told: list[Told]
     seconds: float
@@ -316,7 +316,7 @@ class Pick:
 
 
 def picked(results, engine):
-    """By the number of workers."""
+    """Return the real naps by the number of workers."""
     found = []
     for workers in NAPPERS[engine]["full"]:
         case = napping(engine, workers)
@@ -329,7 +329,7 @@ def picked(results, engine):
 
 
 def table_of_picks(results, found):
-    """The model, held against the world."""
+    """Compare the model with real runs."""
     rows = []
     for engine, by_job in found.items():
         for pick in picked(results, engine):
@@ -351,7 +351,7 @@ def table_of_picks(results, found):
 
 
 def all_tables(results):
-    """The targets; what is measured; and, of engines whose costs are known, what the model makes of them."""
+    """Return the targets, the measurements and, for engines with known costs, the model."""
     found = [table_of_targets(results)]
     if costs := modelled(results):
         simulated = everything(results, costs)
@@ -361,14 +361,14 @@ def all_tables(results):
 
 
 def without_lines(table):
-    """Who writes how many is not the question here."""
+    """Drop the lines of user code from a table."""
     place = table.head.index("lines")
     head, *rows = [row[:place] + row[place + 1 :] for row in (table.head, *table.rows)]
     return Table(table.title, head, rows)
 
 
 def all_charts(results):
-    """Bars for what is compared with others; and how busy the driver is, by the number of workers."""
+    """Draw bars for the comparisons, and the load of the driver by the number of workers."""
     bars = charts.bars(results)
     names = [f"{results.suite}-{charts.slug(case)}" for case in (*CHUNKS.values(), *WORDS.values())]
     shown = {name: bars[name] for name in names if name in bars}
@@ -378,7 +378,7 @@ def all_charts(results):
 
 
 def chart_of_driver(costs):
-    """With the leases that the pool asks for; and, dashed, with a task for each 10 ms of work."""
+    """Draw the load with the tasks that the pool asks for and, as dots, with a task for each 10 ms of work."""
     drawn = [Line("no time left", [(WORKERS[0], 1), (WORKERS[-1], 1)], "ideal")]
     for engine, one in costs.items():
         drawn.append(Line(f"{engine}: driver", [(count, busy(engine, one, count)[1]) for count in WORKERS]))

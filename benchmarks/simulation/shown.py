@@ -1,4 +1,4 @@
-"""What the suite `simulation` shows: what it measured, what is simulated with that, and whether to believe it."""
+"""The results of the suite `simulation`: measured constants, simulated runs, and how they compare with real ones."""
 
 from statistics import median
 
@@ -27,7 +27,7 @@ TABLE_ITEM, TABLE_ITEMS = 2.0, 10
 
 
 def endless(workers, item, **options):
-    """The first second of a run without end; of three items, if that is longer."""
+    """Simulate the first second of a run without end; three items, if that is longer."""
     return Job(workers, item, horizon=max(1.0, 3 * item), **options)
 
 
@@ -36,7 +36,7 @@ def by_item():
 
 
 def by_size():
-    """Items of a millisecond, in chunks of so many; at least four chunks' time."""
+    """Simulate items of a millisecond in chunks of a given size, for at least four chunks' time."""
     return {
         workers: [Job(workers, 1e-3, horizon=max(1.0, 4e-3 * size), chunksize=size) for size in SIZES]
         for workers in SIZED_LANES
@@ -44,12 +44,12 @@ def by_size():
 
 
 def numbers():
-    """Cheap items, each a number; fewer workers, for Stream has enough of them early."""
+    """Simulate cheap items, each a number; fewer workers, since a few saturate Stream."""
     return {strategy: [endless(workers, 2e-6, strategy=strategy) for workers in LANES[:5]] for strategy in STRATEGIES}
 
 
 def large_states():
-    """Heavy items, each with a table of many keys, to the end: what is held has to be merged, too."""
+    """Simulate heavy items, each with a table of many keys, to the end, so that all states are merged."""
     return {
         strategy: [
             Job(workers, TABLE_ITEM, TABLE_ITEMS * workers, strategy=strategy, table=True) for workers in LANES[:6]
@@ -59,7 +59,7 @@ def large_states():
 
 
 def real_jobs(results, costs):
-    """The naps that were really taken, by chunksize: the jobs that simulate them, each with the seconds they took."""
+    """Return the real naps by chunksize: the jobs that simulate them, each with its measured seconds."""
     return {chunksize: dict(real_line(results, costs, chunksize)) for chunksize in REAL}
 
 
@@ -72,7 +72,7 @@ def real_line(results, costs, chunksize):
 
 
 def everything(results, costs):
-    """Every job that is shown, and its outcome."""
+    """Simulate every job that is shown."""
     sweeps = (by_item(), by_size(), numbers(), large_states(), real_jobs(results, costs))
     return outcomes(tuple(job for sweep in sweeps for line in sweep.values() for job in line), costs)
 
@@ -82,7 +82,7 @@ def percent(share):
 
 
 def all_tables(results):
-    """The constants; and, if they are all there, what is simulated with them."""
+    """Return the constants and, if none is missing, the simulations with them."""
     tables = [table_of_constants(results)]
     if costs := Costs.found(results):
         found = everything(results, costs)
@@ -96,7 +96,7 @@ def number(text):
 
 
 def table_of_constants(results):
-    """As they were measured."""
+    """Return the constants as measured."""
     shown = {standing.entrant.name: standing for standing in standings(results, CONSTANTS)}
     rows = [
         [
@@ -111,7 +111,7 @@ def table_of_constants(results):
 
 
 def table_of_saturation(costs):
-    """Arithmetic on the constants."""
+    """Compute the saturation from the constants."""
     rows = [
         [
             number(in_words(seconds)),
@@ -126,7 +126,7 @@ def table_of_saturation(costs):
 
 
 def saturation(costs, seconds):
-    """So many workers, with chunks of so many seconds, leave the parent no time: found by halving."""
+    """Return how many workers, with chunks of `seconds`, leave the parent no time, by bisection."""
     low, high = 0.0, 1e6
     for _ in range(60):
         middle = (low + high) / 2
@@ -135,7 +135,7 @@ def saturation(costs, seconds):
 
 
 def table_by_item(found):
-    """Efficiency, what the parent is up to, and the chunks that the scheduler makes."""
+    """Return efficiency, the parent's share of busy time, and the scheduler's chunks."""
     rows = [
         [
             number(f"{workers:,}"),
@@ -152,7 +152,7 @@ def shown_outcome(outcome):
 
 
 def table_by_size(found):
-    """Chunks of a given size."""
+    """Return the efficiency for chunks of a given size."""
     rows = [
         [
             number(in_words(size / 1000)),
@@ -165,7 +165,7 @@ def table_by_size(found):
 
 
 def table_of_strategies(found):
-    """Speed-up on tables of many keys."""
+    """Return the speed-up on tables of many keys."""
     rows = [
         [
             number(f"{workers:,}"),
@@ -178,7 +178,7 @@ def table_of_strategies(found):
 
 
 def table_of_real_runs(results, costs, found):
-    """The simulation, held against the world."""
+    """Compare the simulation with real runs."""
     rows = [
         [
             number(f"{job.workers}"),
@@ -199,7 +199,7 @@ def speed_up(job, found):
 
 
 def all_charts(results):
-    """Pictures of the same, if all constants are there."""
+    """Draw the same, if no constant is missing."""
     costs = Costs.found(results)
     if costs is None:
         return {}
@@ -253,7 +253,7 @@ def chart_of_parent(found):
 
 
 def chart_of_chunks(found):
-    """Efficiency by the size that is given; and, as dots, what the scheduler picks."""
+    """Draw efficiency by the given size and, as dots, the scheduler's choice."""
     drawn = [Line("ideal", [(0.01, 1), (3, 1)], "ideal")]
     for colour, (workers, jobs) in zip(CHUNK_COLOURS, by_size().items(), strict=True):
         points = [(size / 1000, found[job].efficiency) for size, job in zip(SIZES, jobs, strict=True)]
