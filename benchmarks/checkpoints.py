@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import Case, Diagnosis, Suite, Timed, jobs, tables
-from benchmarks.harness.tables import ProgressCell, Table, significant
+from benchmarks.harness.tables import Cell, Table, significant
 from poolagg import ArraySum, Checkpoint, Frequencies, ProcessPool, Sum, Unique, aggregate, events
 from poolagg.pools import usable_cpus
 
@@ -97,7 +97,7 @@ def cases(scale):
 
 
 @dataclass(frozen=True)
-class ChunkResult:
+class Measured:
     """A result, and the commits that its run reported."""
 
     result: Any
@@ -119,7 +119,7 @@ def told(outcome):
 def heard(note):
     """Read such a note: number, size and share of the commits; None if there are none.
 
-    >>> heard(told(ChunkResult(0, 3, 4000, 0.0125)))
+    >>> heard(told(Measured(0, 3, 4000, 0.0125)))
     (3, 4000, 0.0125)
     """
     found = re.fullmatch(r"(\d+) commits, ([\d,]+) bytes, ([\d.]+) % of the time", note)
@@ -160,7 +160,7 @@ def timed(job, every=None, kept=True):
         result = aggregate(job.func, items, job.reducer(), pool=pool, checkpoint=checkpoint, watch=watch)
         seconds = time.perf_counter() - began
     spent = sum(commit.seconds for commit in commits)
-    return Timed(ChunkResult(result, len(commits), commits[-1].nbytes if commits else 0, spent / seconds), seconds)
+    return Timed(Measured(result, len(commits), commits[-1].nbytes if commits else 0, spent / seconds), seconds)
 
 
 @suite.contestant(NONE)
@@ -203,13 +203,13 @@ def row(results, case, name):
     runs = results.of(case, name)
     notes = [note for run in runs if run.correct and (note := heard(run.note)) is not None]
     return [
-        ProgressCell(case),
-        ProgressCell({OWN: "at its own pace", FORCED: "each second"}[name]),
-        ProgressCell(percent(median(found) - 1) if found else "-", "number"),
-        ProgressCell(f"{percent(found[0] - 1)} - {percent(found[-1] - 1)}" if found else "-", "number"),
-        *(ProgressCell(text, "number") for text in said(notes)),
-        ProgressCell(f"at most {percent(MOST - 1)}" if name == OWN else "-", "number"),
-        diagnosis(found, runs) if name == OWN else ProgressCell("-", "none"),
+        Cell(case),
+        Cell({OWN: "at its own pace", FORCED: "each second"}[name]),
+        Cell(percent(median(found) - 1) if found else "-", "number"),
+        Cell(f"{percent(found[0] - 1)} - {percent(found[-1] - 1)}" if found else "-", "number"),
+        *(Cell(text, "number") for text in said(notes)),
+        Cell(f"at most {percent(MOST - 1)}" if name == OWN else "-", "number"),
+        diagnosis(found, runs) if name == OWN else Cell("-", "none"),
     ]
 
 
@@ -224,10 +224,10 @@ def said(notes):
 def diagnosis(found, runs):
     """Tell whether the target holds; a wrong result holds none."""
     if wrong := [run for run in runs if not run.correct]:
-        return ProgressCell(f"no: {wrong[0].status} in {len(wrong)} of {len(runs)} turns", "bad", wrong[0].note)
+        return Cell(f"no: {wrong[0].status} in {len(wrong)} of {len(runs)} turns", "bad", wrong[0].note)
     if not found:
-        return ProgressCell("-", "none")
-    return ProgressCell("yes", "good") if median(found) <= MOST else ProgressCell("no", "bad")
+        return Cell("-", "none")
+    return Cell("yes", "good") if median(found) <= MOST else Cell("no", "bad")
 
 
 def percent(share):

@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.harness import Case, Diagnosis, Suite, Timed
 from benchmarks.harness.lines import COLOURS, Axis, Line, lines
-from benchmarks.harness.tables import ProgressCell, Table, significant
+from benchmarks.harness.tables import Cell, Table, significant
 from poolagg import ArraySum, Frequencies, Into, ProcessPool, Sum, aggregate
 from poolagg.strategies import Stream
 
@@ -370,9 +370,9 @@ def table(results, axis):
     loops = list(dict.fromkeys(shown.ours.values()))
     rows = [
         [
-            ProgressCell(shown.reads(x), "number"),
+            Cell(shown.reads(x), "number"),
             *(cell(seconds_of(results, axis, case, name)) for name in (*loops, *shown.ours)),
-            *(ProgressCell(compared(results, axis, x, case, *pair), "number") for pair in shown.ours.items()),
+            *(Cell(compared(results, axis, x, case, *pair), "number") for pair in shown.ours.items()),
         ]
         for x, case in places_of(results, axis)
     ]
@@ -387,7 +387,7 @@ def short(name):
 
 
 def cell(times):
-    return ProgressCell(significant(median(times)) if times else "-", "number")
+    return Cell(significant(median(times)) if times else "-", "number")
 
 
 def compared(results, axis, x, case, ours, loop):

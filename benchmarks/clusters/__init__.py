@@ -34,7 +34,7 @@ from typing import Any
 
 from benchmarks.clusters import shown
 from benchmarks.clusters.engines import DASK, ENGINES, RAY, Meter
-from benchmarks.clusters.shown import CHUNKS, EVENT, IN_A_LEASE, NAPPERS, PLAN, WORDS, Told, napping, told
+from benchmarks.clusters.shown import CHUNKS, EVENT, IN_A_LEASE, NAPPERS, SCHEDULERS, WORDS, Told, napping, told
 from benchmarks.clusters.simulated import event_cost, middle
 from benchmarks.harness import Case, Diagnosis, Suite, Timed, jobs
 from poolagg import Count, Frequencies, Sum, aggregate
@@ -278,7 +278,7 @@ def measure_event(workers, case):
     return Timed((seconds, ""), seconds * case.units)
 
 
-for workers, name in PLAN.items():
+for workers, name in SCHEDULERS.items():
     suite.contestant(name, cases=[EVENT])(functools.wraps(measure_event)(partial(measure_event, workers)))
 
 

@@ -10,7 +10,8 @@ from benchmarks.clusters.simulated import FEW, MANY, ClusterCosts, ClusterJob, o
 from benchmarks.harness import charts, tables
 from benchmarks.harness.lines import Axis, Line, lines
 from benchmarks.harness.simulated import in_words
-from benchmarks.harness.tables import ProgressCell, Table, significant
+from benchmarks.harness.tables import Cell, Table, significant
+from poolagg.pools.external.external_pool import LEAVES
 
 CHUNKS = {engine: f"chunks of no work, {engine}" for engine in ENGINES}
 WORDS = {engine: f"word count, {engine}" for engine in ENGINES}
@@ -21,7 +22,7 @@ PLAIN = {engine: f"{engine}, plain tasks" for engine in ENGINES}
 COUNT = {engine: f"poolagg on {engine}, Frequencies" for engine in ENGINES}
 NAPS = {engine: f"poolagg on {engine}, naps" for engine in ENGINES}
 FREQUENCIES = "dask.bag, frequencies"
-PLAN = {workers: f"poolagg's plan, {workers:,} workers" for workers in (FEW, MANY)}
+SCHEDULERS = {workers: f"poolagg's scheduler, {workers:,} workers" for workers in (FEW, MANY)}
 
 IN_A_LEASE = 20
 NAP = 0.005
@@ -120,11 +121,11 @@ def table_of_targets(results):
     for name, found, target, more in measures(results):
         holds = found and (median(found) >= target if more else median(found) <= target)
         rows.append([
-            ProgressCell(name),
+            Cell(name),
             number(significant(median(found)) if found else "-"),
             number(f"{significant(found[0])} - {significant(found[-1])}" if found else "-"),
             number(f"at {'least' if more else 'most'} {target}"),
-            ProgressCell("yes", "good") if holds else ProgressCell("no", "bad") if found else ProgressCell("-", "none"),
+            Cell("yes", "good") if holds else Cell("no", "bad") if found else Cell("-", "none"),
         ])  # fmt: skip
     head = ["what", "median", "least - most", "target", "holds"]
     return Table(f"Targets, with {load_of(results)}", head, rows)
@@ -136,7 +137,7 @@ def load_of(results):
 
 
 def number(text):
-    return ProgressCell(text, "number")
+    return Cell(text, "number")
 
 
 # -- the model ---------------------------------------------------------------------------------------------------------
@@ -154,48 +155,45 @@ def costs_of(results, engine):
     """Return the measured costs of an engine; None if some are missing."""
     found = [typical(results, CHUNKS[engine], LEASES[engine], field) for field in ("driver", "scheduler")]
     scheduler = [
-        median(seconds.values()) if (seconds := times(results, EVENT, PLAN[workers])) else None for workers in PLAN
+        median(seconds.values()) if (seconds := times(results, EVENT, SCHEDULERS[workers])) else None
+        for workers in SCHEDULERS
     ]
     return None if None in (*found, *scheduler) else ClusterCosts(*found, *scheduler)
 
 
-def room_of(engine):
+def backend_of(engine):
     """Return the engine's backend in poolagg; None where the engine is not installed."""
     try:
-        return importlib.import_module(f"poolagg.pools.{engine.lower()}")
+        module = importlib.import_module(f"poolagg.pools.external.{engine.lower()}")
     except ImportError:
         return None
+    return getattr(module, f"_{engine.capitalize()}Backend")
 
 
 def asked(engine, workers):
     """Return the least seconds of work in a task that the pool asks for, for `workers` workers."""
-    room = room_of(engine)
-    return max(room.TASK_SECONDS, 2 * workers / room.TASKS)
+    backend = backend_of(engine)
+    return max(backend.task_seconds, 2 * workers / backend.task_rate)
 
 
-def pool_of(engine):
-    """Return the pool's class."""
-    return getattr(room_of(engine), f"{engine.capitalize()}Pool")
-
-
-def lanes_of(engine, workers):
+def slots_of(engine, workers):
     """Return the number of tasks in flight."""
-    return pool_of(engine).slots_per_worker * workers
+    return backend_of(engine).slots * workers
 
 
 def fan_in(engine):
     """Return how many states meet on the cluster at most, before one comes to the driver."""
-    return getattr(pool_of(engine), "leaves", 0) or 1
+    return LEAVES if backend_of(engine).keeps_states else 1
 
 
 def job_of(engine, workers, item, items, **more):
     """Return the job with the pool's own settings."""
-    return ClusterJob(lanes_of(engine, workers), item, items, lease=asked(engine, workers), workers=workers, **more)
+    return ClusterJob(slots_of(engine, workers), item, items, lease=asked(engine, workers), workers=workers, **more)
 
 
 def modelled(results):
     """Return the engines with known costs, and these."""
-    found = {engine: costs_of(results, engine) for engine in ENGINES if room_of(engine)}
+    found = {engine: costs_of(results, engine) for engine in ENGINES if backend_of(engine)}
     return {engine: costs for engine, costs in found.items() if costs is not None}
 
 
@@ -205,13 +203,13 @@ def table_of_costs(results, costs):
     for engine, found in costs.items():
         plain = [typical(results, CHUNKS[engine], PLAIN[engine], field) for field in ("driver", "scheduler")]
         rows += [
-            [ProgressCell(f"a lease on {engine}"), micro(found.driver), micro(found.scheduler)],
-            [ProgressCell(f"a plain task on {engine}"), *map(micro, plain)],
+            [Cell(f"a lease on {engine}"), micro(found.driver), micro(found.scheduler)],
+            [Cell(f"a plain task on {engine}"), *map(micro, plain)],
         ]
     found = next(iter(costs.values()))
     rows += [
-        [ProgressCell(f"telling the scheduler of an event, {workers:,} workers"), micro(seconds), ProgressCell("-")]
-        for workers, seconds in ((FEW, found.plan_few), (MANY, found.plan_many))
+        [Cell(f"telling the scheduler of an event, {workers:,} workers"), micro(seconds), Cell("-")]
+        for workers, seconds in ((FEW, found.event_few), (MANY, found.event_many))
     ]
     return Table("Measured constants", ["µs of CPU time", "driver", "scheduler"], rows)
 
@@ -223,7 +221,7 @@ def micro(seconds):
 def busy(engine, costs, workers):
     """Return the seconds of a task, and the shares of busy time of driver and scheduler with all workers at work."""
     lease = asked(engine, workers)
-    return lease, workers / lease * costs.lease(lanes_of(engine, workers)), workers / lease * costs.scheduler
+    return lease, workers / lease * costs.lease(slots_of(engine, workers)), workers / lease * costs.scheduler
 
 
 def table_of_saturation(costs):
@@ -237,12 +235,14 @@ def table_of_saturation(costs):
     ]
     columns = ("lease", "driver busy", "scheduler busy", "saturated by leases below")
     head = ["workers", *(f"{engine}: {column}" for engine in costs for column in columns)]
-    return Table("All workers at work: the lease that the pool asks for, and who is how busy", head, rows)
+    return Table(
+        "All workers at work: the lease that the pool asks for, and the load of driver and scheduler", head, rows
+    )
 
 
 def saturation(engine, costs, workers):
     lease, *shares = busy(engine, costs, workers)
-    least = workers * max(costs.lease(lanes_of(engine, workers)), costs.scheduler)
+    least = workers * max(costs.lease(slots_of(engine, workers)), costs.scheduler)
     return [number(in_words(lease)), *(number(percent(share)) for share in shares), number(in_words(least))]
 
 
@@ -266,7 +266,7 @@ def everything(results, costs):
 def table_of_million(found):
     """Return a thousand workers and a million chunks, with the real scheduler."""
     rows = [
-        [ProgressCell(engine), number(in_words(job.item)), *outcome_cells(job, by_job[job])]
+        [Cell(engine), number(in_words(job.item)), *outcome_cells(job, by_job[job])]
         for engine, by_job in found.items()
         for job in million(engine)
     ]
@@ -293,14 +293,14 @@ def table_of_fan_in(results, costs):
             continue
         merging = max(0.0, state - one.driver)
         lease = asked(engine, MANY_WORKERS)
-        shares = (MANY_WORKERS / lease * (one.lease(lanes_of(engine, MANY_WORKERS)) + merging / fan) for fan in FAN_INS)
+        shares = (MANY_WORKERS / lease * (one.lease(slots_of(engine, MANY_WORKERS)) + merging / fan) for fan in FAN_INS)
         really = typical(results, WORDS[engine], COUNT[engine], "meeting")
-        rows.append([ProgressCell(engine), micro(merging), *(number(percent(share)) for share in shares),
+        rows.append([Cell(engine), micro(merging), *(number(percent(share)) for share in shares),
                      number(f"{fan_in(engine)}"), number(f"{really:.3g}")])  # fmt: skip
     head = ["engine", "a state: µs of the driver", *(f"driver busy, fan-in {fan}" for fan in FAN_INS),
             "the pool's fan-in", "in the word count here"]  # fmt: skip
-    title = f"States like the word count's on {MANY_WORKERS:,} workers, if so many meet on the cluster before one comes"
-    return Table(f"{title} to the driver", head, rows)
+    title = f"States like the word count's on {MANY_WORKERS:,} workers, by how many the cluster merges into one"
+    return Table(f"{title} for the driver", head, rows)
 
 
 # -- what the pool picks -----------------------------------------------------------------------------------------------
@@ -340,10 +340,10 @@ def table_of_picks(results, found):
                 f"{median(one.tasks for one in pick.told):g}", f"{outcome.leases}", significant(pick.seconds),
                 significant(outcome.seconds),
             )  # fmt: skip
-            rows.append([ProgressCell(engine), *map(number, texts)])
-    head = ["engine", "workers", "lease asked for", "lease picked", "items in it", "simulated", "leases", "simulated",
+            rows.append([Cell(engine), *map(number, texts)])
+    head = ["engine", "workers", "lease asked for", "real lease", "items in it", "simulated", "leases", "simulated",
             "seconds", "simulated"]  # fmt: skip
-    title = f"Items that sleep {in_words(NAP)}: the leases that the pool really picked, and those of the model"
+    title = f"Items that sleep {in_words(NAP)}: the leases of the real pool, and those of the model"
     return Table(f"{title} (a lease: the one that the middle item was in)", head, rows)
 
 
@@ -387,5 +387,5 @@ def chart_of_driver(costs):
         drawn.append(Line(f"{engine}: driver, a task for each 10 ms of work", plain, "dots"))
     x = Axis("workers", True, {count: f"{count:,}" for count in WORKERS})
     y = Axis("share of its time in which it is busy", limits=(0, 1.6))
-    note = "By arithmetic from the measured constants: all workers at work, and leases as long as the pool asks for."
+    note = "Computed from the measured constants: all workers at work, and leases as long as the pool asks for."
     return lines("Where would the driver saturate?", x, y, drawn, note)

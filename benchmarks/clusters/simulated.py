@@ -29,12 +29,12 @@ class ClusterCosts:
 
     driver: float
     scheduler: float
-    plan_few: float
-    plan_many: float
+    event_few: float
+    event_many: float
 
     def lease(self, slots):
         """Return the driver's time for a task with `slots` slots: only poolagg's scheduler slows down with more."""
-        slope = (self.plan_many - self.plan_few) / (MANY - FEW)
+        slope = (self.event_many - self.event_few) / (MANY - FEW)
         return self.driver + EVENTS * slope * max(0, slots - FEW)
 
     def of_parent(self, slots):
@@ -105,9 +105,9 @@ class ClusterSimulation(Simulation):
 
     def submitted(self, at, instruction):
         """Give the scheduler a task."""
-        self.through_scheduler(at, self.positional, instruction)
+        self.through_scheduler(at, self.place, instruction)
 
-    def positional(self, at, instruction):
+    def place(self, at, instruction):
         """Queue a task for the next free worker. Both engines queue at workers, which then continue without a pause."""
         self.queue.append(instruction)
         self.take_next(at)

@@ -39,8 +39,8 @@ TITLES = {
     "pull": "poolagg's parent: pull and pickle a chunk of a range",
     "send": "poolagg's parent: send an instruction to a worker",
     "receive": "poolagg's parent: receive an event",
-    "plan_few": f"poolagg's parent: tell the scheduler of an event, {FEW} workers",
-    "plan_many": f"poolagg's parent: tell the scheduler of an event, {MANY:,} workers",
+    "event_few": f"poolagg's parent: tell the scheduler of an event, {FEW} workers",
+    "event_many": f"poolagg's parent: tell the scheduler of an event, {MANY:,} workers",
     "whole": "poolagg's parent: all of a chunk; the rest, not measured above, is the loop's",
     "merge": "poolagg's parent: merge a number",
     "step": "poolagg's parent: receive and step a number (Stream)",
@@ -76,8 +76,8 @@ class Costs:
     pull: float
     send: float
     receive: float
-    plan_few: float
-    plan_many: float
+    event_few: float
+    event_many: float
     chunk: float
     item: float
     pack: float
@@ -92,8 +92,8 @@ class Costs:
 
     def scheduler(self, slots):
         """Return the cost of telling the scheduler of one event, interpolated between the two measured pool sizes."""
-        slope = (self.plan_many - self.plan_few) / (MANY - FEW)
-        return max(0.0, self.plan_few + slope * (slots - FEW))
+        slope = (self.event_many - self.event_few) / (MANY - FEW)
+        return max(0.0, self.event_few + slope * (slots - FEW))
 
     def parent(self, slots):
         """Return the parent's time for a chunk, with its `EVENTS`; merges come on top."""
@@ -102,7 +102,7 @@ class Costs:
     @property
     def loop(self):
         """The engine's own time for a chunk: the whole, less all parts that were measured separately."""
-        parts = self.pull + self.send + self.receive + EVENTS * self.plan_few + self.merge
+        parts = self.pull + self.send + self.receive + EVENTS * self.event_few + self.merge
         return max(0.0, self.whole - parts)
 
     def state(self, table):
@@ -150,7 +150,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class ChunkResult:
+class SimulatedRun:
     """The outcome of a simulated job."""
 
     seconds: float
@@ -164,7 +164,7 @@ class ChunkResult:
     """How many items the result has, and their sum."""
 
 
-class RunStatistics(Reducer):
+class CountAndSum(Reducer):
     """Counts items and adds them up, without a look at each: partials are ranges. Counts its merges, too."""
 
     def __init__(self):
@@ -209,10 +209,10 @@ class Simulation:
     def __init__(self, job, costs):
         self.job, self.costs, self.state = job, costs, costs.state(job.table)
         self.terms = job.terms()
-        self.scheduler, self.plan_cost = Scheduler(self.terms), costs.scheduler(job.slots)
-        self.tally = RunStatistics()
-        self.parent_fold = job.strategy.parent_fold(self.tally)
-        self.slots = [Slot(job.strategy.worker_fold(self.tally, self.terms.grid)) for _ in range(job.slots)]
+        self.scheduler, self.cost_of_event = Scheduler(self.terms), costs.scheduler(job.slots)
+        self.reducer = CountAndSum()
+        self.parent_fold = job.strategy.parent_fold(self.reducer)
+        self.slots = [Slot(job.strategy.worker_fold(self.reducer, self.terms.grid)) for _ in range(job.slots)]
         self.ends, self.instruction = [], count()
         self.events = deque()
         self.now = self.busy = self.work = 0.0
@@ -231,7 +231,7 @@ class Simulation:
         """Return the outcome."""
         seconds = min(self.now, self.job.horizon)
         later = sorted(self.chunks[len(self.chunks) // 2 :])
-        return ChunkResult(
+        return SimulatedRun(
             seconds,
             self.work / (seconds * self.job.slots),
             min(1.0, self.busy / seconds),
@@ -289,23 +289,23 @@ class Simulation:
     def handle(self, event):
         """Return the scheduler's instructions."""
         self.log.append(event)
-        self.spend(self.plan_cost)
+        self.spend(self.cost_of_event)
         return self.scheduler.handle(event)
 
     def obey(self, instruction):
         """Carry out an instruction, and return those that follow from it."""
         if isinstance(instruction, instructions.Commit):
-            return self.commit(instruction.partial_state)
+            return self.commit(instruction.state)
         if isinstance(instruction, instructions.Cancel):
             self.cancel(instruction)
         elif not isinstance(instruction, instructions.ChunkRan):
             self.send(instruction)
         return ()
 
-    def commit(self, partial_state):
+    def commit(self, state):
         """Fold a state."""
-        self.parent_fold.commit(partial_state.data)
-        seconds = self.state.merge * self.tally.taken() + (self.state.step * partial_state.items if self.steps else 0.0)
+        self.parent_fold.commit(state.data)
+        seconds = self.state.merge * self.reducer.taken() + (self.state.step * state.items if self.steps else 0.0)
         self.spend(seconds)
         return self.handle(instructions.Merged(seconds))
 
@@ -361,7 +361,7 @@ class Simulation:
         items = stop - run.start
         slot.worker_fold.add(run.start, range(run.start, stop))
         slot.worker_fold.close(stop)
-        work = items * each + self.tally.taken() * self.state.merge
+        work = items * each + self.reducer.taken() * self.state.merge
         states, packing = self.packed(slot) if run.flush else (None, 0.0)
         self.chunks.append(items)
         self.work += max(0.0, min(items * self.job.item, self.job.horizon - at))
@@ -370,9 +370,9 @@ class Simulation:
 
     def packed(self, slot):
         """Return the states that the worker flushes, and the seconds that packing them takes."""
-        states = tuple(partial_state._replace(nbytes=60) for partial_state in slot.worker_fold.payloads())
+        states = tuple(state._replace(nbytes=60) for state in slot.worker_fold.payloads())
         if self.steps:
-            return states, self.state.pack_partial * sum(partial_state.items for partial_state in states)
+            return states, self.state.pack_partial * sum(state.items for state in states)
         return states, self.state.pack * len(states)
 
 

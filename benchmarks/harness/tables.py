@@ -24,7 +24,7 @@ MEANINGS = {
 
 
 @dataclass(frozen=True)
-class ProgressCell:
+class Cell:
     """A text and its class on the page: ours, number, good, fair, poor, bad, none."""
 
     text: str
@@ -38,7 +38,7 @@ class Table:
 
     title: str
     head: list[str]
-    rows: list[list[ProgressCell]]
+    rows: list[list[Cell]]
 
     @property
     def wordy(self) -> bool:
@@ -61,7 +61,7 @@ def _times(results: Results, case: str) -> Table:
 @dataclass(frozen=True)
 class _Column:
     head: str
-    cell: Callable[[Standing], ProgressCell]
+    cell: Callable[[Standing], Cell]
     show: Callable[[Standing], object] | None = None
     """The column appears if this is true of any contestant."""
 
@@ -71,38 +71,38 @@ def _columns(results: Results) -> list[_Column]:
         _Column("contestant", _name),
         _Column(f"median {results.unit}", lambda s: _time(s.median, results, bool(s.times))),
         _Column("least - most", lambda s: _range(s, results)),
-        _Column("x poolagg", lambda s: ProgressCell(significant(s.ratio) if s.ratio else "-", "number")),
+        _Column("x poolagg", lambda s: Cell(significant(s.ratio) if s.ratio else "-", "number")),
         _Column("result", _outcome),
-        _Column("lines", lambda s: ProgressCell(str(s.entrant.lines), "number")),
-        _Column("units", lambda s: ProgressCell(f"{s.runs[0].units:,}", "number"), lambda s: s.runs[0].units > 1),
+        _Column("lines", lambda s: Cell(str(s.entrant.lines), "number")),
+        _Column("units", lambda s: Cell(f"{s.runs[0].units:,}", "number"), lambda s: s.runs[0].units > 1),
         _Column("parent MiB", lambda s: _mebibytes(s.most("parent_memory")), lambda s: s.most("parent_memory")),
         _Column("children MiB", lambda s: _mebibytes(s.most("children_memory")), lambda s: s.most("parent_memory")),
-        _Column("left behind", lambda s: ProgressCell(str(s.most("left")), "number"), lambda s: s.most("left")),
+        _Column("left behind", lambda s: Cell(str(s.most("left")), "number"), lambda s: s.most("left")),
     ]
 
 
-def _name(standing: Standing) -> ProgressCell:
-    return ProgressCell(standing.entrant.name, "ours" if standing.entrant.ours else "", standing.entrant.idiom)
+def _name(standing: Standing) -> Cell:
+    return Cell(standing.entrant.name, "ours" if standing.entrant.ours else "", standing.entrant.idiom)
 
 
-def _outcome(standing: Standing) -> ProgressCell:
+def _outcome(standing: Standing) -> Cell:
     missing = all(run.status == "missing" for run in standing.runs)
-    return ProgressCell(standing.outcome, "none" if missing else "good" if standing.correct else "bad")
+    return Cell(standing.outcome, "none" if missing else "good" if standing.correct else "bad")
 
 
-def _range(standing: Standing, results: Results) -> ProgressCell:
+def _range(standing: Standing, results: Results) -> Cell:
     if not standing.times:
-        return ProgressCell("-", "number")
+        return Cell("-", "number")
     low, high = (_time(time, results).text for time in (standing.times[0], standing.times[-1]))
-    return ProgressCell(f"{low} - {high}", "number")
+    return Cell(f"{low} - {high}", "number")
 
 
-def _time(seconds: float, results: Results, there: bool = True) -> ProgressCell:
-    return ProgressCell(significant(seconds / results.unit_seconds) if there else "-", "number")
+def _time(seconds: float, results: Results, there: bool = True) -> Cell:
+    return Cell(significant(seconds / results.unit_seconds) if there else "-", "number")
 
 
-def _mebibytes(amount: int | None) -> ProgressCell:
-    return ProgressCell("-" if amount is None else f"{amount / 2**20:,.0f}", "number")
+def _mebibytes(amount: int | None) -> Cell:
+    return Cell("-" if amount is None else f"{amount / 2**20:,.0f}", "number")
 
 
 def significant(value: float) -> str:
@@ -124,7 +124,7 @@ def grid(results: Results) -> list[Table]:
     """Return one table: a row for each contestant, a column for each case, and the outcome in each cell."""
     rows = [
         [
-            ProgressCell(entrant.name, "ours" if entrant.ours else "", entrant.idiom),
+            Cell(entrant.name, "ours" if entrant.ours else "", entrant.idiom),
             *(_happened(results.of(case, entrant.name)) for case in results.cases),
         ]
         for entrant in results.entrants
@@ -132,15 +132,15 @@ def grid(results: Results) -> list[Table]:
     return [Table(results.question, ["", *results.cases], rows)]
 
 
-def _happened(runs: list[Run]) -> ProgressCell:
+def _happened(runs: list[Run]) -> Cell:
     """Return the outcome of most turns, and their number if not all."""
     if not runs:
-        return ProgressCell("-", "none")
+        return Cell("-", "none")
     texts = [in_words(run) for run in runs]
     most = max(texts, key=texts.count)
     run = runs[texts.index(most)]
     often = "" if texts.count(most) == len(texts) else f" ({texts.count(most)} of {len(texts)})"
-    return ProgressCell(most + often, grade(run))
+    return Cell(most + often, grade(run))
 
 
 def in_words(run: Run) -> str:
@@ -183,7 +183,7 @@ def _by_column(table: Table) -> list[str]:
 def as_markdown(table: Table) -> str:
     """Format a table for a README: numbers to the right, ours in bold.
 
-    >>> print(as_markdown(Table("", ["", "s"], [[ProgressCell("poolagg", "ours"), ProgressCell("1.0", "number")]])))
+    >>> print(as_markdown(Table("", ["", "s"], [[Cell("poolagg", "ours"), Cell("1.0", "number")]])))
     | | s |
     |---|--:|
     | **poolagg** | 1.0 |
@@ -203,7 +203,7 @@ def as_html(table: Table) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
 
-def _cell(cell: ProgressCell) -> str:
+def _cell(cell: Cell) -> str:
     hint = f' title="{escape(cell.hint)}"' if cell.hint else ""
     text = re.sub(r"(?<=[a-z])(?=[A-Z])", "<wbr>", escape(cell.text))  # names of exceptions are long
     return f'<td class="{cell.kind}"{hint}>{text}</td>'

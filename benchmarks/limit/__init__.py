@@ -49,7 +49,7 @@ def nothing():
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChunkRunner(Goal):
+class Work(Goal):
     """`units` items of `source(units)`, each given to `func`; in a loop, `fold` reduces the results."""
 
     source: Callable[[int], Any]
@@ -65,7 +65,7 @@ class ChunkRunner(Goal):
     """The initializer of each worker, before the clock starts."""
     rated: bool = False
     """Whether to note the bytes per second."""
-    out_of_band: bool = False
+    side_by_side: bool = False
     """Whether to run loops side by side, too."""
 
 
@@ -81,7 +81,7 @@ class Fresh(Goal):
 
 
 @dataclass(frozen=True)
-class ChunkResult:
+class Measured:
     """A result and further measurements."""
 
     result: Any
@@ -234,7 +234,7 @@ def in_fresh_interpreters(goal, program):
     interpreted(program)
     seconds, results, also = zip(*(interpreted(program) for _ in range(goal.tries)), strict=True)
     middle = median(seconds)
-    return Timed(ChunkResult(all(results), middle, also=None if None in also else median(also)), middle)
+    return Timed(Measured(all(results), middle, also=None if None in also else median(also)), middle)
 
 
 # -- all of them -------------------------------------------------------------------------------------------------------
@@ -252,7 +252,7 @@ def goals(scale):
 def work(name, most, measure, func, fold, right, source=range, **more):
     """Return a function that makes the Work from a number of items and a time limit."""
     fields = {"source": source, "func": func, "fold": fold, "right": right, **more}
-    return lambda units, limit: ChunkRunner(name, units, limit, most=most, measure=measure, **fields)
+    return lambda units, limit: Work(name, units, limit, most=most, measure=measure, **fields)
 
 
 def sum_of_squares(name, most, measure=BY_IDEAL, func=jobs.square, **more):
@@ -278,7 +278,7 @@ def word_count(title, most, vocabulary, length=54_688):
         sizes = int(vocabulary * share), int(length * share)
         source, right = partial(jobs.corpus, *sizes), partial(jobs.is_count_of_words, *sizes)
         return work(title, most, BY_IDEAL, jobs.count_words, updated, right, source, reducer=MergeCounts,
-                    out_of_band=True)(files, limit)  # fmt: skip
+                    side_by_side=True)(files, limit)  # fmt: skip
 
     return build
 
@@ -305,9 +305,9 @@ GOALS = [
     (skewed("ascending", sorted), (2000, 300, 30)),
     (skewed("descending", jobs.descending), (2000, 300, 30)),
     (arrays("8 MB arrays, each applied in the parent", 1 / 8, BY_POOL, add=add, rated=True), (400, 60, 4)),
-    (arrays("8 MB arrays, ArraySum", 1.3, BY_IDEAL, reducer=ArraySum, out_of_band=True), (2000, 200, 4)),
+    (arrays("8 MB arrays, ArraySum", 1.3, BY_IDEAL, reducer=ArraySum, side_by_side=True), (2000, 200, 4)),
     (work("8 MB arrays that are drawn, ArraySum", 1.3, BY_IDEAL, jobs.random_array, partial(applied, add),
-          partial(jobs.is_sum, jobs.random_array, np.asarray), jobs.seeds, reducer=ArraySum, out_of_band=True),
+          partial(jobs.is_sum, jobs.random_array, np.asarray), jobs.seeds, reducer=ArraySum, side_by_side=True),
      (400, 60, 4)),
     (word_count("word count, 50 k distinct", 1.15, 50_000), (64, 16, 8)),
     (word_count("word count, 1.6 M distinct", 1.6, 1_900_000), (64, 16, 8)),
@@ -347,7 +347,7 @@ def timed(items, perform):
     result = perform(items)
     seconds = time.perf_counter() - began
     growth = None if memory is None else peak_memory(os.getpid()) - memory
-    return Timed(ChunkResult(result, seconds, growth), seconds)
+    return Timed(Measured(result, seconds, growth), seconds)
 
 
 def warm(ready, _):
@@ -384,7 +384,7 @@ def aggregated(goal, pool, items):
     return total
 
 
-@suite.contestant(SERIAL, cases=named(lambda goal: isinstance(goal, ChunkRunner) and goal.measure != MEBIBYTES))
+@suite.contestant(SERIAL, cases=named(lambda goal: isinstance(goal, Work) and goal.measure != MEBIBYTES))
 def serial(goal):
     """Use the fastest loop: `sum` or `math.fsum` of a `map`, if the goal is one of these."""
     items = goal.source(goal.units)
@@ -392,7 +392,7 @@ def serial(goal):
     return timed(items, lambda items: goal.fold(map(goal.func, items)))
 
 
-@suite.contestant(APART, cases=named(lambda goal: isinstance(goal, ChunkRunner) and goal.out_of_band))
+@suite.contestant(APART, cases=named(lambda goal: isinstance(goal, Work) and goal.side_by_side))
 def side_by_side(goal):
     """Loop on each core, over its share of the items. The clock runs until the last ends; nothing is merged."""
     from multiprocessing import Pool
@@ -403,7 +403,7 @@ def side_by_side(goal):
         told = pool.map(partial(looped, goal), [items[core::CORES] for core in range(CORES)], 1)
     began, ended, results = zip(*told, strict=True)
     seconds = max(ended) - min(began)
-    return Timed(ChunkResult(goal.fold(results), seconds), seconds)
+    return Timed(Measured(goal.fold(results), seconds), seconds)
 
 
 def looped(goal, items):

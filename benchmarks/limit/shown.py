@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from benchmarks.harness import Case, charts, tables
-from benchmarks.harness.tables import ProgressCell, Table, significant
+from benchmarks.harness.tables import Cell, Table, significant
 
 OURS, SERIAL, POOL, APART = "poolagg", "serial", "multiprocessing.Pool", "loops side by side"
 """The contestants."""
@@ -108,23 +108,23 @@ def reached(results, goals):
 
 
 def _row(results, goal):
-    found, out_of_band = measured(results, goal), by_ideal(results, goal, APART)
+    found, side_by_side = measured(results, goal), by_ideal(results, goal, APART)
     return [
-        ProgressCell(goal.name),
-        ProgressCell(f"{_number(goal, median(found))} {goal.measure}" if found else "-", "number"),
-        ProgressCell(f"{_number(goal, found[0])} - {_number(goal, found[-1])}" if found else "-", "number"),
-        ProgressCell(f"at most {goal.most:g} {goal.measure}", "number"),
+        Cell(goal.name),
+        Cell(f"{_number(goal, median(found))} {goal.measure}" if found else "-", "number"),
+        Cell(f"{_number(goal, found[0])} - {_number(goal, found[-1])}" if found else "-", "number"),
+        Cell(f"at most {goal.most:g} {goal.measure}", "number"),
         _verdict(results, goal),
-        ProgressCell(f"{_number(goal, median(out_of_band))} {goal.measure}" if out_of_band else "", "number"),
+        Cell(f"{_number(goal, median(side_by_side))} {goal.measure}" if side_by_side else "", "number"),
     ]
 
 
 def _verdict(results, goal):
     if bad := wrong(results, goal):
         what = {"done": "wrong result", "hung": "hangs", "failed": "fails"}.get(bad[0].status, bad[0].status)
-        return ProgressCell(f"no: {what} in {len(bad)} of {len(results.of(goal.name, OURS))} turns", "bad", bad[0].note)
+        return Cell(f"no: {what} in {len(bad)} of {len(results.of(goal.name, OURS))} turns", "bad", bad[0].note)
     text, kind = {True: ("yes", "good"), False: ("no", "bad"), None: ("-", "none")}[holds(results, goal)]
-    return ProgressCell(text, kind)
+    return Cell(text, kind)
 
 
 def _without_lines(table):

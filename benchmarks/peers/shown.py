@@ -8,7 +8,7 @@ from statistics import median
 
 from benchmarks.harness import charts, tables
 from benchmarks.harness.results import standings
-from benchmarks.harness.tables import ProgressCell, Table, significant
+from benchmarks.harness.tables import Cell, Table, significant
 
 # -- the ratio ---------------------------------------------------------------------------------------------------------
 
@@ -40,7 +40,7 @@ def overview(results, jobs):
     columns = [ratios(results, job) for job in jobs]
     ours = {entrant.name: "ours" if entrant.ours else "" for entrant in results.entrants}
     names = sorted(ours, key=lambda name: _typical(name, columns))
-    rows = [[ProgressCell(name, ours[name]), *(_number(column[name]) for column in columns)] for name in names]
+    rows = [[Cell(name, ours[name]), *(_number(column[name]) for column in columns)] for name in names]
     return Table("Time by the ideal (one core's time / cores): 1 is perfect", ["", *(job.name for job in jobs)], rows)
 
 
@@ -65,15 +65,15 @@ def _inserted(row, place, cell):
 
 
 def _number(ratio):
-    return ProgressCell("-" if ratio is None else significant(ratio), "number")
+    return Cell("-" if ratio is None else significant(ratio), "number")
 
 
 def _absent(entrant, job, head, absent):
     cells = {
-        "contestant": ProgressCell(entrant.name, "ours" if entrant.ours else "", entrant.idiom),
-        "result": ProgressCell(f"not run: {absent[entrant.name].get(job.name, '')}", "none"),
+        "contestant": Cell(entrant.name, "ours" if entrant.ours else "", entrant.idiom),
+        "result": Cell(f"not run: {absent[entrant.name].get(job.name, '')}", "none"),
     }
-    return [cells.get(column, ProgressCell("-", "number")) for column in head]
+    return [cells.get(column, Cell("-", "number")) for column in head]
 
 
 # -- the pictures ------------------------------------------------------------------------------------------------------

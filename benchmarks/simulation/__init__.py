@@ -30,7 +30,7 @@ from benchmarks.harness.simulated import (
     Simulation,
     cost_of_telling,
 )
-from benchmarks.simulation.shown import REAL, REAL_LANES, all_charts, all_tables, nap_case
+from benchmarks.simulation.shown import REAL, REAL_WORKERS, all_charts, all_tables, nap_case
 from poolagg import Collect, Count, MergeCounts, ProcessPool, SerialPool, Sum, aggregate
 from poolagg._input.source import Source
 from poolagg._scheduler.chunk_sizing import BATCH_BYTES, TARGET
@@ -47,7 +47,7 @@ class Naps(Case):
 
 def cases(scale):
     """Return the constants, and the real runs that the simulation is compared with."""
-    workers = {"full": REAL_LANES, "quick": REAL_LANES[:5], "tiny": (2,)}[scale]
+    workers = {"full": REAL_WORKERS, "quick": REAL_WORKERS[:5], "tiny": (2,)}[scale]
     chunks = {"full": 1000, "quick": 400, "tiny": 40}[scale]
     naps = {"full": 500, "quick": 300, "tiny": 50}[scale]
     return [
@@ -156,19 +156,19 @@ def receive(count):
     return median(metered(same, count, Sum(), chunksize=1, strategy=Stream())[0].receiving)
 
 
-@constant("plan_few")
-def plan_few(count):
+@constant("event_few")
+def event_few(count):
     """Replay the events of a simulated run on the real scheduler and the real clock."""
-    return plan_cost(FEW, 10 * count)
+    return cost_of_event(FEW, 10 * count)
 
 
-@constant("plan_many")
-def plan_many(count):
+@constant("event_many")
+def event_many(count):
     """Replay the events of a simulated run with many workers."""
-    return plan_cost(MANY, 3 * count)
+    return cost_of_event(MANY, 3 * count)
 
 
-def plan_cost(workers, events):
+def cost_of_event(workers, events):
     """Return seconds per event."""
     job = Job(workers, TARGET)
     log = Simulation(job, NOTHING).run(most_events=events).log
@@ -276,7 +276,7 @@ def doze(number):
     return number
 
 
-REAL_CASES = [nap_case(workers) for workers in REAL_LANES]
+REAL_CASES = [nap_case(workers) for workers in REAL_WORKERS]
 
 
 @suite.contestant(REAL[None], cases=REAL_CASES)

@@ -144,7 +144,7 @@ def test_lost_updates_are_told_in_the_table():
     assert "loses 30 % in 2 of 3 turns" in text
 
 
-def test_nobody_is_dropped():
+def test_no_contestant_is_dropped():
     """One that hangs and one that is missing have their rows, in the table and on the page."""
     runs = [
         Run("one", "poolagg", 0, "done", seconds=1, correct=True),

@@ -20,7 +20,7 @@ from benchmarks.clusters.shown import (
     LEASES,
     NAPS,
     PLAIN,
-    PLAN,
+    SCHEDULERS,
     WORDS,
     Told,
     heard,
@@ -33,7 +33,7 @@ from benchmarks.harness.tables import as_text
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.orphans]
 
-COSTS = ClusterCosts(driver=1e-3, scheduler=2e-3, plan_few=20e-6, plan_many=20e-6)
+COSTS = ClusterCosts(driver=1e-3, scheduler=2e-3, event_few=20e-6, event_many=20e-6)
 
 
 # -- what is measured --------------------------------------------------------------------------------------------------
@@ -66,7 +66,7 @@ def test_a_wrong_result_is_seen(job, monkeypatch, tmp_path):
     assert not clusters.check(job, ({} if job.name in WORDS.values() else -1, "")).correct
 
 
-def test_words_are_counted_in_parts_that_nobody_else_has(tmp_path):
+def test_words_are_counted_in_disjoint_parts(tmp_path):
     """Of map and reduce tasks: each word is in one part, and all its counts are."""
     for name, text in (("a", "x y x"), ("b", "y z")):
         (tmp_path / name).write_text(text)
@@ -137,7 +137,7 @@ def all_results():
         )
         runs += runs_of(WORDS[engine], COUNT[engine], [1, 1, 2], told(Told(10, 10, driver + 0.01, 2e-3, 1, 0.1, 0.1)))
     runs += runs_of(WORDS[DASK], FREQUENCIES, [4, 2, 7])
-    runs += [run for name in PLAN.values() for run in runs_of(EVENT, name, [20e-6])]
+    runs += [run for name in SCHEDULERS.values() for run in runs_of(EVENT, name, [20e-6])]
     runs += runs_of(napping(DASK, 2), NAPS[DASK], [3], told(Told(30, 30, 1e-3, 0, 50, 0.25, 5e-3)), units=1000)
     results = replace(sample(runs), suite="clusters")
     results.cases[:] = dict.fromkeys(run.case for run in runs)

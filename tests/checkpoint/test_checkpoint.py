@@ -226,7 +226,7 @@ def test_every_strategy_in_every_pool(strategy, pool, fragile, path):
     assert look(path).facts["covered"] == [[0, ITEMS]]
 
 
-def test_states_that_travel_in_parts_are_kept_unopened(path):
+def test_states_sent_in_parts_are_kept_unopened(path):
     """And merge after a restart, when the hashes of keys are others."""
     parent_fold = Partition(4).parent_fold(Frequencies())
     for start in (0, 50):
@@ -239,7 +239,7 @@ def test_states_that_travel_in_parts_are_kept_unopened(path):
 
 
 @pytest.mark.parametrize("strategy", [Combine(), Partition(4)], ids=repr)
-def test_a_state_holds_each_key_once_however_often_it_was_shipped(strategy):
+def test_a_state_holds_each_key_once_however_often_it_was_flushed(strategy):
     """What came in parts is merged for a commit: else each would write all that workers ever flushed."""
     counts, parent_fold = Counter(map(str, range(30_000))), strategy.parent_fold(Frequencies())
     sizes = []
@@ -458,7 +458,7 @@ class Idle(SerialPool):
 
 
 @pytest.mark.parametrize("items", [range(5000), list(range(5000)), np.arange(5000)], ids=["range", "list", "array"])
-def test_a_finished_run_answers_at_once(items, path):
+def test_a_finished_run_returns_at_once(items, path):
     """No worker is started, nothing is written."""
     call = functools.partial(aggregate, tenth, items, Mean(), checkpoint=path)
     result = call(pool=SERIAL)
@@ -467,7 +467,7 @@ def test_a_finished_run_answers_at_once(items, path):
     assert Path(path).read_bytes() == before
 
 
-def test_a_run_that_ended_early_answers_at_once(path):
+def test_a_run_that_ended_early_returns_at_once(path):
     """`First` needs no more than the first item, the second time too."""
     for pool in (SerialPool(), Idle()):
         assert aggregate(tenth, iter(range(20, 10**9)), First(), pool=pool, checkpoint=path) == 2.0
@@ -826,7 +826,7 @@ SAME = [0, 0.0, -0.0, False, None, "", b"", 0j, (), [], "0", b"0", 1, 1.0, True,
 
 
 @pytest.mark.parametrize("at", [7, ALONE + 7])
-def test_numbers_are_told_apart_that_are_equal(at):
+def test_equal_numbers_of_different_types_are_distinguished(at):
     """1, 1.0, True and '1' are other items, and so are 0.0 and -0.0."""
     others = [[*range(at), item, *range(90)] for item in SAME]
     assert len({known_of(items) for items in others}) == len(SAME)
@@ -834,7 +834,7 @@ def test_numbers_are_told_apart_that_are_equal(at):
 
 
 @pytest.mark.parametrize("count", [10, 100_000])
-def test_arrays_are_told_apart_by_one_cell(count):
+def test_arrays_are_distinguished_by_one_cell(count):
     """Large ones too, which are not kept until they are looked at, but a digest of theirs."""
 
     def known(at, value):
@@ -956,7 +956,7 @@ def test_every_forces_more():
     assert CheckpointSchedule(0.1, 0.0).next == 0.1
 
 
-def test_every_makes_workers_ship(path):
+def test_every_makes_workers_flush(path):
     """What a worker holds is in the file soon, though flushing is not yet due."""
     seen = []
 

@@ -360,7 +360,7 @@ def test_a_checkpoint_that_is_replaced_while_it_is_opened_is_refused(
 
 
 @as_root
-def test_a_ledger_beside_a_file_is_looked_at_when_it_is_open(
+def test_a_ledger_next_to_a_file_is_checked_when_it_is_open(
     folder: str, workshop: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another user who puts one in its place, the moment before it is opened, gains nothing."""

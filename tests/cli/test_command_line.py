@@ -170,7 +170,7 @@ def test_a_file_is_found_from_anywhere(folder):
     assert (code, out, err) == (0, "a  3\nb  1\nc  1\n", "")
 
 
-def test_classes_of_a_file_travel_both_ways():
+def test_classes_of_a_file_pickle_both_ways():
     """What a worker makes is an instance of the very class that the reducer's function here knows."""
     reducer = "Collect().of(lambda word: (type(word) is Word, word.text)).then(sorted)"
     code, out, err = in_shell("run", "words.py:as_word", "two.txt", "--lines", "--reduce", reducer)

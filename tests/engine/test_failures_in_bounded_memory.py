@@ -229,7 +229,7 @@ def test_intervals_forget_what_ends_before(indices: set[int], index: int) -> Non
     assert len(intervals) == sum(stop - start for start, stop in kept)
 
 
-def test_the_plan_forgets_which_items_failed_and_not_how_many() -> None:
+def test_the_scheduler_forgets_which_items_failed_and_not_how_many() -> None:
     scheduler = Scheduler(SchedulerOptions(1, skip=True, chunksize=100))
     for start in range(0, 20_000, 100):
         (run,) = [

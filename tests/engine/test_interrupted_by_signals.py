@@ -203,7 +203,7 @@ def test_every_kind_of_handler_is_known(handler: Callable[..., Any], alarm: Call
     assert not raised_by_handler(raised.value, [])
 
 
-def test_what_a_function_raises_is_no_handlers() -> None:
+def test_an_error_of_a_function_is_not_taken_for_a_handlers() -> None:
     def inner(number: int, frame: Any) -> None:
         raise Interrupted
 

@@ -253,7 +253,7 @@ def test_workers_killed_again_and_again_lose_no_item(method: str, lent: list[Reg
     assert lent
 
 
-def test_a_task_that_closes_all_descriptors_is_lent_no_file_of_its_own(method: str, tmp_path: Path) -> None:
+def test_a_task_that_closes_all_descriptors_borrows_no_memory(method: str, tmp_path: Path) -> None:
     """It is ended, and the items that it was to have are another worker's."""
     path = tmp_path / "mine"
     attempts = Attempts(tmp_path)

@@ -157,7 +157,7 @@ def refuse(x: Any) -> None:
     raise Refused
 
 
-def test_plain_items_are_at_hand() -> None:
+def test_plain_items_are_sent_as_they_are() -> None:
     import decimal
 
     import numpy as np
@@ -346,7 +346,7 @@ def test_an_exception_that_bites_is_its_items_failure(pool: ProcessPool, how: st
 
 
 @pytest.mark.parametrize("how", ["raise", "SystemExit"])
-def test_an_exception_that_bites_whoever_asks_what_it_says(pool: ProcessPool, how: str) -> None:
+def test_an_exception_whose_text_bites(pool: ProcessPool, how: str) -> None:
     def func(x: int) -> int:
         if x == BAD:
             raise ErrorInWords(how)

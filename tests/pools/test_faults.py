@@ -167,7 +167,7 @@ def test_deaths_are_told_to_watchers(pool: ProcessPool, tmp_path: Any) -> None:
     assert (again.index, again.attempt, again.will_retry) == (4, 1, True)
 
 
-def test_unshipped_state_that_dies_with_its_worker_is_made_again(pool: ProcessPool, tmp_path: Any) -> None:
+def test_state_that_dies_with_its_worker_before_a_flush_is_made_again(pool: ProcessPool, tmp_path: Any) -> None:
     """Combine holds state across chunks; the items behind it run again, and none is counted twice."""
     attempts = Attempts(tmp_path)
 
@@ -323,7 +323,7 @@ def test_a_worker_killed_with_a_large_item_half_sent(pool: ProcessPool, tmp_path
 
 
 @pytest.mark.orphans
-def test_a_grandchild_that_lives_on_delays_nobody(pool: ProcessPool, tmp_path: Any) -> None:
+def test_a_grandchild_that_lives_on_delays_nothing(pool: ProcessPool, tmp_path: Any) -> None:
     attempts = Attempts(tmp_path)
 
     def func(x: int) -> int:
@@ -437,7 +437,7 @@ def test_a_task_that_closes_standard_output_is_a_task_like_any_other(pool: Proce
 
 
 @pytest.mark.parametrize("method", SAFE)
-def test_a_lock_held_by_a_thread_when_workers_start_stops_nobody(method: str) -> None:
+def test_a_lock_held_by_a_thread_when_workers_start_stops_no_worker(method: str) -> None:
     held, release = threading.Event(), threading.Event()
     handler = logging.StreamHandler()
     logging.getLogger("poolagg.test").addHandler(handler)
@@ -498,7 +498,7 @@ def test_an_error_anywhere_else_ends_the_run_and_leaves_the_pool_good(pool: Proc
     assert aggregate(square, range(100), Sum(), pool=pool) == sum(map(square, range(100)))
 
 
-def test_a_lane_still_busy_with_an_older_run_is_replaced(pool: ProcessPool) -> None:
+def test_a_worker_still_busy_with_an_older_run_is_replaced(pool: ProcessPool) -> None:
     def stuck(x: int) -> int:
         if x == 1:
             time.sleep(100)
@@ -511,7 +511,7 @@ def test_a_lane_still_busy_with_an_older_run_is_replaced(pool: ProcessPool) -> N
     assert time.monotonic() - began < 3
 
 
-def test_answers_of_an_older_run_are_not_taken_for_the_next_ones(pool: ProcessPool) -> None:
+def test_events_of_an_older_run_are_not_taken_for_the_next_ones(pool: ProcessPool) -> None:
     for _ in range(5):
         with pytest.raises(TaskError):
             aggregate(lambda x: time.sleep(0.002) or 1 / (x - 5), range(100), Sum(), pool=pool, chunksize=1)
@@ -568,7 +568,7 @@ def test_workers_killed_while_the_parent_merges(pool: ProcessPool) -> None:
 
 
 @pytest.mark.orphans
-def test_a_template_that_is_killed_is_replaced() -> None:
+def test_a_killed_forkserver_is_replaced() -> None:
     with ProcessPool(2, start_method="forkserver") as pool:
         assert aggregate(square, range(10), Sum(), pool=pool) == 285
         for _ in range(2):
@@ -580,7 +580,7 @@ def test_a_template_that_is_killed_is_replaced() -> None:
 
 
 @pytest.mark.orphans
-def test_template_and_workers_killed_in_the_middle_of_a_run() -> None:
+def test_forkserver_and_workers_killed_in_the_middle_of_a_run() -> None:
     with ProcessPool(2, start_method="forkserver") as pool:
         killed = False
 
@@ -596,7 +596,7 @@ def test_template_and_workers_killed_in_the_middle_of_a_run() -> None:
 
 
 @pytest.mark.orphans
-def test_threads_that_start_workers_by_one_template_get_each_its_own() -> None:
+def test_threads_that_start_workers_by_one_forkserver_get_each_its_own() -> None:
     """And each the end of its own: a pid and a wait status look alike."""
     launcher = ForkserverLauncher(os.environ, by_value=False)
     seen: list[int] = []
@@ -620,7 +620,7 @@ def test_threads_that_start_workers_by_one_template_get_each_its_own() -> None:
 
 
 @pytest.mark.orphans
-def test_an_interrupted_wait_for_a_template_leaves_no_answer_to_the_next() -> None:
+def test_an_interrupted_wait_for_a_forkserver_leaves_no_reply_to_the_next() -> None:
     launcher = ForkserverLauncher(os.environ, by_value=False)
     choose, interrupted = random.Random(1), 0
     usual = signal.signal(signal.SIGALRM, signal.default_int_handler)

@@ -154,7 +154,7 @@ def test_workers_that_leak_are_replaced_and_nothing_runs_twice(
     assert all("MB of memory, above memory_limit=" in reason for reason in reasons)
 
 
-def test_a_worker_above_the_limit_hands_back_the_rest_of_its_chunk(tmp_path: Path, unshipped: None) -> None:
+def test_a_worker_above_the_limit_gives_back_the_rest_of_its_chunk(tmp_path: Path, unshipped: None) -> None:
     """However large a chunk was asked for, a worker has no more than the limit and what a few items leave."""
     pool = ProcessPool(1, memory_limit=limit_for("forkserver"))
     results = aggregate(leaking(tmp_path), range(40), Collect(), pool=pool, chunksize=40)
@@ -165,7 +165,7 @@ def test_a_worker_above_the_limit_hands_back_the_rest_of_its_chunk(tmp_path: Pat
 
 
 @pytest.mark.parametrize("strategy", [Combine(), Tree()], ids=repr)
-def test_a_state_that_is_larger_than_the_limit_is_shipped_in_parts(
+def test_a_state_that_is_larger_than_the_limit_is_flushed_in_parts(
     strategy: Any, tmp_path: Path, unshipped: None
 ) -> None:
     """What grows in `step`, and in merges of workers, goes to the parent; each chunk is progress."""
@@ -185,7 +185,7 @@ def test_a_state_that_is_larger_than_the_limit_is_shipped_in_parts(
         assert watch.of(events.WorkerRetired)
 
 
-def test_arrays_stay_as_they_were_when_the_worker_that_lent_them_is_replaced() -> None:
+def test_borrowed_arrays_stay_as_they_were_when_their_worker_is_replaced() -> None:
     left: list[bytes] = []
 
     def make(x: int) -> Any:
@@ -421,7 +421,7 @@ def test_own_memory_is_the_heap_and_not_what_is_shared_or_in_files(tmp_path: Pat
     assert own_memory(gone.pid) == 0
 
 
-def test_what_workers_lend_their_parent_does_not_count() -> None:
+def test_memory_that_the_parent_borrows_does_not_count() -> None:
     """The parent holds 120 MB in slots of the worker's arena, and the worker stays."""
     kept: list[Any] = []
     watch = Watch()
@@ -435,7 +435,7 @@ def test_what_workers_lend_their_parent_does_not_count() -> None:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=repr)
-def test_workers_that_have_run_their_items_ship_what_they_hold_and_are_replaced(
+def test_workers_that_have_run_their_items_flush_their_states_and_are_replaced(
     strategy: Any, tmp_path: Path, unshipped: None
 ) -> None:
     report, watch = Report(), Watch()

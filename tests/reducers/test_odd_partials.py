@@ -514,7 +514,7 @@ def test_our_reducers_keep_their_laws_on_nan_and_arrays_without_a_comparison(red
     check_reducer(reducer, samples)
 
 
-def test_what_differs_is_still_told_apart() -> None:
+def test_different_keys_stay_different() -> None:
     for left, right in [
         ([NAN], [1.0]),
         ([1], (1,)),

@@ -382,7 +382,7 @@ def test_functions_of_derived_forms_run_in_prepare():
             reducer.prepare(3)
 
 
-def test_flat_hands_a_partial_over_as_it_is():
+def test_flat_passes_a_partial_on_as_it_is():
     """When nothing else prepares, a list is counted where it lies; an iterator becomes a list."""
     flat, partial = Frequencies().flat(), ["a", "b"]
     assert flat.prepare(partial) is partial
@@ -614,7 +614,7 @@ class _Singleton:
         self.seen.append(x)
 
 
-def test_what_only_the_parent_folds_does_not_travel():
+def test_only_prepare_is_sent_of_a_reducer_that_the_parent_folds():
     "Of Into, and of Fold without merge, workers get what prepares: the singleton that apply changes stays at home."
     singleton = _Singleton()
     for reducer in (

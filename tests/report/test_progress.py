@@ -180,7 +180,7 @@ def run_script(script, **kwargs):
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=20, **kwargs)
 
 
-def test_importing_the_room_does_not_import_tqdm():
+def test_importing_the_module_does_not_import_tqdm():
     """Only who makes a bar pays for it."""
     run_script("import sys, poolagg._report.progress; assert 'tqdm' not in sys.modules")
 

@@ -187,7 +187,7 @@ def test_what_the_driver_refuses_itself_propagates(postgresql: Table) -> None:
 
 @pytest.mark.parametrize("at", ["before", "after", "next"])
 @pytest.mark.parametrize(("kind", "name"), CASES)
-def test_kill_9_beside_the_end_of_a_transaction_loses_and_doubles_nothing(
+def test_kill_9_around_the_end_of_a_transaction_loses_and_doubles_nothing(
     kind: str, name: str, at: str, request: pytest.FixtureRequest
 ) -> None:
     """Before the function ends it, or after, or in the middle of the next batch."""

@@ -367,7 +367,7 @@ def test_a_slow_source_flows():
         ]
 
 
-def test_chunks_shrink_towards_the_end_so_that_lanes_end_together():
+def test_chunks_shrink_towards_the_end_so_that_workers_end_together():
     """When the total is known, the last chunks are short, and no worker works a whole chunk longer than another."""
     world = Timed(Stream(), Bag(), (i * 10 for i in range(8000)), cost=lambda i: 1e-3, slots=4, total=8000).run()
     sizes = [stop - start for _, _, start, stop in world.timeline]
@@ -398,7 +398,7 @@ def test_a_chunk_that_turned_out_too_long_runs_elsewhere(strategy):
     assert world.now < 0.3 + 10 + 4
 
 
-def test_a_lane_without_work_takes_over_a_chunk_that_waits():
+def test_an_idle_worker_takes_over_a_waiting_chunk():
     """Item 0 takes ten seconds: what had been sent to wait behind it runs on the other worker at once."""
     cost = {0: 10.0}
     items = (i * 10 for i in range(50))
@@ -475,7 +475,7 @@ def test_states_are_shipped_when_that_is_cheap_against_the_work(price, seconds):
     assert (seconds - put_off) / due * 0.8 <= ships(world) <= seconds / due * 1.2 + 4 * slots
 
 
-def test_states_are_shipped_when_much_input_is_kept_for_a_rerun():
+def test_states_are_flushed_when_much_input_is_kept_for_a_rerun():
     """With more than `kept_bytes` of input un-flushed, workers flush with their next chunk."""
     items = (i * 10 for i in range(4000))
     world = Dear(Combine(), Bag(), items, cost=lambda i: 1e-3, slots=2, nbytes=1000, kept_bytes=500_000)
@@ -523,7 +523,7 @@ def test_the_engine_has_five_questions():
     assert {name for name in vars(Scheduler) if not name.startswith("_")} == questions | {"handle", "stop", "check"}
 
 
-def test_a_revoked_chunk_runs_elsewhere_only_after_its_holder_let_go():
+def test_a_cancelled_chunk_runs_elsewhere_only_after_its_worker_confirms():
     """Until then it may be running; if it is, it stays."""
     for ok in (True, False):
         scheduler, (a, b, c) = started((0, 1), (1, 2), (2, 3), slots=2, chunksize=1)
@@ -539,7 +539,7 @@ def test_a_revoked_chunk_runs_elsewhere_only_after_its_holder_let_go():
         scheduler.check()
 
 
-def test_a_revoked_chunk_may_no_longer_be_the_last_of_its_lane():
+def test_a_cancelled_chunk_may_no_longer_be_the_last_of_its_slot():
     """The one before it finished, and another was sent, before the answer came."""
     scheduler, (a, b, c) = started((0, 1), (1, 2), (2, 3), slots=2, chunksize=1, in_order=True, window_chunks=1)
     assert Cancel(0, c.chunk) in scheduler.handle(finished(b))
@@ -566,7 +566,7 @@ def test_an_acknowledgement_from_the_dead_is_ignored():
         scheduler.check()
 
 
-def test_one_idle_lane_revokes_one_chunk():
+def test_one_idle_worker_cancels_one_chunk():
     """Not one more at each event until the answer comes."""
     scheduler, runs = started(*((i, i + 1) for i in range(5)), slots=3, chunksize=1)
     scheduler.handle(SourceEnded())
@@ -575,7 +575,7 @@ def test_one_idle_lane_revokes_one_chunk():
     assert sum(isinstance(instruction, Cancel) for instruction in instructions) == 1
 
 
-def test_a_lane_lost_while_it_ships_loses_what_it_held():
+def test_a_worker_lost_while_it_flushes_loses_its_states():
     """What was on its way runs again, and nobody waits for the flush."""
     scheduler, (a,) = started((0, 3), slots=1, chunksize=3, stateful=True)
     scheduler.handle(finished(a, states=False))
@@ -587,7 +587,7 @@ def test_a_lane_lost_while_it_ships_loses_what_it_held():
     assert scheduler.finished
 
 
-def test_a_worn_lane_ships_before_it_is_replaced():
+def test_a_retiring_worker_flushes_before_it_is_replaced():
     """Replacing it costs nothing: all workers may be worn at once, and no item runs again."""
     scheduler, (a, b) = started((0, 3), (3, 6), slots=2, chunksize=3, stateful=True)
     for run in (a, b):
@@ -601,7 +601,7 @@ def test_a_worn_lane_ships_before_it_is_replaced():
     assert scheduler.handle(Flushed(1, (PartialState(((3, 6),)),)))[-1] == RestartWorker(1)
 
 
-def test_a_lane_that_wears_out_while_a_suspect_runs_alone_keeps_it_alone():
+def test_a_worker_that_retires_while_a_suspect_runs_alone_keeps_it_alone():
     """With shared fate nothing runs beside a suspect, on worn workers or on others."""
     scheduler, _ = started((0, 3), (3, 6), slots=2, chunksize=3, one_failure_domain=True)
     scheduler.handle(Lost(0, (0, 3), "died", RuntimeError()))
@@ -634,7 +634,7 @@ def test_where_fate_is_shared_an_items_own_death_is_its_own():
     assert (fail.index, fail.cause) == (0, "timeout")
 
 
-def test_a_lane_that_keeps_its_states_apart_ships_them_before_there_are_many():
+def test_a_worker_that_keeps_separate_states_flushes_them_before_there_are_many():
     """However dear it is to flush: the third chunk flushes what the first two have left."""
     scheduler = Scheduler(SchedulerOptions(slots=1, chunksize=3, stateful=True, leaves=3, in_flight=1))
     flushed, since = [], 0
@@ -670,7 +670,7 @@ def test_a_suspect_is_not_starved():
         assert world.scheduler.demand.start < 8 + 40
 
 
-def test_a_piece_that_is_dropped_for_one_of_its_leaves_is_run_again_whole():
+def test_a_state_that_is_dropped_for_one_of_its_leaves_is_run_again_whole():
     """A strategy may merge leaves as it likes: what is not committed runs."""
     scheduler, (a,) = started((0, 6), slots=1, chunksize=6, grid=LeafGrid(3), retries=1)
     failure = Failure(1, "raised", ValueError())
@@ -702,14 +702,14 @@ def test_a_failure_in_a_part_that_was_given_back_is_charged_as_any():
     assert world.value == shape(range(12), LeafGrid())
 
 
-def test_the_plan_refuses_to_count_an_item_twice():
+def test_the_scheduler_refuses_to_count_an_item_twice():
     """A worker that flushes what it did not hold is an error at once, not a wrong result later."""
     scheduler, (a,) = started((0, 3), slots=1, chunksize=3, stateful=True)
     with pytest.raises(AssertionError, match="held"):
         scheduler.handle(ChunkResult(0, a.chunk, 3, 0.1, states=(PartialState(((0, 4),)),)))
 
 
-def test_the_world_finds_a_stuck_plan():
+def test_the_simulation_finds_a_stuck_scheduler():
     """The simulation itself: a scheduler that orders nothing is found out, so that a passing test means something."""
 
     world = World.__new__(Timed)

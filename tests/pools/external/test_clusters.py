@@ -151,7 +151,7 @@ def test_snapshots_are_of_what_they_say_however_much_stays_on_the_cluster() -> N
 
 @pytest.mark.usefixtures("all_stay")
 @pytest.mark.parametrize("func", [tasks.unpicklable_at(7), tasks.unopenable_at(7)], ids=["packing", "opening"])
-def test_what_does_not_travel_costs_the_one_item_wherever_its_state_is(func: Any) -> None:
+def test_a_result_that_does_not_pickle_costs_one_item_wherever_its_state_is(func: Any) -> None:
     """In a leaf, or in a root in which it has met others."""
     for seed in range(20):
         failed: list[int] = []
@@ -224,7 +224,7 @@ def test_large_buffers_are_moved_and_not_copied_into_what_is_pickled() -> None:
 
 
 @pytest.mark.timeout(60)
-def test_a_reducer_that_breaks_in_a_process_of_the_workers_own_breaks_the_next_lease_there_too() -> None:
+def test_a_reducer_that_breaks_in_a_process_of_the_workers_own_breaks_the_next_task_there_too() -> None:
     """Nobody waits for a process that has given up; that of another run is not concerned."""
     job = Job(int, tasks.Failing("step"), Combine(), item_timeout=60)
     for _ in range(2):
@@ -235,7 +235,7 @@ def test_a_reducer_that_breaks_in_a_process_of_the_workers_own_breaks_the_next_l
 
 
 @pytest.mark.timeout(60)
-def test_a_process_of_the_workers_own_ends_when_no_lease_has_come_to_it_for_a_while() -> None:
+def test_a_process_of_the_workers_own_ends_when_no_task_has_come_to_it_for_a_while() -> None:
     """It is ended by another thread than the lease's, and nothing of it is left: as of every test."""
     job, input_batch = (
         Job(abs, Sum(), Combine(), item_timeout=60),

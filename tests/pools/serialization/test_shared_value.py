@@ -424,7 +424,7 @@ def test_the_error_is_the_items() -> None:
 
 
 @pytest.mark.parametrize("lacking", ["memfd_create", "/proc"])
-def test_without_such_memory_the_pickle_travels(lacking: str, method: str, monkeypatch: Any, tmp_path: Any) -> None:
+def test_without_such_memory_the_pickle_is_sent(lacking: str, method: str, monkeypatch: Any, tmp_path: Any) -> None:
     """With each job, and is opened once all the same, to read only."""
     before = held()
     with monkeypatch.context() as patch:
