@@ -254,7 +254,7 @@ def covering(index: int) -> PartialState:
 
 
 def test_workers_that_are_killed_for_their_time_and_name_no_item_are_told_as_that() -> None:
-    """And not as a state that could not travel."""
+    """And not as a state that does not pickle."""
     scheduler = Scheduler(SchedulerOptions(1))
     scheduler.handle(Pulled(0, 4, 4))
     scheduler.handle(SourceEnded())

@@ -209,7 +209,7 @@ def test_a_worker_that_was_stopped_within_an_item_is_over_its_time() -> None:
 
 
 def test_every_hung_item_of_a_slot_is_killed_also_after_its_workers_are_replaced(method: str) -> None:
-    """Workers that are worn are replaced between them."""
+    """The pool replaces retiring workers between them."""
     failed: list[events.ItemFailed] = []
     pool = ProcessPool(1, start_method=method, max_items_per_worker=1)
     got = aggregate(

@@ -95,7 +95,7 @@ def test_a_generator_may_yield_one_buffer_again_and_again(method: str, lent: lis
 
 
 def test_rows_of_an_array_arrive(lent: list[Region]) -> None:
-    """It travels as slices of itself."""
+    """The parent sends it as slices."""
     rows = np.repeat(np.arange(200.0), 20_000).reshape(200, 20_000)
     assert aggregate(whole, rows, Collect(), workers=2) == list(range(200))
     assert lent

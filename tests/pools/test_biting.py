@@ -1,4 +1,4 @@
-"""Items, results and exceptions that bite whoever pickles, opens or describes them cost themselves, and nothing else.
+"""Items, results and exceptions that bite when pickled, opened or described cost themselves, and nothing else.
 
 They exit, crash, hang, or raise what is no Exception. In the worker that is a failure of the item, which is named. In
 the parent it never happens, unless the user asks there for an item that bites.
@@ -278,7 +278,7 @@ def test_a_state_that_bites_where_it_is_opened_costs_the_one_item(pool: ProcessP
 @pytest.mark.parametrize("strategy", [Combine(), Partition(4)], ids=repr)
 @pytest.mark.parametrize("how", ["raise", "SystemExit", "exit", "hang"])
 def test_a_key_that_bites_where_it_is_opened_costs_the_one_item(pool: ProcessPool, how: str, strategy: Any) -> None:
-    """Also in dicts that travel in parts, each of which is a pickle of its own where its keys are plain."""
+    """Also in dicts that are sent in parts, each of which is a separate pickle if its keys are plain."""
     func = lambda x: KeyThatBites(x, how if x == BAD else "fine")
     failed: list[events.ItemFailed] = []
     got = aggregate(

@@ -133,7 +133,7 @@ def test_an_item_that_kills_every_worker_is_named(
         aggregate(func, range(60), Sum(), pool=pool)
     error = caught.value
     assert (error.index, error.item, error.exitcode, error.signal) == (31, 31, exitcode, name)
-    # By default it runs again twice. The first death is charged to nobody if it was of several items at once.
+    # By default it runs again twice. The first death of several items at once is charged to none of them.
     assert 3 <= func.attempts.at(31) <= 4
     assert "item 31" in str(error)
 
@@ -286,7 +286,7 @@ def test_a_worker_killed_while_it_writes_a_large_result(pool: ProcessPool, tmp_p
 
     def large(x: int) -> bytes:
         if x == 0 and attempts.another("large") == 1:
-            me = os.getpid()  # dies while its 64 MB are being written, for nobody can read them that fast
+            me = os.getpid()  # dies while its 64 MB are being written, since no reader is that fast
             subprocess.Popen(["sh", "-c", f"sleep 0.06; kill -9 {me}"])
             return bytes(64_000_000)
         return b"small"
@@ -564,7 +564,7 @@ def test_workers_killed_while_the_parent_merges(pool: ProcessPool) -> None:
     assert aggregate(short, range(100), Slow(), pool=pool, chunksize=3, watch=watch) == 100
 
 
-# -- the template ------------------------------------------------------------------------------------------------------
+# -- the forkserver ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.orphans

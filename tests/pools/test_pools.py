@@ -126,7 +126,7 @@ KEPT: dict[str, Any] = {}
 """An executor that is kept for all tests of a process of its own."""
 
 ONLY = os.environ.get("POOLAGG_ONLY")
-"""The kind that a process of its own is for, since it has threads, beside which nobody should fork."""
+"""The kind that needs a separate process, since it has threads, which a fork would break."""
 
 ON_RAY = ("ray", "ray.util.multiprocessing.Pool")
 
@@ -1086,7 +1086,7 @@ def test_large_states_stay_on_the_cluster_and_only_roots_are_sent(pool: Any) -> 
     result = aggregate(tasks.row, range(160), reducer, pool=pool, chunksize=1, watch=watch)
     assert (result.sum(), result.max()) == (160, 1)
     assert sum(states) == 160
-    # At first nobody knows; from then on one for each sixteen chunks, and what the workers have in the end.
+    # At first the size is unknown; from then on one for each sixteen chunks, and what the workers have in the end.
     assert len(states) <= 2 * 8 + 160 // 16 + 8, states
     assert sum(flushed) <= len(states)
 

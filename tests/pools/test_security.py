@@ -1,4 +1,4 @@
-"""What README says of security: who can write what is unpickled, and that nobody else can reach in."""
+"""README's claims on security: which users can write pickles that are opened, and that no other can reach in."""
 
 from __future__ import annotations
 

@@ -44,13 +44,13 @@ from poolagg.strategies import Combine, Ordered, Partition, Stream, Tree
 
 STRATEGIES = [Combine(), Stream(), Ordered(), Tree()]
 MB = 1 << 20
-ROOM = 48 * MB
+SPARE = 48 * MB
 """What workers of these tests may have beyond what they start with."""
 
 
 def limit_for(method: str) -> int:
-    """A limit with `ROOM` in it: a forked worker starts with all that this process has."""
-    return ROOM + 32 * MB + (own_memory() if method == "fork" else 0)
+    """A limit with `SPARE` in it: a forked worker starts with all that this process has."""
+    return SPARE + 32 * MB + (own_memory() if method == "fork" else 0)
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def growing(folder: Path, *bad: int, while_missing: Path | None = None) -> Calla
         attempts.another(x)
         if x in bad and not (while_missing and while_missing.exists()):
             held = []
-            for _ in range(4 * ROOM // MB):
+            for _ in range(4 * SPARE // MB):
                 held.append(take(MB))
                 time.sleep(0.001)
             time.sleep(100)
@@ -363,10 +363,10 @@ def test_memory_and_time_are_limited_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("where", ["initializer", "func"])
 def test_a_limit_that_a_fresh_worker_exceeds_is_an_error_at_once(where: str, tmp_path: Path) -> None:
     """There would be no end of replacing them."""
-    attempts, large = Attempts(tmp_path), b"x" * (2 * ROOM)
+    attempts, large = Attempts(tmp_path), b"x" * (2 * SPARE)
 
     def initializer() -> None:
-        sys.large = b"x" * (2 * ROOM)  # type: ignore[attr-defined]
+        sys.large = b"x" * (2 * SPARE)  # type: ignore[attr-defined]
 
     def func(x: int) -> int:
         attempts.another(0)
@@ -375,7 +375,7 @@ def test_a_limit_that_a_fresh_worker_exceeds_is_an_error_at_once(where: str, tmp
     options = {"initializer": initializer} if where == "initializer" else {}
     if where == "initializer":
         large = b""
-    with ProcessPool(2, memory_limit=ROOM, **options) as pool:
+    with ProcessPool(2, memory_limit=SPARE, **options) as pool:
         for _ in range(2):
             with pytest.raises(WorkerLost, match=r"run no item yet has \d+\.\d MB .* memory_limit=50\.3 MB: raise"):
                 aggregate(func, range(10), Sum(), pool=pool)

@@ -92,7 +92,7 @@ def test_the_parts_of_a_sum_do_not_overlap(numbers):
 
 @given(st.lists(mixed, min_size=1), st.randoms())
 def test_ints_and_fractions_enter_exactly(numbers, rng):
-    """Beside floats the result is a float; alone it is what `sum` says."""
+    """With floats the result is a float; alone it equals `sum`."""
     result = Sum().finish(state(Sum(), numbers, rng))
     if any(isinstance(x, float) for x in numbers):
         assert type(result) is float
@@ -203,7 +203,7 @@ def test_decimals_are_added_exactly_and_rounded_once():
 
 @pytest.mark.parametrize("reducer", [Sum(), Mean(), Variance(), Std()], ids=repr)
 def test_what_is_no_number_is_refused_with_the_right_reducer(reducer):
-    """Arrays, text, containers, None; Decimals beside floats."""
+    """Arrays, text, containers, None; Decimals together with floats."""
     for partial, match in (
         (np.zeros(2), r"ArraySum\(\)"),
         ("a", r"\.of\(f\) converts"),

@@ -1,4 +1,4 @@
-"""Coverage is a set of intervals, leaves depend on the index alone, and items travel as they were when pulled."""
+"""Coverage is a set of intervals, leaves depend on the index alone, and items are sent as they were when pulled."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def test_a_continued_source_skips():
 
 
 def test_what_pickling_takes_is_told_by_the_first_item_of_each_chunk():
-    """Nobody looks at the clock twice for each item; numbers and texts are pickled together, when a chunk is sealed."""
+    """The source reads the clock at most once an item; it pickles numbers and texts together, when it seals a chunk."""
     now = itertools.count()
     source = Source(iter([[1], [2], [3], 4, 5]), encode=pickle.dumps)
     source.pull(3, 1 << 20, lambda: next(now), 1e9)

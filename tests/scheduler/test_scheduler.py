@@ -147,7 +147,7 @@ def test_every_item_counts_exactly_once_whatever_dies(made):
 @settings(thorough, max_examples=150)
 @given(worlds(faulty=False))
 def test_without_faults_no_item_runs_twice(made):
-    """Nothing is run again, given up or replaced, however chunks are cut, revoked and given back."""
+    """Nothing is run again, given up or replaced, however chunks are cut, cancelled and given back."""
     world, n = made
     world.run()
     assert_exact(world, n)
@@ -266,7 +266,7 @@ def test_an_item_runs_as_often_as_retries_allow(strategy, kind, retries, attempt
     "fate", [{}, {"one_failure_domain": True}, {"one_failure_domain": True, "guarded": True}], ids=str
 )
 def test_the_neighbours_of_a_killer_are_free_of_charge(strategy, kind, terms, fate):
-    """With no retries at all, only the killer is skipped: also where nobody names it and it takes all workers along."""
+    """With no retries at all, only the killer is skipped: also if it is not named and takes all workers along."""
     world = one_bad_item(kind, ALWAYS, strategy, retries=0, skip=True, **fate, **terms)
     assert list(world.skipped) == [7]
     assert_exact(world, 20)
@@ -332,7 +332,7 @@ def test_a_leaf_that_packs_in_parts_and_not_whole_ends_the_run():
 
 @pytest.mark.parametrize("strategy", [Stream(), Ordered(), Combine(), Tree()], ids=repr)
 def test_a_pool_that_only_dies_ends_the_run(strategy):
-    """Nobody can say which item it was, and nothing is ever covered: an error, not a loop."""
+    """The item stays unknown, and nothing is ever covered: an error, not a loop."""
     world = one_bad_item("kills", ALWAYS, strategy, naming="none", n=20, chunksize=20, skip=True)
     assert world.failure.index is None
     assert world.silent_deaths < 20
@@ -455,7 +455,7 @@ class Dear(Timed):
         return self.price / 2
 
 
-def ships(world):
+def flushes(world):
     return sum(isinstance(instruction, Commit) for instruction in world.instructions)
 
 
@@ -463,7 +463,7 @@ def ships(world):
 def test_states_are_shipped_when_that_is_cheap_against_the_work(price, seconds):
     """A state that costs p to flush is flushed each 20 p of work, and at 30 s of work whatever it costs.
 
-    But for the second time: after an item's worth of work, nobody knows how the cost of a state will grow.
+    Except for the second flush: after one item of work, the growth of a state's cost is unknown.
     """
     slots, item = 2, 0.04
     n = int(seconds / item)
@@ -472,7 +472,7 @@ def test_states_are_shipped_when_that_is_cheap_against_the_work(price, seconds):
     world.run()
     due = min(20 * price, 30.0)
     put_off = min(8 * due, 30.0) * slots
-    assert (seconds - put_off) / due * 0.8 <= ships(world) <= seconds / due * 1.2 + 4 * slots
+    assert (seconds - put_off) / due * 0.8 <= flushes(world) <= seconds / due * 1.2 + 4 * slots
 
 
 def test_states_are_flushed_when_much_input_is_kept_for_a_rerun():
@@ -485,7 +485,7 @@ def test_states_are_flushed_when_much_input_is_kept_for_a_rerun():
         world.step()
         most = max(most, world.retry_buffer.nbytes, world.scheduler._items.uncovered * 1000)
     assert most < 500_000 + 2 * 3 * 60_000
-    assert 4 <= ships(world) <= 60
+    assert 4 <= flushes(world) <= 60
 
 
 def test_a_tick_asks_those_who_have_something():
@@ -506,12 +506,12 @@ def finished(run, states=True, **more):
 
 
 def ordered(scheduler, event):
-    """What the scheduler orders, but for what is only told to watchers."""
+    """Return the scheduler's instructions, without those for watchers only."""
     return [instruction for instruction in scheduler.handle(event) if not isinstance(instruction, ChunkRan)]
 
 
 def started(*chunks, **terms):
-    """A plan with these chunks pulled, and the runs it ordered."""
+    """Return a scheduler with these chunks pulled, and its RunChunk instructions."""
     scheduler = Scheduler(SchedulerOptions(**terms))
     instructions = [instruction for start, stop in chunks for instruction in scheduler.handle(Pulled(start, stop, 8))]
     return scheduler, instructions
@@ -540,7 +540,7 @@ def test_a_cancelled_chunk_runs_elsewhere_only_after_its_worker_confirms():
 
 
 def test_a_cancelled_chunk_may_no_longer_be_the_last_of_its_slot():
-    """The one before it finished, and another was sent, before the answer came."""
+    """The one before it finished, and another was sent, before the event came."""
     scheduler, (a, b, c) = started((0, 1), (1, 2), (2, 3), slots=2, chunksize=1, in_order=True, window_chunks=1)
     assert Cancel(0, c.chunk) in scheduler.handle(finished(b))
     scheduler.handle(finished(a))
@@ -567,7 +567,7 @@ def test_an_acknowledgement_from_the_dead_is_ignored():
 
 
 def test_one_idle_worker_cancels_one_chunk():
-    """Not one more at each event until the answer comes."""
+    """Not one more at each event until the worker confirms."""
     scheduler, runs = started(*((i, i + 1) for i in range(5)), slots=3, chunksize=1)
     scheduler.handle(SourceEnded())
     instructions = scheduler.handle(finished(runs[2]))
@@ -576,7 +576,7 @@ def test_one_idle_worker_cancels_one_chunk():
 
 
 def test_a_worker_lost_while_it_flushes_loses_its_states():
-    """What was on its way runs again, and nobody waits for the flush."""
+    """Its items run again, and the scheduler does not wait for the flush."""
     scheduler, (a,) = started((0, 3), slots=1, chunksize=3, stateful=True)
     scheduler.handle(finished(a, states=False))
     assert scheduler.handle(SourceEnded()) == [Flush(0)]
@@ -588,7 +588,7 @@ def test_a_worker_lost_while_it_flushes_loses_its_states():
 
 
 def test_a_retiring_worker_flushes_before_it_is_replaced():
-    """Replacing it costs nothing: all workers may be worn at once, and no item runs again."""
+    """Replacing it costs nothing: all workers may retire at once, and no item runs again."""
     scheduler, (a, b) = started((0, 3), (3, 6), slots=2, chunksize=3, stateful=True)
     for run in (a, b):
         scheduler.handle(Retiring(run.slot))
@@ -602,7 +602,7 @@ def test_a_retiring_worker_flushes_before_it_is_replaced():
 
 
 def test_a_worker_that_retires_while_a_suspect_runs_alone_keeps_it_alone():
-    """With shared fate nothing runs beside a suspect, on worn workers or on others."""
+    """In one failure domain nothing runs next to a suspect, on retiring workers or on others."""
     scheduler, _ = started((0, 3), (3, 6), slots=2, chunksize=3, one_failure_domain=True)
     scheduler.handle(Lost(0, (0, 3), "died", RuntimeError()))
     (_, alone) = scheduler.handle(Lost(1, (3, 6), "died", RuntimeError()))
@@ -628,7 +628,7 @@ def test_an_item_that_was_a_chunk_of_its_own_may_be_innocent_where_fate_is_share
 
 
 def test_where_fate_is_shared_an_items_own_death_is_its_own():
-    """Its pool knows who it was, so it is charged at once, and nobody else runs alone."""
+    """Its pool names the item, so it is charged at once, and no other runs alone."""
     scheduler, _ = started((0, 1), (1, 2), slots=2, one_failure_domain=True, retries=0)
     (*_, fail) = scheduler.handle(Lost(0, (0, 1), "timeout", RuntimeError(), certain=True))
     assert (fail.index, fail.cause) == (0, "timeout")
@@ -680,7 +680,7 @@ def test_a_state_that_is_dropped_for_one_of_its_leaves_is_run_again_whole():
 
 
 def test_a_suspect_that_names_nothing_that_runs_is_no_suspect():
-    """A name from an older chunk charges nobody."""
+    """A name from an older chunk charges no item."""
     scheduler, _ = started((0, 3), slots=1, chunksize=3, retries=0)
     instructions = scheduler.handle(Lost(0, (7, 8), "died", RuntimeError()))
     assert [type(instruction) for instruction in instructions] == [RestartWorker, RunChunk]
@@ -710,7 +710,7 @@ def test_the_scheduler_refuses_to_count_an_item_twice():
 
 
 def test_the_simulation_finds_a_stuck_scheduler():
-    """The simulation itself: a scheduler that orders nothing is found out, so that a passing test means something."""
+    """The simulation itself detects a scheduler without instructions, so that a passing test means something."""
 
     world = World.__new__(Timed)
     Timed.__init__(world, Combine(), Bag(), (i * 10 for i in range(100)), cost=lambda i: 1e-6, slots=1)

@@ -1,4 +1,4 @@
-"""Millions of keys: states travel in parts, workers merge a part each, and the result is that of a plain loop."""
+"""Millions of keys: workers send states in parts and merge a part each, and the result is that of a plain loop."""
 
 from __future__ import annotations
 

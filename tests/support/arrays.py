@@ -10,7 +10,7 @@ import numpy as np
 
 
 def full(size: int, dtype: str = "u1") -> Callable[[int], Any]:
-    """A function that makes an array full of its item. (Travels by value: workers need not import the tests.)"""
+    """A function that makes an array full of its item. (It pickles by value: workers need not import the tests.)"""
     return lambda x: np.full(size, x % 251, dtype)
 
 

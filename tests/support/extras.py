@@ -1,4 +1,4 @@
-"""What a test needs beside the library: missing on a desk it is a reason to skip, in CI a failure."""
+"""Optional packages of tests: without one, a test is skipped on a desk, and fails in CI."""
 
 from __future__ import annotations
 

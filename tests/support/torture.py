@@ -174,9 +174,7 @@ def _ended(child: int, task: dict[str, Any]) -> int:
     _, status = os.waitpid(child, 0)
     signal.setitimer(signal.ITIMER_REAL, 0)
     try:
-        while (
-            True
-        ):  # what a group leaves when it is killed; whoever outlives it is a leak, and the test's time runs out
+        while True:  # what a group leaves when it is killed; a survivor is a leak, and the test's time runs out
             os.wait()
     except ChildProcessError:
         return os.waitstatus_to_exitcode(status)

@@ -66,7 +66,7 @@ def test_an_item_that_kills_its_worker_can_be_skipped(executor: str, tmp_path: P
 
 
 def test_a_multiprocessing_pool_that_lost_a_worker_is_not_waited_for(tmp_path: Path) -> None:
-    """By itself it would wait for ever: it tells nobody that a worker is gone, and its task with it."""
+    """By itself it would wait for ever: it does not report that a worker is gone, and its task with it."""
     body = """
     with multiprocessing.Pool(2) as pool:
         try:

@@ -285,7 +285,7 @@ def test_ray_keeps_nothing_of_chunks_that_are_done(tmp_path: Path) -> None:
 def test_want_of_memory_is_told_and_a_lost_raylet_is_an_error(tmp_path: Path) -> None:
     """Ray kills the task that runs when its machine's memory is nearly full, which here it always is by its settings.
 
-    It finds out that the raylet is dead by asking it; nobody waits for longer.
+    It finds out that the raylet is dead by asking it; no run waits longer.
     """
     body = """
     def waits(x):

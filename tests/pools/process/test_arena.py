@@ -190,7 +190,7 @@ def test_buffers_begin_at_cache_lines(both: Both) -> None:
 
 
 def test_views_outlive_the_arena() -> None:
-    """What is lent lives as long as it is looked at, and needs nobody to take it back."""
+    """Borrowed memory lives as long as a view of it, and returns by itself."""
     both = Both()
     sent = both.send(b"a" * 5000)
     both.close()
@@ -388,7 +388,7 @@ def test_arrays_that_are_kept_stay_as_they_were(opened: list[Region]) -> None:
 
 
 def test_a_partial_that_is_changed_in_place_changes_nothing_else() -> None:
-    """Whoever is handed an array may write to it, as to any other."""
+    """The receiver of an array may write to it, as to any other."""
     seen: list[tuple[int, int]] = []
 
     def apply(array: Any) -> None:
@@ -497,7 +497,7 @@ def test_an_array_that_is_kept_does_not_keep_the_memory_of_others() -> None:
 
 
 def test_memory_that_could_not_be_mapped_is_given_back() -> None:
-    """The worker's address space has no room for a slot beside its array of 100 MB, which goes through the pipe."""
+    """The worker has no address space for a segment next to its array of 100 MB, which goes through the pipe."""
 
     def make(x: int) -> Any:
         import resource

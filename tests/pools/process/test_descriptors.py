@@ -89,7 +89,7 @@ def test_an_item_that_uses_up_descriptors_or_blocks_signals_costs_nothing(strate
 @pytest.mark.parametrize("strategy", [Stream(), Ordered(), Combine(), Tree()], ids=repr)
 @pytest.mark.parametrize("retries", [0, None])
 def test_an_item_that_reads_from_all_descriptors_hangs_nothing(strategy: Any, retries: int | None) -> None:
-    """It reads the orders that wait in the pipe, or their claims: the others run all the same, each once."""
+    """It reads the instructions that wait in the pipe, or their claims: the others still run, each once."""
     func = Mischief(dict.fromkeys((10, 40, 41, 90), (mischief.read, ())))
     failed: list[events.ItemFailed] = []
     with ProcessPool(2) as pool:

@@ -1,4 +1,4 @@
-"""A shared value is the same in every worker of every pool, is there once, and goes when nobody refers to it."""
+"""A shared value is the same in every worker of every pool, exists once, and goes with its last reference."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ IN_PROCESS: dict[str, Callable[[], Any]] = {
 
 @pytest.fixture
 def enter(request: Any) -> Iterator[Callable[[Callable[[], Any]], Any]]:
-    """Make a pool that is closed, and waited for, after the test, whoever's it is."""
+    """Make a pool that is closed, and waited for, after the test."""
     with ExitStack() as stack:
 
         def entered(make: Callable[[], Any]) -> Any:
@@ -144,7 +144,7 @@ def test_in_threads_it_is_the_very_object(local_pool: Any) -> None:
 
 
 def test_workers_cannot_write_to_it(pool: Any) -> None:
-    """Neither to a large array nor to a small one, and nobody can: the memory is sealed."""
+    """Neither to a large array nor to a small one: the memory is sealed."""
     X = share([np.zeros(3), np.zeros(100_000)])
 
     def write(which: int) -> str:
@@ -223,7 +223,7 @@ def test_small_values_are_values_too(value: Any) -> None:
 
 
 def test_an_array_of_80_mb_takes_no_memory_in_workers_and_is_not_sent(tmp_path: Any) -> None:
-    """Pages that several processes have mapped are nobody's own: all workers read it before one looks."""
+    """Pages that several processes map belong to none: all workers read the value before one measures."""
     X = share(np.ones(10_000_000))
     before, after = tmp_path / "before", tmp_path / "after"
     before.mkdir()
@@ -445,7 +445,7 @@ def test_without_such_memory_the_pickle_is_sent(lacking: str, method: str, monke
 
 
 def test_a_process_that_has_given_up_being_root_shares_too() -> None:
-    """The system hides what it holds from other processes, so that the pickle travels."""
+    """The system hides the memory from other processes, so the parent sends the pickle."""
     if os.geteuid():
         pytest.skip("only root can")
     program = """
