@@ -89,7 +89,7 @@ def test_faults_of_peers(monkeypatch):
 
 
 def test_faults_of_poolagg(tmp_path):
-    """Whatever goes wrong: complete, or an error that names the item; nobody stays; the input stays bounded."""
+    """Under every fault: complete, or an error that names the item; no process stays; the input stays bounded."""
     results, picture = run_command_line(tmp_path, "faults", "poolagg")
     assert {run.case: run.grade for run in results.runs} == dict.fromkeys(results.cases, "good")
     assert picture == ["faults.png"]
@@ -251,7 +251,7 @@ def crashes(case):
 
 def test_what_happens_to_a_run_is_reported(monkeypatch):
     """Done, hung and ended with all below it, missing, crashed: each is a result, and the others go on."""
-    monkeypatch.setenv("PYTHONPATH", str(SUPPORT))
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}{os.pathsep}{SUPPORT}")
     monkeypatch.setattr(suite, "at_once", 6)
     runs = {run.contestant: run for run in measure(suite, "tiny", 1).runs}
     assert (runs["poolagg"].status, runs["poolagg"].correct, runs["poolagg"].seconds) == ("done", True, 0.25)

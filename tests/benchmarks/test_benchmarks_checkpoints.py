@@ -18,7 +18,7 @@ TINY = checkpoints.cases("tiny")
 
 
 def test_checkpoints(monkeypatch):
-    """A job is right with one and without; who has one has committed, and nobody else; what it costs is told."""
+    """A job is right with and without a checkpoint; only runs with one commit; the note has the costs."""
     few = [TINY[0], TINY[-1]]
     monkeypatch.setattr(checkpoints.suite, "cases", lambda _: few)
     results, missing = measured("checkpoints", monkeypatch)
@@ -57,7 +57,7 @@ def test_what_it_costs_is_taken_turn_by_turn():
 
 
 def test_what_is_forced_has_no_target():
-    """Whoever asks for a commit each second knows why."""
+    """A commit each second is the user's choice."""
     (row,) = rows(runs_of(NONE, [1]), runs_of(FORCED, [2], checkpoints.told(Measured(0, 3, 1000, 0.4))))
     assert row[2:3] + row[-2:] == ["100.0 %", "-", "-"]
 

@@ -40,7 +40,7 @@ COSTS = ClusterCosts(driver=1e-3, scheduler=2e-3, event_few=20e-6, event_many=20
 
 
 def test_everybody_on_dask_is_right(monkeypatch):
-    """Tasks, leases and bags; and each of poolagg's runs tells how many leases there were, and what they cost."""
+    """Tasks, leases and bags; and each run of poolagg reports the number of its leases, and their cost."""
     twins = "poolagg on dask, leases as it picks them"
     results, missing = measured("clusters", monkeypatch, lambda one: "Ray" not in one.name and one.name != twins)
     assert not results.unsound()
@@ -83,7 +83,7 @@ def test_words_are_counted_in_disjoint_parts(tmp_path):
 @pytest.mark.parametrize("chunksize", [None, 20])
 @pytest.mark.parametrize("sized", [True, False])
 def test_every_item_is_in_the_simulated_result_once(workers, chunksize, sized):
-    """The number of items and their sum; nobody is left at work, and the scheduler's own invariant holds."""
+    """The number of items and their sum; no worker is left at work, and the scheduler's own invariant holds."""
     job = ClusterJob(4 * workers, 1e-3, 5000, chunksize=chunksize, lease=0.25, workers=workers, sized=sized)
     run = ClusterSimulation(job, COSTS).run()
     assert run.outcome().result == (5000, 5000 * 4999 // 2)
@@ -170,7 +170,7 @@ def test_costs_that_were_not_measured_are_not_made_up():
 
 
 def test_the_model_is_shown(monkeypatch, tmp_path):
-    """With its constants, where it saturates, and beside what was really picked; and as pictures."""
+    """With its constants, its saturation, and next to real runs; and as pictures."""
     for package in ("distributed", "ray"):
         pytest.importorskip(package, reason=f"pip install {package}")
     monkeypatch.setattr(shown, "HORIZON", 0.5)

@@ -157,7 +157,7 @@ def test_the_same_constants_give_the_same_outcome():
 
 
 def test_no_time_is_made_up():
-    """Slots work for as long as the items take, and not at all beyond the horizon; nobody is faster than the ideal."""
+    """Workers work as long as the items take, and not beyond the horizon; no run is faster than the ideal."""
     whole = simulated(Job(4, 1e-3, 4000), COSTS)
     assert whole.seconds * whole.efficiency * 4 == pytest.approx(4.0)
     assert whole.seconds > 1.0

@@ -490,7 +490,7 @@ class Any50(Reducer):
 
 
 def test_a_run_that_ended_early_may_have_left_gaps(tmp_path, path):
-    """It answers at once all the same; unless the input is another."""
+    """It still returns at once, unless the input is another."""
     func = Fragile(tmp_path, bad=(1,))
     again = Checkpoint(path, retry_failed=True)
     call = functools.partial(aggregate, func, reducer=Any50(), on_error=str)
@@ -555,7 +555,7 @@ BASE = "K = {'b': 1}\ndef g(x):\n    return x + 1\ndef f(x, k=3):\n    return g(
         BASE.replace("def f(x, k=3)", "def f(x, k=3, /)").replace(", /", ""),
     ],
 )
-def test_what_does_not_change_what_a_function_does_is_no_difference(source):
+def test_edits_that_do_not_change_a_functions_behaviour_are_not_differences(source):
     """Comments, docstrings, lines, and what it does not refer to."""
     assert differences(fingerprint(make(BASE), Sum()), fingerprint(make(source), Sum())) == []
 
@@ -677,7 +677,7 @@ def run(path, func, items, reducer, key=None, **options):
 
 
 def test_a_key_stands_for_func_and_reducer(path):
-    """Whoever gives one says what counts as the same; another key is another run."""
+    """A user's key says which runs are the same; another key is another run."""
     given = {"items": range(3), "reducer": Sum(), "pool": SERIAL}
     assert run(path, abs, key="one", **given) == 3
     assert run(path, float, key="one", **given) == 3
@@ -1127,7 +1127,7 @@ def test_damage_is_never_a_wrong_result(tmp_path, path):
     assert len(outcomes) == 160
 
 
-def test_what_is_no_checkpoint_is_left_alone(path):
+def test_a_file_that_is_not_a_checkpoint_is_left_alone(path):
     """Text, nothing at all, somebody's database, a folder."""
     database = str(Path(path).with_name("mine.db"))
     with sqlite3.connect(database) as connection:
@@ -1262,7 +1262,7 @@ def test_a_state_that_ceases_to_pickle_ends_the_run(path):
 
 
 @pytest.mark.parametrize("wrong", [3, b"path", ["a"]])
-def test_what_is_no_path_is_refused(wrong):
+def test_an_object_that_is_not_a_path_is_refused(wrong):
     with pytest.raises(TypeError, match="takes a path or a Checkpoint"):
         aggregate(abs, range(3), Sum(), checkpoint=wrong)
 

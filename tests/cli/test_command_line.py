@@ -322,7 +322,7 @@ def test_ctrl_c_is_exit_code_130_without_a_traceback(folder):
     assert_nothing_left(child)
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(folder):
+def test_a_reader_that_stops_early_is_not_an_error(folder):
     """`poolagg run ... | head -1` is quiet."""
     (folder / "long.txt").write_text("".join(f"{n}\n" for n in range(60_000)))
     child = start("run", "words.py:same", "long.txt", "--lines", "--reduce", "Frequencies()", "--pool", "serial")
@@ -408,7 +408,7 @@ def test_a_file_whose_name_is_taken_is_to_be_renamed(said, folder):
     assert line == "'json.py' cannot be imported by the name 'json': rename the file, to my_json.py say"
 
 
-def test_a_file_whose_name_is_no_identifier_is_fine(said, folder):
+def test_a_file_whose_name_is_not_an_identifier_is_fine(said, folder):
     """Scripts have names with hyphens."""
     (folder / "my-words.py").write_text("def f(x): return len(x)\n")
     assert run_serially(said, "my-words.py:f", "one.txt", *SUM) == "7\n"

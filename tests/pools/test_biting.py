@@ -308,7 +308,7 @@ def test_what_bites_where_it_is_opened_is_found_in_an_executor(how: str) -> None
     assert got == OTHERS
 
 
-def test_a_repr_that_is_no_plain_text_does_not_bite(pool: ProcessPool) -> None:
+def test_a_repr_that_is_not_plain_text_does_not_bite(pool: ProcessPool) -> None:
     failed: list[events.ItemFailed] = []
     aggregate(refuse, [DescribedByText()], Collect(), pool=pool, on_error=failed.append)
     assert failed[0].item_repr == "described"

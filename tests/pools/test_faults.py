@@ -644,7 +644,7 @@ def test_an_interrupted_wait_for_a_forkserver_leaves_no_reply_to_the_next() -> N
 
 
 @pytest.mark.parametrize("pid", [0, -1, -7])
-def test_what_is_no_process_is_not_killed(pid: int) -> None:
+def test_a_number_that_is_not_a_pid_is_not_killed(pid: int) -> None:
     """`kill(-1)` would end every process of the user's, and `kill(0)` all of the terminal's job."""
     with pytest.raises(ValueError, match="no process"):
         Child(pid, os.abort)

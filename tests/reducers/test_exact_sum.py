@@ -202,7 +202,7 @@ def test_decimals_are_added_exactly_and_rounded_once():
 
 
 @pytest.mark.parametrize("reducer", [Sum(), Mean(), Variance(), Std()], ids=repr)
-def test_what_is_no_number_is_refused_with_the_right_reducer(reducer):
+def test_an_object_that_is_not_a_number_is_refused_with_the_right_reducer(reducer):
     """Arrays, text, containers, None; Decimals together with floats."""
     for partial, match in (
         (np.zeros(2), r"ArraySum\(\)"),

@@ -520,7 +520,7 @@ def test_a_fold_does_not_keep_the_other_state():
         (None, "expected a reducer"),
     ],
 )
-def test_what_is_no_reducer_is_told_its_right_spelling(wrong, right):
+def test_an_object_that_is_not_a_reducer_is_refused_with_a_suggestion(wrong, right):
     """Classes and one-argument functions are refused before the run, also inside a Tee or GroupBy."""
     for make in (as_reducer, lambda x: Tee({"a": x}), GroupBy):
         with pytest.raises(TypeError, match=right):

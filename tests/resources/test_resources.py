@@ -697,7 +697,7 @@ def test_a_partial_that_the_database_refuses_is_named(table):
     assert len(found) < 37
 
 
-def test_a_partial_that_is_no_row_is_refused(table):
+def test_a_partial_that_is_not_a_row_is_refused(table):
     """A text of one letter would pass as a sequence of one."""
     with pytest.raises(TypeError, match=r"tuples, lists or dicts.*not 'a'.*\.of\(lambda") as caught:
         aggregate(chr, [97], table.into(), pool=SERIAL)
@@ -827,7 +827,7 @@ def test_arguments_are_checked_at_the_call(wrong, said):
         IntoDatabase(given.pop("connect"), given.pop("write"), **given)
 
 
-def test_what_is_no_connection_is_told():
+def test_an_object_that_is_not_a_connection_is_refused():
     with pytest.raises(TypeError, match="must return a connection of a DB-API driver"):
         aggregate(pair, range(3), IntoDatabase(dict, "INSERT", run="a"), pool=SERIAL)
 
@@ -915,7 +915,7 @@ def test_a_file_whose_last_line_has_no_end_is_refused(lines):
 @pytest.mark.parametrize(
     ("partial", "said"), [(b"a", r"\.of\(json\.dumps\)"), (3, r"\.of\(str\)"), ("a\nb", r"\.flat\(\)")]
 )
-def test_a_partial_that_is_no_line_is_refused(partial, said, tmp_path):
+def test_a_partial_that_is_not_a_line_is_refused(partial, said, tmp_path):
     """With how to make one."""
     with pytest.raises((TypeError, ValueError), match=said):
         aggregate(lambda item: partial, range(3), IntoFile(tmp_path / "lines"), pool=SERIAL)

@@ -58,7 +58,7 @@ class OfMeta(metaclass=Meta):
 
 
 class Colour(enum.Enum):
-    """An enum of the user's: nobody knows what makes its members again."""
+    """An enum of the user's: it is unknown how its members are made again."""
 
     RED = 1
 

@@ -679,7 +679,7 @@ def test_a_state_that_is_dropped_for_one_of_its_leaves_is_run_again_whole():
     assert [(o.start, o.stop) for o in instructions if isinstance(o, RunChunk)] == [(0, 3), (3, 6)]
 
 
-def test_a_suspect_that_names_nothing_that_runs_is_no_suspect():
+def test_a_suspect_that_names_nothing_that_runs_is_ignored():
     """A name from an older chunk charges no item."""
     scheduler, _ = started((0, 3), slots=1, chunksize=3, retries=0)
     instructions = scheduler.handle(Lost(0, (7, 8), "died", RuntimeError()))

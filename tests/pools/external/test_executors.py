@@ -90,7 +90,7 @@ def test_imap_unordered_is_enough() -> None:
     assert aggregate(abs, range(-40, 0), Sum(), pool=Unordered()) == sum(range(41))
 
 
-def test_what_is_no_pool_is_refused_with_the_names_of_those_that_are() -> None:
+def test_an_object_that_is_not_a_pool_is_refused_with_the_names_of_pools() -> None:
     """A class in the pool's place is the usual slip."""
     with pytest.raises(TypeError, match=r"did you mean ProcessPoolExecutor\(\)"):
         aggregate(abs, [1], Sum(), pool=ProcessPoolExecutor)

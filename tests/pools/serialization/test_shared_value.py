@@ -485,7 +485,7 @@ def test_a_lack_of_memory_is_a_memory_error_that_says_how_much() -> None:
     aggregate(lambda i: limited(), [0], Count(), workers=1)
 
 
-def test_an_alarm_that_strikes_while_it_pickles_is_no_fault_of_the_value() -> None:
+def test_an_alarm_that_strikes_while_it_pickles_is_not_a_fault_of_the_value() -> None:
     class Late(Exception):
         pass
 
