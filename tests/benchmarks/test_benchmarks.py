@@ -22,7 +22,7 @@ from benchmarks.harness.suite import lines_of_code, load
 pytestmark = [pytest.mark.timeout(180), pytest.mark.orphans]
 
 OPTIONAL = {"ray"}
-"""What no extra installs: it is large."""
+"""Packages that no extra installs: they are large."""
 
 
 def measured(name, monkeypatch, only=lambda _: True, scale="tiny"):
@@ -159,7 +159,7 @@ def test_no_contestant_is_dropped():
 
 
 def test_results_survive_json(tmp_path):
-    """What is saved is what was measured."""
+    """The saved results are the measured ones."""
     results = sample([Run("one", "poolagg", 0, "done", seconds=1.5, correct=True)])
     results.save(tmp_path / "sums.json")
     assert Results.load(tmp_path / "sums.json") == results

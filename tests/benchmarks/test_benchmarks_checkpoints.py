@@ -32,7 +32,7 @@ def test_checkpoints(monkeypatch):
 
 @pytest.mark.parametrize("job", TINY, ids=lambda job: job.name)
 def test_a_wrong_result_is_seen(job):
-    """What is right of so many items is not of one more."""
+    """A right result for some items is wrong for one more."""
     result = aggregate(job.func, job.source(job.units), job.reducer(), pool=SerialPool())
     assert checkpoints.check(job, Measured(result, 1, 10, 0.1)).correct
     assert not checkpoints.check(replace(job, units=job.units + 1), Measured(result, 1, 10, 0.1)).correct

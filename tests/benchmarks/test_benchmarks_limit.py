@@ -62,7 +62,7 @@ def test_every_contestant_gets_it_right(monkeypatch):
 
 
 def test_a_program_says_when_something_is_wrong(monkeypatch, tmp_path):
-    """What an interpreter of its own prints is checked like any other result."""
+    """The output of a separate interpreter is checked like any other result."""
     monkeypatch.setattr(limit, "byte_code", lambda: str(tmp_path))
     goal = FIRST[MILLISECONDS]
     wrong, right = (f"import json; print(json.dumps([0.5, {text}, 0.75]))" for text in (False, True))

@@ -81,7 +81,7 @@ def test_scaling(monkeypatch, tmp_path):
 
 
 def test_a_wrong_result_is_not_a_point():
-    """What is checked: sums, arrays and counts."""
+    """It checks sums, arrays and counts."""
     case = {case.axis: case for case in scaling.cases("tiny")}
     assert not scaling.check(case[scaling.ITEMS], 1).correct
     assert not scaling.check(case[scaling.BYTES], scaling.Filled(case[scaling.BYTES].x)(1)).correct

@@ -240,7 +240,7 @@ def test_states_sent_in_parts_are_kept_unopened(path):
 
 @pytest.mark.parametrize("strategy", [Combine(), Partition(4)], ids=repr)
 def test_a_state_holds_each_key_once_however_often_it_was_flushed(strategy):
-    """What came in parts is merged for a commit: else each would write all that workers ever flushed."""
+    """A commit merges states that came in parts: else each would write all that workers ever flushed."""
     counts, parent_fold = Counter(map(str, range(30_000))), strategy.parent_fold(Frequencies())
     sizes = []
     for _ in range(5):
@@ -332,7 +332,7 @@ def test_any_number_of_interruptions_anywhere(tmp_path_factory, data):
 
 
 def test_leaving_snapshots_early_commits(path):
-    """What was shown can be continued."""
+    """A run continues from the snapshot that was shown."""
     with snapshots(tenth, range(100_000), Sum(), every=0.001, pool=SERIAL, checkpoint=path) as looks:
         for snapshot in looks:
             if snapshot.done:
@@ -474,7 +474,7 @@ def test_a_run_that_ended_early_returns_at_once(path):
 
 
 class Any50(Reducer):
-    """Whether an item was 50; it knows as soon as there was one."""
+    """Tells whether an item was 50, and is done as soon as there is one."""
 
     def init(self):
         return False
@@ -614,7 +614,7 @@ def test_what_a_function_holds_counts(one, other):
     ],
 )
 def test_a_reducer_is_its_class_and_its_parameters(one, other):
-    """Whether it is one of ours, or made of functions."""
+    """For a built-in reducer, and for one made of functions."""
     assert differences(fingerprint(abs, one), fingerprint(abs, other)) == ["the reducer"]
 
 
@@ -937,7 +937,7 @@ def test_every_forces_the_first_commit_too():
 
 
 def test_a_large_state_is_committed_once_by_a_short_run(path, monkeypatch):
-    """What came from a worker says how large; a commit of 40 MB is not due at once, however often one may be made."""
+    """States from workers tell the size; a commit of 40 MB is not due at once, however often one may be made."""
     monkeypatch.setattr("poolagg._checkpoint.schedule.LEAST", 0.0)
     for size, few in ((40_000_000, True), (10, False)):
         seen = Started()
@@ -957,7 +957,7 @@ def test_every_forces_more():
 
 
 def test_every_makes_workers_flush(path):
-    """What a worker holds is in the file soon, though flushing is not yet due."""
+    """A worker's state is in the file soon, though a flush is not yet due."""
     seen = []
 
     def watch(event):
@@ -1232,7 +1232,7 @@ def test_what_is_committed_is_there(path, monkeypatch):
 
 @pytest.mark.parametrize("reducer", [Into(print), {"a": Sum(), "b": Into(print)}, Into(print).where(bool)])
 def test_into_is_refused(reducer, path):
-    """What lies outside cannot be committed together with what was covered."""
+    """Objects outside cannot be committed together with the coverage."""
     with pytest.raises(ValueError, match="lies outside"):
         aggregate(abs, range(3), reducer, checkpoint=path)
     assert not os.path.exists(path)
@@ -1305,7 +1305,7 @@ def test_failed_items_are_remembered_and_run_again_when_asked(tmp_path, path, ca
 
 
 def test_without_skip_nothing_stays_left_out(tmp_path, path):
-    """What an earlier run skipped is run again."""
+    """Items that an earlier run skipped run again."""
     func = Fragile(tmp_path, bad=(3,))
     call = functools.partial(aggregate, func, range(10), Sum(), pool=SERIAL, checkpoint=path)
     skipped(call)
@@ -1328,7 +1328,7 @@ def test_where_order_counts_nothing_comes_in_late(options, tmp_path, path):
 
 
 def test_a_leaf_with_a_failed_item_is_continued(tmp_path, path):
-    """What failed in an earlier run is not run, though its leaf is."""
+    """Items that failed in an earlier run do not run again, though their leaf does."""
     func = Fragile(tmp_path, bad=(203, 250))
     call = functools.partial(aggregate, func, range(ITEMS), Collect(), pool=SERIAL, reproducible=True, chunksize=100)
 

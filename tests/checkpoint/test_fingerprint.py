@@ -259,7 +259,7 @@ CODE = {
 
 @pytest.fixture(autouse=True)
 def _nothing_kept():
-    """What a program shares is given back with its namespace, which refers to itself."""
+    """Free a program's shared values with its namespace, which refers to itself."""
     yield
     gc.collect()
 

@@ -284,7 +284,7 @@ def test_in_a_folder_of_ones_own_nothing_can_be_planted(target: type[Target], fo
 def test_a_folder_that_others_may_write_is_refused_before_anything_is_made(
     target: type[Target], mode: int, folder: str, workshop: Path
 ) -> None:
-    """Whether or not something has been planted by then."""
+    """With and without a planted file."""
     os.chmod(folder, mode)
     victim = target(folder, workshop)
     with pytest.raises(victim.refusal, match=rf"{folder}.*others may make files \(mode {mode:o}, uid"):

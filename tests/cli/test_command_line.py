@@ -171,7 +171,7 @@ def test_a_file_is_found_from_anywhere(folder):
 
 
 def test_classes_of_a_file_pickle_both_ways():
-    """What a worker makes is an instance of the very class that the reducer's function here knows."""
+    """A worker makes an instance of the same class that the reducer's function in the parent knows."""
     reducer = "Collect().of(lambda word: (type(word) is Word, word.text)).then(sorted)"
     code, out, err = in_shell("run", "words.py:as_word", "two.txt", "--lines", "--reduce", reducer)
     assert (code, out, err) == (0, "True  b d\n", "")

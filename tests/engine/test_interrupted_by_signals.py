@@ -1,4 +1,4 @@
-"""What a signal handler raises is neither an item's failure nor the reducer's, and ranges may be longer than `len`.
+"""An error of a signal handler is neither an item's failure nor the reducer's, and ranges may be longer than `len`.
 
 `signal.alarm` with a handler that raises is how people put a limit on a call.
 """
@@ -21,7 +21,7 @@ from poolagg.errors import ReducerError
 
 
 class Interrupted(Exception):
-    """What a user's handler raises."""
+    """The error of a user's handler."""
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:

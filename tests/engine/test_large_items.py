@@ -51,7 +51,7 @@ def arrays(count: int, size: int = MB) -> Iterator[Any]:
 
 
 def whole(array: Any) -> int:
-    """What an array is full of."""
+    """Return the value that fills an array."""
     assert (array == array[0]).all()
     return int(array[0])
 
@@ -110,7 +110,7 @@ def test_an_item_larger_than_an_arena_arrives(lent: list[Region]) -> None:
 
 
 def test_an_item_that_func_changed_runs_again_as_it_was(method: str, tmp_path: Path) -> None:
-    """Whether it raised or its worker died; and the error shows the item as it was, and may be written to."""
+    """After an error or a death of its worker; the error shows the item as it was, and may be written to."""
     attempts = Attempts(tmp_path)
 
     def spoil(array: Any) -> int:

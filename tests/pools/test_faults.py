@@ -391,7 +391,7 @@ def test_a_reducer_slower_than_the_timeout_blames_no_item(pool: ProcessPool) -> 
 
 
 def test_a_timeout_is_not_inherited_from_the_run_before(pool: ProcessPool) -> None:
-    """What a worker was doing when an earlier run was left is not held against the next run's items."""
+    """A worker's unfinished work of an earlier run does not count against the next run's items."""
     for _ in range(3):
         for snapshot in snapshots(short, itertools.count(), Count(), every=0.01, pool=pool, item_timeout=5):
             if snapshot.done:

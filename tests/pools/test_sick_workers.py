@@ -45,7 +45,7 @@ from poolagg.strategies import Combine, Ordered, Partition, Stream, Tree
 STRATEGIES = [Combine(), Stream(), Ordered(), Tree()]
 MB = 1 << 20
 SPARE = 48 * MB
-"""What workers of these tests may have beyond what they start with."""
+"""Memory that workers of these tests may use beyond that of their start."""
 
 
 def limit_for(method: str) -> int:
@@ -168,7 +168,7 @@ def test_a_worker_above_the_limit_gives_back_the_rest_of_its_chunk(tmp_path: Pat
 def test_a_state_that_is_larger_than_the_limit_is_flushed_in_parts(
     strategy: Any, tmp_path: Path, unshipped: None
 ) -> None:
-    """What grows in `step`, and in merges of workers, goes to the parent; each chunk is progress."""
+    """A state that grows in `step`, and in merges of workers, goes to the parent; each chunk is progress."""
     attempts = Attempts(tmp_path)
 
     def make(x: int) -> bytes:

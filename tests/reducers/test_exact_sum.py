@@ -44,7 +44,7 @@ def exact_variance(numbers, ddof):
 
 
 def is_root(root, fraction):
-    """Whether `root` is the float nearest to the square root: it lies between the midpoints to its neighbours."""
+    """Tell whether `root` is the float nearest to the square root: between the midpoints to its neighbours."""
     if math.isinf(root):
         return fraction >= ((Fraction(LARGEST) + 2**1024) / 2) ** 2
     above = math.nextafter(root, math.inf)
@@ -229,7 +229,7 @@ def test_variance_refuses_complex_numbers():
 
 
 def test_a_number_of_an_unknown_type_is_added_by_its_own_plus():
-    """What Python's `sum` can add, Sum can."""
+    """Sum adds everything that Python's `sum` adds."""
 
     class Money:
         def __init__(self, cents):

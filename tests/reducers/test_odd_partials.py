@@ -289,7 +289,7 @@ def test_what_is_not_a_count_is_never_taken_for_one(count: Any, more: list[Any])
 
 
 class Labelled:
-    """What pandas, or a package like it, calls its data."""
+    """The class names of data in pandas, or a package like it."""
 
     __module__ = "pandas.core.series"
 

@@ -298,7 +298,7 @@ def test_a_reducer_survives_pickling(case):
 
 
 def test_reprs_are_the_calls_that_made_them():
-    """What a message or a report shows can be read, and mostly pasted."""
+    """The repr in a message or a report is readable, and mostly valid code."""
     assert (
         repr(Sum().of(len).where(even).by(tens).flat().then(sorted))
         == "Sum().of(len).where(even).by(tens).flat().then(sorted)"
@@ -332,7 +332,7 @@ def test_a_reducer_of_ones_own_needs_three_methods():
 
 
 def test_a_missing_method_is_named():
-    """What is not defined says what to define."""
+    """The error of a missing method says what to define."""
     with pytest.raises(NotImplementedError, match=r"Empty must define init\(self\)"):
         type("Empty", (Reducer,), {})().init()
     with pytest.raises(NotImplementedError, match=r"Empty must define step"):

@@ -43,7 +43,7 @@ ALL = os.environ.get("POOLAGG_INTERRUPTS") == "all"
 
 ITEMS = 6
 KEPT = {"run.ckpt", "found.db", "found.jsonl", "found.jsonl.ledger"}
-"""What a run leaves in its folder."""
+"""The files that a run leaves in its folder."""
 
 
 class Interrupting:

@@ -177,7 +177,7 @@ def _inner(into):
 
 @pytest.mark.parametrize("strategy", [Stream(), Ordered()], ids=repr)
 def test_a_run_that_an_exception_ended_is_continued(strategy, where):
-    """What is in the resource already is not run again."""
+    """Items that are in the resource do not run again."""
     func = Breaking(70)
     with pytest.raises(TaskError):
         into(func, range(ITEMS), where, strategy=strategy)

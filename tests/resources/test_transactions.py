@@ -428,7 +428,7 @@ def test_each_text_is_a_line_byte_for_byte(texts: list[str], at: int, tmp_path_f
 
 @pytest.mark.parametrize("text", ["a\rb", "\r", "a\r\n", "a\r\nb", "a\n", "a\nb", "\ud800"])
 def test_what_would_not_be_one_line_is_refused_and_named(text: str, tmp_path: Path) -> None:
-    """What was committed before stays, and the same call goes on once it is mended."""
+    """Earlier commits stay, and the same call continues after the repair."""
     path = tmp_path / "lines"
     texts = ["one", "two", text, "three"]
 

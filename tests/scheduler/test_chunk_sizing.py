@@ -108,7 +108,7 @@ def test_the_first_state_is_flushed_so_that_its_cost_is_known():
 
 
 def test_many_slots_share_one_parent():
-    """What the parent pays counts for half the workers: their flushes meet there."""
+    """The parent's costs count for half the workers: their flushes meet there."""
     sizer = ChunkSizer(slots=16)
     sizer.merged(0.01)
     assert not sizer.worth_flushing(20 * 0.08 - 0.01)

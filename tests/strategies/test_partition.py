@@ -51,7 +51,7 @@ def packed(strategy, reducer, data):
 
 
 def typed(entries):
-    """What a comparison of dicts does not see."""
+    """Return the features that a comparison of dicts ignores."""
     return [(type(key), key, type(value), value) for key, value in entries.items()]
 
 
@@ -60,7 +60,7 @@ def typed(entries):
 
 @given(st.lists(st.tuples(counters, st.booleans()), max_size=5), st.integers(1, 5), st.randoms(), st.integers(0, 5))
 def test_parts_come_to_what_merging_comes_to(states, n, random, lost):
-    """Whether states come in parts or whole, in whatever order merged parts return, and if some never do."""
+    """In parts or whole, in any order of merged parts, and if some never return."""
     reducer, strategy = MergeCounts(), Partition(n)
     parent_fold, expected = strategy.parent_fold(reducer), Counter()
     for state, whole in states:

@@ -15,7 +15,7 @@ def full(size: int, dtype: str = "u1") -> Callable[[int], Any]:
 
 
 def are_full(arrays: list[Any], size: int, count: int) -> bool:
-    """Whether these are the arrays of `full(size)` for `range(count)`, in any order."""
+    """Tell whether these are the arrays of `full(size)` for `range(count)`, in any order."""
     whole = all(array.shape == (size,) and (array == array[0]).all() for array in arrays)
     return whole and sorted(int(array[0]) for array in arrays) == sorted(x % 251 for x in range(count))
 

@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 
 
 def demanded(distribution: str) -> bool:
-    """Whether some extra asks for it on this Python; of some packages there is no release for the newest yet."""
+    """Tell whether some extra asks for it on this Python; some packages have no release for the newest yet."""
     asked = [Requirement(text) for text in metadata.requires("poolagg") or ()]
     extras = metadata.metadata("poolagg").get_all("Provides-Extra") or ()
     return any(

@@ -52,7 +52,7 @@ class Faults:
     sinks: dict[int, int] = field(default_factory=dict)
 
     def next(self, index: int) -> str:
-        """What the next attempt at the item comes to."""
+        """Return the outcome of the next attempt at the item."""
         for outcome in ("raises", "kills", "hangs"):
             left = getattr(self, outcome)
             if left.get(index, 0) > 0:
@@ -61,7 +61,7 @@ class Faults:
         return "ok"
 
     def strikes(self, kind: str, intervals: Iterable[tuple[int, int]]) -> bool:
-        """Whether one of these items kills its worker without being named; that counts for it."""
+        """Tell whether one of these items kills its worker without being named, and count that for it."""
         left = getattr(self, kind)
         for index in sorted(left):
             if left[index] > 0 and any(start <= index < stop for start, stop in intervals):
@@ -306,7 +306,7 @@ class SimulatedWorkers:
         return next((o for o in worker.in_flight[answered:] if isinstance(o, RunChunk)), None)
 
     def name(self, run: RunChunk, index: int) -> tuple[int, int] | None:
-        """What is known of who it was."""
+        """Return the known suspect."""
         if self.naming == "item" and run.alone:
             return index, index + 1
         how = self.random.choice(["item", "some", "some"]) if self.naming == "item" else self.naming

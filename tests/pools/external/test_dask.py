@@ -1,4 +1,4 @@
-"""What is dask's own: deaths of workers, nannies and the scheduler, and what a run leaves there; the rest of the
+"""dask's own faults: deaths of workers, nannies and the scheduler, and the remains of a run there; the rest of the
 contract is in test_elsewhere.py.
 
 Each cluster is a process of its own, and so are its workers. A death is a SIGKILL.
@@ -165,7 +165,7 @@ def test_a_lost_scheduler_is_an_error_and_a_checkpoint_goes_on_from_it(tmp_path:
 
 
 def keys_on(dask_scheduler: Any) -> list[str]:
-    """What the scheduler still knows of, of ours."""
+    """Return poolagg's tasks that the scheduler still knows."""
     variables = dask_scheduler.extensions["variables"].variables
     return [str(key) for key in (*dask_scheduler.tasks, *variables) if "poolagg" in str(key)]
 

@@ -22,7 +22,7 @@ def test_all_of_them_keep_the_contract_of_all_pools() -> None:
     """The suite of test_pools.py passes on each."""
 
     def suite(pool: str) -> str:
-        """What pytest says if it fails."""
+        """The text of pytest for a failure."""
         options = ["-q", "-x", "--capture=sys", "-p", "no:cacheprovider", "-k", pool]
         # Of Ray's own processes, which it collects.
         options += ["-W", "ignore::pytest.PytestUnraisableExceptionWarning"] if "ray" in pool else []

@@ -1,4 +1,4 @@
-"""What executors can still do when their workers die; the rest is in test_elsewhere.py.
+"""Executors whose workers die; the rest is in test_elsewhere.py.
 
 Each program has a process of its own: these libraries keep trackers and pipes for as long as a program lives.
 """
@@ -44,7 +44,7 @@ def executor(request: pytest.FixtureRequest) -> str:
 
 
 def printed(folder: Path, body: str) -> str:
-    """What a program prints, without a complaint on stderr."""
+    """Return the output of a program, which must print nothing on stderr."""
     script = folder / "program.py"
     script.write_text(PRELUDE + textwrap.indent(textwrap.dedent(body), "    "))
     ran = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=50)

@@ -69,7 +69,7 @@ def open_handles(pool: ProcessPool) -> list[Any]:
 
 
 def descriptors() -> list[str]:
-    """What the descriptors of this process refer to."""
+    """Return the files that the descriptors of this process refer to."""
     found = []
     for fd in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
@@ -432,7 +432,7 @@ def test_arrays_of_workers_that_are_replaced_stay_as_they_were() -> None:
 
 
 def test_a_partial_that_does_not_unpickle_keeps_no_slot() -> None:
-    """Who keeps the error, as a run with on_error="skip" does, keeps no memory with it."""
+    """Keeping the error, as a run with on_error="skip" does, keeps no memory."""
 
     def make(x: int) -> Any:
         return np.full(MB, x, "u1"), DoesNotUnpickle()

@@ -188,7 +188,7 @@ def test_a_lock_in_a_closure_names_what_is_pickled(method):
 
 
 def left(folder):
-    """What workers did when they left, how often; and what is in the files that they had open."""
+    """Return the actions of workers at their exit, with counts, and the content of their open files."""
     notes = [folder / what for what in ("atexit", "Finalize", "weakref")]
     done = {path.name: len(path.read_text()) for path in notes if path.exists()}
     return done, sorted(path.read_text() for path in folder.iterdir() if path.is_file() and " " in path.name)

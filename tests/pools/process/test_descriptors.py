@@ -1,4 +1,4 @@
-"""What an item does to its process costs that item alone: it is named, and no neighbour is lost."""
+"""An item that damages its process costs that item alone: it is named, and no neighbour is lost."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ TABLE: dict[str, list[Deed]] = {
     "writes frames": [(mischief.write, (text,)) for text in FRAMES],
     "dies": list(mischief.DEATHS),
 }
-"""What damages its worker, whatever else the worker does."""
+"""Functions that damage their worker in any case."""
 
 HARMLESS: list[Deed] = [(mischief.exhaust, ()), (mischief.block_signals, ())]
-"""What a worker goes on after."""
+"""Functions that a worker survives."""
 
 CUTS = [
     *[(Stream(), 0), (Ordered(), None), (Combine(), 0), (Tree(), None)],

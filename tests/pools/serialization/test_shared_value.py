@@ -120,7 +120,7 @@ def openings(folder: Any) -> list[int]:
 
 
 def printed(program: str, *arguments: str) -> str:
-    """What a program prints on both streams."""
+    """Return the output of a program on both streams."""
     command = [sys.executable, "-W", "error", *arguments, "-c", textwrap.dedent(program)]
     ran = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=50)
     return ran.stdout
@@ -325,7 +325,7 @@ def test_a_worker_killed_in_the_middle_is_replaced_by_one_that_sees_the_value(tm
 
 
 def test_nothing_is_printed_at_exit() -> None:
-    """Whether a pool is still open, or the value is in a cycle, or in a thread that goes on."""
+    """With an open pool, with the value in a cycle, or in a thread that continues."""
     program = """
         import threading, numpy as np
         from poolagg import *
