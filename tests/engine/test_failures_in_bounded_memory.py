@@ -242,7 +242,7 @@ def test_the_scheduler_forgets_which_items_failed_and_not_how_many() -> None:
         scheduler.handle(ChunkResult(0, run.chunk, run.stop, 0.1, failures, states))
         scheduler.check()
     assert scheduler.counts().failed == 10_000
-    assert scheduler._ledger.failed.gaps <= 2_100
+    assert scheduler._items.failed.gaps <= 2_100
     assert len(scheduler._suspects._attempts) <= 2_100
 
 

@@ -47,7 +47,7 @@ def test_every_item_counts_exactly_once_however_chunks_are_divided(made: tuple[A
     if world.failure is None:
         assert_exact(world, n)
         assert hopeless(world.faults) <= set(world.skipped)
-        assert len(world.scheduler._ledger.covered) == n == world.scheduler.counts().done + len(world.skipped)
+        assert len(world.scheduler._items.covered) == n == world.scheduler.counts().done + len(world.skipped)
 
 
 @settings(max_examples=300, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
