@@ -153,9 +153,9 @@ def _drawing(sheet: Sheet) -> Iterator[str]:
 
 
 def _legend(workers: dict[int, list[TimeSpan]], sheet: Sheet) -> Iterator[str]:
-    kinds = [kind for worker, spans in workers.items() for kind, _ in _parts(worker, _sum(spans))]
+    drawn = [kind for worker, spans in workers.items() for kind, _ in _parts(worker, _sum(spans))]
     for kind, name in COLOURS.items():
-        if kind in kinds or (kind == "death" and sheet.deaths):
+        if kind in drawn or (kind == "death" and sheet.deaths):
             yield f'<span><svg viewBox="0 0 9 9"><rect class="{kind}" width="9" height="9"/></svg>{name}</span>'
 
 
