@@ -938,7 +938,7 @@ def test_every_forces_the_first_commit_too():
 
 def test_a_large_state_is_committed_once_by_a_short_run(path, monkeypatch):
     """States from workers tell the size; a commit of 40 MB is not due at once, however often one may be made."""
-    monkeypatch.setattr("poolagg._checkpoint.schedule.LEAST", 0.0)
+    monkeypatch.setattr("poolagg._checkpoint.schedule.SHORTEST_PAUSE", 0.0)
     for size, few in ((40_000_000, True), (10, False)):
         seen = Started()
         with ProcessPool(1) as pool:
