@@ -21,7 +21,7 @@ TURNS = 5
 
 
 def main() -> int:
-    """Run what the command line says; 1 if a contestant that should get it right did not."""
+    """Run the command line; return 1 if a contestant that should get it right did not."""
     arguments = _parsed()
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # the keepers see to it that all is ended
     if not arguments.suites:
@@ -52,7 +52,7 @@ def _parsed() -> argparse.Namespace:
 
 
 def suites() -> list[str]:
-    """The names of all suites: the files and folders beside this one."""
+    """Return the names of all suites: the files and folders in this folder."""
     return sorted(_files())
 
 
@@ -102,7 +102,7 @@ def _tell(line: str) -> None:
 
 
 def _write_page(folder: Path) -> None:
-    """The page is made of all the results in the folder, whenever each was measured."""
+    """Write the page from all results in the folder, whenever they were measured."""
     found = [Results.load(folder / f"{name}.json") for name in suites() if (folder / f"{name}.json").exists()]
     shown = [
         (results, (suite := load(f"benchmarks.{results.suite}")).tables(results), suite.charts(results))

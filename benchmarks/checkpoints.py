@@ -1,11 +1,10 @@
 """What does a checkpoint cost?
 
-Each job is run without one, with one at its own pace, and with one that is forced to a commit a second, in turns. The
-pool is warm, and the file is on the disk of the temporary files: a faster disk makes commits cheaper, not more of
-them. "Costs" is the time by that of the run without a checkpoint, in the same turn; the target is at most 2 % for a
-checkpoint at its own pace. Beside it is what the run itself tells of its commits: how many, how large, and which part
-of its time they took. The rest is what it takes to look at each item, so that another input is known as another: some
-3 ns of the parent for a number.
+Each job runs without a checkpoint, with one at its own pace, and with one that commits every second, in turns. The pool
+is warm, and the file is on the disk of the temporary files: a faster disk makes commits cheaper, not more frequent.
+"Costs" is the time divided by that of the run without a checkpoint, in the same turn; the target is at most 2 % for a
+checkpoint at its own pace. The table also has the run's own report of its commits: number, size, and share of its time.
+The rest is the cost of digesting each item, which detects a different input: about 3 ns of the parent for a number.
 """
 
 import os
@@ -23,14 +22,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import Case, Diagnosis, Suite, Timed, jobs, tables
-from benchmarks.harness.tables import ProgressCell, Table, significant
+from benchmarks.harness.tables import Cell, Table, significant
 from poolagg import ArraySum, Checkpoint, Frequencies, ProcessPool, Sum, Unique, aggregate, events
 from poolagg.pools import usable_cpus
 
 CORES = usable_cpus()
 NONE, OWN, FORCED = "poolagg, no checkpoint", "poolagg, checkpoint", "poolagg, a commit each second"
 MOST = 1.02
-"""Of the time without a checkpoint."""
+"""The limit of the overhead, as a share of the time without a checkpoint."""
 
 
 # -- jobs --------------------------------------------------------------------------------------------------------------
@@ -50,25 +49,25 @@ KEYS, BLOCK = 100_000, 1000
 
 
 def block_of_keys(number):
-    """A thousand keys, of a hundred thousand, and some two milliseconds of other work."""
+    """Return a thousand keys out of a hundred thousand, after about two milliseconds of other work."""
     jobs.burn(0.002)
     start = number * BLOCK % KEYS
     return range(start, start + BLOCK)
 
 
 def is_count_of_blocks(count, result):
-    """Each block as often as its turn came."""
+    """Tell whether each block was counted as often as it was sent."""
     blocks = Counter(number * BLOCK % KEYS for number in range(count))
     return result == {key: times for start, times in blocks.items() for key in range(start, start + BLOCK)}
 
 
 def full_array(number):
-    """8 MB."""
+    """Return 8 MB."""
     return np.full(jobs.MILLION, float(number))
 
 
 def is_sum_of_arrays(count, result):
-    """Every cell has every number."""
+    """Tell whether every cell has every number."""
     return len(result) == jobs.MILLION and bool(np.all(result == count * (count - 1) / 2))
 
 
@@ -85,11 +84,11 @@ JOBS = [
     (partial(Job, "an array of 8 MB", source=range, func=full_array, reducer=ArraySum, right=is_sum_of_arrays),
      (20_000, 5000, 8)),
 ]  # fmt: skip
-"""How each is built, and how many items it has at each scale: some 15 s of work, 3 s, and next to nothing."""
+"""The builder of each job, and its items at each scale: about 15 s of work, 3 s, and almost nothing."""
 
 
 def cases(scale):
-    """All, at every scale."""
+    """Return all jobs, at every scale."""
     place = ("full", "quick", "tiny").index(scale)
     return [build(sizes[place], (180, 60, 25)[place]) for build, sizes in JOBS]
 
@@ -98,8 +97,8 @@ def cases(scale):
 
 
 @dataclass(frozen=True)
-class ChunkResult:
-    """A result, and what its run told of its commits."""
+class Measured:
+    """A result, and the commits that its run reported."""
 
     result: Any
     commits: int
@@ -108,19 +107,19 @@ class ChunkResult:
 
 
 def check(job, outcome):
-    """What a loop gives; a run with a checkpoint has committed at least its result."""
+    """Compare with a loop; a run with a checkpoint must have committed at least its result."""
     return Diagnosis(job.right(job.units, outcome.result), told(outcome) if outcome.commits else "")
 
 
 def told(outcome):
-    """What a run's note says of its commits."""
+    """Describe the commits of a run in a note."""
     return f"{outcome.commits} commits, {outcome.nbytes:,} bytes, {100 * outcome.share:.3f} % of the time"
 
 
 def heard(note):
-    """What stands in such a note: how many, how large, and the share; None if there were none.
+    """Read such a note: number, size and share of the commits; None if there are none.
 
-    >>> heard(told(ChunkResult(0, 3, 4000, 0.0125)))
+    >>> heard(told(Measured(0, 3, 4000, 0.0125)))
     (3, 4000, 0.0125)
     """
     found = re.fullmatch(r"(\d+) commits, ([\d,]+) bytes, ([\d.]+) % of the time", note)
@@ -140,13 +139,13 @@ suite = Suite(
 
 
 def warm(_):
-    """In a worker: long enough that the others get their share. Gives its process."""
+    """Occupy a worker long enough that the others get their share, and return its process id."""
     time.sleep(0.01)
     return os.getpid()
 
 
 def timed(job, every=None, kept=True):
-    """In a warm pool; the file is new."""
+    """Run in a warm pool, with a new file."""
     commits = []
 
     def watch(event):
@@ -161,24 +160,24 @@ def timed(job, every=None, kept=True):
         result = aggregate(job.func, items, job.reducer(), pool=pool, checkpoint=checkpoint, watch=watch)
         seconds = time.perf_counter() - began
     spent = sum(commit.seconds for commit in commits)
-    return Timed(ChunkResult(result, len(commits), commits[-1].nbytes if commits else 0, spent / seconds), seconds)
+    return Timed(Measured(result, len(commits), commits[-1].nbytes if commits else 0, spent / seconds), seconds)
 
 
 @suite.contestant(NONE)
 def without(job):
-    """`aggregate(func, items, reducer, pool=pool)`."""
+    """Call `aggregate(func, items, reducer, pool=pool)`."""
     return timed(job, kept=False)
 
 
 @suite.contestant(OWN)
 def with_checkpoint(job):
-    """`checkpoint="run.ckpt"`: it commits as often as costs it 1 % of its time, and at most once a second."""
+    """Pass `checkpoint="run.ckpt"`: commits cost 1 % of the time, and come at most once a second."""
     return timed(job)
 
 
 @suite.contestant(FORCED)
 def each_second(job):
-    """`checkpoint=Checkpoint("run.ckpt", every=1)`: whatever that costs."""
+    """Pass `checkpoint=Checkpoint("run.ckpt", every=1)`: one commit a second, whatever that costs."""
     return timed(job, every=1)
 
 
@@ -188,13 +187,13 @@ HEAD = ["job", "checkpoint", "costs", "least - most", "commits", "bytes each", "
 
 
 def costs(results):
-    """One row for each job and each way to keep it."""
+    """Return one row for each job and each kind of checkpoint."""
     rows = [row(results, case, name) for case in results.cases for name in (OWN, FORCED) if results.of(case, name)]
     return Table(results.question, HEAD, rows)
 
 
 def ratios(results, case, name):
-    """Its time by that without a checkpoint, turn by turn, least first; of right results alone."""
+    """Return its time divided by that without a checkpoint, turn by turn, least first; right results only."""
     bare = {run.turn: run.seconds for run in results.of(case, NONE) if run.correct}
     return sorted(run.seconds / bare[run.turn] for run in results.of(case, name) if run.correct and run.turn in bare)
 
@@ -204,18 +203,18 @@ def row(results, case, name):
     runs = results.of(case, name)
     notes = [note for run in runs if run.correct and (note := heard(run.note)) is not None]
     return [
-        ProgressCell(case),
-        ProgressCell({OWN: "at its own pace", FORCED: "each second"}[name]),
-        ProgressCell(percent(median(found) - 1) if found else "-", "number"),
-        ProgressCell(f"{percent(found[0] - 1)} - {percent(found[-1] - 1)}" if found else "-", "number"),
-        *(ProgressCell(text, "number") for text in said(notes)),
-        ProgressCell(f"at most {percent(MOST - 1)}" if name == OWN else "-", "number"),
-        diagnosis(found, runs) if name == OWN else ProgressCell("-", "none"),
+        Cell(case),
+        Cell({OWN: "at its own pace", FORCED: "each second"}[name]),
+        Cell(percent(median(found) - 1) if found else "-", "number"),
+        Cell(f"{percent(found[0] - 1)} - {percent(found[-1] - 1)}" if found else "-", "number"),
+        *(Cell(text, "number") for text in said(notes)),
+        Cell(f"at most {percent(MOST - 1)}" if name == OWN else "-", "number"),
+        diagnosis(found, runs) if name == OWN else Cell("-", "none"),
     ]
 
 
 def said(notes):
-    """The medians of what the runs told: how many commits, how large, and their share."""
+    """Return the medians of the commits that the runs reported: their number, size, and share of the time."""
     if not notes:
         return ["-"] * 3
     commits, nbytes, share = (median(values) for values in zip(*notes, strict=True))
@@ -223,12 +222,12 @@ def said(notes):
 
 
 def diagnosis(found, runs):
-    """A wrong result holds no target."""
+    """Tell whether the target holds; a wrong result holds none."""
     if wrong := [run for run in runs if not run.correct]:
-        return ProgressCell(f"no: {wrong[0].status} in {len(wrong)} of {len(runs)} turns", "bad", wrong[0].note)
+        return Cell(f"no: {wrong[0].status} in {len(wrong)} of {len(runs)} turns", "bad", wrong[0].note)
     if not found:
-        return ProgressCell("-", "none")
-    return ProgressCell("yes", "good") if median(found) <= MOST else ProgressCell("no", "bad")
+        return Cell("-", "none")
+    return Cell("yes", "good") if median(found) <= MOST else Cell("no", "bad")
 
 
 def percent(share):

@@ -1,11 +1,10 @@
 """What does each peer do when something goes wrong?
 
-Every peer is given forty items, two workers, and one fault. What it does is observed, never assumed: whether all
-results came, each once; whether there was an error, and whether that names the item; how many results were there by
-then; how many inputs were pulled ahead; which processes stayed. A hang is a result: the run is killed at its time
-limit.
+Every peer gets forty items, two workers, and one fault. The suite observes its behaviour and assumes nothing: whether
+all results arrive, each once; whether there is an error that names the item; how many results arrive before it; how
+many inputs the peer pulls ahead; which processes stay. A hang is a result: the harness kills the run at its time limit.
 
-Each peer is used as its documentation has it, with its own time limit for an item that hangs, if it has one.
+Each peer runs as in its documentation, with its own time limit for an item that hangs, if it has one.
 """
 
 import contextlib
@@ -29,33 +28,33 @@ ITEMS = range(7001, 7041)
 CULPRIT = 7021
 
 TIMEOUT = 2.0
-"""Seconds that peers are told an item, or a wait for one, may take; only where an item hangs."""
+"""The time limit of an item, or of a wait for one, for peers; only where an item hangs."""
 
 STAYING = 3.0
-"""Seconds that processes have to end after their parent."""
+"""Seconds within which processes must end after their parent."""
 
 
 # -- what is seen ------------------------------------------------------------------------------------------------------
 
 
 class Log:
-    """What came out of a peer: results, and errors with the item that each was blamed on, if it was on one."""
+    """The outcome of a peer: results, and errors with the item that the peer blames, if any."""
 
     def __init__(self):
         self.results, self.errors, self.blamed = [], [], []
 
     def result(self, value):
-        """A result, as it arrives: the reducer."""
+        """Add a result as it arrives: the reducer."""
         self.results.append(value)
 
     def error(self, error, item=None):
-        """An error; and the item, where the peer's idiom tells which it was."""
+        """Add an error, and its item if the peer's idiom tells it."""
         self.errors.append(error)
         if item is not None:
             self.blamed.append(item)
 
     def diagnosis(self, curable):
-        """In words. `curable`: all results could have been had, so an error, be it ever so clear, is second best."""
+        """Describe the outcome. `curable`: all results are attainable, so even a clear error is second best."""
         counts = Counter(self.results)
         there = f"{len(counts)} of {len(ITEMS)} results in" if counts else "all results lost"
         if twice := sum(count > 1 for count in counts.values()):
@@ -76,14 +75,14 @@ class Log:
 
 
 def _texts(error):
-    """What an exception, and those it came from, say."""
+    """Return the texts of an exception and of its causes."""
     while error is not None:
         yield f"{error} {vars(error)}"
         error = error.__cause__ or error.__context__
 
 
 def observe(session, task, items=ITEMS, timeout=None):
-    """The log of one job on a pool of its own."""
+    """Return the outcome of one job on a new pool."""
     log = Log()
     try:
         with session() as run:
@@ -99,7 +98,7 @@ FAULTS = {}
 
 
 def fault(name):
-    """The function below observes a peer under the fault of that name, and gives its Diagnosis."""
+    """Register the decorated function, which observes a peer under the fault of that name."""
 
     def enter(function):
         FAULTS[name] = function
@@ -109,7 +108,7 @@ def fault(name):
 
 
 def first(folder):
-    """True the first time: a worker is killed once, not whenever its item runs again."""
+    """Return True the first time only, so that a worker dies once, not at each run of its item."""
     try:
         os.close(os.open(Path(folder, "done"), os.O_CREAT | os.O_EXCL))
     except FileExistsError:
@@ -118,13 +117,13 @@ def first(folder):
 
 
 def die():
-    """As by the kernel, out of memory."""
+    """Kill this process, as the kernel does when memory runs out."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 @fault("nothing wrong")
 def no_fault(session):
-    """The control: so that a hang is not one of the measurement."""
+    """Observe no fault: a hang here would be the measurement's."""
     return observe(session, nothing_wrong).diagnosis(curable=True)
 
 
@@ -135,7 +134,7 @@ def nothing_wrong(item):
 
 @fault("worker killed mid-item")
 def killed_mid_item(session):
-    """Once, in the middle of an item."""
+    """Kill a worker once, in the middle of an item."""
     with tempfile.TemporaryDirectory() as folder:
         return observe(session, functools.partial(dies_mid_item, folder)).diagnosis(curable=True)
 
@@ -149,7 +148,7 @@ def dies_mid_item(folder, item):
 
 @fault("worker killed idle")
 def killed_idle(session):
-    """Between two jobs of a pool that is kept."""
+    """Kill a worker between two jobs of a pool that is kept."""
     log, pids = Log(), Log()
     try:
         with session() as run:
@@ -170,9 +169,9 @@ def its_pid(item):
 
 @fault("worker killed while writing")
 def killed_while_writing(session):
-    """Once, with a part of a large result in its pipe and the rest not.
+    """Kill a worker once, while it writes a large result to its pipe.
 
-    dask and Ray never wait in a write: they are killed a second after they began to pickle the result.
+    dask and Ray never wait in a write: their worker dies a second after it began to pickle the result.
     """
     with tempfile.TemporaryDirectory() as folder:
         return observe(session, functools.partial(dies_while_writing, folder)).diagnosis(curable=True)
@@ -184,7 +183,7 @@ def dies_while_writing(folder, item):
 
 
 class Large:
-    """A result that, once it is being pickled, has its process killed in its next write. What arrives is the item."""
+    """A result that kills its process in the first write after its pickling. The value that arrives is the item."""
 
     def __init__(self, folder, item):
         self.folder, self.item = folder, item
@@ -200,7 +199,7 @@ def item_of(item, _):
 
 
 def die_in_write(patience=1.0):
-    """Kill this process when one of its threads waits for somebody to read; after a second in any case."""
+    """Kill this process when one of its threads waits in a write; after a second in any case."""
     until = time.monotonic() + patience
     while time.monotonic() < until and not any(map(in_write, Path("/proc/self/task").glob("*/wchan"))):
         time.sleep(0.0005)
@@ -208,7 +207,7 @@ def die_in_write(patience=1.0):
 
 
 def in_write(wchan):
-    """Whether a thread waits in the kernel for room in a pipe or a socket."""
+    """Tell whether a thread waits in the kernel for space in a pipe or a socket."""
     with contextlib.suppress(OSError):
         return wchan.read_text() in ("pipe_write", "anon_pipe_write", "sock_alloc_send_pskb", "unix_stream_sendmsg")
     return False
@@ -216,7 +215,7 @@ def in_write(wchan):
 
 @fault("item calls sys.exit")
 def exits(session):
-    """As a function does that was once a script."""
+    """Call sys.exit(), as a function does that was once a script."""
     return observe(session, exits_at_culprit).diagnosis(curable=False)
 
 
@@ -229,7 +228,7 @@ def exits_at_culprit(item):
 
 @fault("returns what cannot be pickled")
 def unpicklable(session):
-    """A lock, as is somewhere inside many an object."""
+    """Return a lock, which many objects contain and which does not pickle."""
     return observe(session, returns_a_lock).diagnosis(curable=False)
 
 
@@ -240,12 +239,12 @@ def returns_a_lock(item):
 
 @fault("raises what cannot be unpickled")
 def not_unpicklable(session):
-    """An exception whose constructor takes two arguments, as many do that are written in a hurry."""
+    """Raise an exception whose constructor takes two arguments, a common mistake."""
     return observe(session, raises_two_arguments).diagnosis(curable=False)
 
 
 class TwoArguments(Exception):
-    """It pickles; but is called with one argument when it is unpickled."""
+    """It pickles, but fails when it is unpickled, with one argument."""
 
     def __init__(self, what, why):
         super().__init__(f"{what}: {why}")
@@ -260,7 +259,7 @@ def raises_two_arguments(item):
 
 @fault("item hangs")
 def hangs(session):
-    """For ever; the peer is told its own time limit."""
+    """Hang for ever; the peer has its own time limit."""
     return observe(session, hangs_at_culprit, timeout=TIMEOUT).diagnosis(curable=False)
 
 
@@ -271,7 +270,7 @@ def hangs_at_culprit(item):
 
 @fault("reducer is slow")
 def slow_reducer(session, items=2000):
-    """Inputs of 10 kB come from a generator, and their results are consumed more slowly: how far is it pulled ahead?"""
+    """Pull inputs of 10 kB from a generator, faster than the results are consumed: how far ahead?"""
     pulled, ahead = Counter(), []
 
     def source():
@@ -300,7 +299,7 @@ def its_number(item):
 
 @fault("parent killed")
 def parent_killed(session):
-    """By kill -9, with both workers busy: what stays?"""
+    """Kill the parent by kill -9, with both workers busy: which processes stay?"""
     adopt_orphans()
     with tempfile.TemporaryDirectory() as folder:
         code = f"from benchmarks import faults; faults.be_killed({session.__name__!r}, {folder!r})"
@@ -317,7 +316,7 @@ def parent_killed(session):
 
 
 def be_killed(session, folder):
-    """The parent's part."""
+    """Run the parent's part."""
     observe(globals()[session], functools.partial(busy, folder))
 
 
@@ -328,7 +327,7 @@ def busy(folder, item):
 
 
 def cases(scale):
-    """The faults; for the tests, two of them."""
+    """Return the faults; for the tests, two of them."""
     limit = {"full": 15, "quick": 8, "tiny": 8}[scale]
     few = ["nothing wrong", "worker killed mid-item"]
     return [Case(name, limit=limit) for name in (few if scale == "tiny" else FAULTS)]
@@ -352,7 +351,7 @@ suite = Suite(
 
 
 def peer(name, *needs, patience=0):
-    """Enter the context manager below as a contestant; `patience` for one that takes seconds to start."""
+    """Add the decorated context manager as a contestant; `patience` for one that takes seconds to start."""
 
     def enter(session):
         @functools.wraps(session)
@@ -382,7 +381,7 @@ def poolagg():
 @peer("multiprocessing.Pool")
 @contextlib.contextmanager
 def multiprocessing_pool():
-    """The documentation: `for result in pool.imap_unordered(...)`; the iterator's `next` takes a timeout."""
+    """Follow the documentation: `for result in pool.imap_unordered(...)`; the iterator's `next` takes a timeout."""
     from multiprocessing import Pool
 
     with Pool(WORKERS) as pool:
@@ -397,7 +396,7 @@ def multiprocessing_pool():
 
 
 def collect_futures(executor, task, items, log, timeout):
-    """The example in the documentation of concurrent.futures: a dict of futures to items, `as_completed`, `try`."""
+    """Follow the example of concurrent.futures: a dict of futures to items, `as_completed`, `try`."""
     from concurrent.futures import as_completed
 
     futures = {executor.submit(task, item): item for item in items}
@@ -411,7 +410,7 @@ def collect_futures(executor, task, items, log, timeout):
 @peer("ProcessPoolExecutor")
 @contextlib.contextmanager
 def process_pool_executor():
-    """The documentation's ThreadPoolExecutor example, with processes: a dict of futures to items, `as_completed`."""
+    """Follow the ThreadPoolExecutor example, with processes: a dict of futures to items, `as_completed`."""
     from concurrent.futures import ProcessPoolExecutor
 
     with ProcessPoolExecutor(WORKERS) as executor:
@@ -421,7 +420,7 @@ def process_pool_executor():
 @peer("loky", "loky")
 @contextlib.contextmanager
 def loky():
-    """loky's documentation: `get_reusable_executor` for each job, and otherwise as with concurrent.futures."""
+    """Follow loky's documentation: `get_reusable_executor` for each job, the rest as with concurrent.futures."""
     from loky import get_reusable_executor
 
     def run(task, items, log, timeout):
@@ -433,7 +432,7 @@ def loky():
 @peer("joblib", "joblib")
 @contextlib.contextmanager
 def joblib():
-    """joblib's documentation: `return_as="generator_unordered"`, the pool kept by `with`; `timeout` for each task."""
+    """Follow joblib's documentation: `return_as="generator_unordered"`, the pool kept by `with`, a `timeout`."""
     from joblib import Parallel, delayed
 
     def run(task, items, log, timeout):
@@ -447,7 +446,7 @@ def joblib():
 @peer("mpire", "mpire")
 @contextlib.contextmanager
 def mpire():
-    """mpire's documentation: `imap_unordered`, workers kept alive, `task_timeout`."""
+    """Follow mpire's documentation: `imap_unordered`, workers kept alive, `task_timeout`."""
     from mpire import WorkerPool
 
     with WorkerPool(n_jobs=WORKERS, keep_alive=True) as pool:
@@ -462,7 +461,7 @@ def mpire():
 @peer("pebble", "pebble")
 @contextlib.contextmanager
 def pebble():
-    """pebble's documentation: `map` with a timeout, and a loop that reports errors and goes on to the next result."""
+    """Follow pebble's documentation: `map` with a timeout, and a loop that reports errors and takes the next result."""
     from pebble import ProcessPool
 
     with ProcessPool(max_workers=WORKERS) as pool:
@@ -483,7 +482,7 @@ def pebble():
 @peer("dask.distributed", "distributed", patience=10)
 @contextlib.contextmanager
 def dask_distributed():
-    """dask's documentation: a local cluster, `client.map`, and `as_completed` with results; `pure=False`."""
+    """Follow dask's documentation: a local cluster, `client.map`, and `as_completed` with results; `pure=False`."""
     from distributed import Client, LocalCluster, as_completed
 
     with (
@@ -502,7 +501,7 @@ def dask_distributed():
 @peer("Ray", "ray", patience=30)
 @contextlib.contextmanager
 def ray():
-    """Ray's documentation: a remote function, and `ray.wait` for one result after the other."""
+    """Follow Ray's documentation: a remote function, and `ray.wait` for one result after the other."""
     import ray
 
     ray.init(address="local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False)

@@ -1,15 +1,14 @@
 """What does an update of one shared object cost, by every way of sharing it between processes?
 
-The approaches are those that people are told of when they ask how to share a complex Python object between
-processes. Each makes N updates of one object from 2 and from 4 processes: the object must have had all of them at
-the end. Starting the processes is part of the time (poolagg's start afresh; the others are forked, where that is
-Python's default). An approach that is very slow is given a part of N (see "units"), and its time per update is what
-counts.
+The approaches are the usual answers to the question how to share a complex Python object between processes. Each makes
+N updates of one object from 2 and from 4 processes, and the object must have all of them at the end. The time includes
+starting the processes (poolagg starts fresh ones; the others fork where that is Python's default). A very slow
+approach makes a part of N updates (see "units"), and its time per update counts.
 
-Whether updates get lost without a lock depends on who holds the GIL of the process that owns the object: the two
-cases are told apart. In a manager, a method that is `self.n += 1` may lose nothing, by the luck of the interpreter's
-switching; the same method, letting go of the GIL between its read and its write (as any call into I/O does), loses
-updates. Attributes and items changed through a proxy are read and written in two messages, and lose updates as well.
+Whether updates get lost without a lock depends on the GIL of the process that owns the object, so the suite measures
+two cases. In a manager, the method `self.n += 1` may lose nothing, by the luck of the interpreter's switching. The same
+method loses updates if it releases the GIL between its read and its write, as any call into I/O does. A proxy reads and
+writes attributes and items in two messages, and loses updates as well.
 """
 
 import contextlib
@@ -33,13 +32,13 @@ from poolagg import Into, Sum, aggregate, star
 
 @dataclass(frozen=True)
 class Sharing(Case):
-    """So many updates by so many processes; `parts` is what each does."""
+    """`units` updates by several processes; `parts` is the work of each."""
 
     processes: int = 2
 
     @property
     def parts(self):
-        """A range of items for each process."""
+        """Return a range of items for each process."""
         cuts = [self.units * place // self.processes for place in range(self.processes + 1)]
         return [range(start, stop) for start, stop in pairwise(cuts)]
 
@@ -49,7 +48,7 @@ COUNTING = ("2 processes", "4 processes")
 
 
 def cases(scale):
-    """N updates by two and by four processes, and the matrix; for the tests, not four."""
+    """Return N updates by two and by four processes, and the matrix; for the tests, not four."""
     updates = {"full": 1_000_000, "quick": 100_000, "tiny": 400}[scale]
     limit = {"full": 120, "quick": 20, "tiny": 20}[scale]
     two, four = Sharing("2 processes", updates, limit, 2), Sharing("4 processes", updates, limit, 4)
@@ -58,7 +57,7 @@ def cases(scale):
 
 
 def check(case, result):
-    """Every update counted, each cell set: else so many are lost."""
+    """Count every update and every cell; those missing are lost."""
     if case.name == MATRIX:
         lost = int(np.count_nonzero(np.asarray(result) != np.arange(100).reshape(10, 10) + 1))
     else:
@@ -67,7 +66,7 @@ def check(case, result):
 
 
 def work(item):
-    """What a process found out about an item, and the object is to be updated with: nothing much."""
+    """Return the finding of a process about an item, for the update of the object: almost nothing."""
     del item
     return 1
 
@@ -98,7 +97,7 @@ def run_all(target, case, *shared):
 
 @suite.contestant("poolagg, Into", cases=COUNTING)
 def poolagg_into(case):
-    """Nothing is shared: each partial is applied, in the parent, to an ordinary object."""
+    """Share nothing: the parent applies each partial to an ordinary object."""
     counter = Counter()
     aggregate(work, range(case.units), Into(counter.add), workers=case.processes)
     return counter.n
@@ -106,22 +105,22 @@ def poolagg_into(case):
 
 @suite.contestant("poolagg, combined in the workers", cases=COUNTING)
 def poolagg_combined(case):
-    """Partials are summed where they arise; the sums travel."""
+    """Sum partials in the workers, which send their sums."""
     return aggregate(work, range(case.units), Sum(), workers=case.processes)
 
 
 class Counter:
-    """The object that is shared."""
+    """The shared object."""
 
     def __init__(self):
         self.n = 0
 
     def add(self, amount):
-        """An update."""
+        """Update it."""
         self.n += amount
 
     def value(self):
-        """What it has come to."""
+        """Return the total."""
         return self.n
 
 
@@ -130,7 +129,7 @@ class Counter:
 
 @suite.contestant("Value, its lock", cases=COUNTING)
 def value_with_lock(case):
-    """The multiprocessing documentation: `+=` on a Value is not atomic, so `with counter.get_lock()`."""
+    """Follow the multiprocessing documentation: `+=` on a Value is not atomic, so `with counter.get_lock()`."""
     counter = Value("q")
     run_all(add_to_value_with_lock, case, counter)
     return counter.value
@@ -145,7 +144,7 @@ def add_to_value_with_lock(counter, items):
 
 @suite.contestant("Value, no lock", cases=COUNTING, sound=False)
 def value_without_lock(case):
-    """`Value(..., lock=False)` and `+=`: what the documentation warns of."""
+    """Use `Value(..., lock=False)` and `+=`: the documentation warns of it."""
     counter = Value("q", lock=False)
     run_all(add_to_value, case, counter)
     return counter.value
@@ -158,7 +157,7 @@ def add_to_value(counter, items):
 
 @suite.contestant("Array, its lock", cases=COUNTING)
 def array_with_lock(case):
-    """The multiprocessing documentation: a synchronized Array, here of ten counters, and its lock around `+=`."""
+    """Follow the multiprocessing documentation: a synchronized Array, of ten counters, and its lock around `+=`."""
     counters = Array("q", 10)
     run_all(add_to_array, case, counters)
     return sum(counters)
@@ -173,13 +172,13 @@ def add_to_array(counters, items):
 
 @suite.contestant("shared_memory numpy, a lock", cases=COUNTING)
 def shared_memory_with_lock(case):
-    """The shared_memory documentation: a numpy array over its buffer, and a process lock around `+=`."""
+    """Follow the shared_memory documentation: a numpy array over its buffer, and a process lock around `+=`."""
     return share_an_array(case, add_to_shared_array_with_lock, Lock())
 
 
 @suite.contestant("shared_memory numpy, no lock", cases=COUNTING, sound=False)
 def shared_memory_without_lock(case):
-    """The same without the lock."""
+    """Follow the shared_memory documentation, without the lock."""
     return share_an_array(case, add_to_shared_array)
 
 
@@ -216,7 +215,7 @@ def add_to_shared_array(name, items):
 
 @suite.contestant("Queue to the parent", cases=COUNTING, part=1 / 10)
 def queue_to_parent(case):
-    """The multiprocessing documentation: workers put what they found on a Queue, the parent gets it."""
+    """Follow the multiprocessing documentation: workers put their findings on a Queue, the parent gets them."""
     queue, counter = Queue(), Counter()
     workers = [Process(target=put_all, args=(queue, part)) for part in case.parts]
     for worker in workers:
@@ -235,7 +234,7 @@ def put_all(queue, items):
 
 @suite.contestant("Pipe per worker", cases=COUNTING, part=1 / 10)
 def pipe_per_worker(case):
-    """The multiprocessing documentation, `connection.wait`: a Pipe for each worker, read as they have something."""
+    """Follow the multiprocessing documentation, `connection.wait`: a Pipe for each worker, read when it has data."""
     counter, readers = Counter(), []
     for part in case.parts:
         reader, writer = Pipe(duplex=False)
@@ -262,7 +261,7 @@ def send_all(writer, items):
 
 @suite.contestant("Manager dict, no lock", cases=COUNTING, part=1 / 50, sound=False)
 def manager_dict(case):
-    """The multiprocessing documentation, `Manager().dict()`: `+=` on an item is a message to read, one to write."""
+    """Follow the multiprocessing documentation, `Manager().dict()`: `+=` is a message to read, one to write."""
     with Manager() as manager:
         counts = manager.dict(n=0)
         run_all(add_to_item, case, counts, contextlib.nullcontext())
@@ -271,7 +270,7 @@ def manager_dict(case):
 
 @suite.contestant("Manager dict, a manager lock", cases=COUNTING, part=1 / 100)
 def manager_dict_with_manager_lock(case):
-    """`Manager().Lock()`: the lock lives in the manager as well, so an update is four messages."""
+    """Use `Manager().Lock()`: the lock lives in the manager as well, so an update is four messages."""
     with Manager() as manager:
         counts = manager.dict(n=0)
         run_all(add_to_item, case, counts, manager.Lock())
@@ -280,7 +279,7 @@ def manager_dict_with_manager_lock(case):
 
 @suite.contestant("Manager dict, a process lock", cases=COUNTING, part=1 / 50)
 def manager_dict_with_process_lock(case):
-    """`multiprocessing.Lock()` around the two messages."""
+    """Use `multiprocessing.Lock()` around the two messages."""
     with Manager() as manager:
         counts = manager.dict(n=0)
         run_all(add_to_item, case, counts, Lock())
@@ -296,7 +295,7 @@ def add_to_item(counts, lock, items):
 
 @suite.contestant("Manager, nested dict and list", cases=COUNTING, part=1 / 1000)
 def nested_manager_dict(case):
-    """Nested shared objects, since Python 3.6: `garage["cars"][0]["n"]`, where each level is a proxy; a lock."""
+    """Nest shared objects, as since Python 3.6: `garage["cars"][0]["n"]`, where each level is a proxy; a lock."""
     with Manager() as manager:
         garage = manager.dict(cars=manager.list([manager.dict(n=0)]))
         run_all(add_to_nested_item, case, garage, Lock())
@@ -312,7 +311,7 @@ def add_to_nested_item(garage, lock, items):
 
 @suite.contestant("Manager, a plain dict inside", cases=COUNTING, part=1 / 100, sound=False)
 def plain_dict_in_manager_dict(case):
-    """The pitfall that the documentation warns of: an ordinary dict inside a shared one is a copy when it is read."""
+    """Step into the documentation's pitfall: an ordinary dict inside a shared one is a copy when it is read."""
     with Manager() as manager:
         garage = manager.dict(car={"n": 0})
         run_all(add_to_plain_item, case, garage, Lock())
@@ -330,14 +329,14 @@ def add_to_plain_item(garage, lock, items):
 
 
 class CounterManager(BaseManager):
-    """The multiprocessing documentation: customized managers."""
+    """Follow the multiprocessing documentation: customized managers."""
 
 
 class SlowCounter(Counter):
-    """Lets go of the GIL between its read and its write, as does any method that touches a file or a socket."""
+    """Releases the GIL between its read and its write, as does any method that touches a file or a socket."""
 
     def add(self, amount):
-        """An update in two steps."""
+        """Update in two steps."""
         n = self.n
         time.sleep(0)
         self.n = n + amount
@@ -345,19 +344,19 @@ class SlowCounter(Counter):
 
 @suite.contestant("own class in a manager, no lock: n += 1", cases=COUNTING, part=1 / 50, sound=False)
 def custom_class(case):
-    """`BaseManager.register`; a thread in the manager for each client; the method is a bare `self.n += amount`."""
+    """Use `BaseManager.register`; a thread in the manager for each client; the method is a bare `self.n += amount`."""
     return count_in_manager(case, Counter, contextlib.nullcontext())
 
 
 @suite.contestant("own class in a manager, no lock: lets go of the GIL", cases=COUNTING, part=1 / 50, sound=False)
 def custom_class_without_gil(case):
-    """The same, with a method that lets go of the GIL between reading and writing."""
+    """Use `BaseManager.register`, with a method that releases the GIL between reading and writing."""
     return count_in_manager(case, SlowCounter, contextlib.nullcontext())
 
 
 @suite.contestant("own class in a manager, a process lock", cases=COUNTING, part=1 / 50)
 def custom_class_with_lock(case):
-    """The same, with a process lock around the call."""
+    """Use `BaseManager.register`, with a process lock around the call."""
     return count_in_manager(case, SlowCounter, Lock())
 
 
@@ -382,17 +381,17 @@ class CounterProxy(BaseProxy):
     _exposed_ = ("add", "value")
 
     def add(self, amount):
-        """An update."""
+        """Update it."""
         return self._callmethod("add", (amount,))
 
     def value(self):
-        """What it has come to."""
+        """Return the total."""
         return self._callmethod("value")
 
 
 @suite.contestant("hand-made proxy class, a process lock", cases=COUNTING, part=1 / 50)
 def handmade_proxy(case):
-    """`register(..., proxytype=...)` with a BaseProxy subclass: each method spelled out, its calls under a lock."""
+    """Use `register(..., proxytype=...)` with a BaseProxy subclass: each method spelled out, calls under a lock."""
     CounterManager.register("Counter", Counter, CounterProxy)
     with CounterManager() as manager:
         counter = manager.Counter()
@@ -401,20 +400,20 @@ def handmade_proxy(case):
 
 
 class AttributeProxy(NamespaceProxy):
-    """Attributes as well: what NamespaceProxy does for a Namespace, for a class of one's own."""
+    """Attributes as well: NamespaceProxy does this for a Namespace, here for another class."""
 
     _exposed_ = ("__getattribute__", "__setattr__", "__delattr__")
 
 
 @suite.contestant("hand-made attribute proxy, no lock: n += 1", cases=COUNTING, part=1 / 50, sound=False)
 def attribute_proxy(case):
-    """A NamespaceProxy subclass, so that `counter.n += 1` works from outside: as two messages."""
+    """Use a NamespaceProxy subclass, so that `counter.n += 1` works from outside: as two messages."""
     return count_by_attribute(case, contextlib.nullcontext())
 
 
 @suite.contestant("hand-made attribute proxy, a process lock", cases=COUNTING, part=1 / 50)
 def attribute_proxy_with_lock(case):
-    """The same with a process lock."""
+    """Use a NamespaceProxy subclass, with a process lock."""
     return count_by_attribute(case, Lock())
 
 
@@ -437,19 +436,19 @@ def add_to_attribute(counter, lock, items):
 
 
 class Car:
-    """An object with an object inside, which is what is updated."""
+    """An object with an inner object, which is the one to update."""
 
     def __init__(self):
         self.engine = Counter()
 
     def get_engine(self):
-        """A proxy calls methods only, so there has to be one."""
+        """Update the inner object: a proxy calls methods only, so there has to be one."""
         return self.engine
 
 
 @suite.contestant("nested object: car.engine", cases=COUNTING, part=1 / 100, sound=False)
 def nested_attribute(case):
-    """The obvious spelling: a proxy made by `register` has the public methods, and no attributes."""
+    """Write the obvious: a proxy made by `register` has the public methods, and no attributes."""
     CounterManager.register("Car", Car)
     with CounterManager() as manager:
         car = manager.Car()
@@ -464,7 +463,7 @@ def add_to_engine_attribute(car, items):
 
 @suite.contestant("nested object: car.get_engine()", cases=COUNTING, part=1 / 100, sound=False)
 def nested_copy(case):
-    """A method that returns the inner object returns a copy of it: every update is lost."""
+    """Return the inner object from a method: it returns a copy, and every update is lost."""
     CounterManager.register("Car", Car)
     with CounterManager() as manager:
         car = manager.Car()
@@ -474,7 +473,7 @@ def nested_copy(case):
 
 @suite.contestant("nested object: child proxies", cases=COUNTING, part=1 / 100, sound=False)
 def nested_child_proxies(case):
-    """`method_to_typeid` makes the method return a proxy: but not in a worker, where `car` has no manager."""
+    """Use `method_to_typeid`, so that the method returns a proxy: but not in a worker, where `car` has no manager."""
     register_child_proxies()
     with CounterManager() as manager:
         car = manager.Car()
@@ -502,7 +501,7 @@ def the_car():
 
 @suite.contestant("nested object: child proxies, own client manager, a lock", cases=COUNTING, part=1 / 100)
 def nested_client_manager(case):
-    """What it takes: each worker connects a manager of its own, so that its child proxies have one; a lock."""
+    """Do all that is needed: each worker connects its own manager, so that its child proxies have one; a lock."""
     register_child_proxies()
     with CounterManager(authkey=b"secret") as manager:
         run_all(connect_and_add_to_engine, case, manager.address, Lock())
@@ -532,14 +531,14 @@ def the_counter():
 
 @suite.contestant("remote manager over TCP, a lock", cases=COUNTING, part=1 / 50)
 def remote_manager(case):
-    """The multiprocessing documentation, using a remote manager: a TCP port, an authkey, connected once; a process
+    """Follow the multiprocessing documentation, using a remote manager: a TCP port, an authkey, one connection; a
     lock."""
     return count_remotely(case, add_remotely)
 
 
 @suite.contestant("remote manager over TCP, connected per update, a lock", cases=COUNTING, part=1 / 10_000)
 def remote_manager_per_update(case):
-    """The same, as it comes out when the connection is made inside the function that is mapped."""
+    """Use a remote manager, connecting inside the function that is mapped."""
     return count_remotely(case, connect_and_add)
 
 
@@ -587,7 +586,7 @@ class PipeProxy:
 
 
 def listen(connection, thing, workers):
-    """The package's listener: it polls, for there is nobody to tell it that all is done."""
+    """Run the package's listener: it polls, since nothing tells it that all is done."""
     while connection.poll(0.2) or any(worker.is_alive() for worker in workers):
         if connection.poll():
             method, arguments = connection.recv()
@@ -596,13 +595,13 @@ def listen(connection, thing, workers):
 
 @suite.contestant("pipe-proxy (a port), a lock", cases=COUNTING, part=1 / 50)
 def pipe_proxy_with_lock(case):
-    """pipe-proxy's `createProxy` and `listen`, ported to Python 3; one pipe for all, so a lock around each call."""
+    """Port pipe-proxy's `createProxy` and `listen` to Python 3; one pipe for all, so a lock around each call."""
     return count_by_pipe(case, Lock())
 
 
 @suite.contestant("pipe-proxy (a port), no lock", cases=COUNTING, part=1 / 50, sound=False)
 def pipe_proxy(case):
-    """The same as its README has it: several processes use one end of one pipe, and get each other's answers."""
+    """Follow pipe-proxy's README: several processes use one end of one pipe, and get each other's answers."""
     return count_by_pipe(case, contextlib.nullcontext())
 
 
@@ -620,7 +619,7 @@ def count_by_pipe(case, lock):
 
 @contextlib.contextmanager
 def redis_server():
-    """A server of our own on a free port of the loopback, which keeps nothing; gives the port."""
+    """Start a server on a free port of the loopback, which keeps nothing; yield the port."""
     if shutil.which("redis-server") is None:
         raise Missing("no redis-server on PATH: install it (Debian: apt-get install redis-server)")
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -637,7 +636,7 @@ def redis_server():
 
 
 def wait_for_port(port, server, patience=10):
-    """Until the server answers."""
+    """Wait until the server answers."""
     until = time.monotonic() + patience
     while True:
         with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
@@ -658,7 +657,7 @@ REDIS = {"needs": ["redis"], "server": redis_server, "cases": COUNTING}
 
 @suite.contestant("Redis INCRBY", part=1 / 50, **REDIS)
 def redis_incrby(case, port):
-    """redis.io, `INCRBY`: atomic, a round trip per update."""
+    """Follow redis.io, `INCRBY`: atomic, a round trip per update."""
     run_all(incrby, case, port)
     return int(client(port).get("n"))
 
@@ -671,7 +670,7 @@ def incrby(port, items):
 
 @suite.contestant("Redis HINCRBY", part=1 / 50, **REDIS)
 def redis_hincrby(case, port):
-    """redis.io, `HINCRBY`: the attributes of the object are the fields of a hash, here ten."""
+    """Follow redis.io, `HINCRBY`: the attributes of the object are the fields of a hash, here ten."""
     run_all(hincrby, case, port)
     return sum(map(int, client(port).hvals("object")))
 
@@ -684,7 +683,7 @@ def hincrby(port, items):
 
 @suite.contestant("Redis INCRBY, pipelined", part=1 / 5, **REDIS)
 def redis_pipelined(case, port):
-    """redis-py, pipelines: a round trip per 1,000 updates."""
+    """Follow redis-py, pipelines: a round trip per 1,000 updates."""
     run_all(incrby_pipelined, case, port)
     return int(client(port).get("n"))
 
@@ -699,7 +698,7 @@ def incrby_pipelined(port, items):
 
 @suite.contestant("Redis list as a queue", part=1 / 50, **REDIS)
 def redis_queue(case, port):
-    """redis.io, lists as queues: workers `RPUSH`, the parent `BLPOP`s."""
+    """Follow redis.io, lists as queues: workers `RPUSH`, the parent `BLPOP`s."""
     workers = [Process(target=push_all, args=(port, part)) for part in case.parts]
     for worker in workers:
         worker.start()
@@ -719,7 +718,7 @@ def push_all(port, items):
 
 @suite.contestant("Redis pub/sub", part=1 / 50, **REDIS)
 def redis_pubsub(case, port):
-    """redis-py, publish and subscribe: the parent is subscribed, workers publish; delivered at most once."""
+    """Follow redis-py, publish and subscribe: the parent is subscribed, workers publish; delivered at most once."""
     subscriber, counter = client(port).pubsub(), Counter()
     subscriber.subscribe("updates")
     subscriber.get_message(timeout=None)
@@ -741,7 +740,7 @@ def publish_all(port, items):
 
 @suite.contestant("Redis GET and SET", part=1 / 50, sound=False, **REDIS)
 def redis_get_set(case, port):
-    """What is written by those who don't know of `INCRBY`: read, add, write."""
+    """Read, add, write, without knowing `INCRBY`."""
     client(port).set("n", 0)
     run_all(get_and_set, case, port)
     return int(client(port).get("n"))
@@ -758,7 +757,7 @@ def get_and_set(port, items):
 
 @suite.contestant("Pool.imap_unordered, one by one", cases=COUNTING, part=1 / 20)
 def pool_one_by_one(case):
-    """The multiprocessing documentation: results are handled in the parent as they arrive."""
+    """Follow the multiprocessing documentation: the parent handles results as they arrive."""
     counter = Counter()
     with Pool(case.processes) as pool:
         for amount in pool.imap_unordered(work, range(case.units)):
@@ -768,7 +767,7 @@ def pool_one_by_one(case):
 
 @suite.contestant("Pool.imap_unordered, chunks", cases=COUNTING)
 def pool_chunks(case):
-    """The same with `chunksize`, tuned by hand: "for very long iterables"."""
+    """Follow the same documentation, with `chunksize` tuned by hand: "for very long iterables"."""
     counter = Counter()
     with Pool(case.processes) as pool:
         for amount in pool.imap_unordered(work, range(case.units), chunksize=1000):
@@ -792,13 +791,13 @@ class Matrix:
         self.cells[row, column] = value
 
     def all_cells(self):
-        """The matrix itself."""
+        """Return the matrix."""
         return self.cells
 
 
 @suite.contestant("poolagg, Into: matrix", cases=[MATRIX])
 def matrix_poolagg(case):
-    """The matrix stays here, and workers say what to set; as many of them as there are cores, not a hundred."""
+    """Keep the matrix in the parent; workers say what to set. As many workers as cores, not a hundred."""
     matrix = Matrix()
     aggregate(cell, range(case.units), Into(star(matrix.set_value)))
     return matrix.cells
@@ -810,7 +809,7 @@ def cell(item):
 
 @suite.contestant("own class in a manager: matrix", cases=[MATRIX])
 def matrix_manager(case):
-    """The answer that is given there: `BaseManager.register`, a hundred processes with a proxy."""
+    """Follow the answer given there: `BaseManager.register`, a hundred processes with a proxy."""
     CounterManager.register("Matrix", Matrix)
     with CounterManager() as manager:
         matrix = manager.Matrix()
@@ -825,7 +824,7 @@ def set_cells(matrix, items):
 
 @suite.contestant("shared_memory numpy: matrix", cases=[MATRIX])
 def matrix_shared_memory(case):
-    """The shared_memory documentation; no cell is set twice, so no lock is needed."""
+    """Follow the shared_memory documentation; no cell is set twice, so no lock is needed."""
     memory = SharedMemory(create=True, size=800)
     run_all(set_shared_cells, case, memory.name)
     cells = np.ndarray((10, 10), buffer=memory.buf).copy()
@@ -846,7 +845,7 @@ def set_shared_cells(name, items):
 
 @suite.contestant("Array: matrix", cases=[MATRIX])
 def matrix_array(case):
-    """`Array("d", 100, lock=False)`, and numpy's `frombuffer` to see it as a matrix."""
+    """Use `Array("d", 100, lock=False)`, and numpy's `frombuffer` to see it as a matrix."""
     cells = Array("d", 100, lock=False)
     run_all(set_array_cells, case, cells)
     return np.frombuffer(cells).reshape(10, 10)

@@ -1,11 +1,11 @@
 """Where does poolagg's cost grow, and where are its limits?
 
-Four axes, one at a time: how many items there are, how many workers, how large a partial is, how many distinct keys a
-result has. Each is measured beside a loop on one core that does the same; the ideal is that loop's time, divided by
-the cores there are (for items that sleep: by the workers).
+Four axes, one at a time: the number of items, the number of workers, the size of a partial, the number of distinct keys
+in a result. Each measurement stands next to a loop on one core that does the same; the ideal is that loop's time
+divided by the number of cores (for items that sleep: of workers).
 
-Where it is not said otherwise, there are as many workers as cores, and they are there before the clock starts: what
-starting them costs is shown on the axis of items, where it matters.
+Unless stated otherwise, there are as many workers as cores, and they start before the clock. The axis of items also
+shows the cost of starting them.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.harness import Case, Diagnosis, Suite, Timed
 from benchmarks.harness.lines import COLOURS, Axis, Line, lines
-from benchmarks.harness.tables import ProgressCell, Table, significant
+from benchmarks.harness.tables import Cell, Table, significant
 from poolagg import ArraySum, Frequencies, Into, ProcessPool, Sum, aggregate
 from poolagg.strategies import Stream
 
@@ -35,7 +35,7 @@ class Point(Case):
 
 
 def point(axis, x, units, limit=120):
-    """The case at `x`, which is a part of its name."""
+    """Return the case at `x`, which is part of its name."""
     return Point(f"{axis}: {x:,}", units, limit, axis, x)
 
 
@@ -52,7 +52,7 @@ BLOCK = 1000
 
 
 def cases(scale):
-    """The points of all four axes; fewer, and less to do at each, where the numbers are not to be published."""
+    """Return the points of all four axes; fewer, with less work at each, below the scale `full`."""
     top = {"full": 10**8, "quick": 10**7, "tiny": 10**6}[scale]
     rounds = {"full": 1000, "quick": 400, "tiny": 24}[scale]
     volume, most = {"full": (1 << 30, 10**5), "quick": (1 << 28, 10**4), "tiny": (1 << 12, 20)}[scale]
@@ -66,27 +66,27 @@ def cases(scale):
 
 
 def places(axis, scale):
-    """All; or, for the tests, one."""
+    """Return all cases; one, for the tests."""
     return PLACES[axis][2:3] if scale == "tiny" else PLACES[axis]
 
 
 def check(case, result):
-    """Each axis has a result that is known beforehand."""
+    """Check the result, which each axis knows beforehand."""
     return Diagnosis({ITEMS: sums, WORKERS: everyone, BYTES: arrays, KEYS: counts}[case.axis](case, result))
 
 
 def sums(case, result):
-    """The sum of the last three bits of 0, 1, 2, ..., whose number is a multiple of 8."""
+    """Check the sum of the last three bits of 0, 1, 2, ..., a multiple of 8 of them."""
     return result == case.units * 7 // 2
 
 
 def everyone(case, result):
-    """The sum of the items."""
+    """Check the sum of the items."""
     return result == case.units * (case.units - 1) // 2
 
 
 def arrays(case, result):
-    """Each cell has had every item, which is its array's every cell."""
+    """Check that each cell has every item, since an item is every cell of its array."""
     return result.nbytes == case.x and bool(np.all(result == everyone_sum(case.units)))
 
 
@@ -95,7 +95,7 @@ def everyone_sum(units):
 
 
 def counts(case, result):
-    """Every key as often as the others."""
+    """Check that all keys are equally frequent."""
     return len(result) == min(case.x, case.units) and set(result.values()) == {max(1, case.units // case.x)}
 
 
@@ -114,7 +114,7 @@ suite = Suite(
 
 @contextlib.contextmanager
 def started_pool(workers=None):
-    """A pool that has run something: all its workers are there, and have imported what they need."""
+    """Yield a warm pool: all its workers run, and have imported their modules."""
     with ProcessPool(workers) as pool:
         aggregate(doze, range(4 * pool.workers), Sum(), pool=pool, chunksize=1)
         yield pool
@@ -124,30 +124,30 @@ def started_pool(workers=None):
 
 
 last_bits = (7).__and__
-"""The function: of the interpreter's own, so that workers need not import this file, and what it imports, for it."""
+"""Return the function, a built-in, so that workers need not import this file."""
 
 
 @suite.contestant("poolagg, Sum", cases=NAMES[ITEMS])
 def items_cold(case):
-    """One call, which starts its workers and ends them."""
+    """Run one call, which starts and ends its workers."""
     return aggregate(last_bits, range(case.units), Sum())
 
 
 @suite.contestant("poolagg, Sum, workers kept", cases=NAMES[ITEMS], server=started_pool)
 def items_kept(case, pool):
-    """`with ProcessPool() as pool:`, and it has run before."""
+    """Use `with ProcessPool() as pool:`, after a first run."""
     return aggregate(last_bits, range(case.units), Sum(), pool=pool)
 
 
 @suite.contestant("poolagg, Sum, every partial sent", cases=NAMES[ITEMS][:-1], server=started_pool)
 def items_sent(case, pool):
-    """`strategy=Stream()`: each number travels, and is added in the parent, as a loop over `imap_unordered` would."""
+    """Use `strategy=Stream()`: workers send each number, and the parent adds it, as in a loop over `imap_unordered`."""
     return aggregate(last_bits, range(case.units), Sum(), pool=pool, strategy=Stream())
 
 
 @suite.contestant("loop, one core: items", cases=NAMES[ITEMS])
 def items_loop(case):
-    """`sum(map(func, items))`: nothing in Python is faster."""
+    """Use `sum(map(func, items))`: nothing in Python is faster."""
     return sum(map(last_bits, range(case.units)))
 
 
@@ -155,20 +155,20 @@ def items_loop(case):
 
 
 def compute(number):
-    """About half a millisecond of a core."""
+    """Use about half a millisecond of CPU time."""
     for _ in range(40_000):
         pass
     return number
 
 
 def doze(number):
-    """Five milliseconds, and no core."""
+    """Sleep five milliseconds."""
     time.sleep(0.005)
     return number
 
 
 def by_workers(func, case):
-    """With so many workers as the case has it, which are started before."""
+    """Yield a pool with the case's number of workers, which start before the clock."""
     with started_pool(case.x) as pool:
         began = time.perf_counter()
         result = aggregate(func, range(case.units), Sum(), pool=pool)
@@ -177,25 +177,25 @@ def by_workers(func, case):
 
 @suite.contestant("poolagg, items that compute", cases=NAMES[WORKERS])
 def workers_compute(case):
-    """`ProcessPool(n)`; func needs a core all the time."""
+    """Use `ProcessPool(n)`; func needs a core all the time."""
     return by_workers(compute, case)
 
 
 @suite.contestant("poolagg, items that sleep", cases=NAMES[WORKERS])
 def workers_doze(case):
-    """The same; func only waits, as for a server or a disk."""
+    """Use `ProcessPool(n)`; func only waits, as for a server or a disk."""
     return by_workers(doze, case)
 
 
 @suite.contestant("loop, items that compute", cases=NAMES[WORKERS])
 def workers_compute_loop(case):
-    """`sum(map(func, items))`."""
+    """Use `sum(map(func, items))`."""
     return sum(map(compute, range(case.units)))
 
 
 @suite.contestant("loop, items that sleep", cases=NAMES[WORKERS])
 def workers_doze_loop(case):
-    """`sum(map(func, items))`."""
+    """Use `sum(map(func, items))`."""
     return sum(map(doze, range(case.units)))
 
 
@@ -203,7 +203,7 @@ def workers_doze_loop(case):
 
 
 class Filled:
-    """An array of so many bytes, all of whose cells are the item."""
+    """A function that returns an array of `nbytes` bytes, all of whose cells are the item."""
 
     def __init__(self, nbytes):
         self.cells = nbytes // 8
@@ -214,7 +214,7 @@ class Filled:
 
 @suite.contestant("poolagg, Into", cases=NAMES[BYTES], server=started_pool)
 def bytes_into(case, pool):
-    """Every array travels, and is added to the one in the parent: `Into(total.__iadd__)`."""
+    """Use `Into(total.__iadd__)`: workers send each array, and the parent adds it to its own."""
     total = np.zeros(case.x // 8, np.int64)
     aggregate(Filled(case.x), range(case.units), Into(total.__iadd__), pool=pool)
     return total
@@ -222,13 +222,13 @@ def bytes_into(case, pool):
 
 @suite.contestant("poolagg, ArraySum", cases=NAMES[BYTES], server=started_pool)
 def bytes_array_sum(case, pool):
-    """Arrays are added in the workers, and their sums travel."""
+    """Use `ArraySum()`: workers add arrays, and send their sums."""
     return aggregate(Filled(case.x), range(case.units), ArraySum(), pool=pool)
 
 
 @suite.contestant("loop, one core: bytes", cases=NAMES[BYTES])
 def bytes_loop(case):
-    """`total += func(item)`."""
+    """Use `total += func(item)`."""
     total, func = np.zeros(case.x // 8, np.int64), Filled(case.x)
     for item in range(case.units):
         total += func(item)
@@ -239,7 +239,7 @@ def bytes_loop(case):
 
 
 class Words:
-    """A block of keys, of so many distinct ones in a scattered order; over all blocks each is as frequent."""
+    """A function that returns a block of keys in a scattered order; over all blocks each key is equally frequent."""
 
     def __init__(self, distinct):
         self.distinct = distinct
@@ -250,20 +250,20 @@ class Words:
 
 @suite.contestant("poolagg, Frequencies", cases=NAMES[KEYS], server=started_pool)
 def keys_frequencies(case, pool):
-    """Counted in the workers; the counts travel, and are merged in the parent."""
+    """Use `Frequencies()`: workers count, and the parent merges their counts."""
     return aggregate(Words(case.x), range(case.units // BLOCK), Frequencies().flat(), pool=pool)
 
 
 @suite.contestant("poolagg, Frequencies, every key sent", cases=NAMES[KEYS], server=started_pool)
 def keys_sent(case, pool):
-    """`strategy=Stream()`: keys travel, and are counted in the parent."""
+    """Use `strategy=Stream()`: workers send keys, and the parent counts them."""
     reducer = Frequencies().flat()
     return aggregate(Words(case.x), range(case.units // BLOCK), reducer, pool=pool, strategy=Stream())
 
 
 @suite.contestant("loop, one core: keys", cases=NAMES[KEYS])
 def keys_loop(case):
-    """`Counter.update`, block by block."""
+    """Use `Counter.update`, block by block."""
     counter, func = Counter(), Words(case.x)
     for block in range(case.units // BLOCK):
         counter.update(func(block))
@@ -284,7 +284,7 @@ def in_bytes(count):
 
 @dataclass(frozen=True)
 class Shown:
-    """How an axis is shown: each of `ours` beside the loop it is compared with."""
+    """The display of an axis: each of `ours` beside the loop that it is compared with."""
 
     title: str
     x: str
@@ -292,7 +292,7 @@ class Shown:
     ours: dict[str, str]
     """By name: the loop that does the same."""
     per_unit: float = 0
-    """Times are shown by unit, in so many seconds; 0: of the whole, in seconds."""
+    """The unit of times, and its seconds; 0: times are those of the whole, in seconds."""
     log: bool = True
     reads: object = "{:,}".format
     note: str = ""
@@ -335,44 +335,44 @@ AXES = {
 
 
 def places_of(results, axis):
-    """The places on an axis that were measured, with the names of their cases."""
+    """Return the measured places on an axis, with the names of their cases."""
     return [(x, name) for x, name in zip(PLACES[axis], NAMES[axis], strict=True) if name in results.cases]
 
 
 def seconds_of(results, axis, case, contestant):
-    """Least first; for the whole, or in the unit's."""
+    """Return the times, least first; of the whole, or per unit."""
     runs = [run for run in results.of(case, contestant) if run.seconds is not None and run.correct]
     unit = AXES[axis].per_unit
     return sorted(run.seconds / (run.units * unit) if unit else run.seconds for run in runs)
 
 
 def cores_of(results):
-    """Those that the measuring process could use, as it wrote down."""
+    """Return the cores that the measuring process could use, as the results say."""
     return int(results.machine["cores"].partition("(")[2].split()[0])
 
 
 def at_best(results, contestant, x):
-    """How many items can be worked on at the same time."""
+    """Return how many items can run at the same time."""
     if "sleep" in contestant:
         return x
     return min(x, cores_of(results)) if "compute" in contestant else cores_of(results)
 
 
 def points_of(results, axis, contestant):
-    """(x, times) wherever it was measured."""
+    """Return (x, times) wherever it was measured."""
     found = ((x, seconds_of(results, axis, case, contestant)) for x, case in places_of(results, axis))
     return [(x, times) for x, times in found if times]
 
 
 def table(results, axis):
-    """A row for each place: medians, the ideal, and how many times the ideal poolagg takes."""
+    """Return a row for each place: medians, the ideal, and poolagg's time divided by the ideal."""
     shown = AXES[axis]
     loops = list(dict.fromkeys(shown.ours.values()))
     rows = [
         [
-            ProgressCell(shown.reads(x), "number"),
+            Cell(shown.reads(x), "number"),
             *(cell(seconds_of(results, axis, case, name)) for name in (*loops, *shown.ours)),
-            *(ProgressCell(compared(results, axis, x, case, *pair), "number") for pair in shown.ours.items()),
+            *(Cell(compared(results, axis, x, case, *pair), "number") for pair in shown.ours.items()),
         ]
         for x, case in places_of(results, axis)
     ]
@@ -387,17 +387,17 @@ def short(name):
 
 
 def cell(times):
-    return ProgressCell(significant(median(times)) if times else "-", "number")
+    return Cell(significant(median(times)) if times else "-", "number")
 
 
 def compared(results, axis, x, case, ours, loop):
-    """How many times the ideal."""
+    """Format a time as a multiple of the ideal."""
     times, ideal = seconds_of(results, axis, case, ours), seconds_of(results, axis, case, loop)
     return significant(median(times) / median(ideal) * at_best(results, ours, x)) if times and ideal else "-"
 
 
 def chart(results, axis):
-    """Ideals dashed, ours in colours; least and most as bars."""
+    """Draw ideals as dashed lines, ours in colours, and least and most as bars."""
     shown = AXES[axis]
     drawn = list(speed_ups(results) if axis == WORKERS else times_and_ideals(results, axis))
     x = Axis(shown.x, True, {x: shown.reads(x) for x, _ in places_of(results, axis)})
@@ -406,7 +406,7 @@ def chart(results, axis):
 
 
 def times_and_ideals(results, axis):
-    """Lines of time: the loop's, the ideal, ours."""
+    """Draw lines of time: the loop's, the ideal, ours."""
     shown, cores = AXES[axis], cores_of(results)
     for loop in dict.fromkeys(shown.ours.values()):
         points = [(x, median(times)) for x, times in points_of(results, axis, loop)]
@@ -419,7 +419,7 @@ def times_and_ideals(results, axis):
 
 
 def speed_ups(results):
-    """Lines of speed-up, each beside what is possible."""
+    """Draw lines of speed-up, each beside its bound."""
     for colour, (name, loop) in zip(COLOURS, AXES[WORKERS].ours.items(), strict=False):
         loops = dict(points_of(results, WORKERS, loop))
         found = [(x, times) for x, times in points_of(results, WORKERS, name) if x in loops]

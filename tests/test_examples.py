@@ -94,7 +94,7 @@ def test_matrix():
 
 
 def test_unpicklable():
-    """What pickle refuses needs no pickling; lines are written in input order."""
+    """Objects that pickle refuses need no pickling; lines are written in input order."""
     refused, written, _, *latest = run_example("unpicklable.py")
     assert "cannot pickle" in refused
     assert written == "300 lines in the file, of which prime: 16"

@@ -1,4 +1,4 @@
-"""What the README says and a machine can check: programs and their output, commands, links, promises.
+"""The claims of README that a machine can check: programs and their output, commands, links, promises.
 
 Two kinds of fenced blocks are run. `python` is a program, run as a user would run it, and the block without a
 language right after it is what it prints; with `>>>` it is a doctest. `console` is a terminal; what `$ cat FILE`

@@ -236,7 +236,7 @@ def undisturbed(server: Server, family: str, folder: Path) -> str:
 
 
 def met(life: Life, fault: AtWrite) -> bool:
-    """Whether the run came as far as its fault."""
+    """Tell whether the run came as far as its fault."""
     return life.killed or life.writes >= fault.number
 
 
@@ -286,7 +286,7 @@ def laid(files: Files, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def wreckage(faulty: Server, folders: Iterator[Path]) -> list[Files]:
-    """What `kill -9` leaves at each write of a run that makes the file of the next commit."""
+    """Return the files that `kill -9` leaves at each write of a run that makes the file of the next commit."""
     found = []
     killed = True
     for number in takewhile(lambda _: killed, count(1)):

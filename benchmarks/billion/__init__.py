@@ -1,12 +1,12 @@
 """The one billion row challenge, in 10 million rows: least, mean and greatest temperature of 413 stations.
 
-A text file of lines as `Abha;-23.0`, and the answer is one line, `{Abha=-23.0/18.0/59.2, Adelaide=...}`, sorted, to one
-decimal, each mean rounded half up. All must give the same, to the letter: so everybody adds whole tenths, or decimals,
-or rounds sums of floats to the tenths that they are.
+The input is a text file of lines such as `Abha;-23.0`. The answer is one line, `{Abha=-23.0/18.0/59.2, Adelaide=...}`,
+sorted, to one decimal, each mean rounded half up. All answers must be equal to the letter: so each contestant adds
+whole tenths or decimals, or rounds sums of floats to the tenths that they are.
 
-The file is made by the challenge's recipe, with stations of our own invention (`billion/measurements.py`), before the
-clock starts, and is in the page cache when it does: who is compared is who parses and who adds, not the disk. Each
-contestant uses all cores. Plain Python against plain Python, and what is compiled against what is compiled.
+`billion/measurements.py` makes the file by the challenge's recipe, with invented stations, before the clock starts. It
+is in the page cache then, so the suite compares parsing and adding, not disks. Each contestant uses all cores. The
+suite compares plain Python with plain Python, and compiled code with compiled code.
 """
 
 import functools
@@ -25,19 +25,19 @@ from poolagg.pools import usable_cpus
 
 
 def cases(scale):
-    """One; `units` are its rows."""
+    """Return one case; `units` are its rows."""
     rows = {"full": 10_000_000, "quick": 1_000_000, "tiny": 30_000}[scale]
     return [Case(f"{rows:,} rows", rows, limit={"full": 120, "quick": 40, "tiny": 20}[scale])]
 
 
 def check(_, outcome):
-    """To the letter."""
+    """Compare with the right answer, to the letter."""
     found, expected = outcome
     return Diagnosis(found == expected, "" if found == expected else f"another answer: {found[:60]}")
 
 
 def contestant(name, *needs):
-    """Enter the function below: it is given the path of the file, and returns the answer."""
+    """Add the decorated function as a contestant: it takes the path of the file, and returns the answer."""
 
     def enter(solve):
         @functools.wraps(solve)
@@ -81,7 +81,7 @@ def stats_of_block(block):
 
 
 def stats_of_lines(lines):
-    """Least, sum, number and most of each station, in whole tenths."""
+    """Return least, sum, count and most of each station, in whole tenths."""
     stats = {}
     for line in lines:
         name, _, value = line.partition(b";")
@@ -100,7 +100,7 @@ def stats_of_lines(lines):
 
 
 def merge(stats, more):
-    """Add to the stats of some stations those of others."""
+    """Add the statistics of some stations to those of others."""
     for name, (low, total, count, high) in more.items():
         least, sum_, number, most = stats.get(name, (low, 0, 0, high))
         stats[name] = (min(least, low), sum_ + total, number + count, max(most, high))
@@ -109,7 +109,7 @@ def merge(stats, more):
 
 @contestant("hand-written multiprocessing")
 def by_hand(path):
-    """The usual solution: the file cut at line ends, a part for each core, a dict from each, merged in the parent."""
+    """Cut the file at line ends, a part for each core, make a dict of each, merge in the parent: the usual solution."""
     cores, stats = usable_cpus(), {}
     with Pool(cores) as pool:
         for more in pool.starmap(stats_of_part, parts(path, cores)):
@@ -118,7 +118,7 @@ def by_hand(path):
 
 
 def parts(path, count):
-    """Where each part starts and stops: at line ends."""
+    """Return the start and stop of each part, at line ends."""
     size, stops = os.path.getsize(path), []
     with open(path, "rb") as file:
         for number in range(1, count):
@@ -129,7 +129,7 @@ def parts(path, count):
 
 
 def stats_of_part(path, start, stop):
-    """Line by line, so that a part need not fit in memory."""
+    """Read line by line, so that a part need not fit in memory."""
     with open(path, "rb") as file:
         file.seek(start)
         return stats_of_lines(lines_until(file, stop - start))
@@ -152,7 +152,7 @@ def numpy_blocks(path):
 
 
 def stats_by_numpy(block):
-    """All lines at once: the stations are numbered by a hash of the name, and tallied by number."""
+    """Parse all lines at once: number the stations by a hash of the name, and count by number."""
     text = block.read()
     data = np.frombuffer(text + bytes(8), np.uint8)
     ends, stops = np.flatnonzero(data == ord("\n")), np.flatnonzero(data == ord(";"))
@@ -170,7 +170,7 @@ def stats_by_numpy(block):
 
 
 def hashes_of(data, starts, stops):
-    """64 bits of each name, from eight of its bytes at a time; what is beyond its end is shifted out."""
+    """Hash each name to 64 bits, eight of its bytes at a time; shift out the bytes beyond its end."""
     words = np.ndarray(len(data) - 7, "<u8", data, strides=(1,))
     hashes = np.zeros(len(starts), np.uint64)
     for offset in range(0, int((stops - starts).max()), 8):
@@ -182,7 +182,7 @@ def hashes_of(data, starts, stops):
 
 
 def tenths_of(data, stops, ends):
-    """The last character is the decimal, then comes the point, one digit or two, perhaps a minus."""
+    """Parse backwards: the last character is the decimal, then the point, one digit or two, perhaps a minus."""
     tens, ones, tenths = (data[ends - place].astype(int) - ord("0") for place in (4, 3, 1))
     size = 100 * np.where((tens >= 0) & (tens < 10), tens, 0) + 10 * ones + tenths
     return np.where(data[stops + 1] == ord("-"), -size, size)
@@ -190,7 +190,7 @@ def tenths_of(data, stops, ends):
 
 @contestant("duckdb", "duckdb")
 def duckdb_sql(path):
-    """duckdb's documentation: `read_csv` with the columns declared, and GROUP BY; decimals, so sums are exact."""
+    """Follow duckdb's documentation: `read_csv` with declared columns, and GROUP BY; decimals, so sums are exact."""
     import duckdb
 
     rows = duckdb.sql(
@@ -202,7 +202,7 @@ def duckdb_sql(path):
 
 @contestant("polars", "polars")
 def polars_lazy(path):
-    """polars's documentation: `scan_csv`, `group_by`, `collect` by the streaming engine; sums of floats, rounded."""
+    """Follow polars's documentation: `scan_csv`, `group_by`, `collect` by the streaming engine; rounded float sums."""
     import polars as pl
 
     t = pl.col("t")

@@ -1,10 +1,10 @@
-"""The file of the one billion row challenge, by the challenge's own recipe, in as many rows as one asks for.
+"""The file of the one billion row challenge, by the challenge's own recipe, with any number of rows.
 
-A row is a station, drawn uniformly from 413, and a temperature: gaussian, sigma 10, about the mean of the station, to
-one decimal. The challenge's list of stations is not part of this repository: names and means are made up here, of the
-same number and range, with letters of two bytes and blanks among them; the same at every run.
+A row is a station, drawn uniformly from 413, and a temperature: gaussian, sigma 10, around the mean of the station, to
+one decimal. The challenge's list of stations is not part of this repository: this module invents names and means, of
+the same number and range, with two-byte letters and blanks among them, the same at every run.
 
-The right answer is counted in whole tenths while the file is written, and so owes nothing to anyone's parsing.
+It counts the right answer in whole tenths while it writes the file, so the answer depends on no parser.
 """
 
 import random
@@ -15,13 +15,13 @@ import numpy as np
 STATIONS, SIGMA = 413, 10.0
 
 AT_ONCE = 50_000
-"""Rows are made so many at once: few, for it is in the contestant's process, whose memory is measured."""
+"""Rows made at once: few, because they count in the memory of the contestant's process."""
 
 SYLLABLES = "a an ba bel da dun el gar hol ka kor la lan ma mar na né nor os ra ran rim são tal tor ul vår ven zü łod"
 
 
 def stations():
-    """Names, each with its mean temperature.
+    """Return names, each with its mean temperature.
 
     >>> len(stations()), stations() == stations()
     (413, True)
@@ -39,16 +39,16 @@ def _word(rng):
 
 
 def write(path, rows):
-    """Write the file; beside it, with the suffix .expected, the answer."""
-    means, tally = stations(), RunStatistics()
+    """Write the file, and next to it the answer, with the suffix .expected."""
+    means, statistics = stations(), StationStatistics()
     rng = np.random.default_rng(1)
     with open(path, "wb") as file:
         for done in range(0, rows, AT_ONCE):
             chosen = rng.integers(0, STATIONS, min(AT_ONCE, rows - done))
             tenths = np.rint(10 * rng.normal(np.array(list(means.values()))[chosen], SIGMA)).astype(int)
             file.write(_lines(list(means), chosen, tenths))
-            tally.add(chosen, tenths)
-    Path(path).with_suffix(".expected").write_text(answer(tally.of(list(means))), "utf-8")
+            statistics.add(chosen, tenths)
+    Path(path).with_suffix(".expected").write_text(answer(statistics.of(list(means))), "utf-8")
 
 
 def _lines(names, chosen, tenths):
@@ -58,28 +58,28 @@ def _lines(names, chosen, tenths):
     return "".join([f"{names[station]};{values[value]}\n" for station, value in pairs]).encode()
 
 
-class RunStatistics:
-    """Least, sum, number and most, in tenths, of each station."""
+class StationStatistics:
+    """Least, sum, count and most of each station, in tenths."""
 
     def __init__(self):
         self.low, self.high = np.full(STATIONS, 10**6), np.full(STATIONS, -(10**6))
         self.sums, self.counts = np.zeros(STATIONS, int), np.zeros(STATIONS, int)
 
     def add(self, chosen, tenths):
-        """More rows."""
+        """Add more rows."""
         np.minimum.at(self.low, chosen, tenths)
         np.maximum.at(self.high, chosen, tenths)
         np.add.at(self.sums, chosen, tenths)
         self.counts += np.bincount(chosen, minlength=STATIONS)
 
     def of(self, names):
-        """By name; stations that have no row are left out."""
+        """Return the statistics by name, without stations that have no row."""
         columns = (column.tolist() for column in (self.low, self.sums, self.counts, self.high))
         return {name: found for name, found in zip(names, zip(*columns, strict=True), strict=True) if found[2]}
 
 
 def answer(stats):
-    """What the challenge asks for, from least, sum, number and most of each station, in whole tenths.
+    """Return the challenge's answer, from least, sum, count and most of each station in whole tenths.
 
     The mean is rounded half up, as Java's `Math.round` does.
 

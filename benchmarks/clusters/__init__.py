@@ -1,24 +1,25 @@
-"""What does a chunk cost on a cluster, who is faster there, and where would the driver saturate?
+"""What does a chunk cost on a cluster, which program is faster there, and where would the driver saturate?
 
-**A chunk** is a piece of work for which a program of plain tasks submits one task. poolagg puts many into a task of its
-own, a *lease*, and combines their results where it runs. "Chunks of no work" shows what is left of a chunk's cost with
-20 in a lease (`chunksize=20`; each item is a chunk): the time of the run by the number of chunks. The targets are for
-these 20. Beside it are plain tasks in the idiom of each engine's documentation, and the leases that poolagg makes if it
-is left to it: they hold a quarter of a second of work on dask and a tenth on Ray, which is very many of no work.
+**A chunk** is a unit of work for which a program of plain tasks submits one task. poolagg puts many chunks into one of
+its tasks, a *lease* in the tables, and combines their results where it runs. "Chunks of no work" measures the cost of a
+chunk with 20 in a lease (`chunksize=20`; each item is a chunk): the time of the run divided by the number of chunks.
+The targets are for these 20. The table also has plain tasks in the idiom of each engine's documentation, and the leases
+of poolagg's default settings, which hold a quarter of a second of work on dask and a tenth on Ray: very many empty
+chunks.
 
-**Word count** is one job for all, on the same two workers, from files that they all can read.
+**Word count** is one job for all contestants, on the same two workers, from files that all can read.
 
-The clusters are there before the clock starts, on this machine, with two workers of one thread each; and each
-contestant has done a bit of its job before, so that workers have imported what they need.
+The clusters start before the clock, on this machine, with two workers of one thread each. Each contestant runs a part
+of its job before, so that workers have imported their modules.
 
-**The cost model** answers for clusters that nobody has here. What a lease takes the driver and the scheduler, in
-seconds of CPU time, is measured in the runs with 20 chunks a lease, and what an event takes the scheduler, with few
-workers and with many, by telling it the events of a run again. With these the real plan runs on simulated workers
-(`clusters/simulated.py`): what the driver does, it does one after another, and so does the scheduler, while workers
-work beside each other. There is no network in it, and states are numbers unless it is said otherwise.
+**The cost model** predicts larger clusters. Runs with 20 chunks in a lease measure the CPU seconds that a lease costs
+the driver and the engine's scheduler. A replay of the events of a run measures the cost of an event for poolagg's
+scheduler, with few workers and with many. With these constants poolagg's real scheduler runs on simulated workers
+(`clusters/simulated.py`): the driver does one thing at a time, and so does the engine's scheduler; workers run in
+parallel. The model has no network, and states are numbers unless stated otherwise.
 
-Whether it is to be believed is checked where it can be: items that sleep need no core, so up to 32 workers fit here.
-The leases that the pool really picked are told by the events of the run, and stand beside those that the model picked.
+Real runs check the model where they can: items that sleep need no core, so up to 32 workers fit on this machine. The
+events of these runs tell the pool's real leases, which stand next to those of the model.
 """
 
 import functools
@@ -33,7 +34,7 @@ from typing import Any
 
 from benchmarks.clusters import shown
 from benchmarks.clusters.engines import DASK, ENGINES, RAY, Meter
-from benchmarks.clusters.shown import CHUNKS, EVENT, IN_A_LEASE, NAPPERS, PLAN, WORDS, Told, napping, told
+from benchmarks.clusters.shown import CHUNKS, EVENT, IN_A_LEASE, NAPPERS, SCHEDULERS, WORDS, Told, napping, told
 from benchmarks.clusters.simulated import event_cost, middle
 from benchmarks.harness import Case, Diagnosis, Suite, Timed, jobs
 from poolagg import Count, Frequencies, Sum, aggregate
@@ -44,7 +45,7 @@ from poolagg.events import ChunkDone, StateMerged
 
 @dataclass(frozen=True, kw_only=True)
 class Job(Case):
-    """`units` items of `source(units)`, for so many workers of an engine."""
+    """`units` items of `source(units)`, for `workers` workers of an engine."""
 
     engine: str = DASK
     workers: int = 2
@@ -66,7 +67,7 @@ DISTINCT, LENGTH = 50_000, 54_688
 
 
 def cases(scale):
-    """The same on both engines; the naps with more workers on the one where these can be threads."""
+    """Return the same cases for both engines; naps on more workers where these can be threads."""
     chunks, files, naps, events, limit = {
         "full": (20_000, 64, 600, 5000, 180),
         "quick": (8_000, 16, 300, 3000, 60),
@@ -98,14 +99,14 @@ def cases(scale):
 
 
 def check(job, outcome):
-    """Equal to what a loop gives; and the CPU time of tasks, where these are known."""
+    """Compare with a loop; note the CPU time of tasks where it is known."""
     result, note = outcome
     return Diagnosis(job.right(job.units, result), note)
 
 
 suite = Suite(
     __name__,
-    "What does a chunk cost on a cluster, who is faster there, and where would the driver saturate?",
+    "What does a chunk cost on a cluster, which program is faster there, and where would the driver saturate?",
     about=__doc__.partition("\n")[2],
     cases=cases,
     check=check,
@@ -116,7 +117,7 @@ suite = Suite(
 
 
 def contestant(engine, name, names, *needs, part=1.0, warm=40, **options):
-    """Enter a function of a job's items. poolagg's is given the pool as well, and one who hears what it does.
+    """Add a function of a job's items as a contestant. poolagg's also takes the pool and a watcher.
 
     It is run on `warm` items before the clock starts; `options` are the engine's.
     """
@@ -145,7 +146,7 @@ def contestant(engine, name, names, *needs, part=1.0, warm=40, **options):
 
 
 def note_of(job, heard, driver, scheduler):
-    """Of leases, by the events of the run, or of plain tasks; how many others' bags have nobody knows."""
+    """Note poolagg's tasks, from the events of the run, or plain tasks; the tasks of dask's bags are unknown."""
     if leases := [event for event in heard if isinstance(event, ChunkDone)]:
         states = sum(isinstance(event, StateMerged) for event in heard)
         sizes = {lease.stop - lease.start: lease.seconds for lease in leases}
@@ -182,7 +183,7 @@ contestant(RAY, "poolagg on Ray, leases as it picks them", [CHUNKS[RAY]], "ray")
 
 @contestant(DASK, shown.PLAIN[DASK], [CHUNKS[DASK]], "distributed", part=1 / 10)
 def dask_tasks(items):
-    """dask's documentation: `client.map`, and `as_completed` in batches, with the results."""
+    """Follow dask's documentation: `client.map`, and `as_completed` in batches, with the results."""
     from distributed import Client, as_completed
 
     futures = Client.current().map(same, items, pure=False)
@@ -192,7 +193,7 @@ def dask_tasks(items):
 
 @contestant(RAY, shown.PLAIN[RAY], [CHUNKS[RAY]], "ray", part=1 / 5)
 def ray_tasks(items):
-    """Ray's documentation: a remote function, and one `ray.get` for all, after all are submitted."""
+    """Follow Ray's documentation: a remote function, and one `ray.get` for all, after all are submitted."""
     import ray
 
     remote = ray.remote(same)
@@ -207,7 +208,7 @@ def words_of(path):
 
 
 def count_words(pool, items, watch):
-    """README: a function that gives words, and `Frequencies().flat()`."""
+    """README: a function that returns words, and `Frequencies().flat()`."""
     return aggregate(words_of, items, Frequencies().flat(), pool=pool, watch=watch)
 
 
@@ -217,7 +218,7 @@ contestant(RAY, shown.COUNT[RAY], [WORDS[RAY]], "ray", warm=2)(count_words)
 
 @contestant(DASK, shown.FREQUENCIES, [WORDS[DASK]], "dask.bag", "distributed", warm=2)
 def bag_frequencies(items):
-    """dask's documentation: `frequencies` of a bag of words."""
+    """Follow dask's documentation: `frequencies` of a bag of words."""
     from dask import bag
 
     return dict(bag.read_text(items).map(str.split).flatten().frequencies().compute())
@@ -225,7 +226,7 @@ def bag_frequencies(items):
 
 @contestant(DASK, "dask.bag, fold", [WORDS[DASK]], "dask.bag", "distributed", warm=2)
 def bag_fold(items):
-    """dask's documentation: `fold` by a binary operator; a Counter of each line first, so that it has few to add."""
+    """Follow dask's documentation: `fold` by a binary operator; a Counter of each line first, so that it adds few."""
     from dask import bag
 
     return bag.read_text(items).map(str.split).map(Counter).fold(operator.add).compute()
@@ -233,7 +234,7 @@ def bag_fold(items):
 
 @contestant(RAY, "Ray, map and reduce tasks", [WORDS[RAY]], "ray", warm=2)
 def ray_map_reduce(items):
-    """Ray's documentation, "A Simple MapReduce Example with Ray Core": each map task gives a part to each reduce task.
+    """Follow Ray's documentation, "A Simple MapReduce Example with Ray Core": map tasks give parts to reduce tasks.
 
     In the example a map task has a third of the corpus; here a twelfth.
     """
@@ -253,7 +254,7 @@ REDUCERS = 3
 
 
 def map_documents(paths):
-    """The counts of a few documents, in parts by the first letters' hash."""
+    """Count the words of a few documents, in parts by the first letters' hash."""
     parts = [Counter() for _ in range(REDUCERS)]
     for path in paths:
         for word, times in Counter(words_of(path)).items():
@@ -272,12 +273,12 @@ def reduce_parts(*parts):
 
 
 def measure_event(workers, case):
-    """The events of a simulated run, told to the real plan on the real clock."""
+    """Replay the events of a simulated run on the real scheduler and the real clock."""
     seconds = event_cost(workers, case.units)
     return Timed((seconds, ""), seconds * case.units)
 
 
-for workers, name in PLAN.items():
+for workers, name in SCHEDULERS.items():
     suite.contestant(name, cases=[EVENT])(functools.wraps(measure_event)(partial(measure_event, workers)))
 
 
@@ -290,7 +291,7 @@ def doze(number):
 
 
 def doze_all(pool, items, watch):
-    """Items that sleep, counted; no setting. They come from a generator, so that leases do not shrink at the end."""
+    """Count items that sleep; no setting. They come from a generator, so that tasks do not shrink at the end."""
     return aggregate(doze, items, Count(), pool=pool, watch=watch)
 
 

@@ -1,7 +1,7 @@
-"""The clusters of the suite `clusters`, on this machine: dask in a process of its own, Ray in its own processes.
+"""The clusters of the suite `clusters`, on this machine: dask in a separate process, Ray in its own processes.
 
-As a program, it is a dask cluster: prints the address of its scheduler, and ends with its stdin. So the CPU time of
-the scheduler is not that of the driver, which has another process; workers are below it, or threads in it.
+As a program, this module is a dask cluster: it prints the address of its scheduler, and ends with its stdin. So driver
+and scheduler are separate processes with separate CPU times; workers are the scheduler's children, or its threads.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ DASK, RAY = "dask", "Ray"
 
 @dataclass(frozen=True)
 class Engine:
-    """A cluster that runs: what `aggregate` is given as `pool`, and what tells its scheduler's processes."""
+    """A running cluster: the `pool` argument of `aggregate`, and the processes of its scheduler."""
 
     pool: Any
     scheduling: Any
@@ -28,7 +28,7 @@ class Engine:
 
 @contextlib.contextmanager
 def dask(workers, threads=False):
-    """A client of so many workers with one thread each, which are processes, or `threads` of the cluster's one."""
+    """Start a client of `workers` workers with one thread each, which are processes, or `threads` of one process."""
     from distributed import Client
 
     command = [sys.executable, "-m", __name__, str(workers), "threads" if threads else "processes"]
@@ -55,7 +55,7 @@ def serve(workers, kind):
 
 @contextlib.contextmanager
 def ray(workers):
-    """Ray, with so many CPUs, whatever there are."""
+    """Start Ray with `workers` CPUs, whatever the machine has."""
     import ray
 
     from poolagg.pools import RayPool
@@ -69,7 +69,7 @@ def ray(workers):
 
 
 def name_of(pid):
-    """What the kernel calls it; nothing if it is gone."""
+    """Return the kernel's name of a process; nothing if it has ended."""
     try:
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
@@ -80,18 +80,18 @@ ENGINES = {DASK: dask, RAY: ray}
 
 
 class Meter:
-    """CPU seconds since it was made, of the driver, which is this process, and of the scheduler; None: nobody knows."""
+    """CPU seconds since its start, of the driver (this process) and of the scheduler; None if unknown."""
 
     def __init__(self, engine):
         self.engine = engine
         self.began = self.now()
 
     def now(self):
-        """Of both, since they were started."""
+        """Return the CPU seconds of both since they started."""
         return time.process_time(), sum(map(cpu_time, self.engine.scheduling()))
 
     def read(self):
-        """Of both, since the meter was made."""
+        """Return the CPU seconds of both since the meter was made."""
         return tuple(now - before for now, before in zip(self.now(), self.began, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""What the suite `clusters` shows: the targets, what was measured, what is simulated with that, and how real it is."""
+"""The results of the suite `clusters`: targets, measurements, simulations with them, and real runs next to these."""
 
 import importlib
 import re
@@ -10,7 +10,8 @@ from benchmarks.clusters.simulated import FEW, MANY, ClusterCosts, ClusterJob, o
 from benchmarks.harness import charts, tables
 from benchmarks.harness.lines import Axis, Line, lines
 from benchmarks.harness.simulated import in_words
-from benchmarks.harness.tables import ProgressCell, Table, significant
+from benchmarks.harness.tables import Cell, Table, significant
+from poolagg.pools.external.external_pool import LEAVES
 
 CHUNKS = {engine: f"chunks of no work, {engine}" for engine in ENGINES}
 WORDS = {engine: f"word count, {engine}" for engine in ENGINES}
@@ -21,7 +22,7 @@ PLAIN = {engine: f"{engine}, plain tasks" for engine in ENGINES}
 COUNT = {engine: f"poolagg on {engine}, Frequencies" for engine in ENGINES}
 NAPS = {engine: f"poolagg on {engine}, naps" for engine in ENGINES}
 FREQUENCIES = "dask.bag, frequencies"
-PLAN = {workers: f"poolagg's plan, {workers:,} workers" for workers in (FEW, MANY)}
+SCHEDULERS = {workers: f"poolagg's scheduler, {workers:,} workers" for workers in (FEW, MANY)}
 
 IN_A_LEASE = 20
 NAP = 0.005
@@ -33,7 +34,7 @@ NAPPERS = {
 
 
 def napping(engine, workers):
-    """The name of the case."""
+    """Return the name of the case."""
     return f"items that sleep, {workers} workers, {engine}"
 
 
@@ -42,7 +43,7 @@ def napping(engine, workers):
 
 @dataclass(frozen=True)
 class Told:
-    """Numbers of tasks, and of states that came to the driver; CPU seconds of a task; what the middle one held."""
+    """Numbers of tasks, and of states sent to the driver; CPU seconds of a task; items and seconds of the middle."""
 
     tasks: int
     states: int
@@ -51,23 +52,23 @@ class Told:
     items: int
     seconds: float
     item: float
-    """Seconds that an item took."""
+    """Seconds of an item."""
 
     @property
     def meeting(self):
-        """Leases whose states met on the cluster before one came to the driver."""
+        """Tasks whose states met on the cluster before one came to the driver."""
         return self.tasks / self.states
 
 
 def told(run):
-    """What a run's note says of its tasks."""
+    """Describe the tasks of a run in a note."""
     cpu = f"CPU of a task: driver {1e6 * run.driver:.0f} µs, scheduler {1e6 * run.scheduler:.0f} µs"
     each = f"in one {run.items} items, {run.seconds:.6f} s; an item {1e6 * run.item:.2f} µs"
     return f"{run.tasks} tasks, {run.states} states; {cpu}; {each}"
 
 
 def heard(note):
-    """What stands in such a note; None if it is another.
+    """Read such a note; None if it is another.
 
     >>> heard(told(Told(7, 7, 0.001, 0.002, 20, 0.25, 0.0125))).items, heard("")
     (20, None)
@@ -85,13 +86,13 @@ def heard(note):
 
 
 def all_told(results, case, contestant):
-    """By turn, where the result was right."""
+    """Return the values by turn, of right results."""
     runs = (run for run in results.of(case, contestant) if run.correct)
     return {run.turn: found for run in runs if (found := heard(run.note)) is not None}
 
 
 def typical(results, case, contestant, field):
-    """The median over the turns; None if there are none."""
+    """Return the median over the turns; None if there are none."""
     found = [getattr(one, field) for one in all_told(results, case, contestant).values()]
     return median(found) if found else None
 
@@ -100,12 +101,12 @@ def typical(results, case, contestant, field):
 
 
 def times(results, case, contestant):
-    """Seconds per unit, by turn, where the result was right."""
+    """Return seconds per unit, by turn, of right results."""
     return {run.turn: run.seconds / run.units for run in results.of(case, contestant) if run.correct}
 
 
 def measures(results):
-    """What is asked for: a name, the numbers of all turns, the target, and whether more is better."""
+    """Yield each target: a name, the numbers of all turns, the target, and whether more is better."""
     for engine, most in ((DASK, 200), (RAY, 60)):
         found = sorted(1e6 * seconds for seconds in times(results, CHUNKS[engine], LEASES[engine]).values())
         yield f"a chunk on {engine}, 20 in a lease: µs", found, most, False
@@ -115,28 +116,28 @@ def measures(results):
 
 
 def table_of_targets(results):
-    """What was asked for, and whether it holds."""
+    """Return the targets, and whether they hold."""
     rows = []
     for name, found, target, more in measures(results):
         holds = found and (median(found) >= target if more else median(found) <= target)
         rows.append([
-            ProgressCell(name),
+            Cell(name),
             number(significant(median(found)) if found else "-"),
             number(f"{significant(found[0])} - {significant(found[-1])}" if found else "-"),
             number(f"at {'least' if more else 'most'} {target}"),
-            ProgressCell("yes", "good") if holds else ProgressCell("no", "bad") if found else ProgressCell("-", "none"),
+            Cell("yes", "good") if holds else Cell("no", "bad") if found else Cell("-", "none"),
         ])  # fmt: skip
     head = ["what", "median", "least - most", "target", "holds"]
     return Table(f"Targets, with {load_of(results)}", head, rows)
 
 
 def load_of(results):
-    """What else the machine had to do when the suite began."""
+    """Describe the load of the machine when the suite began."""
     return f"a load of {results.machine.get('load before', '?')} before, on {results.machine.get('cores', '?')} cores"
 
 
 def number(text):
-    return ProgressCell(text, "number")
+    return Cell(text, "number")
 
 
 # -- the model ---------------------------------------------------------------------------------------------------------
@@ -151,67 +152,64 @@ FAN_INS = (1, 4, 16, 64)
 
 
 def costs_of(results, engine):
-    """What was measured of an engine; None if something of it was not."""
+    """Return the measured costs of an engine; None if some are missing."""
     found = [typical(results, CHUNKS[engine], LEASES[engine], field) for field in ("driver", "scheduler")]
     scheduler = [
-        median(seconds.values()) if (seconds := times(results, EVENT, PLAN[workers])) else None for workers in PLAN
+        median(seconds.values()) if (seconds := times(results, EVENT, SCHEDULERS[workers])) else None
+        for workers in SCHEDULERS
     ]
     return None if None in (*found, *scheduler) else ClusterCosts(*found, *scheduler)
 
 
-def room_of(engine):
-    """The pool's room in poolagg; None where the engine is not installed."""
+def backend_of(engine):
+    """Return the engine's backend in poolagg; None where the engine is not installed."""
     try:
-        return importlib.import_module(f"poolagg.pools.{engine.lower()}")
+        module = importlib.import_module(f"poolagg.pools.external.{engine.lower()}")
     except ImportError:
         return None
+    return getattr(module, f"_{engine.capitalize()}Backend")
 
 
 def asked(engine, workers):
-    """Seconds of work in a lease at least, as the pool's own constants have it, for so many workers."""
-    room = room_of(engine)
-    return max(room.TASK_SECONDS, 2 * workers / room.TASKS)
+    """Return the least seconds of work in a task that the pool asks for, for `workers` workers."""
+    backend = backend_of(engine)
+    return max(backend.task_seconds, 2 * workers / backend.task_rate)
 
 
-def pool_of(engine):
-    """The class."""
-    return getattr(room_of(engine), f"{engine.capitalize()}Pool")
-
-
-def lanes_of(engine, workers):
-    """Leases in flight."""
-    return pool_of(engine).slots_per_worker * workers
+def slots_of(engine, workers):
+    """Return the number of tasks in flight."""
+    return backend_of(engine).slots * workers
 
 
 def fan_in(engine):
-    """So many states meet on the cluster at most, as the pool has it, before one comes to the driver."""
-    return getattr(pool_of(engine), "leaves", 0) or 1
+    """Return how many states meet on the cluster at most, before one comes to the driver."""
+    return LEAVES if backend_of(engine).keeps_states else 1
 
 
 def job_of(engine, workers, item, items, **more):
-    """As the pool would have it."""
-    return ClusterJob(lanes_of(engine, workers), item, items, lease=asked(engine, workers), workers=workers, **more)
+    """Return the job with the pool's own settings."""
+    return ClusterJob(slots_of(engine, workers), item, items, lease=asked(engine, workers), workers=workers, **more)
 
 
 def modelled(results):
-    """The engines whose costs are known, with these."""
-    found = {engine: costs_of(results, engine) for engine in ENGINES if room_of(engine)}
+    """Return the engines with known costs, and these."""
+    found = {engine: costs_of(results, engine) for engine in ENGINES if backend_of(engine)}
     return {engine: costs for engine, costs in found.items() if costs is not None}
 
 
 def table_of_costs(results, costs):
-    """The measured constants."""
+    """Return the measured constants."""
     rows = []
     for engine, found in costs.items():
         plain = [typical(results, CHUNKS[engine], PLAIN[engine], field) for field in ("driver", "scheduler")]
         rows += [
-            [ProgressCell(f"a lease on {engine}"), micro(found.driver), micro(found.scheduler)],
-            [ProgressCell(f"a plain task on {engine}"), *map(micro, plain)],
+            [Cell(f"a lease on {engine}"), micro(found.driver), micro(found.scheduler)],
+            [Cell(f"a plain task on {engine}"), *map(micro, plain)],
         ]
     found = next(iter(costs.values()))
     rows += [
-        [ProgressCell(f"telling the scheduler of an event, {workers:,} workers"), micro(seconds), ProgressCell("-")]
-        for workers, seconds in ((FEW, found.plan_few), (MANY, found.plan_many))
+        [Cell(f"telling the scheduler of an event, {workers:,} workers"), micro(seconds), Cell("-")]
+        for workers, seconds in ((FEW, found.event_few), (MANY, found.event_many))
     ]
     return Table("Measured constants", ["µs of CPU time", "driver", "scheduler"], rows)
 
@@ -221,13 +219,13 @@ def micro(seconds):
 
 
 def busy(engine, costs, workers):
-    """The lease, and the shares of their time in which driver and scheduler are busy with all workers at work."""
+    """Return the seconds of a task, and the shares of busy time of driver and scheduler with all workers at work."""
     lease = asked(engine, workers)
-    return lease, workers / lease * costs.lease(lanes_of(engine, workers)), workers / lease * costs.scheduler
+    return lease, workers / lease * costs.lease(slots_of(engine, workers)), workers / lease * costs.scheduler
 
 
 def table_of_saturation(costs):
-    """Arithmetic on the constants: what the lease does, and what would be without it."""
+    """Compute saturation from the constants, with poolagg's tasks and with plain ones."""
     rows = [
         [
             number(f"{workers:,}"),
@@ -237,12 +235,14 @@ def table_of_saturation(costs):
     ]
     columns = ("lease", "driver busy", "scheduler busy", "saturated by leases below")
     head = ["workers", *(f"{engine}: {column}" for engine in costs for column in columns)]
-    return Table("All workers at work: the lease that the pool asks for, and who is how busy", head, rows)
+    return Table(
+        "All workers at work: the lease that the pool asks for, and the load of driver and scheduler", head, rows
+    )
 
 
 def saturation(engine, costs, workers):
     lease, *shares = busy(engine, costs, workers)
-    least = workers * max(costs.lease(lanes_of(engine, workers)), costs.scheduler)
+    least = workers * max(costs.lease(slots_of(engine, workers)), costs.scheduler)
     return [number(in_words(lease)), *(number(percent(share)) for share in shares), number(in_words(least))]
 
 
@@ -251,12 +251,12 @@ def percent(share):
 
 
 def million(engine):
-    """A million chunks, by how much work is in each: as much of the run as is simulated."""
+    """Return the jobs of a million chunks, by the work in each, up to the horizon."""
     return [job_of(engine, MANY_WORKERS, work, MILLION, horizon=HORIZON) for work in WORK]
 
 
 def everything(results, costs):
-    """By engine and job, what came of it: of all that is simulated."""
+    """Simulate everything, by engine and job."""
     return {
         engine: outcomes((*million(engine), *(pick.job for pick in picked(results, engine))), one)
         for engine, one in costs.items()
@@ -264,9 +264,9 @@ def everything(results, costs):
 
 
 def table_of_million(found):
-    """A thousand workers and a million chunks, with the real plan."""
+    """Return a thousand workers and a million chunks, with the real scheduler."""
     rows = [
-        [ProgressCell(engine), number(in_words(job.item)), *outcome_cells(job, by_job[job])]
+        [Cell(engine), number(in_words(job.item)), *outcome_cells(job, by_job[job])]
         for engine, by_job in found.items()
         for job in million(engine)
     ]
@@ -285,7 +285,7 @@ def outcome_cells(job, found):
 
 
 def table_of_fan_in(results, costs):
-    """Arithmetic on what the states of the word count took the driver."""
+    """Compute the driver's load from the states of the word count."""
     rows = []
     for engine, one in costs.items():
         state = typical(results, WORDS[engine], COUNT[engine], "driver")
@@ -293,14 +293,14 @@ def table_of_fan_in(results, costs):
             continue
         merging = max(0.0, state - one.driver)
         lease = asked(engine, MANY_WORKERS)
-        shares = (MANY_WORKERS / lease * (one.lease(lanes_of(engine, MANY_WORKERS)) + merging / fan) for fan in FAN_INS)
+        shares = (MANY_WORKERS / lease * (one.lease(slots_of(engine, MANY_WORKERS)) + merging / fan) for fan in FAN_INS)
         really = typical(results, WORDS[engine], COUNT[engine], "meeting")
-        rows.append([ProgressCell(engine), micro(merging), *(number(percent(share)) for share in shares),
+        rows.append([Cell(engine), micro(merging), *(number(percent(share)) for share in shares),
                      number(f"{fan_in(engine)}"), number(f"{really:.3g}")])  # fmt: skip
     head = ["engine", "a state: µs of the driver", *(f"driver busy, fan-in {fan}" for fan in FAN_INS),
             "the pool's fan-in", "in the word count here"]  # fmt: skip
-    title = f"States like the word count's on {MANY_WORKERS:,} workers, if so many meet on the cluster before one comes"
-    return Table(f"{title} to the driver", head, rows)
+    title = f"States like the word count's on {MANY_WORKERS:,} workers, by how many the cluster merges into one"
+    return Table(f"{title} for the driver", head, rows)
 
 
 # -- what the pool picks -----------------------------------------------------------------------------------------------
@@ -308,7 +308,7 @@ def table_of_fan_in(results, costs):
 
 @dataclass(frozen=True)
 class Pick:
-    """Naps that were really taken: what their runs told, how long they took, and the job that simulates them."""
+    """Real naps: the notes of their runs, their seconds, and the job that simulates them."""
 
     told: list[Told]
     seconds: float
@@ -316,7 +316,7 @@ class Pick:
 
 
 def picked(results, engine):
-    """By the number of workers."""
+    """Return the real naps by the number of workers."""
     found = []
     for workers in NAPPERS[engine]["full"]:
         case = napping(engine, workers)
@@ -329,7 +329,7 @@ def picked(results, engine):
 
 
 def table_of_picks(results, found):
-    """The model, held against the world."""
+    """Compare the model with real runs."""
     rows = []
     for engine, by_job in found.items():
         for pick in picked(results, engine):
@@ -340,10 +340,10 @@ def table_of_picks(results, found):
                 f"{median(one.tasks for one in pick.told):g}", f"{outcome.leases}", significant(pick.seconds),
                 significant(outcome.seconds),
             )  # fmt: skip
-            rows.append([ProgressCell(engine), *map(number, texts)])
-    head = ["engine", "workers", "lease asked for", "lease picked", "items in it", "simulated", "leases", "simulated",
+            rows.append([Cell(engine), *map(number, texts)])
+    head = ["engine", "workers", "lease asked for", "real lease", "items in it", "simulated", "leases", "simulated",
             "seconds", "simulated"]  # fmt: skip
-    title = f"Items that sleep {in_words(NAP)}: the leases that the pool really picked, and those of the model"
+    title = f"Items that sleep {in_words(NAP)}: the leases of the real pool, and those of the model"
     return Table(f"{title} (a lease: the one that the middle item was in)", head, rows)
 
 
@@ -351,7 +351,7 @@ def table_of_picks(results, found):
 
 
 def all_tables(results):
-    """The targets; what is measured; and, of engines whose costs are known, what the model makes of them."""
+    """Return the targets, the measurements and, for engines with known costs, the model."""
     found = [table_of_targets(results)]
     if costs := modelled(results):
         simulated = everything(results, costs)
@@ -361,14 +361,14 @@ def all_tables(results):
 
 
 def without_lines(table):
-    """Who writes how many is not the question here."""
+    """Drop the lines of user code from a table."""
     place = table.head.index("lines")
     head, *rows = [row[:place] + row[place + 1 :] for row in (table.head, *table.rows)]
     return Table(table.title, head, rows)
 
 
 def all_charts(results):
-    """Bars for what is compared with others; and how busy the driver is, by the number of workers."""
+    """Draw bars for the comparisons, and the load of the driver by the number of workers."""
     bars = charts.bars(results)
     names = [f"{results.suite}-{charts.slug(case)}" for case in (*CHUNKS.values(), *WORDS.values())]
     shown = {name: bars[name] for name in names if name in bars}
@@ -378,7 +378,7 @@ def all_charts(results):
 
 
 def chart_of_driver(costs):
-    """With the leases that the pool asks for; and, dashed, with a task for each 10 ms of work."""
+    """Draw the load with the tasks that the pool asks for and, as dots, with a task for each 10 ms of work."""
     drawn = [Line("no time left", [(WORKERS[0], 1), (WORKERS[-1], 1)], "ideal")]
     for engine, one in costs.items():
         drawn.append(Line(f"{engine}: driver", [(count, busy(engine, one, count)[1]) for count in WORKERS]))
@@ -387,5 +387,5 @@ def chart_of_driver(costs):
         drawn.append(Line(f"{engine}: driver, a task for each 10 ms of work", plain, "dots"))
     x = Axis("workers", True, {count: f"{count:,}" for count in WORKERS})
     y = Axis("share of its time in which it is busy", limits=(0, 1.6))
-    note = "By arithmetic from the measured constants: all workers at work, and leases as long as the pool asks for."
+    note = "Computed from the measured constants: all workers at work, and leases as long as the pool asks for."
     return lines("Where would the driver saturate?", x, y, drawn, note)

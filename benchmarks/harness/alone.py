@@ -1,7 +1,7 @@
-"""One contestant on one case, once, in a process of its own: `python -m benchmarks.harness.alone '{"suite": ...}'`.
+"""One run of one contestant on one case, in a new process: `python -m benchmarks.harness.alone '{"suite": ...}'`.
 
-Only the contestant's own call is timed: what it needs is imported, and its server started, before. The report goes to
-a file, for whatever the contestant starts may hold on to a pipe for ever.
+The clock covers only the contestant's call: imports and the start of its server come before. The report goes to a
+file, because processes that the contestant starts may hold a pipe open for ever.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Results as PNG pictures, by matplotlib, which is imported only when one is drawn.
+"""Results as PNG charts, drawn by matplotlib, which is imported on first use.
 
 A suite's `charts` is a function of its `Results`: `bars` (one chart a case) or `grid` (cells in colour).
 """
@@ -15,7 +15,7 @@ from benchmarks.harness.tables import MEANINGS, significant
 from benchmarks.harness.tables import grid as grid_table
 
 OURS, OTHERS, WRONG = "#0b6e4f", "#9aa5b1", "#c8553d"
-"""poolagg; the others; those that gave a wrong result."""
+"""The colours of poolagg, of the others, and of wrong results."""
 
 GRADES = {"good": "#cfe8d8", "fair": "#f3ecc2", "poor": "#f6d5b4", "bad": "#efb8ae", "none": "#eeeeee"}
 
@@ -23,7 +23,7 @@ INK, FAINT = "#22272e", "#6b7480"
 
 
 def bars(results: Results) -> dict[str, bytes]:
-    """A chart of bars for each case, fastest first: median, least and most, and the ratio to the reference."""
+    """Draw a bar chart for each case, fastest first: median, least and most, and the ratio to the reference."""
     found = {case: standings(results, case) for case in results.cases}
     return {
         f"{results.suite}-{slug(case)}": _bars(results, case, found[case])
@@ -33,7 +33,7 @@ def bars(results: Results) -> dict[str, bytes]:
 
 
 def slug(text: str) -> str:
-    """A name for a file.
+    """Turn a text into a file name.
 
     >>> slug("10x10 matrix, 100 processes")
     '10x10-matrix-100-processes'
@@ -103,11 +103,11 @@ def _legend(axes: Any, found: list[Standing]) -> None:
     axes.legend(handles=handles, loc="upper right", frameon=False, fontsize=9)
 
 
-# -- in words ----------------------------------------------------------------------------------------------------------
+# -- the grid ----------------------------------------------------------------------------------------------------------
 
 
 def grid(results: Results) -> dict[str, bytes]:
-    """One picture: the cells of the grid table, coloured by how they are graded."""
+    """Draw the cells of the grid table, coloured by their grades."""
     table = grid_table(results)[0]
     columns, rows = len(table.head) - 1, len(table.rows)
     figure, axes = _figure(2.2 + 1.55 * columns, 1.4 + 0.72 * rows)

@@ -1,7 +1,7 @@
-"""The jobs of the suite `peers`, as data: an input, a function of an item, how its results are reduced.
+"""The jobs of the suite `peers`, as data: an input, a function of an item, and a reduction of its results.
 
-A job knows nothing of who runs it. All its functions belong to a module, so that every peer can send them. Partials
-and what they are reduced to are of one type: `step` merges as well. Inputs are seeded: each run gets the same.
+A job does not know its contestants. All its functions are module-level, so that every peer can pickle them. Partials
+and their reduction have one type: `step` merges as well. Inputs are seeded: each run gets the same.
 """
 
 import importlib.util
@@ -31,17 +31,17 @@ class Job(Case):
     start: Callable[[], Any]
     step: Callable[[Any, Any], Any]
     right: Callable[[int, Any], bool]
-    """Of the number of items and the result: whether it is what a loop on one core gives."""
+    """Whether, for this number of items, the result equals that of a loop on one core."""
     reducer: Callable[[], Any] | None = None
-    """poolagg's; None where only the parent can reduce."""
+    """poolagg's reducer; None if only the parent can reduce."""
     chunksize: int = 1
-    """Tuned by hand: chunks of some 20 ms, and many for each worker."""
+    """Tuned by hand: chunks of about 20 ms, and many for each worker."""
     least: int | None = None
-    """Who is slow may leave out items, down to so many; None: none."""
+    """A slow contestant runs a part of the items, at least this many; None: all of them."""
     floor: float = 0.0
-    """Seconds per item that no pool can better, for they are the parent's."""
+    """Seconds per item that the parent itself needs, whichever pool runs the items."""
     ideal: bool = True
-    """Whether time by the number of cores is something to compare with."""
+    """Whether the time of a loop divided by the number of cores is a meaningful ideal."""
 
     def __post_init__(self):
         least = self.units if self.least is None else self.least
@@ -49,7 +49,7 @@ class Job(Case):
         object.__setattr__(self, "units", max(self.units, least))
 
     def fold(self, results):
-        """The loop that is everybody's, but for dask.bag and poolagg."""
+        """Reduce in a loop, the same for every contestant but dask.bag and poolagg."""
         total = self.start()
         for result in results:
             total = self.step(total, result)
@@ -60,12 +60,12 @@ class Job(Case):
 
 
 def square(number):
-    """As little work as a function can do."""
+    """Do as little work as a function can."""
     return number * number
 
 
 def from_generator(count):
-    """Numbers that have no length and no slices."""
+    """Return numbers without a length and without slices."""
     return (number for number in range(count))
 
 
@@ -74,7 +74,7 @@ def is_sum_of_squares(count, result):
 
 
 def burn(seconds):
-    """Keep a core busy: by its own time, so that a core that is shared does not get away with less."""
+    """Keep a core busy, measured in CPU time, so that the work is the same on a shared core."""
     until = time.thread_time() + seconds
     while time.thread_time() < until:
         pass
@@ -91,7 +91,7 @@ SIGMA, MEAN = 1.5, 2e-3
 
 
 def durations(arranged, count):
-    """Seconds, lognormal: most items are short, and a few take a hundred times as long as those."""
+    """Return lognormal seconds: most items are short, and a few take a hundred times as long."""
     drawn = np.random.default_rng(7).lognormal(log(MEAN) - SIGMA**2 / 2, SIGMA, count)
     return arranged(drawn.tolist())
 
@@ -120,18 +120,18 @@ EDGES = np.linspace(-5, 5, 101)
 
 
 def seeds(count):
-    """0 to 7, again and again: so that the right result is quickly known."""
+    """Return 0 to 7, repeated, so that checking the result is fast."""
     return [number % SEEDS for number in range(count)]
 
 
 def is_sum(of, view, count, result):
-    """Compare with so many times what each seed gives."""
+    """Compare with the result of each seed times its count."""
     times = Counter(seeds(count))
     return np.array_equal(view(result), sum(times[seed] * view(of(seed)) for seed in times))
 
 
 def random_array(seed):
-    """8 MB of whole numbers as floats, whose sums are exact."""
+    """Return 8 MB of whole numbers as floats, whose sums are exact."""
     return np.random.default_rng(seed).integers(0, 1000, MILLION).astype(float)
 
 
@@ -148,7 +148,7 @@ def no_counts():
 
 
 def boost_seeds(count):
-    """Imports the package before the clock starts."""
+    """Return the seeds; import the package before the clock starts."""
     if importlib.util.find_spec("boost_histogram") is None:
         raise Missing("not installed: pip install boost-histogram")
     make_boost_histogram()
@@ -173,12 +173,12 @@ def boost_reducer():
 
 
 def drawn(vocabulary, length, file):
-    """The numbers of the words of a file."""
+    """Return the word numbers of a file."""
     return np.random.default_rng(file).integers(0, vocabulary, length, np.int32)
 
 
 def corpus(vocabulary, length, count):
-    """The paths of so many files of so many words, among the temporary files, which the harness removes."""
+    """Write `count` files of `length` words among the temporary files, which the harness removes; return the paths."""
     folder = Path(tempfile.mkdtemp())
     for file in range(count):
         words = (f"word{number}" for number in drawn(vocabulary, length, file).tolist())
@@ -209,7 +209,7 @@ REDUCING = 0.02
 
 
 class Ahead:
-    """How far the input of this process's run is pulled ahead of its reducer."""
+    """How far the run in this process pulls its input ahead of its reducer."""
 
     pulled = reduced = most = 0
 
@@ -243,15 +243,15 @@ SIZES = {"full": 0, "quick": 1, "tiny": 2}
 
 
 def jobs(scale):
-    """All jobs in the size for a scale; those that have none (0) for it are left out."""
-    place = SIZES[scale]
+    """Return all jobs in the size for a scale, without those of size 0."""
+    size = SIZES[scale]
     limit = {"full": 180, "quick": 30, "tiny": 25}[scale]
-    built = (build(sizes[place], limit) for build, sizes in JOBS if sizes[place])
+    built = (build(sizes[size], limit) for build, sizes in JOBS if sizes[size])
     return list(built)
 
 
 def job(name, source, func, start, step, right, **more):
-    """A function of the number of items and of the time limit, which gives the Job."""
+    """Return a function that makes the Job from a number of items and a time limit."""
     fields = {"source": source, "func": func, "start": start, "step": step, "right": right, **more}
     return lambda units, limit: Job(name, units, limit, **fields)
 
@@ -267,7 +267,7 @@ def skewed(order, arranged):
 
 
 def word_count(title, vocabulary, length):
-    """`vocabulary` words to draw from and `length` words a file, for 64 files; fewer for fewer."""
+    """Draw `length` words a file from `vocabulary` words, for 64 files; proportionally fewer for fewer files."""
 
     def build(files, limit):
         share = min(1, files / 64)
@@ -298,4 +298,4 @@ JOBS = [
     (job(SLOW, watched, full_array, zeros, add_slowly, is_arithmetic_sum, floor=REDUCING), (60, 20, 6)),
     (sum_of_squares(STARTUP, range, square, ideal=False), (1, 1, 1)),
 ]  # fmt: skip
-"""How each is built, and the number of its items: full, quick, tiny."""
+"""The builder of each job, and its number of items: full, quick, tiny."""

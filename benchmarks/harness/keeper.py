@@ -1,8 +1,8 @@
-"""Watches over one run: `python -m benchmarks.harness.keeper '{"suite": ..., "limit": 60, "memory": false}'`.
+"""The keeper of one run: `python -m benchmarks.harness.keeper '{"suite": ..., "limit": 60, "memory": false}'`.
 
-It starts `alone`, waits for its end, for the time limit, or for the harness to go away, whichever comes first, and
-then ends all that is left below it. Whatever a contestant starts, and however it hides it, is below its keeper.
-Prints one line of JSON: the report of the run.
+It starts `alone`, waits for its end, for the time limit or for the end of the harness, whichever comes first, and then
+ends all its descendants. Every process that a contestant starts is a descendant of its keeper. The keeper prints one
+line of JSON: the report of the run.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from typing import Any
 from benchmarks.harness.processes import adopt_orphans, descendants, end_all, own_memory, peak_memory, wait_until_gone
 
 SAMPLING = 0.05
-"""Seconds between two looks at the memory, where it is asked for; else, at whether the run has ended."""
+"""Seconds between two samples of the memory, if the suite measures it; else between two checks for the end."""
 
 SHARED_MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
-"""Where joblib puts its files by default; what a run leaves there goes with it, like its other temporary files."""
+"""joblib's default folder; the keeper removes files that a run leaves there, like its other temporary files."""
 
 GRACE = 1.0
-"""Seconds that a contestant's helpers have to leave after it, before they count as left behind."""
+"""Seconds after a contestant's end within which its helpers must end; later ones count as left behind."""
 
 
 def main(task: dict[str, Any]) -> None:
-    """Have the task run, and print the report."""
+    """Run the task, and print the report."""
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C ends the harness, and its end this process
     adopt_orphans()
     with _folder() as folder, _folder(SHARED_MEMORY) as shared:
@@ -65,7 +65,7 @@ def _kept(task: dict[str, Any], log: Path) -> dict[str, Any]:
 
 
 def _wait(child: subprocess.Popen[bytes], limit: float, memory: _Memory | None) -> bool:
-    """True if the child has ended by itself."""
+    """Return True if the child ends by itself."""
     until = monotonic() + limit
     ending = [os.pidfd_open(child.pid)] if hasattr(os, "pidfd_open") else []
     while child.poll() is None:
@@ -78,18 +78,18 @@ def _wait(child: subprocess.Popen[bytes], limit: float, memory: _Memory | None) 
 
 
 class _Memory:
-    """The peaks, over a run, of the contestant's own process, and of all below it together."""
+    """The peak memory, over a run, of the contestant's own process, and of all its descendants together."""
 
     def __init__(self, pid: int) -> None:
         self._pid, self._parent, self._children = pid, 0, 0
 
     def sample(self) -> None:
-        """Look."""
+        """Take one sample."""
         self._parent = max(self._parent, peak_memory(self._pid) or 0)
         self._children = max(self._children, sum(own_memory(pid) for pid in descendants() if pid != self._pid))
 
     def peaks(self) -> dict[str, int | None]:
-        """In bytes; None where they can't be measured."""
+        """Return the peaks in bytes; None where the system does not tell them."""
         return {"parent_memory": self._parent or None, "children_memory": self._children if self._parent else None}
 
 
@@ -108,7 +108,7 @@ def _without_report(ended: bool, exitcode: int | None, log: Path) -> dict[str, A
 
 
 def _last_error(log: Path) -> str:
-    """The last exception in what the run and its workers printed."""
+    """Return the last exception that the run and its workers printed."""
     errors = re.findall(r"^[\w.]*(?:Error|Exception|Expired|Broken\w*)\b.*$", log.read_text("utf-8", "replace"), re.M)
     return errors[-1][:200] if errors else ""
 

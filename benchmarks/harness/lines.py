@@ -1,7 +1,7 @@
-"""Results as lines over an axis, drawn to PNG by matplotlib: how a number grows with another.
+"""Results as lines over an axis, drawn as PNG by matplotlib: how one number grows with another.
 
-Who measures the same thing at many sizes shows it so. A dashed line is an ideal, which nobody measured; what a run of
-its own measured, beside what is simulated, is shown as dots without a line.
+Suites that measure one thing at many sizes use it. A dashed line is an ideal, not a measurement; dots without a line
+are real runs next to simulated ones.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any, Literal
 from benchmarks.harness.charts import FAINT, INK
 
 COLOURS = ("#0b6e4f", "#d1702c", "#3b6fb5", "#8a4f9e", "#b8a21a", "#c8553d", "#4aa3a2")
-"""One after another; the first is poolagg's."""
+"""The colours of lines in their order; the first is poolagg's."""
 
 MARKERS = "osD^vPX"
 
 
 def plainly(value: float) -> str:
-    """A number without zeros that say nothing, and without powers of ten.
+    """Format a number without trailing zeros and without powers of ten.
 
     >>> plainly(0.0001), plainly(0.5), plainly(2.0), plainly(1e6)
     ('0.0001', '0.5', '2', '1,000,000')
@@ -31,7 +31,7 @@ def plainly(value: float) -> str:
 
 @dataclass(frozen=True)
 class Line:
-    """A name and its points, in the order of x. `spread` is the least and the most at each point."""
+    """A name and its points, in order of x. `spread` is the least and the most at each point."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -42,12 +42,12 @@ class Line:
 
 @dataclass(frozen=True)
 class Axis:
-    """What an axis shows, how its ticks read, and whether it is logarithmic: which its label says."""
+    """The label of an axis, the format of its ticks, and whether it is logarithmic, as its label then says."""
 
     label: str
     log: bool = False
     ticks: Mapping[float, str] | None = None
-    """Where the ticks are, and what they say; by default where matplotlib puts them."""
+    """The positions of the ticks and their texts; by default matplotlib's."""
     reads: Callable[[float], str] = plainly
     limits: tuple[float | None, float | None] = (None, None)
 
@@ -58,7 +58,7 @@ class Axis:
 
 
 def lines(title: str, x: Axis, y: Axis, drawn: Sequence[Line], note: str = "") -> bytes:
-    """A chart of lines, with a legend beside it and a note below."""
+    """Draw a chart of lines, with a legend at its side and a note below."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 5.4), layout="constrained", facecolor="white")
@@ -99,7 +99,7 @@ def _set_up(scale: Callable[..., Any], limit: Callable[..., Any], ticks: Any, ax
         ticks.set_minor_locator(NullLocator())
     else:
         least, most = ticks.get_view_interval()
-        if axis.log and most < 300 * least:  # powers of ten would be too few
+        if axis.log and most < 300 * least:  # powers of ten are too few ticks
             ticks.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ticks.set_major_formatter(lambda value, _: axis.reads(value))
         ticks.set_minor_formatter(NullFormatter())

@@ -1,4 +1,4 @@
-"""What the numbers were measured on, and with which versions."""
+"""The machine and the versions of a measurement."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def describe(packages: Iterable[str]) -> dict[str, str]:
-    """The machine, the interpreter and the versions of `packages`, each in a few words."""
+    """Describe the machine, the interpreter and the versions of `packages`, each in a few words."""
     return {
         "measured": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "processor": _processor(),
@@ -29,7 +29,7 @@ def describe(packages: Iterable[str]) -> dict[str, str]:
 
 
 def version(package: str) -> str:
-    """The installed version of a package, or of a server that tells its own."""
+    """Return the installed version of a package, or the version that a server reports."""
     if package.endswith("-server"):
         return _first_line(package, "--version") or "not installed"
     try:

@@ -1,6 +1,7 @@
 """Runs a suite: every contestant on every case, turn by turn, each in a fresh process under a keeper.
 
-A B C A B C, so that a machine that slows down does so for all. One that is missing is not tried again.
+Turns are interleaved (A B C A B C), so that a machine that slows down affects all contestants. The harness does not
+retry a missing contestant.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def measure(
     tell: Callable[[str], None] = lambda _: None,
     command: str = "",
 ) -> Results:
-    """The results of a suite; `tell` is given a line for each run."""
+    """Run a suite and return its results; `tell` gets a line for each run."""
     jobs = list(_jobs(suite, scale, turns, only))
     missing: set[tuple[str, str]] = set()
     described = machine.describe(_packages(suite))

@@ -1,4 +1,4 @@
-"""One self-contained HTML page with what all the suites found: pictures are embedded, nothing is fetched."""
+"""One self-contained HTML page with the results of all suites: it embeds its pictures and loads nothing."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ details { margin-top: 1rem; } summary { cursor: pointer; color: #0b6e4f; }
 
 
 def page(found: list[tuple[Results, list[Table], dict[str, bytes]]]) -> str:
-    """The page: a section for each suite, with its charts, its tables, and what it was measured on."""
+    """Return the page: a section for each suite, with its charts, its tables and the machine."""
     links = "".join(f'<a href="#{results.suite}">{escape(results.suite)}</a>' for results, _, _ in found)
     sections = "".join(_section(*one) for one in found)
     return (
@@ -58,7 +58,7 @@ def page(found: list[tuple[Results, list[Table], dict[str, bytes]]]) -> str:
 
 
 def _section(results: Results, tables: list[Table], charts: dict[str, bytes]) -> str:
-    wordy = all(table.wordy for table in tables)  # then the tables are the picture, in a size that can be read
+    wordy = all(table.wordy for table in tables)  # the tables replace the picture, in a readable size
     pictures = "" if wordy else "".join(_picture(name, data) for name, data in charts.items())
     shown = "".join(_table(table) for table in tables)
     return (

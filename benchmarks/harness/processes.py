@@ -1,8 +1,7 @@
-"""The processes below this one: finding them, keeping orphans in sight, measuring and ending them.
+"""The descendants of this process: find them, keep orphans visible, measure and end them.
 
-On Linux a process may ask to inherit the orphans among its descendants, so nothing gets out of sight, whatever
-sessions it makes. Elsewhere there is neither that nor /proc: `descendants` finds nothing, and only the process group
-is ended.
+On Linux a process can inherit the orphans among its descendants, so it sees all of them, whatever sessions they make.
+Other systems have neither that nor /proc: `descendants` returns nothing, and `end_all` ends only the process group.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 def adopt_orphans() -> None:
-    """Have the kernel give this process the orphans among its descendants."""
+    """Make the kernel give this process the orphans among its descendants."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def descendants() -> list[int]:
-    """All processes below this one that are alive, parents before children."""
+    """Return all living descendants of this process, parents before children."""
     children: dict[int, list[int]] = {}
     for pid, parent in _parents():
         children.setdefault(parent, []).append(pid)
@@ -46,7 +45,7 @@ def _parents() -> Iterator[tuple[int, int]]:
 
 
 def wait_until_gone(patience: float) -> list[int]:
-    """The descendants that are still alive after `patience` seconds; returns as soon as there are none."""
+    """Return the descendants that are alive after `patience` seconds; return early if there are none."""
     until = time.monotonic() + patience
     while (left := descendants()) and time.monotonic() < until:
         time.sleep(0.01)
@@ -54,10 +53,10 @@ def wait_until_gone(patience: float) -> list[int]:
 
 
 def end_all() -> None:
-    """End every descendant, and those that they start meanwhile.
+    """End every descendant, and those that start meanwhile.
 
-    First by SIGTERM, and they have a second: multiprocessing's resource tracker ignores it, and removes named
-    semaphores and shared memory once all who used them are gone.
+    It sends SIGTERM and waits a second: multiprocessing's resource tracker ignores the signal, and removes named
+    semaphores and shared memory after the last of their users has ended.
     """
     _signal_all(signal.SIGTERM)
     patience = 1.0
@@ -75,17 +74,17 @@ def _signal_all(number: signal.Signals) -> None:
 
 
 def peak_memory(pid: int) -> int | None:
-    """The most memory, in bytes, that a process has had since its program started."""
+    """Return the peak memory of a process since its program started, in bytes."""
     return _memory(pid, "VmHWM:")
 
 
 def own_memory(pid: int) -> int:
-    """The memory, in bytes, that a process has now beside its program files; pages shared by fork count for each."""
+    """Return the memory of a process now without its program files, in bytes; pages shared by fork count for each."""
     return (_memory(pid, "RssAnon:") or 0) + (_memory(pid, "RssShmem:") or 0)
 
 
 def cpu_time(pid: int) -> float:
-    """The seconds of all cores that a process has had since its program started; 0 if it is gone, or can't be asked."""
+    """Return the CPU seconds of a process since its program started; 0 if it has ended or is not readable."""
     try:
         user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
     except OSError:

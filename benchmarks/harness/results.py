@@ -1,4 +1,4 @@
-"""What was measured: values that go to JSON and come back, and the statistics over them.
+"""Measurements, as values that go to JSON and come back, and statistics over them.
 
 Tables, charts and the page are functions of `Results` alone.
 """
@@ -17,35 +17,35 @@ Status = Literal["done", "failed", "hung", "missing"]
 
 @dataclass(frozen=True)
 class Run:
-    """One contestant, once, on one case."""
+    """One run of one contestant on one case."""
 
     case: str
     contestant: str
     turn: int
     status: Status
     units: int = 1
-    """How much work it was given; time is shown per unit."""
+    """The amount of work; times are shown per unit."""
     seconds: float | None = None
     correct: bool = False
     lost: int = 0
     note: str = ""
     grade: str = ""
-    """How the suite judges the outcome, for the colour of its cell: good, fair, poor or bad."""
+    """The suite's grade of the outcome, for the colour of its cell: good, fair, poor or bad."""
     parent_memory: int | None = None
     children_memory: int | None = None
     left: int = 0
-    """Processes that were still there a second after it had ended."""
+    """Processes that were still alive a second after the contestant ended."""
 
 
 @dataclass(frozen=True)
 class Entrant:
-    """What is told of a contestant: its name, the idiom it is written in, and how many lines a user would write."""
+    """A contestant: its name, the idiom of its code, and the number of lines a user writes."""
 
     name: str
     idiom: str
     lines: int
     sound: bool = True
-    """False: this idiom is known to lose updates or to fail, and is here to show it."""
+    """False: this idiom is known to lose updates or to fail, and the suite shows it."""
 
     @property
     def ours(self) -> bool:
@@ -55,7 +55,7 @@ class Entrant:
 
 @dataclass(frozen=True)
 class Results:
-    """All that a session of one suite found out."""
+    """All results of one session of one suite."""
 
     suite: str
     question: str
@@ -71,35 +71,35 @@ class Results:
     runs: list[Run] = field(repr=False)
 
     def save(self, path: Path) -> None:
-        """Write it as JSON."""
+        """Write the results as JSON."""
         path.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", "utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Results:
-        """Read what `save` wrote."""
+        """Read the results that `save` wrote."""
         data = json.loads(path.read_text("utf-8"))
         entrants = [Entrant(**entrant) for entrant in data.pop("entrants")]
         runs = [Run(**run) for run in data.pop("runs")]
         return cls(**data, entrants=entrants, runs=runs)
 
     def of(self, case: str, contestant: str) -> list[Run]:
-        """The turns of one contestant on one case."""
+        """Return the turns of one contestant on one case."""
         return [run for run in self.runs if (run.case, run.contestant) == (case, contestant)]
 
     def unsound(self) -> list[Run]:
-        """Runs that went wrong although their contestant should get it right."""
+        """Return the runs that went wrong although their contestant should get it right."""
         sound = {entrant.name for entrant in self.entrants if entrant.sound}
         return [run for run in self.runs if run.contestant in sound and run.status != "missing" and not run.correct]
 
 
 @dataclass(frozen=True)
 class Standing:
-    """One contestant on one case, over all its turns. Times are seconds per unit, over the turns that ended."""
+    """One contestant on one case, over all turns. Times are seconds per unit, over the turns that ended."""
 
     entrant: Entrant
     runs: list[Run] = field(repr=False)
     ratio: float | None
-    """The median, over the turns, of its time by that of the reference in the same turn."""
+    """The median, over the turns, of its time divided by the reference's in the same turn."""
 
     @property
     def times(self) -> list[float]:
@@ -118,12 +118,12 @@ class Standing:
 
     @property
     def outcome(self) -> str:
-        """In a few words: correct, or how many updates were lost, or what went wrong."""
+        """The outcome in a few words: correct, or how many updates were lost, or what went wrong."""
         bad = [run for run in self.runs if not run.correct]
         return _in_words(bad, len(self.runs)) if bad else next((r.note for r in self.runs if r.note), "correct")
 
     def most(self, what: str) -> Any:
-        """The most of a memory field over the turns, or None."""
+        """Return the maximum of a memory field over the turns, or None."""
         return max((value for run in self.runs if (value := getattr(run, what)) is not None), default=None)
 
 
@@ -147,7 +147,7 @@ def _percent(share: float) -> str:
 
 
 def standings(results: Results, case: str) -> list[Standing]:
-    """Those who took part in a case, fastest first; who has no time comes last."""
+    """Return the participants of a case, fastest first; those without a time come last."""
     reference = {run.turn: run.seconds / run.units for run in _reference(results, case) if run.seconds}
     found = (
         Standing(entrant, runs, _ratio(runs, reference))
@@ -158,7 +158,7 @@ def standings(results: Results, case: str) -> list[Standing]:
 
 
 def _reference(results: Results, case: str) -> list[Run]:
-    """The runs that ratios are taken to: of the first who took part and whose name begins as the reference's."""
+    """Return the runs that ratios are taken to: of the first participant whose name begins as the reference's."""
     names = (entrant.name for entrant in results.entrants if entrant.name.startswith(results.reference))
     return next((runs for name in names if (runs := results.of(case, name))), [])
 

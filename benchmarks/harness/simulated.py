@@ -1,8 +1,7 @@
-"""The scheduler of a run, with a simulated clock: what the suite `simulation` measures goes in, what would happen comes
-out.
+"""A run with a simulated clock: it predicts the time of a job from the costs that the suite `simulation` measures.
 
-`Costs` are the measured constants. A `Job` is what is asked of so many workers. `Simulation` is one parent and its
-workers: the scheduler and the strategies are the real ones, and only time is made up, from the constants.
+`Costs` are the measured constants. A `Job` is the work of a run. `Simulation` is one parent and its workers: it uses
+the real scheduler and the real strategies, and only its clock is simulated, from the constants.
 """
 
 import heapq
@@ -27,7 +26,7 @@ COMBINE = Combine()
 
 
 def in_words(seconds):
-    """A time, as people say it.
+    """Format a time for people.
 
     >>> in_words(1e-5), in_words(0.1), in_words(2.0)
     ('10 µs', '100 ms', '2 s')
@@ -38,17 +37,17 @@ def in_words(seconds):
 
 TITLES = {
     "pull": "poolagg's parent: pull and pickle a chunk of a range",
-    "send": "poolagg's parent: send an order to a worker",
-    "receive": "poolagg's parent: receive an answer",
-    "plan_few": f"poolagg's parent: tell the scheduler of an event, {FEW} workers",
-    "plan_many": f"poolagg's parent: tell the scheduler of an event, {MANY:,} workers",
-    "whole": "poolagg's parent: all of a chunk; what is not told above is the loop's",
+    "send": "poolagg's parent: send an instruction to a worker",
+    "receive": "poolagg's parent: receive an event",
+    "event_few": f"poolagg's parent: tell the scheduler of an event, {FEW} workers",
+    "event_many": f"poolagg's parent: tell the scheduler of an event, {MANY:,} workers",
+    "whole": "poolagg's parent: all of a chunk; the rest, not measured above, is the loop's",
     "merge": "poolagg's parent: merge a number",
     "step": "poolagg's parent: receive and step a number (Stream)",
     "receive_table": f"poolagg's parent: receive a table of {KEYS:,} keys",
     "merge_table": f"poolagg's parent, or a worker: merge a table of {KEYS:,} keys",
-    "chunk": "poolagg's worker: a chunk, beside its items",
-    "item": "poolagg's worker: an item, beside func",
+    "chunk": "poolagg's worker: a chunk, without its items",
+    "item": "poolagg's worker: an item, without func",
     "pack": "poolagg's worker: pack a number",
     "pack_partial": "poolagg's worker: pack one of many numbers (Stream)",
     "pack_table": f"poolagg's worker: pack a table of {KEYS:,} keys",
@@ -60,7 +59,7 @@ TITLES = {
 
 @dataclass(frozen=True)
 class State:
-    """Seconds that go with what is reduced: in a worker `fold` (a partial) and `pack`, the others in the parent."""
+    """Seconds of work on a state: `fold` (a partial) and `pack` in a worker, the others in the parent."""
 
     fold: float
     pack: float
@@ -72,13 +71,13 @@ class State:
 
 @dataclass(frozen=True)
 class Costs:
-    """Measured seconds, by what takes them; see `TITLES` for what they are."""
+    """Measured seconds, by kind of work; `TITLES` describes each."""
 
     pull: float
     send: float
     receive: float
-    plan_few: float
-    plan_many: float
+    event_few: float
+    event_many: float
     chunk: float
     item: float
     pack: float
@@ -92,22 +91,22 @@ class Costs:
     whole: float
 
     def scheduler(self, slots):
-        """Telling the scheduler of one event: on the line through the two numbers of workers that were measured."""
-        slope = (self.plan_many - self.plan_few) / (MANY - FEW)
-        return max(0.0, self.plan_few + slope * (slots - FEW))
+        """Return the cost of telling the scheduler of one event, interpolated between the two measured pool sizes."""
+        slope = (self.event_many - self.event_few) / (MANY - FEW)
+        return max(0.0, self.event_few + slope * (slots - FEW))
 
     def parent(self, slots):
-        """All that a chunk takes the parent: `EVENTS` go with it. Merges come on top."""
+        """Return the parent's time for a chunk, with its `EVENTS`; merges come on top."""
         return self.pull + self.loop + self.send + self.receive + EVENTS * self.scheduler(slots)
 
     @property
     def loop(self):
-        """What a chunk takes the engine itself: the whole, less all that was measured on its own."""
-        parts = self.pull + self.send + self.receive + EVENTS * self.plan_few + self.merge
+        """The engine's own time for a chunk: the whole, less all parts that were measured separately."""
+        parts = self.pull + self.send + self.receive + EVENTS * self.event_few + self.merge
         return max(0.0, self.whole - parts)
 
     def state(self, table):
-        """What a state costs: a number, or a table."""
+        """Return the costs of a state: a number, or a table."""
         if not table:
             return State(0.0, self.pack, self.pack_partial, 0.0, self.merge, self.step)
         step = self.receive_table + self.merge_table
@@ -115,24 +114,24 @@ class Costs:
 
     @classmethod
     def found(cls, results):
-        """Those that were measured, the medians; None if some were not."""
+        """Return the medians of the measured constants; None if some are missing."""
         medians = {one.entrant.name: one.median for one in standings(results, CONSTANTS) if one.times and one.correct}
         there = set(TITLES.values()) <= set(medians)
         return cls(**{field.name: medians[TITLES[field.name]] for field in fields(cls)}) if there else None
 
 
 EVENTS = 3
-"""It is pulled, it is finished, and what it flushed is merged."""
+"""Events of a chunk: it is pulled, it is finished, and its state is merged."""
 
 NOTHING = Costs(*[1e-6] * 16)
-"""What a run is simulated with before anything is measured."""
+"""The costs of a simulated run before anything is measured."""
 
 # -- the simulation ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Job:
-    """So many items of so many seconds, on so many workers; or what comes of endless ones up to `horizon`."""
+    """`items` items of `item` seconds each on `slots` workers, simulated up to `horizon` seconds."""
 
     slots: int
     item: float
@@ -143,7 +142,7 @@ class Job:
     table: bool = False
 
     def terms(self):
-        """The scheduler's terms, as `aggregate` would make them."""
+        """Return the scheduler's options, as `aggregate` makes them."""
         grid = self.strategy.grid(self.chunksize)
         return SchedulerOptions(
             self.slots, self.strategy.stateful, self.strategy.in_order, grid, self.chunksize, self.items
@@ -151,48 +150,48 @@ class Job:
 
 
 @dataclass(frozen=True)
-class ChunkResult:
-    """What came of a job."""
+class SimulatedRun:
+    """The outcome of a simulated job."""
 
     seconds: float
     efficiency: float
-    """Of the time of all workers, the share that was spent in `func`."""
+    """The share of the workers' time spent in `func`."""
     parent: float
-    """Of its time, the share in which the parent was busy."""
+    """The share of its time in which the parent was busy."""
     chunk: float
     """Items in a chunk: the median over the later half."""
     result: tuple[int, int]
     """How many items the result has, and their sum."""
 
 
-class RunStatistics(Reducer):
-    """Counts items and adds them up, without looking at each: partials are ranges. It knows how often it merged."""
+class CountAndSum(Reducer):
+    """Counts items and adds them up, without a look at each: partials are ranges. Counts its merges, too."""
 
     def __init__(self):
         self.merges = 0
 
     def init(self):
-        """Nothing."""
+        """Return an empty count and sum."""
         return 0, 0
 
     def steps(self, acc, prepareds):
-        """The sum of a range is known from its ends."""
+        """Add a range, whose sum follows from its ends."""
         count = len(prepareds)
         return acc[0] + count, acc[1] + (prepareds[0] + prepareds[-1]) * count // 2
 
     def merge(self, acc, other):
-        """Both together."""
+        """Add both, and count the merge."""
         self.merges += 1
         return acc[0] + other[0], acc[1] + other[1]
 
     def taken(self):
-        """How many merges there were since this was last asked."""
+        """Return the number of merges since the last call."""
         merges, self.merges = self.merges, 0
         return merges
 
 
 class Slot:
-    """What waits in a worker, and the answer to what it is doing."""
+    """A worker: its queue of instructions, and the event of the one it carries out."""
 
     def __init__(self, worker_fold):
         self.worker_fold = worker_fold
@@ -201,19 +200,19 @@ class Slot:
 
 
 class Simulation:
-    """One parent and its workers: it is to the scheduler what the engine is, and has a clock that is only added to.
+    """One parent and its workers: drives the scheduler as the engine does, with a simulated clock.
 
-    `ends` is the queue of what ends when, in workers. The parent is at `now`; what workers do up to then is caught up
-    with before anything is given to them, or taken back.
+    `ends` is the queue of the times at which workers finish their work. The parent's time is `now`; the workers catch
+    up with it before the parent sends them an instruction.
     """
 
     def __init__(self, job, costs):
         self.job, self.costs, self.state = job, costs, costs.state(job.table)
         self.terms = job.terms()
-        self.scheduler, self.plan_cost = Scheduler(self.terms), costs.scheduler(job.slots)
-        self.tally = RunStatistics()
-        self.parent_fold = job.strategy.parent_fold(self.tally)
-        self.slots = [Slot(job.strategy.worker_fold(self.tally, self.terms.grid)) for _ in range(job.slots)]
+        self.scheduler, self.cost_of_event = Scheduler(self.terms), costs.scheduler(job.slots)
+        self.reducer = CountAndSum()
+        self.parent_fold = job.strategy.parent_fold(self.reducer)
+        self.slots = [Slot(job.strategy.worker_fold(self.reducer, self.terms.grid)) for _ in range(job.slots)]
         self.ends, self.instruction = [], count()
         self.events = deque()
         self.now = self.busy = self.work = 0.0
@@ -221,7 +220,7 @@ class Simulation:
         self.chunks, self.log = [], []
 
     def run(self, most_events=float("inf")):
-        """To the end of the job, or to the horizon."""
+        """Run to the end of the job, or to the horizon."""
         while not self.scheduler.finished and self.now < self.job.horizon and len(self.log) < most_events:
             self.pull()
             if not self.scheduler.finished:
@@ -229,10 +228,10 @@ class Simulation:
         return self
 
     def outcome(self):
-        """What came of it."""
+        """Return the outcome."""
         seconds = min(self.now, self.job.horizon)
         later = sorted(self.chunks[len(self.chunks) // 2 :])
-        return ChunkResult(
+        return SimulatedRun(
             seconds,
             self.work / (seconds * self.job.slots),
             min(1.0, self.busy / seconds),
@@ -243,12 +242,12 @@ class Simulation:
     # -- the parent ----------------------------------------------------------------------------------------------------
 
     def spend(self, seconds):
-        """The parent is busy."""
+        """Keep the parent busy for `seconds`."""
         self.now += seconds
         self.busy += seconds
 
     def pull(self):
-        """Pull chunks of a range, while the scheduler wants any."""
+        """Pull chunks of a range while the scheduler wants any."""
         while self.pulled < self.job.items and (wanted := self.scheduler.demand.items):
             in_hand = min(wanted, self.job.items - self.pulled)
             size = self.scheduler.sealable(in_hand, self.pulled + in_hand == self.job.items)
@@ -260,7 +259,7 @@ class Simulation:
             self.tell(instructions.SourceEnded())
 
     def wait(self):
-        """Take in all answers there are; if there is none, the next."""
+        """Take all pending events; if there are none, wait for the next."""
         self.catch_up()
         if not self.events:
             self.now = self.ends[0][0]
@@ -269,7 +268,7 @@ class Simulation:
             self.take(self.events.popleft())
 
     def take(self, event):
-        """Receive one."""
+        """Receive one event."""
         if not isinstance(event, instructions.Cancelled):
             states = event.states or ()
             unpack = 0.0 if self.steps else self.state.unpack
@@ -278,23 +277,23 @@ class Simulation:
 
     @property
     def steps(self):
-        """Whether partials travel, and the parent steps them."""
+        """Whether workers send partials and the parent steps them."""
         return isinstance(self.job.strategy, Stream)
 
     def tell(self, event):
-        """Tell the scheduler, and do what it orders."""
+        """Tell the scheduler of an event, and carry out its instructions."""
         todo = deque(self.handle(event))
         while todo:
             todo.extend(self.obey(todo.popleft()))
 
     def handle(self, event):
-        """What the scheduler orders."""
+        """Return the scheduler's instructions."""
         self.log.append(event)
-        self.spend(self.plan_cost)
+        self.spend(self.cost_of_event)
         return self.scheduler.handle(event)
 
     def obey(self, instruction):
-        """Carry out an order; give those that follow from it."""
+        """Carry out an instruction, and return those that follow from it."""
         if isinstance(instruction, instructions.Commit):
             return self.commit(instruction.state)
         if isinstance(instruction, instructions.Cancel):
@@ -303,15 +302,15 @@ class Simulation:
             self.send(instruction)
         return ()
 
-    def commit(self, partial_state):
-        """Fold it."""
-        self.parent_fold.commit(partial_state.data)
-        seconds = self.state.merge * self.tally.taken() + (self.state.step * partial_state.items if self.steps else 0.0)
+    def commit(self, state):
+        """Fold a state."""
+        self.parent_fold.commit(state.data)
+        seconds = self.state.merge * self.reducer.taken() + (self.state.step * state.items if self.steps else 0.0)
         self.spend(seconds)
         return self.handle(instructions.Merged(seconds))
 
     def send(self, instruction):
-        """It is in its worker at once."""
+        """Send an instruction, which arrives at once."""
         self.spend(self.costs.send)
         self.catch_up()
         slot = self.slots[instruction.slot]
@@ -320,7 +319,7 @@ class Simulation:
             self.begin(instruction.slot, self.now)
 
     def cancel(self, instruction):
-        """Nobody has begun what is still in the inbox."""
+        """Cancel a chunk that is still in the inbox."""
         self.spend(self.costs.send)
         self.catch_up()
         inbox = self.slots[instruction.slot].inbox
@@ -332,7 +331,7 @@ class Simulation:
     # -- the workers ---------------------------------------------------------------------------------------------------
 
     def catch_up(self):
-        """Have workers do all that they do up to now."""
+        """Advance the workers to the parent's time."""
         while self.ends and self.ends[0][0] <= self.now:
             at, _, number = heapq.heappop(self.ends)
             slot = self.slots[number]
@@ -342,7 +341,7 @@ class Simulation:
                 self.begin(number, at)
 
     def begin(self, number, at):
-        """The worker turns to what has waited longest."""
+        """Start the oldest instruction in the inbox."""
         slot = self.slots[number]
         instruction = slot.inbox.popleft()
         if isinstance(instruction, instructions.RunChunk):
@@ -353,7 +352,7 @@ class Simulation:
         heapq.heappush(self.ends, (at + seconds, next(self.instruction), number))
 
     def run_chunk(self, slot, run, at):
-        """The answer, and the seconds until it is there."""
+        """Return the event of a chunk, and the seconds until it arrives."""
         fold = 0.0 if self.steps else self.state.fold
         each = self.job.item + self.costs.item + fold
         stop = min(run.stop, run.start + 1 + int(min(run.budget / each, 1e15)))
@@ -362,7 +361,7 @@ class Simulation:
         items = stop - run.start
         slot.worker_fold.add(run.start, range(run.start, stop))
         slot.worker_fold.close(stop)
-        work = items * each + self.tally.taken() * self.state.merge
+        work = items * each + self.reducer.taken() * self.state.merge
         states, packing = self.packed(slot) if run.flush else (None, 0.0)
         self.chunks.append(items)
         self.work += max(0.0, min(items * self.job.item, self.job.horizon - at))
@@ -370,29 +369,29 @@ class Simulation:
         return event, self.costs.chunk + work + packing
 
     def packed(self, slot):
-        """The pieces that the worker flushes, and how long packing them takes."""
-        states = tuple(partial_state._replace(nbytes=60) for partial_state in slot.worker_fold.payloads())
+        """Return the states that the worker flushes, and the seconds that packing them takes."""
+        states = tuple(state._replace(nbytes=60) for state in slot.worker_fold.payloads())
         if self.steps:
-            return states, self.state.pack_partial * sum(partial_state.items for partial_state in states)
+            return states, self.state.pack_partial * sum(state.items for state in states)
         return states, self.state.pack * len(states)
 
 
 def simulated(job, costs):
-    """What comes of a job."""
+    """Simulate a job."""
     return Simulation(job, costs).run().outcome()
 
 
 @cache
 def outcomes(jobs, costs):
-    """What comes of many, beside each other: this is a job for poolagg. The large ones first."""
+    """Simulate many jobs in parallel, with poolagg, the large ones first."""
     jobs = sorted(jobs, key=lambda job: -job.slots)
     return dict(zip(jobs, aggregate(partial(simulated, costs=costs), jobs, Collect()), strict=True))
 
 
 def cost_of_telling(terms, log):
-    """CPU seconds that an event takes the real plan: it is told again what a simulated run has told it.
+    """Measure the CPU seconds of the real scheduler per event: replay the log of a simulated run on it.
 
-    The engine asks the scheduler two things in between, and so is it here.
+    Between two events it asks the scheduler the same two questions as the engine.
     """
     scheduler = Scheduler(terms)
     began = time.thread_time()

@@ -1,4 +1,4 @@
-"""What a suite is made of: a question, cases, contestants, and a check. This is all that a suite's file imports.
+"""The parts of a suite: a question, cases, contestants, and a check. A suite's file imports only this module.
 
     suite = Suite(
         __name__, "How fast are sums?",
@@ -13,9 +13,10 @@
         return sum(range(case.units))
 
 `python -m benchmarks NAME` finds it in `benchmarks/NAME.py`, which must define `suite`. Names that begin with
-"poolagg" are highlighted. What has to be there before the clock starts is declared: modules in `needs` (imported
-first; one that can't be is reported as missing), a server as `server`, a context manager whose value is the second
-argument and whose name is that of the program (`redis_server`: its version is written down).
+"poolagg" are highlighted. A contestant declares its requirements, which the harness provides before the clock starts:
+modules in `needs` (imported first; one that fails to import is reported as missing), and a server as `server`, a
+context manager whose value is the second argument and whose name is the program's (`redis_server`: the results
+include its version).
 """
 
 from __future__ import annotations
@@ -38,39 +39,39 @@ Scale = Literal["full", "quick", "tiny"]
 """full: numbers to publish. quick: the suite in under two minutes on two cores. tiny: for the tests."""
 
 LEAST = 40
-"""Units that a contestant is given at least, however small its part."""
+"""The least number of units for a contestant, however small its part."""
 
 
 class Missing(Exception):
-    """A contestant can't take part; the text says what to install."""
+    """A contestant cannot run; the text says what to install."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """What each contestant is asked to do. Subclass it for what a suite's contestants must know."""
+    """The task of each contestant. Subclass it for what a suite's contestants need to know."""
 
     name: str
     units: int = 1
-    """How much work it is; times are shown per unit."""
+    """The amount of work; times are shown per unit."""
     limit: float = 60.0
-    """Seconds after which a contestant is held to hang."""
+    """Seconds after which a run counts as a hang."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Whether a result is right, and what is to be said of it."""
+    """Whether a result is right, and a note on it."""
 
     correct: bool
     note: str = ""
     lost: int = 0
-    """Of `case.units`."""
+    """Lost updates, of `case.units`."""
     grade: str = ""
     """good, fair, poor or bad: the colour of the cell, where the suite shows a grid."""
 
 
 @dataclass(frozen=True)
 class Timed:
-    """A result and the seconds that count, from a contestant that holds the clock itself."""
+    """A result and the seconds that count, from a contestant that takes the time itself."""
 
     result: Any
     seconds: float
@@ -78,7 +79,7 @@ class Timed:
 
 @dataclass(frozen=True)
 class Contestant:
-    """A function of a case, and what it needs."""
+    """A function of a case, and its requirements."""
 
     name: str
     run: Callable[..., Any]
@@ -91,23 +92,23 @@ class Contestant:
     given: tuple[Any, ...]
 
     def takes_part(self, case: Case) -> bool:
-        """Whether it runs on this case: on all, unless it names some."""
+        """Tell whether it runs on this case: on all, unless it names some."""
         return not self.cases or case.name in self.cases
 
     def share(self, case: Case) -> Case:
-        """The part of the case that it is given: one that is very slow need not do all of it."""
+        """Return the contestant's part of the case: a very slow one does not do all of it."""
         return case if self.part == 1 else replace(case, units=min(case.units, max(LEAST, int(case.units * self.part))))
 
     @contextlib.contextmanager
     def ready(self) -> Iterator[tuple[Any, ...]]:
-        """Everything it needs is there: gives the arguments that come after the case."""
+        """Provide everything that the contestant needs, and yield the arguments after the case."""
         for module in self.needs:
             _import(module)
         with self.server() if self.server else contextlib.nullcontext() as server:
             yield () if self.server is None else (server,)
 
     def entrant(self) -> Entrant:
-        """What is told of it."""
+        """Return its description for the results."""
         return Entrant(self.name, inspect.getdoc(self.run) or "", lines_of_code(self.run, self.given), self.sound)
 
 
@@ -120,15 +121,15 @@ def _import(module: str) -> None:
 
 
 class Suite:
-    """One question, and those who answer it.
+    """One question and its contestants.
 
-    cases       gives the cases for a scale
-    check       gives the Diagnosis on a result
-    reference   how the name of the contestant begins that ratios are taken to
-    unit        what a unit of work is called, and in how many seconds its time is shown: ("µs per update", 1e-6)
-    given       functions and classes of the suite's file that are not the user's to write: their lines don't count
+    cases       returns the cases for a scale
+    check       returns the Diagnosis on a result
+    reference   the prefix of the name of the contestant that ratios are taken to
+    unit        the name of a unit of work, and the seconds in which its time is shown: ("µs per update", 1e-6)
+    given       functions and classes of the suite's file that users do not write: their lines don't count
     memory      whether to measure the peak memory of the parent and of its children
-    at_once     how many contestants may run at the same time: more than one only where time is not the question
+    at_once     how many contestants may run at the same time: more than one only if the suite does not compare times
     tables      results as a list of Table;  charts   results as {name: PNG}
     """
 
@@ -165,10 +166,10 @@ class Suite:
         sound: bool = True,
         patience: float = 0,
     ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Enter the function below under `name`.
+        """Add the decorated function as a contestant under `name`.
 
-        `part` of the units, if it is very slow; not `sound`, if it is known to lose updates, or to fail, and here to
-        show it; `patience`: seconds beyond the case's limit, if it takes long to start.
+        `part`: its part of the units, if it is very slow. `sound=False`: it is known to lose updates or to fail, and
+        the suite shows it. `patience`: seconds beyond the case's limit, if it takes long to start.
         """
 
         def enter(run: Callable[..., Any]) -> Callable[..., Any]:
@@ -179,16 +180,16 @@ class Suite:
         return enter
 
     def named(self, name: str) -> Contestant:
-        """The contestant of that name."""
+        """Return the contestant of that name."""
         return next(contestant for contestant in self.contestants if contestant.name == name)
 
     def case(self, name: str, scale: Scale) -> Case:
-        """The case of that name."""
+        """Return the case of that name."""
         return next(case for case in self.cases(scale) if case.name == name)
 
 
 def load(module: str) -> Suite:
-    """The suite that a module defines."""
+    """Return the suite that a module defines."""
     suite: Suite = importlib.import_module(module).suite
     return suite
 
@@ -197,7 +198,7 @@ def load(module: str) -> Suite:
 
 
 def lines_of_code(function: Callable[..., Any], given: Sequence[Any] = ()) -> int:
-    """The lines of a function and of what it uses of its own file, without blank lines, comments and docstrings."""
+    """Count the lines of a function and of its helpers, without blank lines, comments and docstrings."""
     return sum(_lines(thing) for thing in _used([inspect.unwrap(function)], given))
 
 
@@ -221,7 +222,7 @@ def _source(thing: Any) -> str:
 
 
 def _lines(thing: Any) -> int:
-    """Unparsing drops comments, blank lines and the author's line breaks: one statement, one line."""
+    """Count statements as lines: unparsing drops comments, blank lines and the author's line breaks."""
     tree = _tree(thing)
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):

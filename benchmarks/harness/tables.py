@@ -1,7 +1,7 @@
 """Results as tables, for the terminal and for the page.
 
-A suite's `tables` is a function of its `Results`: `times` (one table a case, fastest first) or `grid` (one row a
-contestant, one column a case, each cell in words).
+A suite's `tables` is a function of its `Results`: `times` (one table for each case, fastest first) or `grid` (one row
+for each contestant, one column for each case, each cell in words).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ MEANINGS = {
     "bad": "hangs, or goes wrong",
     "none": "not there",
 }
-"""What the grades of an outcome mean."""
+"""The meanings of the grades of an outcome."""
 
 
 @dataclass(frozen=True)
-class ProgressCell:
-    """A text, and the class it has on the page: ours, number, good, fair, poor, bad, none."""
+class Cell:
+    """A text and its class on the page: ours, number, good, fair, poor, bad, none."""
 
     text: str
     kind: str = ""
@@ -38,7 +38,7 @@ class Table:
 
     title: str
     head: list[str]
-    rows: list[list[ProgressCell]]
+    rows: list[list[Cell]]
 
     @property
     def wordy(self) -> bool:
@@ -47,7 +47,7 @@ class Table:
 
 
 def times(results: Results) -> list[Table]:
-    """A table for each case: median, ratio to the reference, result, lines of user code."""
+    """Return a table for each case: median, ratio to the reference, result, lines of user code."""
     return [_times(results, case) for case in results.cases]
 
 
@@ -61,9 +61,9 @@ def _times(results: Results, case: str) -> Table:
 @dataclass(frozen=True)
 class _Column:
     head: str
-    cell: Callable[[Standing], ProgressCell]
+    cell: Callable[[Standing], Cell]
     show: Callable[[Standing], object] | None = None
-    """The column is there if this is true of anyone."""
+    """The column appears if this is true of any contestant."""
 
 
 def _columns(results: Results) -> list[_Column]:
@@ -71,42 +71,42 @@ def _columns(results: Results) -> list[_Column]:
         _Column("contestant", _name),
         _Column(f"median {results.unit}", lambda s: _time(s.median, results, bool(s.times))),
         _Column("least - most", lambda s: _range(s, results)),
-        _Column("x poolagg", lambda s: ProgressCell(significant(s.ratio) if s.ratio else "-", "number")),
+        _Column("x poolagg", lambda s: Cell(significant(s.ratio) if s.ratio else "-", "number")),
         _Column("result", _outcome),
-        _Column("lines", lambda s: ProgressCell(str(s.entrant.lines), "number")),
-        _Column("units", lambda s: ProgressCell(f"{s.runs[0].units:,}", "number"), lambda s: s.runs[0].units > 1),
+        _Column("lines", lambda s: Cell(str(s.entrant.lines), "number")),
+        _Column("units", lambda s: Cell(f"{s.runs[0].units:,}", "number"), lambda s: s.runs[0].units > 1),
         _Column("parent MiB", lambda s: _mebibytes(s.most("parent_memory")), lambda s: s.most("parent_memory")),
         _Column("children MiB", lambda s: _mebibytes(s.most("children_memory")), lambda s: s.most("parent_memory")),
-        _Column("left behind", lambda s: ProgressCell(str(s.most("left")), "number"), lambda s: s.most("left")),
+        _Column("left behind", lambda s: Cell(str(s.most("left")), "number"), lambda s: s.most("left")),
     ]
 
 
-def _name(standing: Standing) -> ProgressCell:
-    return ProgressCell(standing.entrant.name, "ours" if standing.entrant.ours else "", standing.entrant.idiom)
+def _name(standing: Standing) -> Cell:
+    return Cell(standing.entrant.name, "ours" if standing.entrant.ours else "", standing.entrant.idiom)
 
 
-def _outcome(standing: Standing) -> ProgressCell:
+def _outcome(standing: Standing) -> Cell:
     missing = all(run.status == "missing" for run in standing.runs)
-    return ProgressCell(standing.outcome, "none" if missing else "good" if standing.correct else "bad")
+    return Cell(standing.outcome, "none" if missing else "good" if standing.correct else "bad")
 
 
-def _range(standing: Standing, results: Results) -> ProgressCell:
+def _range(standing: Standing, results: Results) -> Cell:
     if not standing.times:
-        return ProgressCell("-", "number")
+        return Cell("-", "number")
     low, high = (_time(time, results).text for time in (standing.times[0], standing.times[-1]))
-    return ProgressCell(f"{low} - {high}", "number")
+    return Cell(f"{low} - {high}", "number")
 
 
-def _time(seconds: float, results: Results, there: bool = True) -> ProgressCell:
-    return ProgressCell(significant(seconds / results.unit_seconds) if there else "-", "number")
+def _time(seconds: float, results: Results, there: bool = True) -> Cell:
+    return Cell(significant(seconds / results.unit_seconds) if there else "-", "number")
 
 
-def _mebibytes(amount: int | None) -> ProgressCell:
-    return ProgressCell("-" if amount is None else f"{amount / 2**20:,.0f}", "number")
+def _mebibytes(amount: int | None) -> Cell:
+    return Cell("-" if amount is None else f"{amount / 2**20:,.0f}", "number")
 
 
 def significant(value: float) -> str:
-    """Three digits, never in scientific notation.
+    """Format a number with three digits, never in scientific notation.
 
     >>> significant(0.01234), significant(1.5), significant(12345.6)
     ('0.0123', '1.50', '12,346')
@@ -121,10 +121,10 @@ def significant(value: float) -> str:
 
 
 def grid(results: Results) -> list[Table]:
-    """One table: a row for each contestant, a column for each case, and in the cells what happened."""
+    """Return one table: a row for each contestant, a column for each case, and the outcome in each cell."""
     rows = [
         [
-            ProgressCell(entrant.name, "ours" if entrant.ours else "", entrant.idiom),
+            Cell(entrant.name, "ours" if entrant.ours else "", entrant.idiom),
             *(_happened(results.of(case, entrant.name)) for case in results.cases),
         ]
         for entrant in results.entrants
@@ -132,24 +132,24 @@ def grid(results: Results) -> list[Table]:
     return [Table(results.question, ["", *results.cases], rows)]
 
 
-def _happened(runs: list[Run]) -> ProgressCell:
-    """What happened in most turns; and in how many, if not in all."""
+def _happened(runs: list[Run]) -> Cell:
+    """Return the outcome of most turns, and their number if not all."""
     if not runs:
-        return ProgressCell("-", "none")
+        return Cell("-", "none")
     texts = [in_words(run) for run in runs]
     most = max(texts, key=texts.count)
     run = runs[texts.index(most)]
     often = "" if texts.count(most) == len(texts) else f" ({texts.count(most)} of {len(texts)})"
-    return ProgressCell(most + often, grade(run))
+    return Cell(most + often, grade(run))
 
 
 def in_words(run: Run) -> str:
-    """The note of a run, or its status."""
+    """Return the note of a run, or its status."""
     return {"hung": "hangs", "missing": "not installed", "failed": f"fails: {run.note}"}.get(run.status) or run.note
 
 
 def grade(run: Run) -> str:
-    """good, fair, poor, bad or none."""
+    """Return good, fair, poor, bad or none."""
     return {"hung": "bad", "missing": "none", "failed": "bad"}.get(run.status) or run.grade
 
 
@@ -157,7 +157,7 @@ def grade(run: Run) -> str:
 
 
 def as_text(table: Table) -> str:
-    """For a terminal."""
+    """Format a table for a terminal."""
     return "\n".join([table.title, "", *(_by_column(table) if table.wordy else _aligned(table)), ""])
 
 
@@ -173,7 +173,7 @@ def _justified(text: str, width: int, right: bool) -> str:
 
 
 def _by_column(table: Table) -> list[str]:
-    """One block for each column: cells in words would make lines too long for any terminal."""
+    """Format one block for each column, since cells in words make lines too long for a terminal."""
     lines = []
     for place, title in list(enumerate(table.head))[1:]:
         lines += [title, *(f"    {row[0].text:22}{row[place].text}" for row in table.rows), ""]
@@ -181,9 +181,9 @@ def _by_column(table: Table) -> list[str]:
 
 
 def as_markdown(table: Table) -> str:
-    """For a README: numbers to the right, ours in bold.
+    """Format a table for a README: numbers to the right, ours in bold.
 
-    >>> print(as_markdown(Table("", ["", "s"], [[ProgressCell("poolagg", "ours"), ProgressCell("1.0", "number")]])))
+    >>> print(as_markdown(Table("", ["", "s"], [[Cell("poolagg", "ours"), Cell("1.0", "number")]])))
     | | s |
     |---|--:|
     | **poolagg** | 1.0 |
@@ -197,13 +197,13 @@ def as_markdown(table: Table) -> str:
 
 
 def as_html(table: Table) -> str:
-    """For the page."""
+    """Format a table for the page."""
     head = "".join(f"<th>{escape(text)}</th>" for text in table.head)
     rows = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in table.rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
 
-def _cell(cell: ProgressCell) -> str:
+def _cell(cell: Cell) -> str:
     hint = f' title="{escape(cell.hint)}"' if cell.hint else ""
     text = re.sub(r"(?<=[a-z])(?=[A-Z])", "<wbr>", escape(cell.text))  # names of exceptions are long
     return f'<td class="{cell.kind}"{hint}>{text}</td>'

@@ -1,16 +1,16 @@
 """How near to the limit is it?
 
-A target for each kind of work, and whether it holds on this machine. poolagg has its default settings, and a pool that
-is warm: `with ProcessPool() as pool:`, and each worker has run something and has imported what it needs. So has the
-`multiprocessing.Pool` that it is compared with, whose chunks are tuned by hand.
+The suite has a target for each kind of work, and says whether it holds on this machine. poolagg has its default
+settings and a warm pool: `with ProcessPool() as pool:`, and each worker has run something and imported its modules. So
+does the `multiprocessing.Pool` that it is compared with, whose chunks are tuned by hand.
 
 "Ideal" is the time of the fastest loop on one core, in the same turn, divided by the number of cores. Ratios are taken
-turn by turn. Memory is the parent's peak above what it had when the clock started. Where caches and memory are what is
-short, cores that share them do not do twice what one does: what loops take that run side by side, each on its share of
-the items, and whose results nobody merges, stands beside it.
+turn by turn. Memory is the parent's peak above its memory when the clock starts. Where caches and memory are the limit,
+two cores that share them do less than twice the work of one: so the table also has the time of loops that run side by
+side, each on its share of the items, without a merge.
 
-What has to be measured in an interpreter that is new (importing, the first result of a new pool) is run in several,
-one after another, and the median of these is the time of the turn. All is compiled before, as it is once installed.
+A measurement that needs a new interpreter (an import, the first result of a new pool) runs in several, one after
+another, and the time of the turn is their median. All files are compiled before, as after an installation.
 """
 
 import functools
@@ -45,11 +45,11 @@ CORES = usable_cpus()
 
 
 def nothing():
-    """What most workers need, beside this file, which they import for it: numpy is among it."""
+    """Import the modules that most workers need, besides this file, which they import; numpy is among them."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChunkRunner(Goal):
+class Work(Goal):
     """`units` items of `source(units)`, each given to `func`; in a loop, `fold` reduces the results."""
 
     source: Callable[[int], Any]
@@ -58,31 +58,31 @@ class ChunkRunner(Goal):
     right: Callable[[int, Any], bool]
     reducer: Callable[[], Any] | None = None
     add: Callable[[Any, Any], Any] | None = None
-    """In place of a reducer: what the parent does to its array with each result."""
+    """Instead of a reducer: the parent's update of its array with each result."""
     chunksize: int = 1
-    """Of the Pool, tuned."""
+    """The Pool's chunk size, tuned by hand."""
     ready: Callable[[], Any] = nothing
-    """What each worker does before the clock starts."""
+    """The initializer of each worker, before the clock starts."""
     rated: bool = False
-    """Whether the bytes per second are told."""
-    out_of_band: bool = False
-    """Whether loops side by side are of interest."""
+    """Whether to note the bytes per second."""
+    side_by_side: bool = False
+    """Whether to run loops side by side, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fresh(Goal):
-    """Programs, each for an interpreter of its own, that print the seconds that count and whether all went well."""
+    """Programs, each for a new interpreter, that print the seconds that count and whether all went well."""
 
     ours: Callable[[], str]
     theirs: str = ""
     tries: int = 1
     said: str = ""
-    """What the third number that they print is, which is another time."""
+    """The meaning of the third number that they print, another time."""
 
 
 @dataclass(frozen=True)
-class ChunkResult:
-    """A result, and what else is told of it."""
+class Measured:
+    """A result and further measurements."""
 
     result: Any
     seconds: float
@@ -93,7 +93,7 @@ class ChunkResult:
 
 
 def check(goal, outcome):
-    """Equal to what a loop gives; and memory, or bytes per second, where these are the question."""
+    """Compare with a loop, and note memory or bytes per second where the goal asks for them."""
     if isinstance(goal, Fresh):
         also = "" if outcome.also is None else f"{goal.said}: {1e3 * outcome.also:.1f} ms"
         return Diagnosis(outcome.result is True, also)
@@ -112,7 +112,7 @@ NBYTES = 8 * jobs.MILLION
 
 @functools.cache
 def ready_array(seed):
-    """Made once in each process, before the clock starts."""
+    """Make the array once in each process, before the clock starts."""
     return jobs.random_array(seed)
 
 
@@ -126,7 +126,7 @@ def add(total, array):
 
 
 def applied(add, results):
-    """The loop that does with each result what `Into` has done with it."""
+    """Run the loop that does the same with each result as `Into`."""
     total = jobs.zeros()
     for result in results:
         add(total, result)
@@ -134,7 +134,7 @@ def applied(add, results):
 
 
 def copying():
-    """Bytes per second from one array of 8 MB to another: no pipe and no shared memory is faster."""
+    """Return the bytes per second from one array of 8 MB to another: no pipe and no shared memory is faster."""
     source, target = np.ones(jobs.MILLION), np.empty(jobs.MILLION)
     return NBYTES / median(seconds_of(partial(np.copyto, target, source)) for _ in range(20))
 
@@ -153,12 +153,12 @@ def third(number):
 
 
 def is_exact_sum_of_thirds(count, result):
-    """To the last bit."""
+    """Compare to the last bit."""
     return result == math.fsum(map(third, range(count)))
 
 
 def updated(results):
-    """One Counter."""
+    """Count into one Counter."""
     return functools.reduce(jobs.update, results, Counter())
 
 
@@ -168,7 +168,7 @@ IMPORTED = "from poolagg import aggregate, ProcessPool, Sum"
 
 
 def import_program():
-    """Imports all that poolagg imports of others; then, with the clock, poolagg, and what one mostly uses of it."""
+    """Import the modules that poolagg imports; then, with the clock, poolagg and its most used names."""
     before = "import sys; before = set(sys.modules)"
     found = interpreted(f"{before}; {IMPORTED}; import json; print(json.dumps([*set(sys.modules) - before]))")
     others = sorted(name for name in found if name.partition(".")[0] != "poolagg")
@@ -188,7 +188,7 @@ def import_program():
 
 
 def first_by_poolagg(method):
-    """The program of a new pool, which gives its first result."""
+    """Return the program of a new pool, which yields its first result."""
     return textwrap.dedent(f"""
         import json
         from time import perf_counter
@@ -202,7 +202,7 @@ def first_by_poolagg(method):
 
 
 def first_by_pool(method):
-    """The same, by the same call; what it needs to import is imported before as well."""
+    """Return the same program for multiprocessing's Pool; its imports come before the clock, too."""
     return textwrap.dedent(f"""
         import json
         import multiprocessing.pool
@@ -217,12 +217,12 @@ def first_by_pool(method):
 
 @functools.cache
 def byte_code():
-    """A folder for it, among the temporary files, which the harness removes."""
+    """Return a folder among the temporary files, which the harness removes."""
     return tempfile.mkdtemp()
 
 
 def interpreted(program):
-    """What a program prints, in an interpreter of its own that has no script, and may keep what it compiles."""
+    """Return the output of a program in a new interpreter without a script, which may keep compiled files."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     environment["PYTHONPYCACHEPREFIX"] = byte_code()
     done = subprocess.run([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, check=True)
@@ -230,11 +230,11 @@ def interpreted(program):
 
 
 def in_fresh_interpreters(goal, program):
-    """The median of several, after one that has it compiled: as it is where poolagg is installed."""
+    """Return the median of several runs, after one that compiles, as where poolagg is installed."""
     interpreted(program)
     seconds, results, also = zip(*(interpreted(program) for _ in range(goal.tries)), strict=True)
     middle = median(seconds)
-    return Timed(ChunkResult(all(results), middle, also=None if None in also else median(also)), middle)
+    return Timed(Measured(all(results), middle, also=None if None in also else median(also)), middle)
 
 
 # -- all of them -------------------------------------------------------------------------------------------------------
@@ -243,16 +243,16 @@ SIZES = {"full": 0, "quick": 1, "tiny": 2}
 
 
 def goals(scale):
-    """In the sizes for a scale."""
+    """Return the goals in the sizes for a scale."""
     place = SIZES[scale]
     limit = {"full": 180, "quick": 40, "tiny": 25}[scale]
     return [build(sizes[place], limit) for build, sizes in GOALS]
 
 
 def work(name, most, measure, func, fold, right, source=range, **more):
-    """A function of the number of items and of the time limit, which gives the Work."""
+    """Return a function that makes the Work from a number of items and a time limit."""
     fields = {"source": source, "func": func, "fold": fold, "right": right, **more}
-    return lambda units, limit: ChunkRunner(name, units, limit, most=most, measure=measure, **fields)
+    return lambda units, limit: Work(name, units, limit, most=most, measure=measure, **fields)
 
 
 def sum_of_squares(name, most, measure=BY_IDEAL, func=jobs.square, **more):
@@ -271,14 +271,14 @@ def arrays(name, most, measure, **more):
 
 
 def word_count(title, most, vocabulary, length=54_688):
-    """As in the suite `peers`: `length` words a file in 64 files; fewer and smaller ones for fewer."""
+    """Draw words as in the suite `peers`: `length` words a file in 64 files; fewer and smaller ones for fewer."""
 
     def build(files, limit):
         share = min(1, files / 64)
         sizes = int(vocabulary * share), int(length * share)
         source, right = partial(jobs.corpus, *sizes), partial(jobs.is_count_of_words, *sizes)
         return work(title, most, BY_IDEAL, jobs.count_words, updated, right, source, reducer=MergeCounts,
-                    out_of_band=True)(files, limit)  # fmt: skip
+                    side_by_side=True)(files, limit)  # fmt: skip
 
     return build
 
@@ -305,9 +305,9 @@ GOALS = [
     (skewed("ascending", sorted), (2000, 300, 30)),
     (skewed("descending", jobs.descending), (2000, 300, 30)),
     (arrays("8 MB arrays, each applied in the parent", 1 / 8, BY_POOL, add=add, rated=True), (400, 60, 4)),
-    (arrays("8 MB arrays, ArraySum", 1.3, BY_IDEAL, reducer=ArraySum, out_of_band=True), (2000, 200, 4)),
+    (arrays("8 MB arrays, ArraySum", 1.3, BY_IDEAL, reducer=ArraySum, side_by_side=True), (2000, 200, 4)),
     (work("8 MB arrays that are drawn, ArraySum", 1.3, BY_IDEAL, jobs.random_array, partial(applied, add),
-          partial(jobs.is_sum, jobs.random_array, np.asarray), jobs.seeds, reducer=ArraySum, out_of_band=True),
+          partial(jobs.is_sum, jobs.random_array, np.asarray), jobs.seeds, reducer=ArraySum, side_by_side=True),
      (400, 60, 4)),
     (word_count("word count, 50 k distinct", 1.15, 50_000), (64, 16, 8)),
     (word_count("word count, 1.6 M distinct", 1.6, 1_900_000), (64, 16, 8)),
@@ -318,11 +318,11 @@ GOALS = [
     (imported, (5, 5, 1)),
     *((first_result(method), (5, 5, 1)) for method in ("forkserver", "spawn", "fork")),
 ]  # fmt: skip
-"""How each is built, and the number of its items, or of tries: full, quick, tiny."""
+"""The builder of each goal, and its number of items, or of tries: full, quick, tiny."""
 
 
 def named(takes_part):
-    """The names of the goals of which it is true."""
+    """Return the names of the goals for which it is true."""
     return [goal.name for goal in goals("full") if takes_part(goal)]
 
 
@@ -342,23 +342,23 @@ suite = Suite(
 
 
 def timed(items, perform):
-    """The clock runs while `perform` makes a result of the items."""
+    """Run `perform` on the items under the clock."""
     memory, began = peak_memory(os.getpid()), time.perf_counter()
     result = perform(items)
     seconds = time.perf_counter() - began
     growth = None if memory is None else peak_memory(os.getpid()) - memory
-    return Timed(ChunkResult(result, seconds, growth), seconds)
+    return Timed(Measured(result, seconds, growth), seconds)
 
 
 def warm(ready, _):
-    """In a worker: long enough that the others get their share. Gives its process."""
+    """Occupy a worker long enough that the others get their share, and return its process id."""
     ready()
     time.sleep(0.01)
     return os.getpid()
 
 
 def warm_all(pool, goal):
-    """All workers of a `multiprocessing.Pool`."""
+    """Start all workers of a `multiprocessing.Pool`."""
     while len(set(pool.map(partial(warm, goal.ready), range(4 * CORES), 1))) < CORES:
         pass
 
@@ -384,17 +384,17 @@ def aggregated(goal, pool, items):
     return total
 
 
-@suite.contestant(SERIAL, cases=named(lambda goal: isinstance(goal, ChunkRunner) and goal.measure != MEBIBYTES))
+@suite.contestant(SERIAL, cases=named(lambda goal: isinstance(goal, Work) and goal.measure != MEBIBYTES))
 def serial(goal):
-    """The fastest loop: `sum` or `math.fsum` of a `map`, where one of these is what is asked for."""
+    """Use the fastest loop: `sum` or `math.fsum` of a `map`, if the goal is one of these."""
     items = goal.source(goal.units)
     goal.ready()
     return timed(items, lambda items: goal.fold(map(goal.func, items)))
 
 
-@suite.contestant(APART, cases=named(lambda goal: isinstance(goal, ChunkRunner) and goal.out_of_band))
+@suite.contestant(APART, cases=named(lambda goal: isinstance(goal, Work) and goal.side_by_side))
 def side_by_side(goal):
-    """A loop on each core, over its share of the items. The clock runs until the last is done; nothing is merged."""
+    """Loop on each core, over its share of the items. The clock runs until the last ends; nothing is merged."""
     from multiprocessing import Pool
 
     items = goal.source(goal.units)
@@ -403,11 +403,11 @@ def side_by_side(goal):
         told = pool.map(partial(looped, goal), [items[core::CORES] for core in range(CORES)], 1)
     began, ended, results = zip(*told, strict=True)
     seconds = max(ended) - min(began)
-    return Timed(ChunkResult(goal.fold(results), seconds), seconds)
+    return Timed(Measured(goal.fold(results), seconds), seconds)
 
 
 def looped(goal, items):
-    """A result, with when it was begun and ended."""
+    """Return a result, with its start and end."""
     began = time.monotonic()
     result = goal.fold(map(goal.func, items))
     return began, time.monotonic(), result
@@ -415,7 +415,7 @@ def looped(goal, items):
 
 @suite.contestant(POOL, cases=named(lambda goal: goal.measure == BY_POOL))
 def multiprocessing_pool(goal):
-    """The documentation of multiprocessing: a loop over `imap_unordered`, with a large chunksize for many items."""
+    """Follow the documentation of multiprocessing: loop over `imap_unordered`, large chunksize for many items."""
     from multiprocessing import Pool
 
     if isinstance(goal, Fresh):

@@ -1,6 +1,6 @@
-"""What the suite `limit` asks of each goal, and what it found: one table and one picture of all goals, and the times.
+"""The goals of the suite `limit` and their results: one table and one chart of all goals, and the times.
 
-A goal holds if the median over the turns is at most what it says, and if every turn gave the right result.
+A goal holds if the median over the turns is at most its limit, and if every turn gave the right result.
 """
 
 import io
@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from statistics import median
 
 from benchmarks.harness import Case, charts, tables
-from benchmarks.harness.tables import ProgressCell, Table, significant
+from benchmarks.harness.tables import Cell, Table, significant
 
 OURS, SERIAL, POOL, APART = "poolagg", "serial", "multiprocessing.Pool", "loops side by side"
 """The contestants."""
 
 BY_IDEAL, BY_POOL, MEBIBYTES, MILLISECONDS = "x ideal", "x Pool", "MiB", "ms"
-"""What a goal is measured in: poolagg's time by that of the loop over the cores, or by Pool's; memory; time."""
+"""The measures: poolagg's time divided by the loop's over the cores, or by Pool's; memory; time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Goal(Case):
-    """A case, and what poolagg may need for it."""
+    """A case, and poolagg's limit for it."""
 
     most: float
     measure: str
@@ -30,12 +30,12 @@ class Goal(Case):
 
 
 def grown(growth):
-    """What a run's note says of the bytes that the parent had, at its peak, above the start."""
+    """Note the parent's peak memory above the start, in bytes."""
     return "" if growth is None else f"parent +{growth / 2**20:.1f} MiB"
 
 
 def mebibytes(note):
-    """The number in such a note; None if it says nothing of that.
+    """Read the number in such a note; None if it has none.
 
     >>> mebibytes(grown(3 << 19)), mebibytes("")
     (1.5, None)
@@ -45,7 +45,7 @@ def mebibytes(note):
 
 
 def measured(results, goal):
-    """One number a turn, in the goal's measure, least first."""
+    """Return one number for each turn, in the goal's measure, least first."""
     if goal.measure == MEBIBYTES:
         notes = (mebibytes(run.note) for run in results.of(goal.name, OURS) if run.correct)
         return sorted(found for found in notes if found is not None)
@@ -55,33 +55,33 @@ def measured(results, goal):
 
 
 def by_ideal(results, goal, contestant):
-    """A contestant's times by the loop's over the cores, least first."""
+    """Return a contestant's times divided by the loop's over the cores, least first."""
     return [cores_of(results) * ratio for ratio in ratios(results, goal, contestant, SERIAL)]
 
 
 def ratios(results, goal, contestant, other):
-    """Turn by turn, least first."""
+    """Return ratios turn by turn, least first."""
     found, others = times(results, goal, contestant), times(results, goal, other)
     return sorted(seconds / others[turn] for turn, seconds in found.items() if turn in others)
 
 
 def times(results, goal, contestant):
-    """Seconds per unit, by turn, where the result was right."""
+    """Return seconds per unit, by turn, of right results."""
     return {run.turn: run.seconds / run.units for run in results.of(goal.name, contestant) if run.correct}
 
 
 def cores_of(results):
-    """Those that the measuring process could use, as it wrote down."""
+    """Return the cores that the measuring process could use, as the results say."""
     return int(re.search(r"(\d+) usable", results.machine["cores"])[1])
 
 
 def wrong(results, goal):
-    """poolagg's runs that did not give the right result."""
+    """Return poolagg's runs that did not give the right result."""
     return [run for run in results.of(goal.name, OURS) if not run.correct]
 
 
 def holds(results, goal):
-    """True or False; None if there is nothing to say."""
+    """Tell whether the goal holds; None without results."""
     if wrong(results, goal):
         return False
     found = measured(results, goal)
@@ -89,18 +89,18 @@ def holds(results, goal):
 
 
 def _number(goal, value):
-    """A ratio in three digits; milliseconds and MiB with one decimal."""
+    """Format a ratio with three digits; milliseconds and MiB with one decimal."""
     return significant(value) if goal.measure in (BY_IDEAL, BY_POOL) else f"{value:,.1f}"
 
 
 # -- the tables --------------------------------------------------------------------------------------------------------
 
 HEAD = ["work", "measured", "least - most", "target", "holds", "side by side"]
-"""The last is what loops on all cores take that share nothing but the machine's memory, and merge nothing."""
+"""Return a row; its last cell is for loops on all cores that share only the machine's memory, and merge nothing."""
 
 
 def reached(results, goals):
-    """One table of all goals; then the usual ones. Who writes how many lines is not the question here."""
+    """Return one table of all goals, then the usual ones without the lines of user code."""
     goals = [goal for goal in goals if goal.name in results.cases]
     kept = sum(holds(results, goal) is True for goal in goals)
     title = f"{results.question} {kept} of {len(goals)} targets hold ({cores_of(results)} cores)"
@@ -108,23 +108,23 @@ def reached(results, goals):
 
 
 def _row(results, goal):
-    found, out_of_band = measured(results, goal), by_ideal(results, goal, APART)
+    found, side_by_side = measured(results, goal), by_ideal(results, goal, APART)
     return [
-        ProgressCell(goal.name),
-        ProgressCell(f"{_number(goal, median(found))} {goal.measure}" if found else "-", "number"),
-        ProgressCell(f"{_number(goal, found[0])} - {_number(goal, found[-1])}" if found else "-", "number"),
-        ProgressCell(f"at most {goal.most:g} {goal.measure}", "number"),
+        Cell(goal.name),
+        Cell(f"{_number(goal, median(found))} {goal.measure}" if found else "-", "number"),
+        Cell(f"{_number(goal, found[0])} - {_number(goal, found[-1])}" if found else "-", "number"),
+        Cell(f"at most {goal.most:g} {goal.measure}", "number"),
         _verdict(results, goal),
-        ProgressCell(f"{_number(goal, median(out_of_band))} {goal.measure}" if out_of_band else "", "number"),
+        Cell(f"{_number(goal, median(side_by_side))} {goal.measure}" if side_by_side else "", "number"),
     ]
 
 
 def _verdict(results, goal):
     if bad := wrong(results, goal):
         what = {"done": "wrong result", "hung": "hangs", "failed": "fails"}.get(bad[0].status, bad[0].status)
-        return ProgressCell(f"no: {what} in {len(bad)} of {len(results.of(goal.name, OURS))} turns", "bad", bad[0].note)
+        return Cell(f"no: {what} in {len(bad)} of {len(results.of(goal.name, OURS))} turns", "bad", bad[0].note)
     text, kind = {True: ("yes", "good"), False: ("no", "bad"), None: ("-", "none")}[holds(results, goal)]
-    return ProgressCell(text, kind)
+    return Cell(text, kind)
 
 
 def _without_lines(table):
@@ -136,11 +136,11 @@ def _without_lines(table):
 # -- the picture -------------------------------------------------------------------------------------------------------
 
 LONGEST = 2.5
-"""Targets: a bar that is longer is cut, and its number tells."""
+"""Multiples of the target: a longer bar is cut, and has its number."""
 
 
 def picture(results, goals):
-    """A bar for each goal, by its target: up to the line it holds."""
+    """Draw a bar for each goal, relative to its target: up to the line it holds."""
     found = [(goal, numbers) for goal in goals if goal.name in results.cases and (numbers := measured(results, goal))]
     return {results.suite: _bars(results, found)} if found else {}
 

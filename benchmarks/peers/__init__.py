@@ -1,15 +1,15 @@
 """How near to the ideal do poolagg and its peers bring the same job?
 
-The ideal is the time of a loop on one core, divided by the number of cores. Each peer is given the same input, the
-same function and the same way to reduce its results (`harness/jobs.py`), and runs them in the idiom of its own
-documentation, with as many workers as there are cores.
+The ideal is the time of a loop on one core, divided by the number of cores. Each peer gets the same input, the same
+function and the same reduction of its results (`harness/jobs.py`), and runs them in the idiom of its own
+documentation, with as many workers as cores.
 
-The clock runs from before the pool is made until the result is there: starting is part of the job. Not so for
-dask.distributed and Ray, which are clusters that one starts for a day: theirs counts in "start-up" only. A peer that
-takes long over the tiny items is given a part of them (see "units"), and its time per item counts.
+The time of a job includes making the pool. dask.distributed and Ray are clusters that run for days, so their start
+counts in "start-up" only. A peer that is slow with tiny items gets a part of them (see "units"), and its time per item
+counts.
 
-Memory is the peak over the run: of the parent, and of all its children together, where a page that several of them
-share by fork counts for each.
+Memory is the peak over the run: of the parent, and of all its children together; a page that several of them share by
+fork counts for each.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ CORES = usable_cpus()
 
 
 def check(job, outcome):
-    """Equal to what a loop gives; where the reducer is slow, also how much was waiting for it."""
+    """Compare with a loop; where the reducer is slow, also note how many results waited for it."""
     result, growth = outcome
     if not job.right(job.units, result):
         return Diagnosis(False, "not what a loop gives")
@@ -41,14 +41,14 @@ def check(job, outcome):
 # Each is a context manager, which holds the pool, and gives a function of a job and its input that returns the result.
 
 ABSENT = {}
-"""By contestant and job: why it is not run."""
+"""By contestant and job: the reason for not running it."""
 
 
 def peer(name, *needs, part=1.0, cluster=False, patience=0, absent=()):
-    """Enter the context manager below as a contestant.
+    """Add the decorated context manager as a contestant.
 
-    `part` of the tiny items, for who takes long over them; a `cluster` is there before the clock starts; `absent`: the
-    jobs that it is not given, each with the reason.
+    `part`: its part of the tiny items, if it is slow with them. `cluster`: it starts before the clock. `absent`: the
+    jobs that it does not run, each with the reason.
     """
 
     def enter(session):
@@ -71,7 +71,7 @@ def peer(name, *needs, part=1.0, cluster=False, patience=0, absent=()):
 
 
 def chunks_of_one(reason):
-    """Why a contestant that is tuned by its chunks leaves out the jobs whose best chunk is one item."""
+    """Say why a contestant that is tuned by its chunks leaves out the jobs whose best chunk is one item."""
     return {job.name: reason for job in jobs("full") if job.chunksize == 1}
 
 
@@ -120,14 +120,14 @@ def poolagg_into():
 @peer("serial")
 @contextlib.contextmanager
 def serial():
-    """A loop."""
+    """Loop."""
     yield lambda job, items: job.fold(map(job.func, items))
 
 
 @peer("Pool.imap_unordered", part=1 / 50)
 @contextlib.contextmanager
 def pool_default():
-    """The documentation of multiprocessing: a loop over `imap_unordered`, whose chunks are of one item by default."""
+    """Follow the documentation of multiprocessing: loop over `imap_unordered`, whose default chunk is one item."""
     from multiprocessing import Pool
 
     with Pool(CORES) as pool:
@@ -137,7 +137,7 @@ def pool_default():
 @peer("Pool.imap_unordered, tuned chunks", absent=chunks_of_one("chunks of one, the default, are best"))
 @contextlib.contextmanager
 def pool_tuned():
-    """The same documentation: "using a large value for chunksize can make the job complete much faster"."""
+    """Follow the same documentation: "using a large value for chunksize can make the job complete much faster"."""
     from multiprocessing import Pool
 
     with Pool(CORES) as pool:
@@ -147,7 +147,7 @@ def pool_tuned():
 @peer("ProcessPoolExecutor.map, tuned chunks")
 @contextlib.contextmanager
 def executor_map():
-    """The documentation of concurrent.futures: `map`, with the large chunksize that it advises for long inputs."""
+    """Follow the documentation of concurrent.futures: `map`, with the large chunksize advised for long inputs."""
     from concurrent.futures import ProcessPoolExecutor
 
     with ProcessPoolExecutor(CORES) as executor:
@@ -157,7 +157,7 @@ def executor_map():
 @peer("ProcessPoolExecutor, as_completed", part=1 / 100)
 @contextlib.contextmanager
 def executor_as_completed():
-    """The documentation of concurrent.futures: a future for each item, and a loop over `as_completed`."""
+    """Follow the documentation of concurrent.futures: a future for each item, and a loop over `as_completed`."""
     from concurrent.futures import ProcessPoolExecutor, as_completed
 
     with ProcessPoolExecutor(CORES) as executor:
@@ -172,7 +172,7 @@ def executor_as_completed():
 @peer("joblib, generator_unordered", "joblib", part=1 / 20)
 @contextlib.contextmanager
 def joblib():
-    """joblib's documentation: `return_as="generator_unordered"`; it sizes its batches itself."""
+    """Follow joblib's documentation: `return_as="generator_unordered"`; it sizes its batches itself."""
     from joblib import Parallel, delayed
 
     def run(job, items):
@@ -184,7 +184,7 @@ def joblib():
 @peer("loky, tuned chunks", "loky")
 @contextlib.contextmanager
 def loky():
-    """loky's documentation: `get_reusable_executor`, and `map` as of concurrent.futures."""
+    """Follow loky's documentation: `get_reusable_executor`, and `map` as in concurrent.futures."""
     from loky import get_reusable_executor
 
     executor = get_reusable_executor(max_workers=CORES)
@@ -194,7 +194,7 @@ def loky():
 @peer("mpire", "mpire", part=1 / 5)
 @contextlib.contextmanager
 def mpire():
-    """mpire's documentation: `imap_unordered`, with `iterable_len`, from which it makes 64 chunks a worker."""
+    """Follow mpire's documentation: `imap_unordered`, with `iterable_len`, from which it makes 64 chunks a worker."""
     from mpire import WorkerPool
 
     with WorkerPool(n_jobs=CORES) as pool:
@@ -204,7 +204,7 @@ def mpire():
 @peer("pebble, tuned chunks", "pebble", part=1 / 5)
 @contextlib.contextmanager
 def pebble():
-    """pebble's documentation: `map` with a `chunksize`, and a loop over its result."""
+    """Follow pebble's documentation: `map` with a `chunksize`, and a loop over its result."""
     from pebble import ProcessPool
 
     with ProcessPool(max_workers=CORES) as pool:
@@ -214,7 +214,7 @@ def pebble():
 @peer("dask.bag", "dask.bag", part=1 / 20, patience=10, absent={SLOW: "its reduction runs in the workers"})
 @contextlib.contextmanager
 def dask_bag():
-    """dask's documentation: `from_sequence`, `map`, and `reduction`, of partitions and then of what these gave."""
+    """Follow dask's documentation: `from_sequence`, `map`, and `reduction`, of partitions and then of their results."""
     from dask import bag
 
     def run(job, items):
@@ -227,7 +227,7 @@ def dask_bag():
 @peer("dask.distributed, tuned batches", "distributed", part=1 / 20, cluster=True, patience=20)
 @contextlib.contextmanager
 def dask_distributed():
-    """dask's documentation: `client.map`, `as_completed`; tiny tasks in batches, as its best practices have it."""
+    """Follow dask's documentation: `client.map`, `as_completed`; tiny tasks in batches, as in its best practices."""
     from distributed import Client, LocalCluster, as_completed
 
     with (
@@ -246,7 +246,7 @@ def dask_distributed():
 @peer("Ray, tuned batches", "ray", cluster=True, patience=30)
 @contextlib.contextmanager
 def ray():
-    """Ray's documentation: remote functions, a bounded number of them pending, by `ray.wait`; tiny tasks in batches."""
+    """Follow Ray's documentation: remote functions, a bounded number pending, by `ray.wait`; tiny tasks in batches."""
     import ray
 
     ray.init(address="local", num_cpus=CORES, include_dashboard=False, log_to_driver=False)
@@ -270,11 +270,11 @@ def ray():
 
 
 def batches(job, items):
-    """Lists of `chunksize` items."""
+    """Yield lists of `chunksize` items."""
     items = iter(items)
     return iter(lambda: list(islice(items, job.chunksize)), [])
 
 
 def run_batch(func, batch):
-    """In a worker."""
+    """Run a batch in a worker."""
     return list(map(func, batch))

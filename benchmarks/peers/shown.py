@@ -1,4 +1,4 @@
-"""What the suite `peers` found, as people see it: ratios to the ideal, beside the usual times, and in one picture."""
+"""The results of the suite `peers`: ratios to the ideal in a table and a chart, and the usual times."""
 
 import io
 import re
@@ -8,19 +8,19 @@ from statistics import median
 
 from benchmarks.harness import charts, tables
 from benchmarks.harness.results import standings
-from benchmarks.harness.tables import ProgressCell, Table, significant
+from benchmarks.harness.tables import Cell, Table, significant
 
 # -- the ratio ---------------------------------------------------------------------------------------------------------
 
 
 def ratios(results, job):
-    """By contestant, the median over the turns of its time by the ideal; None where there is nothing to compare."""
+    """Return, by contestant, the median over the turns of its time divided by the ideal; None if there is no ideal."""
     ideal = _ideal(results, job)
     return {entrant.name: _ratio(results.of(job.name, entrant.name), ideal) for entrant in results.entrants}
 
 
 def _ideal(results, job):
-    """Seconds per item, by turn: those of the loop by the number of cores, but not less than the parent's own."""
+    """Return seconds per item, by turn: the loop's divided by the number of cores, but at least the parent's own."""
     cores = int(re.search(r"(\d+) usable", results.machine["cores"])[1])
     loop = [run for run in results.of(job.name, "serial") if run.seconds and job.ideal]
     return {run.turn: max(run.seconds / run.units / cores, job.floor) for run in loop}
@@ -35,17 +35,17 @@ def _ratio(runs, ideal):
 
 
 def overview(results, jobs):
-    """One table of the ratios to the ideal: a row for each contestant, a column for each job."""
+    """Return one table of the ratios to the ideal: a row for each contestant, a column for each job."""
     jobs = [job for job in jobs if job.name in results.cases and any(ratios(results, job).values())]
     columns = [ratios(results, job) for job in jobs]
     ours = {entrant.name: "ours" if entrant.ours else "" for entrant in results.entrants}
     names = sorted(ours, key=lambda name: _typical(name, columns))
-    rows = [[ProgressCell(name, ours[name]), *(_number(column[name]) for column in columns)] for name in names]
+    rows = [[Cell(name, ours[name]), *(_number(column[name]) for column in columns)] for name in names]
     return Table("Time by the ideal (one core's time / cores): 1 is perfect", ["", *(job.name for job in jobs)], rows)
 
 
 def compared(results, jobs, absent):
-    """The usual tables of times, with the ratio to the ideal; who does not take part is in them, with the reason."""
+    """Return the usual tables of times, with the ratio to the ideal, and a row with the reason for each job not run."""
     by_name = {job.name: job for job in jobs}
     shown = zip(results.cases, tables.times(results), strict=True)
     return [_compared(results, by_name[case], table, absent) for case, table in shown]
@@ -65,29 +65,29 @@ def _inserted(row, place, cell):
 
 
 def _number(ratio):
-    return ProgressCell("-" if ratio is None else significant(ratio), "number")
+    return Cell("-" if ratio is None else significant(ratio), "number")
 
 
 def _absent(entrant, job, head, absent):
     cells = {
-        "contestant": ProgressCell(entrant.name, "ours" if entrant.ours else "", entrant.idiom),
-        "result": ProgressCell(f"not run: {absent[entrant.name].get(job.name, '')}", "none"),
+        "contestant": Cell(entrant.name, "ours" if entrant.ours else "", entrant.idiom),
+        "result": Cell(f"not run: {absent[entrant.name].get(job.name, '')}", "none"),
     }
-    return [cells.get(column, ProgressCell("-", "number")) for column in head]
+    return [cells.get(column, Cell("-", "number")) for column in head]
 
 
 # -- the pictures ------------------------------------------------------------------------------------------------------
 
 
 def pictures(results, jobs):
-    """A map of all ratios to the ideal, and the usual bars for each job."""
+    """Draw a map of all ratios to the ideal, and the usual bars for each job."""
     compared = [job for job in jobs if job.name in results.cases and any(ratios(results, job).values())]
     overview = {results.suite: overview_of(results, compared)} if compared else {}
     return {**overview, **charts.bars(results)}
 
 
 def overview_of(results, jobs):
-    """A row for each contestant, a column for each job; green is at the ideal, red is ten times and more."""
+    """Draw a row for each contestant, a column for each job; green is at the ideal, red is ten times and more."""
     from matplotlib.figure import Figure
 
     columns = [ratios(results, job) for job in jobs]
@@ -113,7 +113,7 @@ def _typical(name, columns):
 
 
 def _shade(ratio):
-    """The logarithm, up to ten times."""
+    """Return the logarithm, up to ten times."""
     return nan if ratio is None else min(1, max(0, log10(ratio)))
 
 

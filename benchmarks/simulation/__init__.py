@@ -1,14 +1,14 @@
 """How many workers can one parent feed? The scheduler, on up to 1,000 simulated workers, with costs measured here.
 
-Which items go where is decided by a pure state machine, `poolagg._scheduler.scheduler.Scheduler`, so nobody needs a
-thousand cores to see what it does with a thousand workers. Here the scheduler itself runs, with the real halves of the
-real strategies, while the clock is simulated: every order, every answer and every merge takes the time that it was
-measured to take, by small real runs of the same session (the table "Measured constants"). What the parent does, it does
-one after another; workers work beside each other. Given the constants, the outcome is always the same.
+A pure state machine, `poolagg._scheduler.scheduler.Scheduler`, decides which items go where, so a test of it with a
+thousand workers needs no thousand cores. This suite runs the real scheduler and the real strategies on a simulated
+clock: every instruction, event and merge takes the time that small real runs of the same session measure (the table
+"Measured constants"). The parent does one thing at a time; workers run in parallel. Given the constants, the outcome is
+deterministic.
 
-What is not simulated: cores that are shared (each worker has one of its own), a network, and contention for memory.
-Whether the simulation is to be believed is checked where it can be: items that sleep need no core, so a real pool
-can have many workers here, and its dots should lie on the simulated line.
+The simulation leaves out shared cores (each worker has its own), the network, and contention for memory. Real runs
+check it where they can: items that sleep need no core, so a real pool can have many workers on this machine, and its
+dots should lie on the simulated line.
 """
 
 import os
@@ -30,7 +30,7 @@ from benchmarks.harness.simulated import (
     Simulation,
     cost_of_telling,
 )
-from benchmarks.simulation.shown import REAL, REAL_LANES, all_charts, all_tables, nap_case
+from benchmarks.simulation.shown import REAL, REAL_WORKERS, all_charts, all_tables, nap_case
 from poolagg import Collect, Count, MergeCounts, ProcessPool, SerialPool, Sum, aggregate
 from poolagg._input.source import Source
 from poolagg._scheduler.chunk_sizing import BATCH_BYTES, TARGET
@@ -40,14 +40,14 @@ from poolagg.strategies import Stream, Tree
 
 @dataclass(frozen=True)
 class Naps(Case):
-    """Items that sleep, on so many workers."""
+    """Items that sleep, on `workers` workers."""
 
     workers: int = 1
 
 
 def cases(scale):
-    """The constants, and real runs to hold the simulation against."""
-    workers = {"full": REAL_LANES, "quick": REAL_LANES[:5], "tiny": (2,)}[scale]
+    """Return the constants, and the real runs that the simulation is compared with."""
+    workers = {"full": REAL_WORKERS, "quick": REAL_WORKERS[:5], "tiny": (2,)}[scale]
     chunks = {"full": 1000, "quick": 400, "tiny": 40}[scale]
     naps = {"full": 500, "quick": 300, "tiny": 50}[scale]
     return [
@@ -57,7 +57,7 @@ def cases(scale):
 
 
 def check(case, result):
-    """A constant is a time; of the naps, none was left out or taken twice."""
+    """Check that a constant is a time; that no nap is missing or counted twice."""
     return Diagnosis(result > 0 if case.name == CONSTANTS else result == case.units)
 
 
@@ -76,7 +76,7 @@ suite = Suite(
 
 
 def constant(name):
-    """Enter a function that gives the seconds of one constant."""
+    """Add the decorated function, which returns the seconds of one constant."""
 
     def enter(measure):
         def run(case):
@@ -92,7 +92,7 @@ def constant(name):
 
 @constant("pull")
 def pull(count):
-    """`Source`, as the engine uses it: so many chunks of a `range`; CPU time, as for all of the parent's."""
+    """Use `Source` as the engine does: chunks of a `range`; CPU time, as for all of the parent's constants."""
     source = Source(range(10**12), pickle.dumps)
     began = time.thread_time()
     for _ in range(count):
@@ -102,20 +102,20 @@ def pull(count):
 
 
 class Metered(ProcessPool):
-    """A pool that knows what CPU time each order and answer took the parent."""
+    """A pool that measures the parent's CPU time for each instruction and event."""
 
     def __init__(self, workers):
         super().__init__(workers)
         self.sending, self.receiving = [], []
 
     def perform(self, order, input_batch):
-        """Carry out an order, on the meter."""
+        """Carry out an instruction, and measure it."""
         began = time.thread_time()
         super().perform(order, input_batch)
         self.sending.append(time.thread_time() - began)
 
     def wait(self, timeout):
-        """Wait, on the meter: waiting itself takes no CPU time."""
+        """Wait, and measure it: waiting itself takes no CPU time."""
         began = time.thread_time()
         answers = super().wait(timeout)
         self.receiving += [(time.thread_time() - began) / len(answers) for _ in answers]
@@ -123,7 +123,7 @@ class Metered(ProcessPool):
 
 
 def metered(func, items, reducer, **options):
-    """A real run on two workers: the pool, which has the meter, and what the run told its watcher."""
+    """Run on two real workers; return the pool, which measures, and the events."""
     told = []
     with Metered(2) as pool:
         aggregate(func, range(items), reducer, pool=pool, watch=told.append, **options)
@@ -131,7 +131,7 @@ def metered(func, items, reducer, **options):
 
 
 def times(told, kind, name):
-    """What the events of a kind say under a name, where it isn't nothing."""
+    """Return the values of one field of the events of one type, without zeros."""
     return [getattr(event, name) for event in told if isinstance(event, kind) and getattr(event, name)]
 
 
@@ -146,30 +146,30 @@ def table(number):
 
 @constant("send")
 def send(count):
-    """The median in a real run with chunks of one item."""
+    """Return the median in a real run with chunks of one item."""
     return median(metered(same, count, Sum(), chunksize=1, strategy=Stream())[0].sending)
 
 
 @constant("receive")
 def receive(count):
-    """The same run: answers come one by one, as they do when the parent is not behind."""
+    """Return the median in the same run: events come one by one, as when the parent keeps up."""
     return median(metered(same, count, Sum(), chunksize=1, strategy=Stream())[0].receiving)
 
 
-@constant("plan_few")
-def plan_few(count):
-    """The real plan is told again, on the real clock, what a simulated run has told it."""
-    return plan_cost(FEW, 10 * count)
+@constant("event_few")
+def event_few(count):
+    """Replay the events of a simulated run on the real scheduler and the real clock."""
+    return cost_of_event(FEW, 10 * count)
 
 
-@constant("plan_many")
-def plan_many(count):
-    """The same, where the simulated run has many workers."""
-    return plan_cost(MANY, 3 * count)
+@constant("event_many")
+def event_many(count):
+    """Replay the events of a simulated run with many workers."""
+    return cost_of_event(MANY, 3 * count)
 
 
-def plan_cost(workers, events):
-    """Seconds per event."""
+def cost_of_event(workers, events):
+    """Return seconds per event."""
     job = Job(workers, TARGET)
     log = Simulation(job, NOTHING).run(most_events=events).log
     return cost_of_telling(job.terms(), log)
@@ -177,7 +177,7 @@ def plan_cost(workers, events):
 
 @constant("whole")
 def whole(count):
-    """A real run with chunks of one item, on workers that are there before the clock starts: CPU time by chunk."""
+    """Run chunks of one item on warm workers, and return the CPU time for each chunk."""
     with ProcessPool(FEW) as pool:
         aggregate(same, range(FEW), Sum(), pool=pool, chunksize=1)
         began = time.thread_time()
@@ -187,27 +187,27 @@ def whole(count):
 
 @constant("merge")
 def merge(count):
-    """What `StateMerged` says, in a run that flushes after every item."""
+    """Read `StateMerged` in a run that flushes after every item."""
     return median(times(metered(same, count, Sum(), strategy=Tree(), chunksize=1)[1], StateMerged, "seconds"))
 
 
 @constant("step")
 def step(count):
-    """Long chunks of numbers: the parent's time from the arrival of the bytes on, by the number of numbers."""
+    """Run long chunks of numbers: the parent's time from the arrival of the bytes, divided by the number of numbers."""
     pool, told = metered(same, 1000 * count, Sum(), strategy=Stream(), chunksize=50 * count)
     return (sum(pool.receiving) + sum(times(told, StateMerged, "seconds"))) / (1000 * count)
 
 
 @constant("receive_table")
 def receive_table(count):
-    """The median of a few; every item's partial is a table, which the parent steps."""
+    """Return the median of a few; every item's partial is a table, which the parent steps."""
     del count
     return median(metered(table, 8, MergeCounts(), chunksize=1, strategy=Stream())[0].receiving)
 
 
 @constant("merge_table")
 def merge_table(count):
-    """What `StateMerged` says in that run."""
+    """Read `StateMerged` in that run."""
     del count
     _, told = metered(table, 8, MergeCounts(), chunksize=1, strategy=Stream())
     return median(times(told, StateMerged, "seconds"))
@@ -215,7 +215,7 @@ def merge_table(count):
 
 @constant("chunk")
 def chunk(count):
-    """The worker's CPU time from one item to the next, in chunks of one item."""
+    """Return the worker's CPU time from one item to the next, in chunks of one item."""
     told = aggregate(worker_clock, range(count), Collect(), workers=2, chunksize=1)
     clocks = {}
     for worker, at in told:
@@ -230,7 +230,7 @@ def worker_clock(number):
 
 @constant("item")
 def item(count):
-    """A `SerialPool` does with an item what a worker does; less what a loop with the same function takes."""
+    """Run a `SerialPool`, which treats an item as a worker does, and subtract the time of a loop."""
     items = range(1000 * count)
     began = time.thread_time()
     aggregate(same, items, Sum(), pool=SerialPool())
@@ -241,20 +241,20 @@ def item(count):
 
 @constant("pack")
 def pack(count):
-    """What `ChunkDone` says, in a run that flushes after every item."""
+    """Read `ChunkDone` in a run that flushes after every item."""
     return median(times(metered(same, count, Sum(), strategy=Tree(), chunksize=1)[1], ChunkDone, "open_seconds"))
 
 
 @constant("pack_partial")
 def pack_partial(count):
-    """What `ChunkDone` says of long chunks of numbers, by the number of numbers."""
+    """Read `ChunkDone` of long chunks of numbers, and divide by the number of numbers."""
     _, told = metered(same, 1000 * count, Sum(), strategy=Stream(), chunksize=50 * count)
     return sum(times(told, ChunkDone, "open_seconds")) / (1000 * count)
 
 
 @constant("pack_table")
 def pack_table(count):
-    """What `ChunkDone` says, where every item's partial is a table."""
+    """Read `ChunkDone`, where every item's partial is a table."""
     del count
     _, told = metered(table, 8, MergeCounts(), chunksize=1, strategy=Stream())
     return median(times(told, ChunkDone, "open_seconds"))
@@ -262,7 +262,7 @@ def pack_table(count):
 
 @constant("nap")
 def nap(count):
-    """The median of many a `time.sleep`: it sleeps longer than it is told to."""
+    """Return the median of many calls of `time.sleep`, which sleeps longer than it is told to."""
     took = []
     for number in range(count // 2):
         began = time.perf_counter()
@@ -276,18 +276,18 @@ def doze(number):
     return number
 
 
-REAL_CASES = [nap_case(workers) for workers in REAL_LANES]
+REAL_CASES = [nap_case(workers) for workers in REAL_WORKERS]
 
 
 @suite.contestant(REAL[None], cases=REAL_CASES)
 def real_naps(case):
-    """A real pool, whose workers are there before the clock starts; items that sleep need no core."""
+    """Run on a real, warm pool; items that sleep need no core."""
     return real_run(case, None)
 
 
 @suite.contestant(REAL[1], cases=REAL_CASES)
 def real_naps_one_by_one(case):
-    """The same with `chunksize=1`: so that the parent has something to do."""
+    """Run on a real, warm pool with `chunksize=1`, so that the parent is busy."""
     return real_run(case, 1)
 
 

@@ -1,1 +1,1 @@
-"""Events of a run in; words, pages and bars out."""
+"""Watchers that turn the events of a run into text, pages, traces and progress bars."""

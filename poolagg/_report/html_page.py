@@ -1,7 +1,7 @@
-"""A report as one page of HTML that needs nothing else, and as a trace in the format that Perfetto reads.
+"""A report as a self-contained page of HTML, and as a trace in the format that Perfetto reads.
 
-Rule: values in, text out. The page has no script and asks nobody for anything; it is light or dark as its
-reader likes it, and stays readable with many workers and many chunks, for it draws no more than a screen can show.
+Rule: values in, text out. The page has no script and loads nothing; it is light or dark as its reader prefers, and
+stays readable with many workers and chunks, because it draws no more than a screen can show.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from poolagg._report.timeline import KINDS, PARENT, Timeline, TimeSpan, most_joi
 __all__ = ["Sheet", "page", "trace"]
 
 BARS = 6_000
-"""Bars that a page draws at most, about: a megabyte of text."""
+"""Bars on a page at most, approximately: a megabyte of text."""
 
 CELLS = 400
 """Bars in one row at most: each is a few pixels wide."""
 
 LEFT, WIDTH = 84, 916
-"""Pixels of a row: its label, and its bars."""
+"""Pixels of a row: its label and its bars."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """What a report has to say: sentences, a table, facts by name, and who did what when."""
+    """The content of a report: sentences, a table, facts by name, and the timeline."""
 
     headline: str
     what: str
@@ -42,7 +42,7 @@ class Sheet:
     began: float = 0.0
     elapsed: float = 0.0
     deaths: Sequence[tuple[int, float, str]] = ()
-    """Worker, when, and how."""
+    """Worker, time, and cause."""
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------
@@ -56,7 +56,7 @@ body { margin: 0; background: var(--back); color: var(--ink); font: 15px/1.5 sys
 main { max-width: 1000px; margin: 0 auto; padding: 24px 16px 48px; }
 h1 { font-size: 22px; margin: 0; } h2 { font-size: 16px; margin: 28px 0 8px; }
 .what { color: var(--soft); margin: 2px 0 16px; overflow-wrap: anywhere; }
-.verdict { background: var(--mark); border-left: 4px solid var(--a); padding: 10px 14px; margin: 0; }
+.diagnosis { background: var(--mark); border-left: 4px solid var(--a); padding: 10px 14px; margin: 0; }
 .scroll { overflow: auto; max-height: 70vh; border-bottom: 1px solid var(--line); }
 svg { display: block; min-width: 640px; width: 100%; height: auto; font: 10px system-ui, sans-serif; }
 svg text { fill: var(--soft); } .grid { stroke: var(--line); }
@@ -78,22 +78,22 @@ COLOURS = {
     "func": "func",
     "step": "the reducer's step",
     "pickling": "pickling",
-    "receiving": "the parent opens what it received",
+    "receiving": "the parent unpickles what it received",
     "merging": "the parent merges",
-    "checkpoint": "it writes a checkpoint",
+    "checkpoint": "the parent writes a checkpoint",
     "death": "a worker died",
 }
 
 
 def page(sheet: Sheet) -> str:
-    """One page of HTML."""
+    """Return a page of HTML."""
     return "\n".join(
         [
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>{_escaped(sheet.headline)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>",
             f'<h1>{_escaped(sheet.headline)}</h1>\n<p class="what">{_escaped(sheet.what)}</p>',
-            f'<p class="verdict">{_escaped(sheet.diagnosis)}</p>',
+            f'<p class="diagnosis">{_escaped(sheet.diagnosis)}</p>',
             *_drawing(sheet),
             *_table(sheet),
             *_listed(sheet.facts),
@@ -137,7 +137,7 @@ def _drawing(sheet: Sheet) -> Iterator[str]:
     yield "<h2>Timeline</h2>"
     yield f'<p class="legend">{"".join(_legend(workers, sheet))}</p>'
     yield f'<div class="scroll"><svg viewBox="0 0 {LEFT + WIDTH} {height * len(order) + 20}" role="img">'
-    yield f"<title>{_escaped('Who did what when: a row for each worker')}</title>"
+    yield f"<title>{_escaped('What each worker did when: one row for each')}</title>"
     yield from _axis(WIDTH / scale, scale, height * len(order))
     for number, worker in enumerate(order):
         yield from _row(worker, workers[worker], number * height, height, sheet.began, scale)
@@ -147,15 +147,15 @@ def _drawing(sheet: Sheet) -> Iterator[str]:
     yield "</svg></div>"
     if (joined := most_joined(workers)) > 1:
         yield (
-            f'<p class="note">There was more than can be shown, so it was thinned out: a bar stands for up to '
-            f"{joined:,} chunks, and its height for the share of the time that they took.</p>"
+            f'<p class="note">The timeline is thinned out to fit a page: a bar stands for up to {joined:,} chunks, and '
+            f"its height for the share of the time that they took.</p>"
         )
 
 
 def _legend(workers: dict[int, list[TimeSpan]], sheet: Sheet) -> Iterator[str]:
-    types_of = [kind for worker, spans in workers.items() for kind, _ in _parts(worker, _sum(spans))]
+    drawn = [kind for worker, spans in workers.items() for kind, _ in _parts(worker, _sum(spans))]
     for kind, name in COLOURS.items():
-        if kind in types_of or (kind == "death" and sheet.deaths):
+        if kind in drawn or (kind == "death" and sheet.deaths):
             yield f'<span><svg viewBox="0 0 9 9"><rect class="{kind}" width="9" height="9"/></svg>{name}</span>'
 
 
@@ -178,7 +178,7 @@ def _axis(elapsed: float, scale: float, bottom: int) -> Iterator[str]:
 
 
 def nice(step: float) -> float:
-    """The next larger number that people count in.
+    """Round up to 1, 2 or 5 times a power of ten.
 
     >>> [nice(step) for step in (0.03, 0.7, 2.1, 30)]
     [0.05, 1.0, 5.0, 50.0]
@@ -188,17 +188,17 @@ def nice(step: float) -> float:
 
 
 def _row(worker: int, spans: Sequence[TimeSpan], top: int, height: int, began: float, scale: float) -> Iterator[str]:
-    room = height - 2
+    inside = height - 2
     label = "parent" if worker == PARENT else f"worker {worker}"
     yield f'<text x="0" y="{top + height / 2 + 3:.1f}">{label}</text>'
-    yield f'<rect class="row" x="{LEFT}" y="{top + 1}" width="{WIDTH}" height="{room}"/>'
+    yield f'<rect class="row" x="{LEFT}" y="{top + 1}" width="{WIDTH}" height="{inside}"/>'
     for span in spans:
         x, width = LEFT + (span.began - began) * scale, max(0.7, (span.ended - span.began) * scale)
         whole = max(span.ended - span.began, sum(span.parts), 1e-12)
-        bottom = top + 1.0 + room
+        bottom = top + 1.0 + inside
         bars = []
         for kind, part in _parts(worker, span):
-            tall = room * part / whole
+            tall = inside * part / whole
             bottom -= tall
             bars.append(
                 f'<rect class="{kind}" x="{x:.1f}" y="{bottom:.1f}" width="{width:.1f}" height="{max(tall, 0.3):.1f}"/>'
@@ -226,7 +226,7 @@ def _death(x: float, top: int, height: int, text: str) -> str:
 
 
 def trace(sheet: Sheet) -> str:
-    """A trace in the Trace Event Format: times in microseconds from the beginning of the run."""
+    """Return a trace in the Trace Event Format: times in microseconds from the start of the run."""
     events: list[dict[str, Any]] = [_named("process_name", 0, sheet.headline)]
     for worker, spans in sorted(sheet.timeline.workers.items()):
         events.append(_named("thread_name", worker + 1, "parent" if worker == PARENT else f"worker {worker}"))
@@ -235,7 +235,7 @@ def trace(sheet: Sheet) -> str:
     for worker, at, text in sheet.deaths:
         ts = 1e6 * (at - sheet.began)
         events.append({"name": text, "cat": "death", "ph": "i", "ts": ts, "s": "t", "pid": 1, "tid": worker + 1})
-    about = {"run": sheet.headline, "what": sheet.what, "verdict": sheet.diagnosis}
+    about = {"run": sheet.headline, "what": sheet.what, "diagnosis": sheet.diagnosis}
     return json.dumps({"traceEvents": events, "displayTimeUnit": "ms", "otherData": about})
 
 
@@ -244,7 +244,7 @@ def _named(what: str, tid: int, name: str) -> dict[str, Any]:
 
 
 def _traced(worker: int, span: TimeSpan, began: float) -> Iterator[dict[str, Any]]:
-    """The span, and in it what it was spent on, one after another: in which order it really was, nobody knows."""
+    """Yield the span and, within it, its parts one after another. Their real order is unknown."""
     place = {"ph": "X", "pid": 1, "tid": worker + 1}
     parts = _parts(worker, span)
     ts, dur = 1e6 * (span.began - began), 1e6 * (span.ended - span.began)

@@ -1,7 +1,7 @@
-"""A progress bar as a watcher: run events in, a tqdm bar out.
+"""Progress: a watcher that draws a tqdm bar.
 
-Rule: none of it is paid per item. A bar moves when the engine says `Progressed`, which it does at
-most ten times a second, and tqdm is imported when a `Progress` is made.
+Rule: no cost per item. A bar moves when the engine sends `Progressed`, at most ten times a second, and a `Progress`
+imports tqdm when it is made.
 """
 
 from __future__ import annotations
@@ -17,17 +17,16 @@ from poolagg.events import ItemFailed, Progressed, RunEnded, RunEvent, RunStarte
 
 __all__ = ["Progress"]
 
-# Seconds between lines where a line cannot be redrawn: the log of a day shows life and stays readable.
+# Seconds between lines where a line cannot be redrawn: the log of a day shows progress and stays readable.
 _BETWEEN_LINES = 60.0
 
 
 class Progress:
-    """A tqdm bar for a run: items, rate, time left, and what failed, was retried or lost, if anything was.
+    """A tqdm bar for a run: items, rate, time left, and the counts of failed and retried items and lost workers.
 
-    `aggregate(..., progress=True)` draws one; `watch=[Progress(desc="parsing")]` draws one with arguments of
-    tqdm's. In a terminal or a notebook it is redrawn at most ten times a second. In a pipe or a file it is a
-    line at the start, one a minute (or `mininterval` seconds), and one at the end. It can watch one run after
-    another.
+    `aggregate(..., progress=True)` draws one; `watch=[Progress(desc="parsing")]` draws one with arguments of tqdm. In a
+    terminal or a notebook it redraws at most ten times a second. In a pipe or a file it writes a line at the start, one
+    a minute (or every `mininterval` seconds), and one at the end. It can watch several runs, one after another.
 
     >>> from poolagg.events import Progressed, RunEnded, RunStarted
     >>> progress = Progress(file=sys.stdout, bar_format="{n_fmt} of {total_fmt}{postfix}")
@@ -70,10 +69,10 @@ class Progress:
             self._bar.learn_total(total)
         if trouble := {what: count for what, count in sorted(self._trouble.items()) if count}:
             self._bar.set_postfix(trouble, refresh=False)
-        self._bar.update(done + failed - self._bar.n)  # what failed for good is over, too
+        self._bar.update(done + failed - self._bar.n)  # items that failed for good are over, too
 
     def _close(self, event: RunEnded) -> None:
-        """Leave the bar at its true count: `close` draws it a last time."""
+        """Leave the bar at its true count: `close` draws it one last time."""
         try:
             self._move(event.done, event.failed, None)
         finally:
@@ -82,7 +81,7 @@ class Progress:
 
 
 def _check(arguments: dict[str, Any]) -> None:
-    """tqdm itself complains when the bar is made: too late, in the middle of a call of something else."""
+    """Check the arguments now. tqdm itself raises only when it makes the bar, during a run."""
     import inspect
 
     from tqdm import std
@@ -95,10 +94,10 @@ def _check(arguments: dict[str, Any]) -> None:
 
 
 def _bar(arguments: dict[str, Any]) -> Any:
-    """Make the bar that fits where it is drawn: a widget, a line redrawn in place, or line after line."""
+    """Make the bar that fits its output: a widget, a line redrawn in place, or line after line."""
     file = arguments.get("file") or sys.stderr or io.StringIO()  # a daemon has no stderr
     kind, in_place = _bar_class(), _draws_in_place(file)
-    # miniters=0: an event that moved nothing still moves the clock.
+    # miniters=0: an event without progress still updates the clock.
     arguments = {"miniters": 0, "mininterval": 0.1 if in_place else _BETWEEN_LINES, **arguments}
     if in_place:
         return kind(**{**_size(file), **arguments})
@@ -106,23 +105,23 @@ def _bar(arguments: dict[str, Any]) -> Any:
 
 
 def _bar_class() -> Any:
-    """tqdm's bar for this place, without what it starts on the side."""
+    """Return tqdm's bar class for this output, without its thread and its lock."""
     from tqdm import std
 
-    with warnings.catch_warnings():  # a notebook without ipywidgets gets the text bar, and needs no lecture
+    with warnings.catch_warnings():  # a notebook without ipywidgets gets the text bar, without a warning
         warnings.simplefilter("ignore")
         from tqdm.autonotebook import tqdm as chosen
 
     class Bar(chosen):  # type: ignore[misc]
-        # No monitor thread, for this bar only: others of the user's keep theirs.
+        # No monitor thread for this bar; the user's other bars keep theirs.
         monitor_interval = 0
-        # The thread lock that all bars take. tqdm's default adds a multiprocessing lock to it, which would
-        # fix the start method and may start a process. A lock in use already is kept.
+        # The thread lock of all bars. tqdm's default adds a multiprocessing lock, which would fix the start method
+        # and may start a process. A lock that is already in use stays.
         _lock = getattr(std.tqdm, "_lock", std.TqdmDefaultWriteLock.th_lock)
 
         def learn_total(self, total: int) -> None:
             self.total = total
-            if hasattr(self, "container"):  # the widget, which knows a maximum of its own
+            if hasattr(self, "container"):  # the widget, which has its own maximum
                 bar = self.container.children[1]
                 bar.max, bar.bar_style, bar.layout.width = total, "", None
 
@@ -130,12 +129,12 @@ def _bar_class() -> Any:
 
 
 def _draws_in_place(file: Any) -> bool:
-    """Whether a line can be drawn over: in a terminal, and in a notebook, whose files say they are none."""
+    """Tell whether a line can be redrawn: in a terminal, and in a notebook, whose files deny being one."""
     return file.isatty() or type(file).__module__.startswith("ipykernel.")
 
 
 def _size(file: Any) -> dict[str, Any]:
-    """tqdm asks for the terminal's size at each redraw, and takes a size of nothing, which some give, at its word."""
+    """Return a fixed size if the terminal reports zero, which tqdm would take literally; else let tqdm ask."""
     try:
         known = all(os.get_terminal_size(file.fileno()))
     except (AttributeError, OSError, ValueError):  # a notebook
@@ -144,7 +143,7 @@ def _size(file: Any) -> dict[str, Any]:
 
 
 class _Lines:
-    """A file for tqdm to draw on, which gets each state of the bar as a line of its own."""
+    """A file that writes each state of the bar as a separate line."""
 
     def __init__(self, file: Any) -> None:
         self._file = file

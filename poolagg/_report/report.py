@@ -1,7 +1,7 @@
-"""A report as a watcher: run events in, and out comes where the time went, in words, as a table, a page, a trace.
+"""Report: a watcher that says where the time of a run went, in sentences, as a table, a page or a trace.
 
-Rule: it only puts into words. What the events add up to is in `_statistics.py`, what follows from it in
-`bottleneck.py`, how it looks on a page in `html_page.py`. `save` and `trace` write the one file they are told to.
+Rule: this module only words it. `statistics.py` adds up the events, `bottleneck.py` draws the conclusion,
+`html_page.py` draws the page. `save` and `trace` write one file each.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from poolagg.events import ParentMeasured, RunEvent, RunStarted
 __all__ = ["Report"]
 
 WIDTH = 80
-"""Columns of a terminal that everybody has."""
+"""Columns: every terminal has them."""
 
 SHOWN = 8
-"""Workers that are printed; of more, the busiest and the idlest. A page has them all."""
+"""Printed workers at most: of more, the busiest and the idlest. A page shows all."""
 
 LINES = 4
-"""Lines at most of what the pool and the reducer are called: a dict of reducers has a long name."""
+"""Printed lines at most for the names of pool and reducer: the name of a dict of reducers is long."""
 
 SLOWEST = 5
-"""Slowest items that are told."""
+"""Slowest items that the report lists."""
 
 SLOW = 0.002
-"""Seconds from which on items are worth telling: batches take a millisecond anyway."""
+"""Seconds: the report lists slower items only, since a batch takes a millisecond anyway."""
 
 NOTHING = "no run was watched yet: pass it in watch, as in aggregate(..., watch=report)"
 
@@ -40,13 +40,13 @@ COLUMNS = ("", "busy", "func", "step", "pickling", "idle", "chunks", "items", "s
 
 
 class Report:
-    """Where the time of a run went, and what limited it: a watcher to print, to save as a page, or as a trace.
+    """Where the time of a run went, and what limited it: a watcher to print, or to save as a page or a trace.
 
     `print(report)` fits a terminal. `report.bottleneck` is one word: "map", "step" (the reducer's, in the workers),
-    "reducer" (in the parent), "pickling" (of results), "items" (pickling them), "input", "orders", "skew", "keys"
-    (merging many), "start", or "nothing" (that stands out). `report.diagnosis` says it in sentences, with the numbers
-    and what to do. It costs what an event for each chunk costs, and bounded memory. If it watches several runs, one
-    after another, it tells of the last; it can be looked at while a run goes on.
+    "reducer" (in the parent), "pickling" (of results), "items" (pickling them), "input", "scheduling", "straggler" (a
+    slow item at the end), "keys" (merging many), "start", or "nothing" (stands out). `report.diagnosis` explains it in
+    sentences, with the numbers and what to do. A report costs one event for each chunk, and bounded memory. After
+    several runs, it describes the last; you can print it during a run.
 
     >>> from poolagg import SerialPool, Sum, aggregate
     >>> import time
@@ -63,7 +63,7 @@ class Report:
         self._statistics: RunStatistics | None = None
 
     def __call__(self, event: RunEvent) -> None:
-        """Take in an event."""
+        """Add an event."""
         if isinstance(event, RunStarted):
             self._statistics = RunStatistics(event)
         elif self._statistics is not None:
@@ -82,7 +82,7 @@ class Report:
         return diagnose(self._statistics.shares()).text if self._statistics.workers else "Nothing ran."
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write a page of HTML, which needs nothing else: with a timeline of each worker."""
+        """Write a self-contained page of HTML, with a timeline of each worker."""
         Path(path).write_text(page(self._sheet()), "utf-8")
 
     def trace(self, path: str | PathLike[str]) -> None:
@@ -126,7 +126,7 @@ class Report:
         )
 
 
-# -- in words ----------------------------------------------------------------------------------------------------------
+# -- as text -----------------------------------------------------------------------------------------------------------
 
 
 def _headline(stats: RunStatistics) -> str:
@@ -152,7 +152,7 @@ def _facts(stats: RunStatistics) -> Iterable[tuple[str, str]]:
                     ("pickling items", shares.pickling),
                     ("receiving", shares.receiving),
                     ("merging", shares.merging),
-                    ("orders and the rest", shares.orders),
+                    ("scheduling and the rest", shares.scheduling),
                 ]
             ),
         )
@@ -165,7 +165,7 @@ def _facts(stats: RunStatistics) -> Iterable[tuple[str, str]]:
     if slowest := sorted((slow for slow in stats.slowest if slow.seconds > SLOW), reverse=True)[:SLOWEST]:
         yield "slowest", "; ".join(f"{slow}: {seconds(slow.seconds)}" for slow in slowest)
     if stats.queue.held_up > 0.01 * stats.elapsed:
-        yield "held up", f"{stats.queue.slow} held up what was done behind it for {seconds(stats.queue.held_up)}"
+        yield "held up", f"{stats.queue.slow} held up finished chunks behind it for {seconds(stats.queue.held_up)}"
     if parent.memory:
         yield "memory", f"at most {size(parent.memory)} in this process{_elsewhere(parent)}"
     if stats.checkpoints:
@@ -176,12 +176,15 @@ def _facts(stats: RunStatistics) -> Iterable[tuple[str, str]]:
 
 
 def _elsewhere(parent: ParentMeasured) -> str:
-    """An ended child had this process's peak from the start, as the system sees it; its own, if smaller, is unknown."""
+    """Describe the memory of workers or, of an ended child, its peak.
+
+    The system counts a forked child's peak from its parent's, so a smaller peak of its own is unknown.
+    """
     if parent.workers_memory:
         return f", {size(parent.workers_memory)} in the largest worker"
     if parent.children_memory > parent.memory:
-        return f", {size(parent.children_memory)} in the largest of its children that have ended"
-    return ", and no more in any child of it that has ended" if parent.children_memory else ""
+        return f", {size(parent.children_memory)} in the largest of its ended children"
+    return ", and no more in any of its ended children" if parent.children_memory else ""
 
 
 def _troubles(stats: RunStatistics) -> Iterable[tuple[str, str]]:
@@ -191,7 +194,7 @@ def _troubles(stats: RunStatistics) -> Iterable[tuple[str, str]]:
         yield "lost", death.text
     if stats.lost:
         again = max(0, stats.ran - (stats.done - stats.started.done) - stats.skipped)
-        yield "again", f"{_count(stats.lost, 'worker')} died; what they had not flushed, {again:,} items, ran again"
+        yield "again", f"{_count(stats.lost, 'worker')} died; {again:,} items that they had not flushed ran again"
     if stats.retired:
         yield "replaced", f"{_count(stats.retired, 'worker')} after a chunk, the last because {stats.retirement}"
     for failure in stats.failures:
@@ -218,7 +221,7 @@ def _row(worker: int, stats: WorkerStatistics, window: float) -> tuple[str, ...]
 
 
 def _few(rows: Sequence[Sequence[str]]) -> list[Sequence[str]]:
-    """All of few workers; of many the busiest and the idlest."""
+    """Return the rows of up to `SHOWN` workers; of more, those of the busiest and the idlest."""
     if len(rows) <= SHOWN:
         return list(rows)
     ranked = sorted(rows, key=lambda row: -int(row[1].split()[0]))

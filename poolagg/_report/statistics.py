@@ -1,7 +1,7 @@
-"""What the events of one run add up to: a bookkeeper who hears everything, keeps little, and judges nothing.
+"""RunStatistics: the sums of the events of one run, without a judgement.
 
-Rule: bounded memory. A run may go on for ever: there is a number for each worker, a list of a few worst cases
-for everything that could be many, and a `Timeline`.
+Rule: bounded memory, since a run may never end. It keeps numbers for each worker, a few worst cases of everything
+else, and a `Timeline`.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from poolagg.events import (
 __all__ = ["Death", "RunStatistics", "Slow", "WorkerStatistics"]
 
 FEW = 10
-"""Of what could be many, so many are kept."""
+"""Entries kept of each list that could grow."""
 
 
 UNKNOWN = ParentMeasured(0.0, 0.0, 0.0, 0.0)
-"""The account until it is told, at the end."""
+"""The parent's times until the engine reports them, at the end of the run."""
 
 
 @dataclass(slots=True)
 class WorkerStatistics:
-    """What one worker did: seconds of each, counts, and until when."""
+    """The work of one worker: seconds of each kind, counts, and the time at which it last ended."""
 
     chunks: int = 0
     items: int = 0
@@ -54,7 +54,7 @@ class WorkerStatistics:
 
     @property
     def busy(self) -> float:
-        """Seconds in which it was not idle."""
+        """Seconds in which the worker was not idle."""
         return self.mapping + self.reducing + self.packing
 
 
@@ -75,7 +75,7 @@ class Slow:
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """A worker's end, as people are told it."""
+    """The death of a worker, in words."""
 
     worker: int
     at: float
@@ -83,7 +83,7 @@ class Death:
 
 
 class Queue:
-    """Which chunk held up an ordered run for longest: how long others behind it waited that were done.
+    """Finds the chunk that held up an ordered run for longest: how long finished chunks behind it waited.
 
     >>> queue = Queue()
     >>> for chunk, at in [(1, 1.0), (3, 1.5), (0, 5.0), (2, 6.0)]:
@@ -100,7 +100,7 @@ class Queue:
         self._waiting: list[tuple[int, int]] = []
 
     def take(self, start: int, stop: int, at: float, slow: Slow) -> None:
-        """A chunk was done, and it is known what took longest in it."""
+        """Add a finished chunk and its slowest batch."""
         if start > self._head:
             self._since = self._since if self._waiting else at
             heapq.heappush(self._waiting, (start, stop))
@@ -115,20 +115,20 @@ class Queue:
 
 @dataclass(slots=True)
 class RunStatistics:
-    """One run."""
+    """The sums of the events of one run."""
 
     started: RunStarted
     ended: RunEnded | None = None
-    """Without its error, whose traceback would keep all that the run had."""
+    """The last event without its error, whose traceback would keep the run's objects alive."""
     error: str = ""
-    """The type of the exception that the run ended with, empty if it has a result."""
+    """The type of the exception that ended the run; empty if it has a result."""
     parent: ParentMeasured = UNKNOWN
     workers: dict[int, WorkerStatistics] = field(default_factory=dict)
     timeline: Timeline = field(default_factory=Timeline)
     first: float = 0.0
-    """When the first item was begun."""
+    """When the first item started."""
     last: float = 0.0
-    """When the last thing happened."""
+    """When the last event happened."""
     done: int = 0
     merged: int = 0
     merged_bytes: int = 0
@@ -136,7 +136,7 @@ class RunStatistics:
     slowest: list[Slow] = field(default_factory=list)
     ending: float = 0.0
     at_the_end: Slow = field(default_factory=lambda: Slow(0.0, 0, 1))
-    """The chunk that ended last, at `ending`; or what it mostly consisted of."""
+    """The chunk that ended last, at `ending`; or its slowest batch, if that took more than half of its time."""
     retries: int = 0
     skipped: int = 0
     failures: list[str] = field(default_factory=list)
@@ -144,7 +144,7 @@ class RunStatistics:
     deaths: list[Death] = field(default_factory=list)
     retired: int = 0
     retirement: str = ""
-    """Why the last of them was."""
+    """Why the last of them retired."""
     final_merge: FinalMergeStarted | None = None
     checkpoints: int = 0
     checkpointing: float = 0.0
@@ -152,7 +152,7 @@ class RunStatistics:
     queue: Queue = field(default_factory=Queue)
 
     def take(self, event: RunEvent) -> None:
-        """Hear of one more event."""
+        """Add one event."""
         match event:
             case ChunkDone():
                 self._chunk(event)
@@ -179,7 +179,7 @@ class RunStatistics:
                 self.ended, self.done = replace(event, error=None), event.done
                 self.error = "" if event.error is None else type(event.error).__name__
 
-    # -- what happened -------------------------------------------------------------------------------------------------
+    # -- events --------------------------------------------------------------------------------------------------------
 
     def _chunk(self, event: ChunkDone) -> None:
         stats = self.workers.setdefault(event.worker, WorkerStatistics())
@@ -237,7 +237,7 @@ class RunStatistics:
     def _death(self, event: WorkerDied) -> None:
         self.lost += 1
         if len(self.deaths) < FEW:
-            code = "nobody knows how" if event.exitcode is None else f"exit code {event.exitcode}"
+            code = "cause unknown" if event.exitcode is None else f"exit code {event.exitcode}"
             how = event.reason or event.signal or code
             at_what = "" if event.suspect is None else f", running item {event.suspect:,}"
             self.deaths.append(Death(event.worker, event.at, f"worker {event.worker} died ({how}){at_what}"))
@@ -248,7 +248,7 @@ class RunStatistics:
         self.checkpoint_bytes = event.nbytes
         self.timeline.add(PARENT, TimeSpan(event.at - event.seconds, event.at, (0.0, 0.0, event.seconds)))
 
-    # -- what it adds up to --------------------------------------------------------------------------------------------
+    # -- sums ----------------------------------------------------------------------------------------------------------
 
     @property
     def elapsed(self) -> float:
@@ -257,23 +257,23 @@ class RunStatistics:
 
     @property
     def window(self) -> float:
-        """Seconds from the first item's beginning to the last thing that happened: in which there was work."""
+        """Seconds from the start of the first item to the last event: the time in which there was work."""
         return max(self.last - self.first, 1e-9) if self.workers else 1e-9
 
     @property
     def ran(self) -> int:
-        """How many items were run, those that ran again as often as they did."""
+        """How many items ran, counting each run of an item that ran again."""
         return sum(stats.items for stats in self.workers.values())
 
     def shares(self) -> Shares:
-        """Where the time went."""
+        """Return the share of the time that each kind of work took."""
         if not self.workers:
             return Shares(self.elapsed)
         starting = max(0.0, self.first - self.started.at)
         capacity = self.window * max(1.0, self.started.workers / self.started.slots_per_worker)
         workers, parent = self.workers.values(), self.parent
         waiting = max(0.0, parent.waiting - max(0.0, starting - self.started.start_seconds))
-        told = parent.pulling + parent.pickling + parent.receiving + self.merging + waiting
+        measured = parent.pulling + parent.pickling + parent.receiving + self.merging + waiting
         slow = self.at_the_end
         return Shares(
             self.elapsed,
@@ -286,7 +286,7 @@ class RunStatistics:
             pickling=_share(parent.pickling, self.window),
             receiving=_share(parent.receiving, self.window),
             merging=_share(self.merging, self.window),
-            orders=_share(self.window - told, self.window) if parent is not UNKNOWN else 0.0,
+            scheduling=_share(self.window - measured, self.window) if parent is not UNKNOWN else 0.0,
             tail=_share(self._tail(), self.elapsed),
             final_stage=_share(self._final_stage(), self.elapsed),
             slowest=slow.seconds,
@@ -294,7 +294,7 @@ class RunStatistics:
         )
 
     def _tail(self) -> float:
-        """Seconds at the end in which half of the workers or more had nothing left to do."""
+        """Return the seconds at the end in which half of the workers or more were idle."""
         idle = [self.first] * (self.started.workers - len(self.workers))
         ends = sorted([*idle, *(max(stats.until, self.first) for stats in self.workers.values())])
         return ends[-1] - ends[(len(ends) - 1) // 2]

@@ -1,7 +1,7 @@
-"""Who did what when: spans of time for each worker, of which only so many are kept, however long a run is.
+"""Timeline: what each worker did when, as spans of time.
 
-Rule: bounded memory. When there are too many spans, neighbours are merged; a merged span still knows how
-much of its time was spent on what, and how many chunks it stands for.
+Rule: bounded memory. When there are too many spans, the timeline merges neighbours; a merged span keeps the time spent
+on each kind of work and the number of its chunks.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import NamedTuple
 __all__ = ["KINDS", "PARENT", "TimeSpan", "Timeline", "most_joined"]
 
 PARENT = -1
-"""The worker that is none: the parent's row."""
+"""The number of the parent's row; workers count from 0."""
 
 KINDS = {False: ("func", "step", "pickling"), True: ("receiving", "merging", "checkpoint")}
-"""What the three parts of a span are: a worker's, and (True) the parent's."""
+"""The three parts of a span: of a worker's (False) and of the parent's (True)."""
 
 MOST = 20_000
-"""Spans that are kept: a few megabytes, and more than a screen can show."""
+"""Spans that a timeline keeps: a few megabytes, and more than a screen can show."""
 
 
 class TimeSpan(NamedTuple):
-    """From `began` to `ended` a worker spent `parts` seconds on each kind of work, for so many chunks or states.
+    """From `began` to `ended`, a worker spent `parts` seconds on each kind of work, for `chunks` chunks or states.
 
     The items of a worker's span are among `start` to `stop`.
     """
@@ -35,7 +35,7 @@ class TimeSpan(NamedTuple):
     chunks: int = 1
 
     def joined(self, other: TimeSpan) -> TimeSpan:
-        """This and a later one as one."""
+        """Return one span for this and a later one."""
         a, b = self.parts, other.parts
         return TimeSpan(
             min(self.began, other.began), max(self.ended, other.ended), (a[0] + b[0], a[1] + b[1], a[2] + b[2]),
@@ -44,7 +44,7 @@ class TimeSpan(NamedTuple):
 
 
 class Timeline:
-    """The spans of all workers, in the order of time.
+    """The spans of all workers, in order of time.
 
     >>> timeline = Timeline(most=4)
     >>> for start in range(100): timeline.add(0, TimeSpan(start, start + 0.5, (0.5, 0.0, 0.0), start, start + 1))
@@ -58,9 +58,9 @@ class Timeline:
         self._count = 0
 
     def add(self, worker: int, span: TimeSpan) -> None:
-        """Add what a worker did last."""
+        """Add the latest span of a worker."""
         spans = self.workers.setdefault(worker, [])
-        if spans and span.began < spans[-1].ended:  # where its beginning is estimated
+        if spans and span.began < spans[-1].ended:  # its start is an estimate
             span = span._replace(began=min(spans[-1].ended, span.ended))
         spans.append(span)
         self._count += 1
@@ -69,7 +69,7 @@ class Timeline:
             self._count = sum(map(len, self.workers.values()))
 
     def thinned(self, cells: int) -> dict[int, list[TimeSpan]]:
-        """The spans with those merged that begin in the same of so many parts of the whole time."""
+        """Divide the whole time into `cells`, and merge the spans of a worker that begin in the same one."""
         if all(len(spans) <= cells for spans in self.workers.values()):
             return dict(self.workers)
         began, ended = self.extent
@@ -78,13 +78,13 @@ class Timeline:
 
     @property
     def extent(self) -> tuple[float, float]:
-        """When the first span begins, and the last ends."""
+        """When the first span begins and the last ends."""
         spans = [(spans[0].began, spans[-1].ended) for spans in self.workers.values()]
         return (min(began for began, _ in spans), max(ended for _, ended in spans)) if spans else (0.0, 0.0)
 
 
 def most_joined(workers: Mapping[int, Sequence[TimeSpan]]) -> int:
-    """How many chunks a span stands for at most."""
+    """Return the largest number of chunks in one span."""
     return max((span.chunks for spans in workers.values() for span in spans), default=1)
 
 

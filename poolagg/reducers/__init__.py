@@ -1,7 +1,7 @@
-"""Reducers: how partial results become one. `Reducer` is the protocol, `as_reducer` what may stand for one.
+"""Reducers turn partial results into one. `Reducer` is the protocol; `as_reducer` converts what may stand for one.
 
-States pickle by names of this package, such as `poolagg.reducers.Total`, and checkpoints keep these names. So a class
-whose instances are in a state has `__module__ = "poolagg.reducers"`, and the package keeps its name.
+States pickle by public names such as `poolagg.reducers.Total`, and checkpoints keep these names. So a class whose
+instances are in a state has `__module__ = "poolagg.reducers"`, and the package keeps its name.
 """
 
 from typing import TYPE_CHECKING

@@ -1,7 +1,7 @@
 """Histogram, ArraySum, ArrayReduce: numpy arrays, reduced in place.
 
-Rule: an accumulator is an array of its own, never a view of one that came in, and arrays that do not
-fit are errors: nothing is broadcast, nothing cast without being asked. numpy is imported when the first is made.
+Rule: an accumulator owns its array, never a view of a partial. Arrays that do not match are errors: these reducers
+never broadcast, and cast only on request. They import numpy when the first is made.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ __all__ = ["ArrayReduce", "ArraySum", "Histogram"]
 
 
 class ArrayReduce(Reducer["Array"]):
-    """`ufunc.reduce` over equally shaped arrays, element by element, in place; of nothing, None.
+    """`ufunc.reduce` over equally shaped arrays, element by element, in place; None for no partials.
 
-    The ufunc takes two arrays, is associative and commutative: `np.maximum`, `np.logical_or`, `np.bitwise_xor`.
-    The result has the dtype that `ufunc.reduce` gives. Raises TypeError for what is not such a ufunc, for a partial
-    that is not an array of numbers or that is more than one (labelled as in pandas, masked, with a unit), and for
-    dtypes that differ; ValueError for shapes that differ.
+    The ufunc takes two arrays and is associative and commutative: `np.maximum`, `np.logical_or`, `np.bitwise_xor`.
+    The result has the dtype of `ufunc.reduce`. Raises TypeError for anything but such a ufunc, for a partial that is
+    not an array of numbers or is more than one (with labels as in pandas, a mask, a unit), and for dtypes that differ;
+    ValueError for shapes that differ.
 
     >>> import numpy as np
     >>> from poolagg.reducers import reduced
@@ -47,10 +47,10 @@ class ArrayReduce(Reducer["Array"]):
 
         if not isinstance(ufunc, np.ufunc):
             raise TypeError(
-                f"ArrayReduce takes a numpy ufunc such as np.maximum, got {shown(ufunc)}: Reduce(f) takes functions"
+                f"ArrayReduce requires a numpy ufunc such as np.maximum, got {shown(ufunc)}: Reduce(f) takes functions"
             )
         if (ufunc.nin, ufunc.nout) != (2, 1):
-            raise TypeError(f"ArrayReduce takes a ufunc of two arrays, got np.{ufunc.__name__} of {ufunc.nin}")
+            raise TypeError(f"ArrayReduce requires a ufunc of two arrays, got np.{ufunc.__name__} of {ufunc.nin}")
         self.ufunc = ufunc
         self.dtype: Any = None
 
@@ -62,7 +62,7 @@ class ArrayReduce(Reducer["Array"]):
             raise TypeError(f"{self!r} {reason}")
         array = np.asarray(partial)
         if array.dtype.kind not in "biufc":
-            raise TypeError(f"{self!r} takes arrays of numbers, got dtype {array.dtype} from {shown(partial)}")
+            raise TypeError(f"{self!r} requires arrays of numbers, got dtype {array.dtype} from {shown(partial)}")
         return array if self.dtype is None else array.astype(self.dtype, casting="same_kind", copy=False)
 
     def init(self) -> Any:
@@ -84,7 +84,7 @@ class ArrayReduce(Reducer["Array"]):
         return None if acc is None else acc.copy()
 
     def _dtype_of(self, dtype: Any) -> Any:
-        """The dtype in which arrays of `dtype` are reduced; numpy widens small ints to add them, for one."""
+        """Return the dtype in which numpy reduces arrays of `dtype`; it widens small ints to add them, for example."""
         import numpy as np
 
         return self.ufunc.reduce(np.empty((1, 0), dtype), axis=0, dtype=self.dtype).dtype
@@ -105,12 +105,13 @@ class ArrayReduce(Reducer["Array"]):
 
 
 class ArraySum(ArrayReduce):
-    """The sum of equally shaped arrays, element by element, in place; of nothing, None.
+    """The sum of equally shaped arrays, element by element, in place; None for no partials.
 
-    Without `dtype`, small ints widen as `np.sum` widens them, and all partials must widen to the same; with it,
-    each partial is cast to it first, if of the same kind. Floats are added as they arrive: `reproducible=True`
-    fixes the bits. Raises ValueError for shapes that differ, TypeError for dtypes that do and for what is not an array
-    of numbers or more than one: `Reduce(lambda a, b: a.add(b, fill_value=0))` adds Series and DataFrames by label.
+    Without `dtype`, small ints widen as in `np.sum`, and all partials must widen to the same dtype; with it, each
+    partial is first cast to it, if of the same kind. Floats are added in order of arrival: `reproducible=True` fixes
+    the bits. Raises ValueError for shapes that differ; TypeError for dtypes that differ, and for a partial that is not
+    an array of numbers or is more than one: `Reduce(lambda a, b: a.add(b, fill_value=0))` adds Series and DataFrames
+    by label.
 
     >>> import numpy as np
     >>> from poolagg.reducers import reduced
@@ -131,9 +132,9 @@ class ArraySum(ArrayReduce):
 class Histogram(Reducer["Counts"]):
     """How many values fall between each two edges, as an array of int64: the counts of `np.histogram`.
 
-    A partial is a number or an array of any shape. The last bin includes its right edge; values outside, and nan,
-    are left out. Values are compared as float64, and those beyond its range as infinities. Raises ValueError for fewer
-    than two edges or edges that do not increase, TypeError for partials that are not real numbers, None say.
+    A partial is a number or an array of any shape. The last bin includes its right edge; values outside the edges, and
+    nan, are not counted. Values are compared as float64, and those beyond its range as infinities. Raises ValueError
+    for fewer than two edges or edges that do not increase, TypeError for partials that are not real numbers (None).
 
     >>> from poolagg.reducers import reduced
     >>> reduced(Histogram([0, 1, 2]), [0.5, [1, 2], 7])
@@ -147,7 +148,7 @@ class Histogram(Reducer["Counts"]):
 
         self.edges = np.array(edges if isinstance(edges, np.ndarray) else list(edges), dtype=np.float64)
         if self.edges.ndim != 1 or self.edges.size < 2 or not (self.edges[:-1] < self.edges[1:]).all():
-            raise ValueError(f"Histogram(edges) takes two or more increasing numbers, got {shown(edges)}")
+            raise ValueError(f"Histogram(edges) requires two or more increasing numbers, got {shown(edges)}")
 
     def prepare(self, partial: Any) -> Any:
         import numpy as np
@@ -162,14 +163,14 @@ class Histogram(Reducer["Counts"]):
         if values.dtype.kind == "O":
             values = np.array([self._real(x, partial) for x in values.flat], np.float64)
         if values.dtype.kind not in "biuf":
-            raise TypeError(f"{self!r} takes real numbers or arrays of them, got {shown(partial)}")
+            raise TypeError(f"{self!r} requires real numbers or arrays of them, got {shown(partial)}")
         return values.astype(np.float64, copy=False).ravel()
 
     def _real(self, x: Any, partial: Any) -> float:
         if not isinstance(x, (Real, Decimal)):
             raise TypeError(
-                f"{self!r} takes real numbers or arrays of them, got {shown(x)}{_within(x, partial)}: .where(f) leaves "
-                f"partials out, float('nan') is not counted"
+                f"{self!r} requires real numbers or arrays of them, got {shown(x)}{_within(x, partial)}: .where(f) "
+                f"leaves partials out, float('nan') is not counted"
             )
         return _as_float(x)
 
@@ -212,12 +213,12 @@ def _as_float(x: Any) -> float:
 
 
 LABELLED = {"pandas", "polars", "xarray", "modin", "cudf", "geopandas"}
-"""Packages whose data has labels, by which it is to be added. Known by name, for none of them need be installed."""
+"""Packages whose data has labels to be added by. They are known by name, since none need be installed."""
 
 
 @lru_cache(256)
 def _more_than_numbers(kind: Any) -> str | None:
-    """Why what is of this type is more than an array of numbers, and what to write instead."""
+    """Say why an object of this type is more than an array of numbers and what to write instead; None if it is not."""
     import numpy as np
 
     if issubclass(kind, np.ma.MaskedArray):

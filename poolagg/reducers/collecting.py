@@ -14,10 +14,10 @@ __all__ = ["Collect", "Frequencies", "MergeCounts", "Unique"]
 
 
 class Collect(Reducer[list[Any]]):
-    """The list of the partials, in input order whatever arrives first. The values themselves are not copied.
+    """The list of the partials in input order, whatever order they arrive in. The values are not copied.
 
-    The accumulator is the stretches of the list by the place each begins at, never changed once they are in; linear,
-    and they are sorted at the end.
+    The accumulator maps the position of each stretch's first partial to the stretch, an immutable tuple. Linear; only
+    `finish` sorts.
 
     >>> from poolagg.reducers import reduced
     >>> reduced(Collect(), "abc")
@@ -73,7 +73,7 @@ class Unique(Reducer[set[Any]]):
 
 
 class MergeCounts(Reducer[Counter[Any]]):
-    """The sum of partials that are mappings of counts, as a Counter; zero and negative counts are kept.
+    """The sum of partials that are mappings of counts, as a Counter. Zero and negative counts stay in it.
 
     Linear in the counts. Every nan is the same key. Raises TypeError for a partial that is not a mapping of numbers.
 
@@ -102,7 +102,7 @@ class MergeCounts(Reducer[Counter[Any]]):
         try:
             for counts in prepareds:
                 if not acc:
-                    sum(counts.values())  # for an empty Counter takes over whatever there is
+                    sum(counts.values())  # an empty Counter copies values without adding: check that they add
                 acc.update(counts)
         except TypeError as error:
             error.add_note("MergeCounts() adds counts; GroupBy(reducer).flat().of(dict.items) reduces other values")
@@ -128,8 +128,8 @@ class MergeCounts(Reducer[Counter[Any]]):
 class Frequencies(MergeCounts):
     """How often each partial occurs, as a Counter; with `.flat()`, each element of the partials, at C speed.
 
-    Partials must be hashable, and every nan is the same one: `math.nan`. A Counter is counted as it is iterated, by
-    its keys: see MergeCounts for adding them.
+    Partials must be hashable, and every nan is the same key, `math.nan`. `.flat()` counts the keys of a Counter once
+    each; MergeCounts adds Counters.
 
     >>> from poolagg.reducers import reduced
     >>> reduced(Frequencies().flat(), ["abba", "cab"]).most_common(1)

@@ -1,11 +1,11 @@
-"""The derived forms of any reducer: `of`, `where`, `flat`, `then` (`by` is in `_grouping`).
+"""The derived forms of any reducer: `of`, `where`, `flat`, `then` (`by` is in `grouping.py`).
 
 Each sees the raw partial before those to its left, so `Sum().of(size).where(ok).flat()` reads like SQL: each element
-of the partial, if it is ok, its size, summed. Their functions run in `prepare`, that is, in the map phase.
+of the partial, if it is ok, its size, summed. Their functions run in `prepare`, in the map phase.
 
     of(f)        prepare = inner.prepare . f
     where(pred)  prepare = inner.prepare, or DROPPED, which the fold skips
-    flat()       prepare = map inner.prepare; the place of an element is the partial's place and its position
+    flat()       prepare = map inner.prepare; the position of an element is the partial's position and its index
     then(f)      finish  = f . inner.finish
 """
 
@@ -25,11 +25,11 @@ __all__ = ["Derived", "Flat", "Of", "Then", "Where"]
 S = TypeVar("S")
 
 LARGE = 256
-"""Elements for which a call of their own costs next to nothing, and a copy would."""
+"""From this many elements on, a separate call costs almost nothing, while a copy is expensive."""
 
 
 class Derived(Combinator[R]):
-    """A reducer that is `inner` but for what a subclass overrides; the accumulator is `inner`'s own."""
+    """A reducer that delegates to `inner` what a subclass does not override; the accumulator is `inner`'s."""
 
     def __init__(self, inner: Reducer) -> None:
         super().__init__(inner)
@@ -59,7 +59,7 @@ class Derived(Combinator[R]):
 
 
 class Of(Derived[R]):
-    """`inner` of `f(partial)`."""
+    """Reduces `f(partial)` with `inner`."""
 
     def __init__(self, inner: Reducer[R], f: Callable[[Any], Any]) -> None:
         need_callable(f"{inner!r}.of(f)", f)
@@ -78,7 +78,7 @@ class Of(Derived[R]):
 
 
 class Where(Derived[R]):
-    """`inner` of the partials for which `pred` is true."""
+    """Reduces with `inner` the partials for which `pred` is true."""
 
     def __init__(self, inner: Reducer[R], pred: Callable[[Any], Any]) -> None:
         need_callable(f"{inner!r}.where(pred)", pred)
@@ -95,8 +95,8 @@ class Where(Derived[R]):
     def steps_at(self, acc: Any, place: Position, prepareds: Sequence[Any]) -> Any:
         if not self.positional:
             return self.inner.steps_at(acc, place, [x for x in prepareds if x is not DROPPED])
-        for start, run in _kept_runs(place, prepareds):
-            acc = self.inner.steps_at(acc, start, run)
+        for start, stretch in _kept_runs(place, prepareds):
+            acc = self.inner.steps_at(acc, start, stretch)
         return acc
 
     def __repr__(self) -> str:
@@ -104,7 +104,7 @@ class Where(Derived[R]):
 
 
 class Flat(Derived[R]):
-    """`inner` of the elements of each partial."""
+    """Reduces the elements of each partial with `inner`."""
 
     @property
     def has_prepare(self) -> bool:
@@ -129,7 +129,7 @@ class Flat(Derived[R]):
 
 
 class Then(Derived[S]):
-    """`inner`, presented by `f`."""
+    """Applies `f` to the result of `inner`."""
 
     def __init__(self, inner: Reducer[R], f: Callable[[R], S]) -> None:
         need_callable(f"{inner!r}.then(f)", f)
@@ -147,30 +147,30 @@ class Then(Derived[S]):
 
 
 def _kept_runs(place: Position, prepareds: Sequence[Any]) -> Iterator[tuple[Position, list[Any]]]:
-    """The stretches between dropped partials, each with the place it begins at."""
+    """Yield the stretches between dropped partials, each with the position of its first."""
     *front, start = place
-    for dropped, run in groupby(prepareds, lambda prepared: prepared is DROPPED):
-        stretch = list(run)
+    for dropped, group in groupby(prepareds, lambda prepared: prepared is DROPPED):
+        stretch = list(group)
         if not dropped:
             yield (*front, start), stretch
         start += len(stretch)
 
 
 def _sequence(partial: Any) -> Sequence[Any]:
-    """What can be indexed goes through as it is, at no cost; any other iterable becomes a list."""
+    """Return a sequence or an array as it is; make a list of any other iterable."""
     if isinstance(partial, (list, tuple, str, Sequence)):  # the first three at no cost
         return partial
     if type(partial).__name__ == "ndarray":
         return partial  # type: ignore[no-any-return]
     if not isinstance(partial, Iterable):
         raise TypeError(
-            f"flat() takes partials that are iterables, got {partial!r}: return a list, or leave flat() out"
+            f"flat() requires partials that are iterables, got {partial!r}: return a list, or leave flat() out"
         )
     return listed(lambda: partial)
 
 
 def _stretches(prepareds: Sequence[Sequence[Any]]) -> Iterator[Sequence[Any]]:
-    """Large partials go in as they are; small ones are joined, so that one call of the bulk form serves many."""
-    for large, run in groupby(prepareds, lambda elements: len(elements) >= LARGE):
-        stretches = list(run)
+    """Yield large partials as they are, and join small ones, so that one bulk call folds many."""
+    for large, group in groupby(prepareds, lambda elements: len(elements) >= LARGE):
+        stretches = list(group)
         yield from stretches if large else [list(chain.from_iterable(stretches))]

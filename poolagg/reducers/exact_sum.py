@@ -1,33 +1,31 @@
 """Sums of floats without rounding: the same bits in any order, for any split among workers.
 
-The exact sum of doubles is held as a short tuple of floats that do not overlap: the sum rounded to a float, then
-what that left rounded to a float, and so on until nothing is left. `math.fsum` rounds an exact sum correctly, so
-each part is one pass of it, and the tuple depends on the exact value alone: equal sums are equal tuples, whatever
-way they came.
+The state is the exact sum of doubles as a short tuple of floats that do not overlap: the sum rounded to a float, then
+the remainder rounded to a float, and so on until none remains. `math.fsum` rounds an exact sum correctly, so each part
+takes one pass of it. The tuple depends on the exact value alone: equal sums are equal tuples.
 (Parts: Priest 1991 and Shewchuk 1997, "Adaptive Precision Floating-Point Arithmetic"; `fsum`: Hettinger.)
 
-Where a tuple will not do, because the sum is beyond the largest float, below the least, or reaches over too many
-decades, the state is an int in units of 2**-2148, the square of the least positive float; and again it is a tuple as
-soon as the value allows.
-`fsum` gives up when it overflows on the way; the ints don't.
+If the sum is beyond the largest float, below the least, or spans too many decades, the state is an int in units of
+2**-2148, the square of the least positive float. It becomes a tuple again as soon as the value allows. `fsum` fails
+when an intermediate sum overflows; the ints do not.
 
-Squares enter exactly as well, as the pair (rounded product, its error). (Dekker 1971, "A floating-point technique for
+A square enters exactly too, as the pair (rounded product, its error). (Dekker 1971, "A floating-point technique for
 extending the available precision".)
 
 >>> total = FloatSum().plus([1e308, 1e308, 0.1]).plus([-1e308])
 >>> total, total.value()
 (FloatSum(finite=(1e+308, 0.1), special=0), 1e+308)
 
-Sums of numbers of any kind: what Python adds exactly stays what it is, floats are added exactly, complex by part.
+`Total` adds numbers of any type:
 
     ints, Fractions   as `sum` adds them, which is exact
-    Decimals          exactly, and rounded to the context's precision once, at the end
-    floats            exactly (`_exact`), and rounded once, at the end; ints and Fractions beside them enter exactly
+    Decimals          exactly, rounded to the context's precision once, at the end
+    floats            exactly (`FloatSum`), rounded once, at the end; ints and Fractions among them enter exactly
     complex           the real and the imaginary parts, each as floats
     numpy scalars     as the Python numbers they equal, so integers do not overflow; timedelta64 by its own `+`
 
-A total is a function of the numbers alone, not of their order: totals are compared with `==`. An unknown type of
-number is added by its own `+`, and is as exact as that; a float with a `+` of its own is refused.
+A total depends on the numbers alone, not on their order, so `==` compares totals. A number of an unknown type is added
+by its own `+`, and is as exact as that; a subclass of float with a `+` of its own is an error.
 
 >>> Total().plus(numbers([1, 2**53, 0.5])).plus(numbers([0.25])).value()
 9007199254740994.0
@@ -55,7 +53,7 @@ UNIT = 1 << UNIT_BITS
 LEAST_FLOAT = 1 << (UNIT_BITS - 1074)
 
 MOST_PARTS = 6
-"""Up to here a few passes of `fsum` are faster than ints; it is about 95 decades."""
+"""Up to this many parts, about 95 decades, passes of `fsum` are faster than ints."""
 
 PLUS_INFINITY, MINUS_INFINITY, NOT_A_NUMBER = 1, 2, 4
 
@@ -64,37 +62,37 @@ PLUS_INFINITY, MINUS_INFINITY, NOT_A_NUMBER = 1, 2, 4
 class FloatSum(NamedTuple):
     """The exact sum of floats: immutable, small, and equal to any other with the same value.
 
-    `special` says which of inf, -inf and nan came; once one did, `finite` no longer matters and is ().
+    `special` records which of inf, -inf and nan were added; after the first, `finite` is () and unused.
     """
 
     finite: tuple[float, ...] | int = ()
     special: int = 0
 
     def plus(self, floats: Sequence[float], units: int = 0) -> FloatSum:
-        """Add floats, and a multiple of 2**-2148. Linear: a pass of `sum`, and two of `math.fsum` as a rule."""
+        """Add floats, and a multiple of 2**-2148. Linear: usually a pass of `sum` and two of `math.fsum`."""
         if self.special:
             return FloatSum((), self.special | _special(floats))
         if not units and isinstance(self.finite, tuple):
             try:
                 return FloatSum(_parts([*self.finite, *_few(floats)]))
             except (OverflowError, ValueError):
-                pass  # overflow on the way, or not all finite: the slow way tells which
+                pass  # an overflow, or not all are finite: the slow path tells which
         if special := _special(floats):
             return FloatSum((), special)
         return FloatSum(_parts_of_int(self.units() + units + _sum_units(floats)))
 
     def join(self, other: FloatSum) -> FloatSum:
-        """The sum of both."""
+        """Return the sum of both."""
         if other.special:
             return FloatSum((), self.special | other.special)
         return self.plus((), other.finite) if isinstance(other.finite, int) else self.plus(other.finite)
 
     def units(self) -> int:
-        """The finite sum in units of 2**-2148."""
+        """Return the finite sum in units of 2**-2148."""
         return self.finite if isinstance(self.finite, int) else sum(map(_units, self.finite))
 
     def ratio(self) -> tuple[int, int]:
-        """The finite sum as a numerator and a denominator, a power of two; not in lowest terms."""
+        """Return the finite sum as a numerator and a denominator, a power of two; not in lowest terms."""
         if isinstance(self.finite, int):
             return self.finite, UNIT
         ratios = [part.as_integer_ratio() for part in self.finite]
@@ -102,7 +100,7 @@ class FloatSum(NamedTuple):
         return sum(n * (denominator // d) for n, d in ratios), denominator
 
     def value(self) -> float:
-        """The sum rounded to the nearest float, ties to even; infinities and nan as IEEE 754 adds them."""
+        """Return the sum rounded to the nearest float, ties to even; infinities and nan as in IEEE 754."""
         if self.special:
             return _SPECIAL_VALUES.get(self.special, math.nan)
         if isinstance(self.finite, int):
@@ -117,7 +115,7 @@ _SPECIAL_VALUES = {PLUS_INFINITY: math.inf, MINUS_INFINITY: -math.inf}
 
 
 def quotient(numerator: int, denominator: int) -> float:
-    """The quotient rounded to the nearest float; infinite where no float is that large.
+    """Return the quotient rounded to the nearest float; infinite where no float is that large.
 
     >>> quotient(1, 10), quotient(-(10**309), 1)
     (0.1, -inf)
@@ -129,10 +127,10 @@ def quotient(numerator: int, denominator: int) -> float:
 
 
 def square_root(numerator: int, denominator: int) -> float:
-    """The square root of a ratio that is not negative, rounded to the nearest float.
+    """Return the square root of a ratio that is not negative, rounded to the nearest float.
 
-    At least 55 bits of the integer root, with a sticky last bit for what lies below them, round as the root itself
-    would. (Round to odd: Boldo and Melquiond 2008; as in CPython's `statistics`, by Dickinson.)
+    At least 55 bits of the integer root, with a sticky last bit for the rest, round as the exact root does.
+    (Round to odd: Boldo and Melquiond 2008; as in CPython's `statistics`, by Dickinson.)
 
     >>> square_root(2, 1) == 2**0.5, square_root(10**40, 9)
     (True, 3.333333333333333e+19)
@@ -144,10 +142,10 @@ def square_root(numerator: int, denominator: int) -> float:
 
 
 def squares(floats: Iterable[float]) -> tuple[list[float], int]:
-    """SchedulerOptions whose exact sum is the sum of the squares, less some squares in units of 2**-2148 (the second
-    value).
+    """Return floats and a count of units of 2**-2148; together they are the exact sum of the squares.
 
-    A square is the rounded product and its error, where neither can overflow or fall below the least float.
+    A square becomes its rounded product and the error of that, unless either can overflow or fall below the least
+    float; then it is counted in units.
 
     >>> squares([0.1, 1e200])[0]
     [0.010000000000000002, -8.326672684688674e-19]
@@ -169,12 +167,13 @@ def squares(floats: Iterable[float]) -> tuple[list[float], int]:
 
 
 def _few(floats: Sequence[float]) -> list[float]:
-    """A few floats with the same exact sum: what `sum` makes of them, and the parts of what that leaves.
+    """Return a few floats with the same exact sum: the result of `sum`, and the parts of its error.
 
-    It is a third of a pass of `fsum` that saves one. The total so far stays out: next to it the passes are longer.
+    The pass of `sum` costs a third of a pass of `fsum`, and saves one. The total so far stays out, because it makes the
+    passes longer.
     """
-    most = sum(floats)
-    return [most, *_parts([*floats, -most])]
+    approximate = sum(floats)
+    return [approximate, *_parts([*floats, -approximate])]
 
 
 def _parts(terms: list[float]) -> tuple[float, ...]:
@@ -191,7 +190,7 @@ def _parts(terms: list[float]) -> tuple[float, ...]:
 
 
 def _parts_of_int(units: int) -> tuple[float, ...] | int:
-    """The same parts from units of 2**-2148; the int itself where floats cannot hold it."""
+    """Return the same parts from units of 2**-2148; the int itself where floats cannot hold it."""
     if units % LEAST_FLOAT:
         return units
     parts: list[float] = []
@@ -211,7 +210,7 @@ def _units(x: float) -> int:
 
 def _sum_units(floats: Sequence[float]) -> int:
     try:
-        floats = _parts([*floats])  # many times faster, where nothing overflows
+        floats = _parts([*floats])  # many times faster, unless a sum overflows
     except OverflowError:
         pass
     return sum(map(_units, floats))
@@ -236,7 +235,7 @@ _NUMBERS = (int, float, complex, Fraction, Decimal)
 
 @plain
 class Numbers(NamedTuple):
-    """A batch of numbers, sorted by how they are added."""
+    """A batch of numbers, split by how they are added."""
 
     plain: Sequence[Any]
     reals: Sequence[float] = ()
@@ -245,14 +244,14 @@ class Numbers(NamedTuple):
 
 @plain
 class Total(NamedTuple):
-    """A sum of numbers: `plain` ones, and the exact sum of floats once there were any; `imag` once any was complex."""
+    """A sum of numbers: `plain` ones, and the exact sum of floats, once there are any; `imag` once any is complex."""
 
     plain: Any = 0
     real: FloatSum | None = None
     imag: FloatSum | None = None
 
     def plus(self, batch: Numbers) -> Total:
-        """Add numbers; a batch of ints, or of floats, runs at the speed of `sum` and `math.fsum`."""
+        """Add numbers: a batch of ints, or of floats, at the speed of `sum` and `math.fsum`."""
         plain = _exact_sum(self.plain, batch.plain) if batch.plain else self.plain
         return _checked(Total(plain, _plus(self.real, batch.reals), _plus(self.imag, batch.imags)))
 
@@ -263,24 +262,24 @@ class Total(NamedTuple):
         return _checked(Total(plain, _plus(self.real, *squares(batch.reals))))
 
     def join(self, other: Total) -> Total:
-        """The sum of both."""
+        """Return the sum of both."""
         plain = _exact_sum(self.plain, (other.plain,))
         return _checked(Total(plain, _join(self.real, other.real), _join(self.imag, other.imag)))
 
     def value(self) -> Any:
-        """The sum, of the type that Python's `+` gives, rounded once. A zero is never negative."""
+        """Return the sum, of the type that Python's `+` gives, rounded once. A zero is never negative."""
         if self.real is None:
             return +self.plain if isinstance(self.plain, Decimal) else self.plain
         return self._rounded(1)
 
     def mean(self, count: int) -> Any:
-        """The sum divided by `count`, rounded once."""
+        """Return the sum divided by `count`, rounded once."""
         if self.real is not None:
             return self._rounded(count)
         return quotient(self.plain, count) if isinstance(self.plain, int) else self.plain / count
 
     def ratio(self) -> tuple[int, int]:
-        """The sum of finite numbers, none of them complex, as a numerator and a denominator."""
+        """Return the sum of finite numbers, none of them complex, as a numerator and a denominator."""
         numerator, denominator = self.plain.as_integer_ratio()
         n, d = self.real.ratio() if self.real else (0, 1)
         return numerator * d + n * denominator, denominator * d
@@ -294,9 +293,9 @@ Total.__module__ = "poolagg.reducers"
 
 
 def numbers(batch: Iterable[Any]) -> Numbers:
-    """Sort a batch by how its numbers are added; a TypeError for what is no number."""
+    """Split a batch by how its numbers are added; raise TypeError for anything that is not a number."""
     if not isinstance(batch, (list, tuple)):
-        batch = batch.tolist() if hasattr(batch, "tolist") else list(batch)  # `flat` hands over arrays whole
+        batch = batch.tolist() if hasattr(batch, "tolist") else list(batch)  # `flat` passes arrays whole
     types = types_of(batch)
     if types == {float}:
         return Numbers((), batch)
@@ -318,7 +317,7 @@ def _number(x: Any) -> Any:
             if isinstance(x, base) and not _adds_as(base, type(x)):
                 raise TypeError(
                     f"expected a number that adds as a {base.__name__} does, got {reprlib.repr(x)} of type "
-                    f"{type(x).__name__}, which has a + of its own: Reduce(operator.add), or .of({base.__name__})"
+                    f"{type(x).__name__}, which has its own +: Reduce(operator.add), or .of({base.__name__})"
                 )
         return x
     if type(x).__name__ in ("NAType", "NaTType"):  # of pandas, which need not be installed
@@ -341,7 +340,7 @@ def _number(x: Any) -> Any:
 
 
 def _adds_as(number: Any, kind: Any) -> bool:
-    """Whether a subclass of a type of numbers adds as that does; numpy's do."""
+    """Tell whether a subclass of a number type adds as its base does; numpy's do."""
     return (kind.__add__ is number.__add__ and kind.__radd__ is number.__radd__) or hasattr(kind, "dtype")
 
 
@@ -350,7 +349,7 @@ def _is_span(x: Any) -> bool:
 
 
 def _of_numpy(x: Any) -> Any:
-    """A scalar of numpy, or an array without dimensions, as the number it equals."""
+    """Return the number that a numpy scalar, or an array without dimensions, equals."""
     if type(x).__name__ == "MaskedConstant":
         raise TypeError("expected a number, got the masked value: .where(lambda x: x is not numpy.ma.masked)")
     if x.dtype.kind == "M":
@@ -361,7 +360,7 @@ def _of_numpy(x: Any) -> Any:
 def _exact_sum(start: Any, plain: Sequence[Any]) -> Any:
     found = types_of(plain)
     if isinstance(start, int) and found <= {int, bool}:
-        return start + sum(plain)  # which is quick while it fits into a machine word: from 0 on it mostly does
+        return start + sum(plain)  # fast while it fits into a machine word, which a sum from 0 mostly does
     if _is_span(start) or any(kind.__name__ == "timedelta64" for kind in found):
         return reduce(add, [x for x in (start, *plain) if _is_span(x) or x != 0])  # numpy adds no number to a span
     with localcontext(_UNBOUNDED):
@@ -388,7 +387,7 @@ def _divided(total: Total, count: int) -> float:
     floats = total.real or FloatSum()
     if floats.special or (count == 1 and not total.plain):
         return floats.value()
-    if not hasattr(total.plain, "as_integer_ratio"):  # a type we do not know: by its own arithmetic
+    if not hasattr(total.plain, "as_integer_ratio"):  # an unknown type: by its own arithmetic
         return (total.plain + floats.value()) / count  # type: ignore[no-any-return]
     numerator, denominator = total.ratio()
     return quotient(numerator, denominator * count)

@@ -1,4 +1,4 @@
-"""Fold, Reduce, Into: reducers made from functions of your own."""
+"""Fold, Reduce, Into: reducers made from user functions."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ T = TypeVar("T")
 class Fold(Reducer[R]):
     """A reducer from functions: `functools.reduce(step, partials, init())`, in the parent and in input order.
 
-    `init` is a factory. Without it the first partial becomes the accumulator, and there is no result of nothing: the
-    TypeError is that of `functools.reduce`. With `merge`, which must be associative and leave its right argument alone,
-    states are combined in the workers instead: in any order, so `merge` must commute as well, or in input order with
-    `ordered=True`, as where it concatenates. None is a legal accumulator.
+    `init` is a factory. Without it the first partial becomes the accumulator, and an empty input raises the TypeError
+    of `functools.reduce`. With `merge`, which must be associative and must not change its right argument, workers
+    combine states: in any order, so `merge` must also commute, or in input order with `ordered=True` (for a merge that
+    concatenates). None is a legal accumulator.
 
-    The result is the accumulator itself. A snapshot's value is a deep copy of it, for the accumulator goes on changing;
-    of one that cannot be copied, an open file say, it is itself the value.
+    The result is the accumulator itself. A snapshot's value is a deep copy of it, because the accumulator keeps
+    changing; an accumulator that cannot be copied, such as an open file, is the value itself.
 
     >>> import operator
     >>> from poolagg.reducers import reduced
@@ -115,9 +115,9 @@ class Fold(Reducer[R]):
 
 
 class Reduce(Fold[R]):
-    """`functools.reduce(f, partials)` for an `f` you declare associative and commutative: combined in the workers.
+    """`functools.reduce(f, partials)`, combined in the workers: you declare `f` associative and commutative.
 
-    No result of nothing: the TypeError is that of `functools.reduce`.
+    An empty input raises the TypeError of `functools.reduce`.
 
     >>> import operator
     >>> from poolagg.reducers import reduced
@@ -136,10 +136,10 @@ class Reduce(Fold[R]):
 class Into(Reducer[None]):
     """Call `apply(partial)` in the parent, one partial at a time; the result is None.
 
-    For what already exists and is yours: a database, a grid, a file. `ordered=True` keeps to the input order.
+    Use it to update an existing object: a database, a grid, a file. `ordered=True` keeps the input order.
 
-    In the place of `apply` may stand a resource that can commit (`poolagg.resources.Resource`): then every partial is
-    in it once, whatever dies, and the same call again continues a run that stopped.
+    Instead of a function, pass a resource that can commit (`poolagg.resources.Resource`): it then holds every partial
+    exactly once, whichever process dies, and repeating the call continues a run that stopped.
 
     >>> from poolagg.reducers import reduced
     >>> seen = []

@@ -16,8 +16,8 @@ __all__ = ["By", "GroupBy"]
 class GroupBy(Combinator[dict[Any, R]]):
     """Reduce the values of each key on their own: partials are (key, value) pairs, the result is a dict.
 
-    Linear; a batch is grouped first, so that each key's values are folded in bulk. Keys must be hashable, and every
-    nan is the same key, `math.nan`, in whatever type or tuple it comes.
+    Linear; `steps` groups a batch first and folds each key's values in bulk. Keys must be hashable. Every nan, of any
+    type and inside any tuple, is the same key, `math.nan`.
 
     >>> from poolagg.reducers import Sum, reduced
     >>> reduced(GroupBy(Sum()), [("a", 1), ("b", 2), ("a", 3)])
@@ -42,7 +42,7 @@ class GroupBy(Combinator[dict[Any, R]]):
             key, value = partial
         except (TypeError, ValueError):
             raise TypeError(
-                f"{self!r} takes (key, value) pairs, got {partial!r}; .by(key) groups by a function"
+                f"{self!r} requires (key, value) pairs, got {partial!r}; .by(key) groups by a function"
             ) from None
         return key, self.inner.prepare(value)
 
@@ -77,7 +77,7 @@ class GroupBy(Combinator[dict[Any, R]]):
         return {key: self.inner.finish(inner) for key, inner in acc.items()}
 
     def _begun(self, acc: dict[Any, Any], key: Any) -> Any:
-        """Put in an accumulator for a key that is not there yet, unless it is nan; what it is there as."""
+        """Add an accumulator for a key that `acc` lacks, and return the key it is stored under (a mark, for nan)."""
         key = as_key(key)
         if key not in acc:
             acc[key] = self.inner.init()
@@ -91,7 +91,7 @@ class GroupBy(Combinator[dict[Any, R]]):
 
 
 class By(GroupBy[R]):
-    """`inner` for each group of partials with the same `key`."""
+    """Reduces each group of partials with the same `key` with `inner`."""
 
     def __init__(self, inner: Reducer[R], key: Callable[[Any], Any]) -> None:
         need_callable(f"{inner!r}.by(key)", key)

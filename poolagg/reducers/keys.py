@@ -1,10 +1,10 @@
-"""Keys of groups and of counts: every nan is the same key, wherever it comes from and however it travels.
+"""Keys of groups and of counts: every nan is the same key, in every process.
 
-Two nan are not equal. A dict finds one again only if it is the same object, which it is not after it has travelled
-between processes. So an accumulator has a mark in the place of each nan (of float, numpy, Decimal or complex), also
-inside tuples and frozensets, and the result has `math.nan`. A NaT of numpy stays a NaT, and is one key as well.
+Two nan are not equal. A dict finds one again only if it is the same object, and pickling makes another. So an
+accumulator holds a mark instead of each nan (of float, numpy, Decimal or complex), also inside tuples and frozensets,
+and the result holds `math.nan`. A NaT of numpy stays a NaT, and is also one key.
 
-Marks that stand where a value would: each is one object in every process, also after pickling.
+A mark is a single object in every process, also after pickling.
 """
 
 from __future__ import annotations
@@ -39,12 +39,13 @@ __all__ = [
 
 @plain
 class Mark(enum.Enum):
-    """An enum because its members pickle and deep-copy to themselves, so `is` works everywhere.
+    """Values that stand for others; an enum, whose members pickle and deep-copy to themselves, so `is` works.
 
     >>> DROPPED, EMPTY, NAN
     (DROPPED, EMPTY, NAN)
     """
 
+    # Python 3.11 pickles a member by its value, so checkpoints keep these texts.
     EMPTY = "an accumulator that has seen nothing yet; None would not do, since a partial may be None"
     DROPPED = "a partial that `where` left out: it keeps its position, so the places of the others stay right"
     NAN = "a key that is not a number: floats that are nan differ from one another, and from themselves in a worker"
@@ -75,7 +76,7 @@ SCALARS = SURE | {float, complex, Decimal}
 
 
 def as_key(key: Any) -> Any:
-    """What stands for `key` in an accumulator: itself, unless it is nan or there is one in it.
+    """Return `key` as an accumulator holds it: itself, with a mark for each nan.
 
     >>> as_key(float("nan")), as_key(("a", math.nan)), as_key(1.5)
     (NAN, ('a', NAN), 1.5)
@@ -91,7 +92,7 @@ def as_key(key: Any) -> Any:
 
 
 def as_result(key: Any) -> Any:
-    """The inverse of `as_key`; `math.nan` for any nan.
+    """Return the key that `as_key` was given; `math.nan` for any nan.
 
     >>> as_result((NAN, 1)), as_result("a")
     ((nan, 1), 'a')
@@ -106,7 +107,7 @@ def as_result(key: Any) -> Any:
 
 
 def all_equal_themselves(keys: Sequence[Any]) -> bool:
-    """Whether it is seen at C speed that there is no nan among the keys, or in them if they are tuples."""
+    """Tell whether a check at C speed finds no nan among the keys, nor inside them if they are tuples."""
     found = types_of(keys)
     if found <= SURE:
         return True
@@ -116,7 +117,7 @@ def all_equal_themselves(keys: Sequence[Any]) -> bool:
 
 
 def may_hold_marks(keys: Iterable[Any]) -> bool:
-    """Whether there may be a mark among the keys of an accumulator, or in one of them."""
+    """Tell whether a key of an accumulator may be a mark, or hold one."""
     found = set(map(type, keys))
     if found == {tuple}:
         return may_hold_marks(list(chain.from_iterable(keys)))
@@ -124,9 +125,9 @@ def may_hold_marks(keys: Iterable[Any]) -> bool:
 
 
 def mark_new(counts: dict[Any, Any], before: int) -> None:
-    """Put marks in the place of nan among the keys of a dict of counts that came when it had `before` of them.
+    """Replace nan by marks in the keys of a dict of counts, from the one at index `before` on.
 
-    The key `INSIDE`, with a count of 0, says that there are marks inside other keys.
+    The key `INSIDE`, with a count of 0, says that other keys hold marks.
     """
     if _are_texts(islice(reversed(counts), len(counts) - before)):
         return
@@ -137,24 +138,24 @@ def mark_new(counts: dict[Any, Any], before: int) -> None:
     if all(key is mark for key, mark in zip(fresh, marked, strict=True)):
         return
     values = [counts.pop(key) for key in fresh]
-    for mark, value in zip(reversed(marked), reversed(values), strict=True):  # in the order in which they came
+    for mark, value in zip(reversed(marked), reversed(values), strict=True):  # in the order of arrival
         counts[mark] = counts[mark] + value if mark in counts else value
     if any(type(mark) is not Mark and key is not mark for key, mark in zip(fresh, marked, strict=True)):
         counts.setdefault(INSIDE, 0)
 
 
 def without_marks(counts: dict[Any, Any]) -> list[tuple[Any, Any]] | None:
-    """The entries of a dict of counts, with nan in the place of each mark; None if it has no marks."""
+    """Return the entries of a dict of counts with nan instead of each mark; None if it has no marks."""
     if not any(mark in counts for mark in Mark):
         return None
     return [(as_result(key), count) for key, count in counts.items() if key is not INSIDE]
 
 
 def _are_texts(keys: Iterable[Any]) -> bool:
-    """Whether all keys are strings. To join some at a time is the quickest way to see it."""
-    left = iter(keys)
+    """Tell whether all keys are strings. Joining some at a time is the fastest check."""
+    remaining = iter(keys)
     try:
-        while some := list(islice(left, 1024)):
+        while some := list(islice(remaining, 1024)):
             "".join(some)
     except TypeError:
         return False
@@ -162,7 +163,7 @@ def _are_texts(keys: Iterable[Any]) -> bool:
 
 
 def _rebuilt(key: Any, convert: Callable[[Any], Any]) -> Any:
-    """A tuple or frozenset with its elements converted; itself if that changes none."""
+    """Return a tuple or frozenset with its elements converted; itself if that changes none."""
     if SURE.issuperset(map(type, key)) and Mark not in map(type, key):
         return key
     elements = list(map(convert, key))

@@ -1,4 +1,4 @@
-"""Count, Sum, Mean, Variance, Std: numbers from numbers, exact until they are presented.
+"""Count, Sum, Mean, Variance, Std: exact states, rounded once at the end.
 
 All of them commute exactly: the same result, to the last bit, for any number of workers and any timing.
 """
@@ -21,7 +21,7 @@ __all__ = ["Count", "Mean", "Std", "Sum", "Variance"]
 
 
 class Count(Reducer[int]):
-    """How many partials there were; of nothing, 0.
+    """The number of partials; 0 for none.
 
     >>> from poolagg.reducers import reduced
     >>> reduced(Count(), ["a", "b", None])
@@ -45,14 +45,14 @@ class Count(Reducer[int]):
 
 
 class Sum(Reducer[Any]):
-    """The sum of the partials; of nothing, 0. Floats are summed exactly and rounded once.
+    """The sum of the partials; 0 for none. Floats are summed exactly and rounded once.
 
-    Ints, Fractions and Decimals stay what they are, as with `sum`; one float makes the result a float, one complex a
-    complex. Decimals are added exactly and rounded to the context's precision at the end. Infinities and nan are
-    added as IEEE 754 says; a sum beyond the largest float is infinite; a zero is never negative, as with `sum`.
+    Ints, Fractions and Decimals keep their type, as with `sum`; one float makes the result a float, one complex a
+    complex. Decimals are added exactly and rounded to the context's precision at the end. Infinities and nan add as in
+    IEEE 754; a sum beyond the largest float is infinite; a zero is never negative, as with `sum`.
 
     The accumulator is a few numbers; a float costs about three passes of `math.fsum`. Raises TypeError for an array
-    (see ArraySum), for what is not a number, a date or a None say, and for Decimals together with floats.
+    (see ArraySum), for anything that is not a number (a date, None), and for Decimals together with floats.
 
     >>> from poolagg.reducers import reduced
     >>> reduced(Sum(), [1e308, 1e308, 0.1, -1e308, -1e308])
@@ -72,9 +72,9 @@ class Sum(Reducer[Any]):
         if type(prepareds) is list and prepareds and type(prepareds[0]) is int:
             try:
                 total = sum(prepareds)
-            except Exception:  # of what cannot be added so, `numbers` has more to say
+            except Exception:  # `numbers` raises a better error
                 total = None
-            if type(total) is int:  # and then so were all of them: looking at each takes longer than adding it
+            if type(total) is int:  # then all were ints: checking the type of each takes longer than adding it
                 return acc.plus(Numbers((total,)))
         return acc.plus(numbers(prepareds))
 
@@ -87,7 +87,7 @@ class Sum(Reducer[Any]):
 
 @plain
 class Moments(NamedTuple):
-    """How many numbers, their sum, and the sum of their squares (which `Mean` leaves at 0)."""
+    """The count of numbers, their sum, and the sum of their squares (`Mean` leaves it at 0)."""
 
     n: int = 0
     total: Total = Total()
@@ -98,9 +98,9 @@ Moments.__module__ = "poolagg.reducers"
 
 
 class Mean(Reducer[float]):
-    """The arithmetic mean: the exact sum divided by the count, rounded once; of nothing, nan.
+    """The arithmetic mean: the exact sum divided by the count, rounded once; nan for no partials.
 
-    The mean of ints is a float, of Fractions a Fraction, of Decimals a Decimal. Same costs and errors as Sum.
+    The mean of ints is a float, of Fractions a Fraction, of Decimals a Decimal. Costs and errors as Sum.
 
     >>> from poolagg.reducers import reduced
     >>> reduced(Mean(), [1e308, 1.5e308]), reduced(Mean(), [1, 2])
@@ -130,8 +130,8 @@ class Variance(Mean):
     """The variance, exact and rounded once: the sum of squared deviations from the mean over `count - ddof`.
 
     `ddof=1` is the sample's variance, `ddof=0` the population's. Too few values, an infinity or a nan give nan. The
-    variance of Fractions is a Fraction, of Decimals a Decimal, otherwise a float. Sums of x and of x*x are held
-    exactly, so no large mean cancels a small spread. Errors as with Sum, and a TypeError for complex numbers.
+    variance of Fractions is a Fraction, of Decimals a Decimal, otherwise a float. The sums of x and of x*x are exact,
+    so a large mean does not cancel a small spread. Errors as Sum, and a TypeError for complex numbers.
 
     >>> from poolagg.reducers import reduced
     >>> reduced(Variance(), [1e16, 1e16 + 2, 1e16 + 4])
@@ -144,11 +144,11 @@ class Variance(Mean):
     def steps(self, acc: Moments, prepareds: Sequence[Any]) -> Moments:
         batch = numbers(prepareds)
         if batch.imags:
-            raise TypeError(f"{self!r} takes real numbers, got complex ones: .of(abs), or a Tee of the parts")
+            raise TypeError(f"{self!r} requires real numbers, got complex ones: .of(abs), or a Tee of the parts")
         if others := types_of(batch.plain) - {int, bool}:
             for kind in others:
                 if not issubclass(kind, (int, Fraction, Decimal)):
-                    raise TypeError(f"{self!r} takes real numbers, got a {kind.__name__}: .of(float), or .of(f)")
+                    raise TypeError(f"{self!r} requires real numbers, got a {kind.__name__}: .of(float), or .of(f)")
         return Moments(acc.n + len(prepareds), acc.total.plus(batch), acc.squares.plus_squares(batch))
 
     def finish(self, acc: Moments) -> Any:
@@ -162,7 +162,7 @@ class Variance(Mean):
         return quotient(*ratio)
 
     def _ratio(self, acc: Moments) -> tuple[int, int] | None:
-        """(Sxx - Sx**2 / n) / (n - ddof) as a numerator and a denominator."""
+        """Return (Sxx - Sx**2 / n) / (n - ddof) as a numerator and a denominator; None for a nan."""
         n, total, squares = acc
         if n <= self.ddof or (total.real is not None and total.real.special) or _is_special(total.plain):
             return None
@@ -173,12 +173,14 @@ class Variance(Mean):
 
 
 def _is_special(x: Any) -> bool:
-    """Whether it is a Decimal that is infinite or nan."""
+    """Tell whether `x` is a Decimal that is infinite or nan."""
     return isinstance(x, Decimal) and not x.is_finite()
 
 
 class Std(Variance):
-    """The standard deviation: the square root of the exact variance, rounded once. Always a float; else as Variance.
+    """The standard deviation: the square root of the exact variance, rounded once. Always a float.
+
+    Arguments and errors as Variance.
 
     >>> from poolagg.reducers import reduced
     >>> reduced(Std(ddof=0), [1, 3])

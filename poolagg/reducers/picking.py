@@ -1,7 +1,7 @@
-"""Min, Max, Top, Bottom, First, Last, Sample: some of the partials, picked by a key and by where they stood.
+"""Min, Max, Top, Bottom, First, Last, Sample: some of the partials, picked by a key and by their positions.
 
-Rule: every entry carries its place, so ties go by input order whatever arrives first, and the reducers
-commute. An accumulator is a list of at most k entries (key, place, value), best first.
+Rule: every entry carries its position, so input order breaks ties in any order of arrival, and the reducers commute.
+An accumulator is a list of at most k entries (key, position, value), best first.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["Bottom", "First", "Last", "Max", "Min", "Sample", "Top"]
 
 Entry: TypeAlias = tuple[Any, Position, Any]
 MISSING = {"MaskedConstant", "NaTType"}
-"""Types of what stands for a missing value in numpy's masked arrays, and among the dates of pandas."""
+"""Names of the types of missing values: in numpy's masked arrays, and among the dates of pandas."""
 
 _key, _place, _value = itemgetter(0), itemgetter(1), itemgetter(2)
 
@@ -27,7 +27,7 @@ _key, _place, _value = itemgetter(0), itemgetter(1), itemgetter(2)
 class Picking(Reducer[R]):
     """The `k` best partials by `key`, ties by input order; a key that is nan (NaT, masked) is worse than every other.
 
-    Linear in the partials, and k log k when some of a batch get in.
+    Linear in the partials, plus k log k for each batch that changes the accumulator.
     """
 
     largest = False
@@ -69,14 +69,14 @@ class Picking(Reducer[R]):
         return self._best([*acc, *((keys[i], (*front, start + i), values[i]) for i in chosen)]) if chosen else acc
 
     def _contenders(self, acc: list[Entry], keys: Sequence[Any]) -> Sequence[int]:
-        """The positions of the keys that are not worse than the worst entry, where all seats are taken."""
+        """Return the indices of the keys that may enter: all, or those not worse than the worst of k entries."""
         if len(acc) < self.k or _is_nan(worst := acc[-1][0]):
             return range(len(keys))
         try:
             if self.largest:
                 return [i for i, key in enumerate(keys) if not key < worst]
             return [i for i, key in enumerate(keys) if not worst < key]
-        except InvalidOperation:  # which a Decimal that is nan raises; `_best` knows what to do with it
+        except InvalidOperation:  # a Decimal that is nan raises it; `_best` handles it
             return range(len(keys))
 
     def _best(self, entries: list[Entry]) -> list[Entry]:
@@ -117,10 +117,10 @@ class Top(Bottom):
 
 
 class Min(Picking[Any]):
-    """The smallest partial, the first of equals: `min(partials, key=key)`; of nothing, None.
+    """The smallest partial, the first of equals: `min(partials, key=key)`; None for no partials.
 
-    The key is computed in the map phase. A key that is nan is larger than every other, so that the result does not
-    depend on the order, as that of `min` does.
+    The key is computed in the map phase. A key that is nan is larger than every other, so the result does not depend
+    on the order, unlike that of `min`.
 
     >>> from poolagg.reducers import reduced
     >>> reduced(Min(), [2.5, float("nan"), 1.5])
@@ -138,10 +138,10 @@ class Min(Picking[Any]):
 
 
 class Max(Min):
-    """The largest partial, the first of equals: `max(partials, key=key)`; of nothing, None.
+    """The largest partial, the first of equals: `max(partials, key=key)`; None for no partials.
 
-    The key is computed in the map phase. A key that is nan is smaller than every other, so that the result does not
-    depend on the order, as that of `max` does.
+    The key is computed in the map phase. A key that is nan is smaller than every other, so the result does not depend
+    on the order, unlike that of `max`.
 
     >>> from poolagg.reducers import reduced
     >>> reduced(Max(key=len), ["a", "to", "be"])
@@ -154,9 +154,9 @@ class Max(Min):
 class Sample(Picking[list[Any]]):
     """A uniform random sample of k partials, without replacement, in input order; all of them if there are fewer.
 
-    It depends on the seed and on the places of the partials, not on workers or timing: each place is hashed with the
-    seed, and the k smallest hashes win (bottom-k sampling: Cohen and Kaplan 2007). About a microsecond a partial.
-    Raises ValueError for k below 1, TypeError for a seed that is no integer.
+    It depends on the seed and the positions of the partials, not on workers or timing: it hashes each position with
+    the seed and keeps the k smallest hashes (bottom-k sampling: Cohen and Kaplan 2007). About a microsecond a partial.
+    Raises ValueError for k below 1, TypeError for a seed that is not an integer.
 
     >>> from poolagg.reducers import reduced
     >>> reduced(Sample(3, seed=1), range(1000)) == reduced(Sample(3, seed=1), range(1000))
@@ -180,9 +180,9 @@ class Sample(Picking[list[Any]]):
 
 
 class First(Reducer[Any]):
-    """The partial that stands first in the input; of nothing, None.
+    """The first partial of the input; None for no partials.
 
-    The run ends early once the very first partial is there; with `where`, an earlier one may still come.
+    The run ends early once the partial at position 0 arrives; with `where`, an earlier one may still come.
 
     >>> from poolagg.reducers import reduced
     >>> reduced(First().where(str.isupper), ["a", "B", "C"])
@@ -209,7 +209,7 @@ class First(Reducer[Any]):
 
 
 class Last(First):
-    """The partial that stands last in the input; of nothing, None.
+    """The last partial of the input; None for no partials.
 
     >>> from poolagg.reducers import reduced
     >>> reduced(Last(), "abc")
@@ -241,6 +241,6 @@ def _is_nan(key: Any) -> bool:
 
 
 def _hash(seed: int, place: Position) -> bytes:
-    from hashlib import blake2b  # costs every start more than it costs the runs that sample
+    from hashlib import blake2b  # slow to import, so only runs that sample pay for it
 
     return blake2b(f"{seed}:{place}".encode(), digest_size=16).digest()

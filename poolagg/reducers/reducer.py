@@ -1,7 +1,7 @@
-"""What a reducer is: five functions and their laws. Everything else in this folder is made of this.
+"""Reducer: five functions and their laws. Every other class of this package is built on it.
 
-A reducer says how many partial results become one: `prepare` in the map phase, `init` and `step` to fold, `merge`
-to join what two workers folded, `finish` to present. The laws, which `poolagg.testing.check_reducer` runs on any
+A reducer turns many partial results into one: `prepare` runs in the map phase, `init` and `step` fold, `merge` joins
+the states of two workers, `finish` presents the result. `poolagg.testing.check_reducer` tests these laws on any
 reducer:
 
     init() is fresh at every call                   merge(a, init()) == a
@@ -9,13 +9,12 @@ reducer:
     steps(a, xs) is looped step                     merge neither mutates nor keeps its right argument
     finish(a) leaves a as it was, does not alias it; the accumulator survives pickling
 
-A reducer whose result depends on where a partial stood in the input (ties, first, last, lists) is *placed*: it
-defines `step_at` and keeps places in its accumulator, and so commutes all the same.
+A reducer whose result depends on the position of a partial in the input (ties, first, last, lists) is *positional*: it
+defines `step_at`, keeps positions in its accumulator, and therefore still commutes.
 
-A reducer made of reducers. What holds of it follows from its parts, so it is said once, here.
+A `Combinator` is a reducer made of reducers; its properties follow from its parts.
 
-Rule: a combinator folds through `steps_at` alone, which every reducer has, placed or not. The other three
-ways to fold are written in terms of it.
+Rule: a combinator folds through `steps_at` alone, which every reducer has. Its other three ways to fold call it.
 """
 
 from __future__ import annotations
@@ -39,13 +38,13 @@ S = TypeVar("S")
 
 
 Position: TypeAlias = tuple[int, ...]
-"""Where a partial stood: the item's index first, then its position in each `flat` it came through. Sortable."""
+"""The position of a partial: its item's index, then its index in each `flat` it came through. Sortable."""
 
 
 class Reducer(Generic[R]):
-    """How partial results become one result. Subclass it, or use `Fold` to make one from functions.
+    """Turns partial results into one result. Subclass it, or use `Fold` to make one from functions.
 
-    `Reducer[int]` names the type of the result, for type checkers; it may be left out.
+    `Reducer[int]` tells type checkers the type of the result; the parameter is optional.
 
     >>> class Product(Reducer[int]):
     ...     def init(self): return 1
@@ -59,44 +58,44 @@ class Reducer(Generic[R]):
     """True: `merge` does not commute, so states meet in input order only."""
 
     retains_input: bool = True
-    """False: nothing that `step` or `merge` is given lives on in the accumulator, so that large arrays need not be
-    copied out of the memory that their worker lends. Who keeps one all the same keeps its memory from being reused."""
+    """False: the accumulator keeps no argument of `step` or `merge`, so the parent folds large arrays in shared memory
+    without a copy. An accumulator that keeps one anyway blocks the reuse of that memory."""
 
     accepts_iterators: bool = True
-    """False: partials are numbers, and an iterator among them is an error whether it is drained or not, so that nobody
-    need look at the type of each."""
+    """False: partials are numbers and an iterator is an error, drained or not, so the engine skips the type check of
+    each partial."""
 
     keyed: bool = False
-    """True: the accumulator is a dict, empty at first, that merges key by key, so that parts of its keys can be merged
-    apart. Of its right argument `merge` uses `items()` and nothing else."""
+    """True: the accumulator is a dict, empty at first, that merges key by key, so that subsets of its keys can be
+    merged independently. `merge` uses only `items()` of its right argument."""
 
     def prepare(self, partial: Any, /) -> Any:
-        """Turn one result of `func` into what `step` takes: pure, in the map phase; an error here is the item's."""
+        """Turn a result of `func` into an argument of `step`. Pure; runs in the map phase: an error fails the item."""
         return partial
 
     def init(self) -> Any:
-        """Return a fresh accumulator, a new one at every call."""
+        """Return a new accumulator at every call."""
         raise NotImplementedError(f"{type(self).__name__} must define init(self)")
 
     def step(self, acc: Any, prepared: Any, /) -> Any:
         """Return `acc` with one prepared partial folded in; it may mutate and return `acc`."""
         del acc, prepared
-        missing = "is placed: call step_at" if self.positional else "must define step(self, acc, prepared)"
+        missing = "is positional: call step_at" if self.positional else "must define step(self, acc, prepared)"
         raise NotImplementedError(f"{type(self).__name__} {missing}")
 
     def steps(self, acc: Any, prepareds: Sequence[Any], /) -> Any:
-        """Fold many: equal to looped `step`. Override it where a bulk form is faster."""
+        """Fold many, equal to a loop of `step`. Override it where a bulk form is faster."""
         for prepared in prepareds:
             acc = self._checked(acc, self.step(acc, prepared), "step")
         return acc
 
     def step_at(self, acc: Any, place: Position, prepared: Any, /) -> Any:
-        """Like `step`, for reducers that depend on where the partial stood; define it instead of `step`."""
+        """Fold one partial at its position. A reducer that depends on positions defines it instead of `step`."""
         del place
         return self.step(acc, prepared)
 
     def steps_at(self, acc: Any, place: Position, prepareds: Sequence[Any], /) -> Any:
-        """Fold many at consecutive places: the k-th stands at `(*place[:-1], place[-1] + k)`."""
+        """Fold many at consecutive positions: the k-th is at `(*place[:-1], place[-1] + k)`."""
         if not self.positional:
             return self._checked(acc, self.steps(acc, prepareds), "steps")
         *front, last = place
@@ -105,42 +104,42 @@ class Reducer(Generic[R]):
         return acc
 
     def merge(self, acc: Any, other: Any, /) -> Any:
-        """Join two accumulators; it may mutate `acc`, never mutates or keeps `other`.
+        """Join two accumulators. It may mutate `acc`; it must not mutate or keep `other`.
 
-        Without it only the parent folds.
+        Without it, only the parent folds.
         """
         raise NotImplementedError(f"{self!r} has no merge")
 
     def finish(self, acc: Any, /) -> R:
-        """Present the result: pure, repeatable, and it shares no mutable state with `acc`."""
+        """Return the result. Pure and repeatable; the result shares no mutable state with `acc`."""
         result: R = acc
         return result
 
     def finish_last(self, acc: Any, /) -> R:
-        """`finish` where `acc` is not used any more, and may itself be the result: saves `Fold` a copy."""
+        """Return the result, which may be `acc` itself: nothing uses `acc` afterwards. This saves `Fold` a copy."""
         return self.finish(acc)
 
     def done(self, acc: Any, /) -> bool:
-        """True when nothing that is still to come can change the result: ends the run early."""
+        """Return True when no further partial can change the result; the run then ends early."""
         del acc
         return False
 
     @property
     def mergeable(self) -> bool:
-        """Whether accumulators can meet in workers: the class defines `merge` (combinators: if their parts do)."""
+        """Whether workers can merge accumulators: the class defines `merge` (combinators: all parts do)."""
         return type(self).merge is not Reducer.merge
 
     @property
     def positional(self) -> bool:
-        """Whether the result depends on places: the class defines `step_at` (combinators: if any part does)."""
+        """Whether the result depends on positions: the class defines `step_at` (combinators: any part does)."""
         return type(self).step_at is not Reducer.step_at
 
     @property
     def has_prepare(self) -> bool:
-        """Whether `prepare` does anything, so that the map phase can leave it out."""
+        """Whether `prepare` does anything; if not, the map phase skips it."""
         return type(self).prepare is not Reducer.prepare
 
-    # The derived forms. Their classes are subclasses of this one, so they are imported when asked for.
+    # The derived forms. Their classes are subclasses of this one, so each method imports its own.
 
     def of(self, f: Callable[[Any], Any]) -> Reducer[R]:
         """Reduce `f(partial)` instead of the partial.
@@ -168,8 +167,8 @@ class Reducer(Generic[R]):
     def by(self, key: Callable[[Any], K]) -> Reducer[dict[K, R]]:
         """Reduce each group of partials with the same `key(partial)` on its own; the result is a dict.
 
-        A `where` to the left of it leaves partials out of their group, which is there all the same; one to the
-        right leaves them out before they are grouped.
+        `r.where(pred).by(key)` filters within groups and keeps empty ones; `r.by(key).where(pred)` filters before
+        grouping.
 
         >>> from poolagg.reducers import Count
         >>> reduced(Count().by(str.lower), "aAb")
@@ -180,7 +179,7 @@ class Reducer(Generic[R]):
         return By(self, key)
 
     def flat(self) -> Reducer[R]:
-        """Take each partial as an iterable of partials: what MapReduce calls emitting.
+        """Treat each partial as an iterable of partials (emitting, in MapReduce).
 
         >>> from poolagg.reducers import Sum
         >>> reduced(Sum().flat(), [[1, 2], [], [3]])
@@ -191,7 +190,7 @@ class Reducer(Generic[R]):
         return Flat(self)
 
     def then(self, f: Callable[[R], S]) -> Reducer[S]:
-        """Present `f(result)` instead of the result.
+        """Return `f(result)` instead of the result.
 
         >>> from poolagg.reducers import Collect
         >>> reduced(Collect().then(sorted), "cab")
@@ -206,35 +205,35 @@ class Reducer(Generic[R]):
         return call(type(self).__name__, **public)
 
     def worker_side(self) -> Reducer:
-        """What runs beside `func`: itself; of what only the parent folds, just `prepare`: the rest need not travel."""
+        """Return the part that workers run: all of it; just `prepare` where only the parent folds."""
         return self
 
     def _checked(self, before: Any, after: Any, method: str) -> Any:
         if after is None and before is not None:
             raise TypeError(
-                f"{self!r}.{method} returned None: return the accumulator, also when it was mutated in place"
+                f"{self!r}.{method} returned None: return the accumulator, also when it is mutated in place"
             )
         return after
 
 
 class Untouched(Reducer[Any]):
-    """What travels of a reducer that only the parent folds: nothing. Its partials are handed over as they are lent."""
+    """The worker side of a reducer that only the parent folds: it does nothing, and its partials stay borrowed."""
 
     retains_input = False
 
 
 def fold(reducer: Reducer, acc: Any, index: int, prepareds: Sequence[Any]) -> Any:
-    """Fold the prepared partials of consecutive items, the first at `index`. The engine's one way in."""
+    """Fold the prepared partials of consecutive items, the first at `index`. The engine folds through this alone."""
     return reducer._checked(acc, reducer.steps_at(acc, (index,), prepareds), "steps_at")
 
 
 def join(reducer: Reducer, acc: Any, other: Any) -> Any:
-    """`reducer.merge(acc, other)`, with an error that says so where a merge forgot to return its accumulator."""
+    """Return `reducer.merge(acc, other)`, or raise an error that says that `merge` returned no accumulator."""
     return reducer._checked(acc, reducer.merge(acc, other), "merge")
 
 
 def reduced(reducer: Reducer[R], partials: Iterable[Any]) -> R:
-    """What `reducer` makes of the partials, here and now: what every run must equal, however it is spread.
+    """Reduce the partials in this process. Every run must give this result, however it is distributed.
 
     >>> from poolagg.reducers import Mean
     >>> reduced(Mean(), [1, 2, 6])
@@ -244,11 +243,11 @@ def reduced(reducer: Reducer[R], partials: Iterable[Any]) -> R:
 
 
 ANYWHERE: Position = (0,)
-"""The place given to reducers that do not look at it."""
+"""The position for reducers that ignore it."""
 
 
 class Combinator(Reducer[R]):
-    """A reducer made of `parts`: mergeable if all are; ordered, placed or preparing if any is."""
+    """A reducer made of `parts`: mergeable if all are; ordered, positional or with `prepare` if any is."""
 
     def __init__(self, *parts: Reducer) -> None:
         self.parts = parts
@@ -257,7 +256,7 @@ class Combinator(Reducer[R]):
 
     @property
     def inner(self) -> Reducer:
-        """The one part, of those that have one."""
+        """The only part of a combinator that has one."""
         return self.parts[0]
 
     def step(self, acc: Any, prepared: Any) -> Any:
@@ -265,7 +264,7 @@ class Combinator(Reducer[R]):
 
     def steps(self, acc: Any, prepareds: Sequence[Any]) -> Any:
         if self.positional:
-            raise TypeError(f"{self!r} depends on where a partial stood: call step_at or steps_at")
+            raise TypeError(f"{self!r} depends on the position of a partial: call step_at or steps_at")
         return self.steps_at(acc, ANYWHERE, prepareds)
 
     def step_at(self, acc: Any, place: Position, prepared: Any) -> Any:
@@ -287,7 +286,7 @@ class Combinator(Reducer[R]):
         return any(part.has_prepare for part in self.parts)
 
     def worker_side(self) -> Reducer:
-        twin = copy.copy(self)
-        twin.parts = tuple(part.worker_side() for part in self.parts)
-        twin.retains_input = any(part.retains_input for part in twin.parts)
-        return twin
+        clone = copy.copy(self)
+        clone.parts = tuple(part.worker_side() for part in self.parts)
+        clone.retains_input = any(part.retains_input for part in clone.parts)
+        return clone

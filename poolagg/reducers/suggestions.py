@@ -1,4 +1,4 @@
-"""What people write where a reducer is expected, and the spelling they meant."""
+"""Suggestions for objects that users pass where a reducer is expected."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from poolagg.reducers.reducer import Reducer
 
 __all__ = ["no_reducer", "takes"]
 
-# By qualified name, so that nothing is imported for the sake of a message.
+# By qualified name, so that a message needs no import.
 _MEANT = {
     "builtins.all": "Min().of(bool)",
     "builtins.any": "Max().of(bool)",
@@ -60,7 +60,7 @@ _MEANT = {
 
 
 def no_reducer(what: Any) -> str | None:
-    """Why `what` cannot stand for a reducer and what to write instead; None if it is a two-argument function.
+    """Say why `what` cannot stand for a reducer and what to write instead; None for a two-argument function.
 
     >>> no_reducer(len)
     'len is not a reducer: write Count()'
@@ -84,7 +84,7 @@ def no_reducer(what: Any) -> str | None:
 
 
 def takes(function: Any, count: int) -> bool:
-    """Whether `function` can be called with `count` positional arguments, as far as its signature tells."""
+    """Tell whether `function` accepts `count` positional arguments, as far as its signature says."""
     if hasattr(function, "nin"):
         return bool(function.nin == count)  # a numpy ufunc, whose last parameter is `out`
     import inspect

@@ -1,4 +1,4 @@
-"""Several reducers in one pass, and what may stand where a reducer is expected."""
+"""Tee, several reducers in one pass; and `as_reducer`, which converts what may stand for a reducer."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ ReducerLike: TypeAlias = (
 class Tee(Combinator[R]):
     """Several reducers over the same partials in one pass: a dict or a tuple of results.
 
-    A dict or tuple of reducers in a reducer's place means this, nested ones too. It merges if all its members do, and
-    is done when all are. Raises ValueError for no members, and what `as_reducer` raises for each.
+    A dict or tuple of reducers in a reducer's place means a Tee, nested ones too. A Tee merges if all its members do,
+    and is done when all are. Raises ValueError for no members, and the errors of `as_reducer` for each.
 
     >>> from poolagg.reducers import Count, Mean, reduced
     >>> reduced(Tee({"n": Count(), "mean": Mean().of(len)}), ["a", "bcd"])
@@ -78,7 +78,7 @@ class Tee(Combinator[R]):
         return all(part.done(member) for part, member in zip(self.parts, acc, strict=True))
 
     def _columns(self, prepareds: Sequence[Any]) -> Sequence[Sequence[Any]]:
-        """What each member is given."""
+        """Return the sequence of prepared partials for each member."""
         if self.has_prepare and len(prepareds):
             return list(zip(*prepareds, strict=True))
         return [prepareds] * len(self.parts)
@@ -92,11 +92,10 @@ def as_reducer(what: Reducer[R]) -> Reducer[R]: ...
 @overload
 def as_reducer(what: ReducerLike) -> Reducer[Any]: ...
 def as_reducer(what: Any) -> Reducer[Any]:
-    """The reducer that `what` stands for: a Reducer, a dict or tuple of them, or a two-argument function.
+    """Convert a Reducer, a dict or tuple of them, or a two-argument function to a Reducer.
 
     A two-argument function means exactly `functools.reduce(f, map(func, iterable))`, input order included. Anything
-    else is a TypeError that names the right spelling: for a class such as `list`, for `sum`, for a function of one
-    argument.
+    else, such as `list`, `sum` or a function of one argument, raises a TypeError that suggests what to write.
 
     >>> import operator
     >>> as_reducer(operator.add), as_reducer((max, min))

@@ -22,7 +22,7 @@ from benchmarks.harness.suite import lines_of_code, load
 pytestmark = [pytest.mark.timeout(180), pytest.mark.orphans]
 
 OPTIONAL = {"ray"}
-"""What no extra installs: it is large."""
+"""Packages that no extra installs: they are large."""
 
 
 def measured(name, monkeypatch, only=lambda _: True, scale="tiny"):
@@ -89,7 +89,7 @@ def test_faults_of_peers(monkeypatch):
 
 
 def test_faults_of_poolagg(tmp_path):
-    """Whatever goes wrong: complete, or an error that names the item; nobody stays; the input stays bounded."""
+    """Under every fault: complete, or an error that names the item; no process stays; the input stays bounded."""
     results, picture = run_command_line(tmp_path, "faults", "poolagg")
     assert {run.case: run.grade for run in results.runs} == dict.fromkeys(results.cases, "good")
     assert picture == ["faults.png"]
@@ -144,7 +144,7 @@ def test_lost_updates_are_told_in_the_table():
     assert "loses 30 % in 2 of 3 turns" in text
 
 
-def test_nobody_is_dropped():
+def test_no_contestant_is_dropped():
     """One that hangs and one that is missing have their rows, in the table and on the page."""
     runs = [
         Run("one", "poolagg", 0, "done", seconds=1, correct=True),
@@ -159,7 +159,7 @@ def test_nobody_is_dropped():
 
 
 def test_results_survive_json(tmp_path):
-    """What is saved is what was measured."""
+    """The saved results are the measured ones."""
     results = sample([Run("one", "poolagg", 0, "done", seconds=1.5, correct=True)])
     results.save(tmp_path / "sums.json")
     assert Results.load(tmp_path / "sums.json") == results
@@ -251,7 +251,7 @@ def crashes(case):
 
 def test_what_happens_to_a_run_is_reported(monkeypatch):
     """Done, hung and ended with all below it, missing, crashed: each is a result, and the others go on."""
-    monkeypatch.setenv("PYTHONPATH", str(SUPPORT))
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}{os.pathsep}{SUPPORT}")
     monkeypatch.setattr(suite, "at_once", 6)
     runs = {run.contestant: run for run in measure(suite, "tiny", 1).runs}
     assert (runs["poolagg"].status, runs["poolagg"].correct, runs["poolagg"].seconds) == ("done", True, 0.25)

@@ -8,7 +8,7 @@ import pytest
 from test_benchmarks import measured, sample
 
 from benchmarks import checkpoints
-from benchmarks.checkpoints import FORCED, NONE, OWN, ChunkResult, heard
+from benchmarks.checkpoints import FORCED, NONE, OWN, Measured, heard
 from benchmarks.harness.results import Run
 from poolagg import SerialPool, aggregate
 
@@ -18,7 +18,7 @@ TINY = checkpoints.cases("tiny")
 
 
 def test_checkpoints(monkeypatch):
-    """A job is right with one and without; who has one has committed, and nobody else; what it costs is told."""
+    """A job is right with and without a checkpoint; only runs with one commit; the note has the costs."""
     few = [TINY[0], TINY[-1]]
     monkeypatch.setattr(checkpoints.suite, "cases", lambda _: few)
     results, missing = measured("checkpoints", monkeypatch)
@@ -32,10 +32,10 @@ def test_checkpoints(monkeypatch):
 
 @pytest.mark.parametrize("job", TINY, ids=lambda job: job.name)
 def test_a_wrong_result_is_seen(job):
-    """What is right of so many items is not of one more."""
+    """A right result for some items is wrong for one more."""
     result = aggregate(job.func, job.source(job.units), job.reducer(), pool=SerialPool())
-    assert checkpoints.check(job, ChunkResult(result, 1, 10, 0.1)).correct
-    assert not checkpoints.check(replace(job, units=job.units + 1), ChunkResult(result, 1, 10, 0.1)).correct
+    assert checkpoints.check(job, Measured(result, 1, 10, 0.1)).correct
+    assert not checkpoints.check(replace(job, units=job.units + 1), Measured(result, 1, 10, 0.1)).correct
 
 
 def rows(*runs):
@@ -49,7 +49,7 @@ def runs_of(name, seconds, note="", **more):
 
 def test_what_it_costs_is_taken_turn_by_turn():
     """A machine that was slow for one turn was slow for both."""
-    note = checkpoints.told(ChunkResult(0, 3, 8_000_123, 0.0125))
+    note = checkpoints.told(Measured(0, 3, 8_000_123, 0.0125))
     bare, kept = runs_of(NONE, [1, 10, 2]), runs_of(OWN, [1.01, 10.4, 2.03], note)
     assert rows(bare, kept) == [
         ["one", "at its own pace", "1.5 %", "1.0 % - 4.0 %", "3", "8,000,123", "1.2 %", "at most 2.0 %", "yes"]
@@ -57,14 +57,14 @@ def test_what_it_costs_is_taken_turn_by_turn():
 
 
 def test_what_is_forced_has_no_target():
-    """Whoever asks for a commit each second knows why."""
-    (row,) = rows(runs_of(NONE, [1]), runs_of(FORCED, [2], checkpoints.told(ChunkResult(0, 3, 1000, 0.4))))
+    """A commit each second is the user's choice."""
+    (row,) = rows(runs_of(NONE, [1]), runs_of(FORCED, [2], checkpoints.told(Measured(0, 3, 1000, 0.4))))
     assert row[2:3] + row[-2:] == ["100.0 %", "-", "-"]
 
 
 def test_a_wrong_result_holds_no_target():
     """However little it costs."""
     bad = [Run("one", OWN, 1, "hung", note="still running after 9 s")]
-    (row,) = rows(runs_of(NONE, [1, 1]), runs_of(OWN, [1], checkpoints.told(ChunkResult(0, 1, 10, 0.0))), bad)
+    (row,) = rows(runs_of(NONE, [1, 1]), runs_of(OWN, [1], checkpoints.told(Measured(0, 1, 10, 0.0))), bad)
     assert row[2] == "0.0 %"
     assert row[-1] == "no: hung in 1 of 2 turns"

@@ -20,7 +20,7 @@ from benchmarks.clusters.shown import (
     LEASES,
     NAPS,
     PLAIN,
-    PLAN,
+    SCHEDULERS,
     WORDS,
     Told,
     heard,
@@ -33,14 +33,14 @@ from benchmarks.harness.tables import as_text
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.orphans]
 
-COSTS = ClusterCosts(driver=1e-3, scheduler=2e-3, plan_few=20e-6, plan_many=20e-6)
+COSTS = ClusterCosts(driver=1e-3, scheduler=2e-3, event_few=20e-6, event_many=20e-6)
 
 
 # -- what is measured --------------------------------------------------------------------------------------------------
 
 
 def test_everybody_on_dask_is_right(monkeypatch):
-    """Tasks, leases and bags; and each of poolagg's runs tells how many leases there were, and what they cost."""
+    """Tasks, leases and bags; and each run of poolagg reports the number of its leases, and their cost."""
     twins = "poolagg on dask, leases as it picks them"
     results, missing = measured("clusters", monkeypatch, lambda one: "Ray" not in one.name and one.name != twins)
     assert not results.unsound()
@@ -66,7 +66,7 @@ def test_a_wrong_result_is_seen(job, monkeypatch, tmp_path):
     assert not clusters.check(job, ({} if job.name in WORDS.values() else -1, "")).correct
 
 
-def test_words_are_counted_in_parts_that_nobody_else_has(tmp_path):
+def test_words_are_counted_in_disjoint_parts(tmp_path):
     """Of map and reduce tasks: each word is in one part, and all its counts are."""
     for name, text in (("a", "x y x"), ("b", "y z")):
         (tmp_path / name).write_text(text)
@@ -83,7 +83,7 @@ def test_words_are_counted_in_parts_that_nobody_else_has(tmp_path):
 @pytest.mark.parametrize("chunksize", [None, 20])
 @pytest.mark.parametrize("sized", [True, False])
 def test_every_item_is_in_the_simulated_result_once(workers, chunksize, sized):
-    """The number of items and their sum; nobody is left at work, and the scheduler's own invariant holds."""
+    """The number of items and their sum; no worker is left at work, and the scheduler's own invariant holds."""
     job = ClusterJob(4 * workers, 1e-3, 5000, chunksize=chunksize, lease=0.25, workers=workers, sized=sized)
     run = ClusterSimulation(job, COSTS).run()
     assert run.outcome().result == (5000, 5000 * 4999 // 2)
@@ -137,7 +137,7 @@ def all_results():
         )
         runs += runs_of(WORDS[engine], COUNT[engine], [1, 1, 2], told(Told(10, 10, driver + 0.01, 2e-3, 1, 0.1, 0.1)))
     runs += runs_of(WORDS[DASK], FREQUENCIES, [4, 2, 7])
-    runs += [run for name in PLAN.values() for run in runs_of(EVENT, name, [20e-6])]
+    runs += [run for name in SCHEDULERS.values() for run in runs_of(EVENT, name, [20e-6])]
     runs += runs_of(napping(DASK, 2), NAPS[DASK], [3], told(Told(30, 30, 1e-3, 0, 50, 0.25, 5e-3)), units=1000)
     results = replace(sample(runs), suite="clusters")
     results.cases[:] = dict.fromkeys(run.case for run in runs)
@@ -170,7 +170,7 @@ def test_costs_that_were_not_measured_are_not_made_up():
 
 
 def test_the_model_is_shown(monkeypatch, tmp_path):
-    """With its constants, where it saturates, and beside what was really picked; and as pictures."""
+    """With its constants, its saturation, and next to real runs; and as pictures."""
     for package in ("distributed", "ray"):
         pytest.importorskip(package, reason=f"pip install {package}")
     monkeypatch.setattr(shown, "HORIZON", 0.5)

@@ -21,7 +21,7 @@ from poolagg import SerialPool
 pytestmark = [pytest.mark.timeout(180), pytest.mark.orphans]
 
 TINY = {goal.name: goal for goal in limit.goals("tiny")}
-WORK = {name: goal for name, goal in TINY.items() if isinstance(goal, limit.ChunkRunner)}
+WORK = {name: goal for name, goal in TINY.items() if isinstance(goal, limit.Work)}
 FIRST = {
     measure: next(goal for goal in TINY.values() if goal.measure == measure)
     for measure in (BY_IDEAL, BY_POOL, MEBIBYTES, MILLISECONDS)
@@ -46,8 +46,8 @@ def test_what_is_right_is_what_a_loop_gives(goal, monkeypatch, tmp_path):
     looped = goal.fold(map(goal.func, items))
     ours = limit.aggregated(goal, SerialPool(), items)
     for result in (looped, ours):
-        assert limit.check(goal, limit.ChunkResult(result, 1.0, 0)).correct
-    assert not limit.check(replace(goal, units=goal.units + 1), limit.ChunkResult(looped, 1.0, 0)).correct
+        assert limit.check(goal, limit.Measured(result, 1.0, 0)).correct
+    assert not limit.check(replace(goal, units=goal.units + 1), limit.Measured(looped, 1.0, 0)).correct
 
 
 def test_every_contestant_gets_it_right(monkeypatch):
@@ -62,7 +62,7 @@ def test_every_contestant_gets_it_right(monkeypatch):
 
 
 def test_a_program_says_when_something_is_wrong(monkeypatch, tmp_path):
-    """What an interpreter of its own prints is checked like any other result."""
+    """The output of a separate interpreter is checked like any other result."""
     monkeypatch.setattr(limit, "byte_code", lambda: str(tmp_path))
     goal = FIRST[MILLISECONDS]
     wrong, right = (f"import json; print(json.dumps([0.5, {text}, 0.75]))" for text in (False, True))
@@ -72,11 +72,11 @@ def test_a_program_says_when_something_is_wrong(monkeypatch, tmp_path):
     assert not limit.check(goal, limit.in_fresh_interpreters(goal, wrong).result).correct
 
 
-def test_the_bytes_per_second_are_told_beside_those_of_a_copy():
+def test_the_note_has_the_bytes_per_second_and_those_of_a_copy():
     """Of one goal; 4 times 8 MB in two seconds."""
     goal = TINY["8 MB arrays, each applied in the parent"]
     result = goal.fold(map(goal.func, goal.source(goal.units)))
-    assert limit.check(goal, limit.ChunkResult(result, 2.0)).note.startswith("0.02 GB/s; np.copyto: ")
+    assert limit.check(goal, limit.Measured(result, 2.0)).note.startswith("0.02 GB/s; np.copyto: ")
 
 
 # -- what is shown -----------------------------------------------------------------------------------------------------
@@ -106,7 +106,7 @@ def test_the_ideal_is_the_loop_of_the_same_turn_by_the_number_of_cores():
     assert rows(results) == [[goal.name, "1.20 x ideal", "1.00 - 1.50", "at most 1.25 x ideal", "yes", ""]]
 
 
-def test_what_loops_side_by_side_take_stands_beside_it():
+def test_the_table_has_the_time_of_loops_side_by_side():
     """By the same ideal: what no pool can do much better."""
     goal = FIRST[BY_IDEAL]
     results = shaped(*(runs_of(goal, name, [s]) for name, s in [(OURS, 1.4), (SERIAL, 2), (APART, 1.3)]))
@@ -123,9 +123,7 @@ def test_what_is_compared_with_a_pool_is_not_divided():
 def test_memory_is_what_the_note_says():
     """Not the time, which is that of the run, and not the whole of the parent."""
     goal = FIRST[MEBIBYTES]
-    notes = [
-        limit.check(replace(goal, units=1), limit.ChunkResult(np.zeros(1), 1.0, n << 20)).note for n in (30, 64, 90)
-    ]
+    notes = [limit.check(replace(goal, units=1), limit.Measured(np.zeros(1), 1.0, n << 20)).note for n in (30, 64, 90)]
     runs = [runs_of(goal, OURS, [9, 9, 9], note=note)[turn] for turn, note in enumerate(notes)]
     assert rows(shaped(runs)) == [[goal.name, "64.0 MiB", "30.0 - 90.0", "at most 64 MiB", "yes", ""]]
 

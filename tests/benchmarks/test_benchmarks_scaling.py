@@ -22,7 +22,8 @@ pytestmark = [pytest.mark.timeout(120), pytest.mark.orphans]
 MICRO = 1e-6
 
 COSTS = Costs(
-    pull=3 * MICRO, send=15 * MICRO, receive=20 * MICRO, plan_few=10 * MICRO, plan_many=900 * MICRO, whole=100 * MICRO,
+    pull=3 * MICRO, send=15 * MICRO, receive=20 * MICRO, event_few=10 * MICRO, event_many=900 * MICRO,
+    whole=100 * MICRO,
     chunk=70 * MICRO, item=0.3 * MICRO, pack=5 * MICRO, merge=2 * MICRO, pack_partial=0.02 * MICRO, step=0.1 * MICRO,
     pack_table=0.01, receive_table=0.01, merge_table=0.015, nap=0.002,
 )  # fmt: skip
@@ -53,11 +54,11 @@ DRAW = """
 import sys
 from pathlib import Path
 from benchmarks.simulation import shown
-from benchmarks.harness.simulated import ChunkResult
+from benchmarks.harness.simulated import SimulatedRun
 from benchmarks.harness.results import Results
 from benchmarks.harness.suite import load
 
-shown.outcomes = lambda jobs, costs: {job: ChunkResult(1.0, 0.5, 0.5, 10, (0, 0)) for job in jobs}  # what is asked is
+shown.outcomes = lambda jobs, costs: {job: SimulatedRun(1.0, 0.5, 0.5, 10, (0, 0)) for job in jobs}  # what is asked is
 name, folder = sys.argv[1:]                                                                     # whether it is drawn
 for chart, data in load(f"benchmarks.{name}").charts(Results.load(Path(folder, "results.json"))).items():
     Path(folder, f"{chart}.png").write_bytes(data)
@@ -80,7 +81,7 @@ def test_scaling(monkeypatch, tmp_path):
 
 
 def test_a_wrong_result_is_not_a_point():
-    """What is checked: sums, arrays and counts."""
+    """It checks sums, arrays and counts."""
     case = {case.axis: case for case in scaling.cases("tiny")}
     assert not scaling.check(case[scaling.ITEMS], 1).correct
     assert not scaling.check(case[scaling.BYTES], scaling.Filled(case[scaling.BYTES].x)(1)).correct
@@ -104,11 +105,11 @@ def test_simulation(monkeypatch):
     assert all(run.correct for run in results.runs), results.unsound()
     costs = Costs.found(results)
     assert all(getattr(costs, field.name) > 0 for field in fields(costs))
-    assert costs.plan_few < costs.merge_table
+    assert costs.event_few < costs.merge_table
 
 
 @pytest.mark.parametrize("chunksize", [None, 1])
-def test_two_real_lanes_take_the_time_that_two_simulated_ones_do(chunksize):
+def test_two_real_workers_take_the_time_that_two_simulated_ones_do(chunksize):
     """Within a factor of two; others may need the cores as well, so it has a few chances."""
     for _ in range(5):
         costs = replace(COSTS, nap=simulation.nap(40))
@@ -156,14 +157,14 @@ def test_the_same_constants_give_the_same_outcome():
 
 
 def test_no_time_is_made_up():
-    """Slots work for as long as the items take, and not at all beyond the horizon; nobody is faster than the ideal."""
+    """Workers work as long as the items take, and not beyond the horizon; no run is faster than the ideal."""
     whole = simulated(Job(4, 1e-3, 4000), COSTS)
     assert whole.seconds * whole.efficiency * 4 == pytest.approx(4.0)
     assert whole.seconds > 1.0
     assert simulated(Job(4, 0.3, horizon=1.0), COSTS).efficiency <= 1
 
 
-def test_free_parents_feed_any_number_of_lanes():
+def test_free_parents_feed_any_number_of_workers():
     """With nothing to pay but for the items, efficiency is near one."""
     free = Costs(*[0.0] * 16)
     assert simulated(Job(100, 0.1, 1000), free).efficiency == pytest.approx(1.0)
@@ -185,7 +186,7 @@ def test_saturation_by_arithmetic_is_where_the_simulation_has_it():
         assert (simulated(job, COSTS).parent > 0.99) is saturated
 
 
-def test_partials_that_travel_keep_the_parent_busier_than_states():
+def test_partials_sent_keep_the_parent_busier_than_states():
     """Stream pays for each partial, Combine for each state."""
     stream, combine = (
         simulated(Job(10, 1e-5, horizon=0.5, strategy=strategy), COSTS) for strategy in (Stream(), Combine())

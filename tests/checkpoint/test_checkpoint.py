@@ -226,7 +226,7 @@ def test_every_strategy_in_every_pool(strategy, pool, fragile, path):
     assert look(path).facts["covered"] == [[0, ITEMS]]
 
 
-def test_states_that_travel_in_parts_are_kept_unopened(path):
+def test_states_sent_in_parts_are_kept_unopened(path):
     """And merge after a restart, when the hashes of keys are others."""
     parent_fold = Partition(4).parent_fold(Frequencies())
     for start in (0, 50):
@@ -239,8 +239,8 @@ def test_states_that_travel_in_parts_are_kept_unopened(path):
 
 
 @pytest.mark.parametrize("strategy", [Combine(), Partition(4)], ids=repr)
-def test_a_state_holds_each_key_once_however_often_it_was_shipped(strategy):
-    """What came in parts is merged for a commit: else each would write all that workers ever flushed."""
+def test_a_state_holds_each_key_once_however_often_it_was_flushed(strategy):
+    """A commit merges states that came in parts: else each would write all that workers ever flushed."""
     counts, parent_fold = Counter(map(str, range(30_000))), strategy.parent_fold(Frequencies())
     sizes = []
     for _ in range(5):
@@ -332,7 +332,7 @@ def test_any_number_of_interruptions_anywhere(tmp_path_factory, data):
 
 
 def test_leaving_snapshots_early_commits(path):
-    """What was shown can be continued."""
+    """A run continues from the snapshot that was shown."""
     with snapshots(tenth, range(100_000), Sum(), every=0.001, pool=SERIAL, checkpoint=path) as looks:
         for snapshot in looks:
             if snapshot.done:
@@ -458,7 +458,7 @@ class Idle(SerialPool):
 
 
 @pytest.mark.parametrize("items", [range(5000), list(range(5000)), np.arange(5000)], ids=["range", "list", "array"])
-def test_a_finished_run_answers_at_once(items, path):
+def test_a_finished_run_returns_at_once(items, path):
     """No worker is started, nothing is written."""
     call = functools.partial(aggregate, tenth, items, Mean(), checkpoint=path)
     result = call(pool=SERIAL)
@@ -467,14 +467,14 @@ def test_a_finished_run_answers_at_once(items, path):
     assert Path(path).read_bytes() == before
 
 
-def test_a_run_that_ended_early_answers_at_once(path):
+def test_a_run_that_ended_early_returns_at_once(path):
     """`First` needs no more than the first item, the second time too."""
     for pool in (SerialPool(), Idle()):
         assert aggregate(tenth, iter(range(20, 10**9)), First(), pool=pool, checkpoint=path) == 2.0
 
 
 class Any50(Reducer):
-    """Whether an item was 50; it knows as soon as there was one."""
+    """Tells whether an item was 50, and is done as soon as there is one."""
 
     def init(self):
         return False
@@ -490,7 +490,7 @@ class Any50(Reducer):
 
 
 def test_a_run_that_ended_early_may_have_left_gaps(tmp_path, path):
-    """It answers at once all the same; unless the input is another."""
+    """It still returns at once, unless the input is another."""
     func = Fragile(tmp_path, bad=(1,))
     again = Checkpoint(path, retry_failed=True)
     call = functools.partial(aggregate, func, reducer=Any50(), on_error=str)
@@ -555,7 +555,7 @@ BASE = "K = {'b': 1}\ndef g(x):\n    return x + 1\ndef f(x, k=3):\n    return g(
         BASE.replace("def f(x, k=3)", "def f(x, k=3, /)").replace(", /", ""),
     ],
 )
-def test_what_does_not_change_what_a_function_does_is_no_difference(source):
+def test_edits_that_do_not_change_a_functions_behaviour_are_not_differences(source):
     """Comments, docstrings, lines, and what it does not refer to."""
     assert differences(fingerprint(make(BASE), Sum()), fingerprint(make(source), Sum())) == []
 
@@ -614,7 +614,7 @@ def test_what_a_function_holds_counts(one, other):
     ],
 )
 def test_a_reducer_is_its_class_and_its_parameters(one, other):
-    """Whether it is one of ours, or made of functions."""
+    """For a built-in reducer, and for one made of functions."""
     assert differences(fingerprint(abs, one), fingerprint(abs, other)) == ["the reducer"]
 
 
@@ -677,7 +677,7 @@ def run(path, func, items, reducer, key=None, **options):
 
 
 def test_a_key_stands_for_func_and_reducer(path):
-    """Whoever gives one says what counts as the same; another key is another run."""
+    """A user's key says which runs are the same; another key is another run."""
     given = {"items": range(3), "reducer": Sum(), "pool": SERIAL}
     assert run(path, abs, key="one", **given) == 3
     assert run(path, float, key="one", **given) == 3
@@ -826,7 +826,7 @@ SAME = [0, 0.0, -0.0, False, None, "", b"", 0j, (), [], "0", b"0", 1, 1.0, True,
 
 
 @pytest.mark.parametrize("at", [7, ALONE + 7])
-def test_numbers_are_told_apart_that_are_equal(at):
+def test_equal_numbers_of_different_types_are_distinguished(at):
     """1, 1.0, True and '1' are other items, and so are 0.0 and -0.0."""
     others = [[*range(at), item, *range(90)] for item in SAME]
     assert len({known_of(items) for items in others}) == len(SAME)
@@ -834,7 +834,7 @@ def test_numbers_are_told_apart_that_are_equal(at):
 
 
 @pytest.mark.parametrize("count", [10, 100_000])
-def test_arrays_are_told_apart_by_one_cell(count):
+def test_arrays_are_distinguished_by_one_cell(count):
     """Large ones too, which are not kept until they are looked at, but a digest of theirs."""
 
     def known(at, value):
@@ -937,7 +937,7 @@ def test_every_forces_the_first_commit_too():
 
 
 def test_a_large_state_is_committed_once_by_a_short_run(path, monkeypatch):
-    """What came from a worker says how large; a commit of 40 MB is not due at once, however often one may be made."""
+    """States from workers tell the size; a commit of 40 MB is not due at once, however often one may be made."""
     monkeypatch.setattr("poolagg._checkpoint.schedule.SHORTEST_PAUSE", 0.0)
     for size, few in ((40_000_000, True), (10, False)):
         seen = Started()
@@ -956,8 +956,8 @@ def test_every_forces_more():
     assert CheckpointSchedule(0.1, 0.0).next == 0.1
 
 
-def test_every_makes_workers_ship(path):
-    """What a worker holds is in the file soon, though flushing is not yet due."""
+def test_every_makes_workers_flush(path):
+    """A worker's state is in the file soon, though a flush is not yet due."""
     seen = []
 
     def watch(event):
@@ -1127,7 +1127,7 @@ def test_damage_is_never_a_wrong_result(tmp_path, path):
     assert len(outcomes) == 160
 
 
-def test_what_is_no_checkpoint_is_left_alone(path):
+def test_a_file_that_is_not_a_checkpoint_is_left_alone(path):
     """Text, nothing at all, somebody's database, a folder."""
     database = str(Path(path).with_name("mine.db"))
     with sqlite3.connect(database) as connection:
@@ -1262,7 +1262,7 @@ def test_a_state_that_ceases_to_pickle_ends_the_run(path):
 
 
 @pytest.mark.parametrize("wrong", [3, b"path", ["a"]])
-def test_what_is_no_path_is_refused(wrong):
+def test_an_object_that_is_not_a_path_is_refused(wrong):
     with pytest.raises(TypeError, match="takes a path or a Checkpoint"):
         aggregate(abs, range(3), Sum(), checkpoint=wrong)
 
@@ -1305,7 +1305,7 @@ def test_failed_items_are_remembered_and_run_again_when_asked(tmp_path, path, ca
 
 
 def test_without_skip_nothing_stays_left_out(tmp_path, path):
-    """What an earlier run skipped is run again."""
+    """Items that an earlier run skipped run again."""
     func = Fragile(tmp_path, bad=(3,))
     call = functools.partial(aggregate, func, range(10), Sum(), pool=SERIAL, checkpoint=path)
     skipped(call)
@@ -1328,7 +1328,7 @@ def test_where_order_counts_nothing_comes_in_late(options, tmp_path, path):
 
 
 def test_a_leaf_with_a_failed_item_is_continued(tmp_path, path):
-    """What failed in an earlier run is not run, though its leaf is."""
+    """Items that failed in an earlier run do not run again, though their leaf does."""
     func = Fragile(tmp_path, bad=(203, 250))
     call = functools.partial(aggregate, func, range(ITEMS), Collect(), pool=SERIAL, reproducible=True, chunksize=100)
 

@@ -259,7 +259,7 @@ CODE = {
 
 @pytest.fixture(autouse=True)
 def _nothing_kept():
-    """What a program shares is given back with its namespace, which refers to itself."""
+    """Free a program's shared values with its namespace, which refers to itself."""
     yield
     gc.collect()
 
@@ -587,7 +587,7 @@ def test_items_with_a_time_zone_without_a_repr_are_known_again():
     assert "0x" not in repr(list(map(canonical, times)))
 
 
-def test_how_a_library_pickles_exceptions_is_no_difference(monkeypatch):
+def test_how_a_library_pickles_exceptions_is_not_a_difference(monkeypatch):
     """Some have all exceptions of the program pickle with their tracebacks, from when they are imported."""
     error = ValueError("no number", 1)
     before = told("K = ValueError('no number', 1)\ndef f(x): return K")

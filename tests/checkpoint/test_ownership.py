@@ -1,4 +1,4 @@
-"""Nobody else's pickle is opened: another local user plants files, for real, beside what a run continues."""
+"""No other user's pickle is opened: another local user plants real files next to those that a run continues."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ for number in range(1, len(sys.argv), 2):
 
 
 def plant(*files: tuple[Path, str]) -> bool:
-    """Copy files, each to a name that is not there yet, as the user nobody; whether that user could."""
+    """Copy files to new names as the user `nobody`, and return whether that user could."""
     words = [str(word) for pair in files for word in pair]
     return subprocess.run([sys.executable, "-c", PLANT, *words], capture_output=True, timeout=30).returncode == 0
 
@@ -132,7 +132,7 @@ def row(item: int) -> tuple[int]:
 
 
 class InDatabase(Target):
-    """Another reducer stands beside it, whose state is a pickle in the ledger."""
+    """There is another reducer, whose state is a pickle in the ledger."""
 
     refusal = ValueError
     mode = "delete"
@@ -219,7 +219,7 @@ def planted(target: Target) -> bool:
 def test_what_another_user_plants_is_not_played_back(
     target: type[Target], kind: str, folder: str, workshop: Path
 ) -> None:
-    """Wherever another user can make a file beside the database. The error names the folder and the way out."""
+    """Wherever another user can make a file next to the database. The error names the folder and the way out."""
     victim = target(folder, workshop)
     victim.run(items=10)
     FOLDERS[kind](folder)
@@ -284,7 +284,7 @@ def test_in_a_folder_of_ones_own_nothing_can_be_planted(target: type[Target], fo
 def test_a_folder_that_others_may_write_is_refused_before_anything_is_made(
     target: type[Target], mode: int, folder: str, workshop: Path
 ) -> None:
-    """Whether or not something has been planted by then."""
+    """With and without a planted file."""
     os.chmod(folder, mode)
     victim = target(folder, workshop)
     with pytest.raises(victim.refusal, match=rf"{folder}.*others may make files \(mode {mode:o}, uid"):
@@ -300,7 +300,7 @@ def test_a_folder_that_others_may_write_is_refused_before_anything_is_made(
 def test_each_file_that_is_read_is_looked_at(
     target: type[Target], end: str, how: str, folder: str, workshop: Path
 ) -> None:
-    """Its mode and its owner; of a database, also what SQLite reads beside it."""
+    """Its mode and its owner; of a database, also the files that SQLite reads with it."""
     victim = target(folder, workshop)
     victim.run(items=10)
     path = os.path.join(folder, ("run.ckpt" if target is InCheckpoint else "rows.db") + end)
@@ -360,7 +360,7 @@ def test_a_checkpoint_that_is_replaced_while_it_is_opened_is_refused(
 
 
 @as_root
-def test_a_ledger_beside_a_file_is_looked_at_when_it_is_open(
+def test_a_ledger_next_to_a_file_is_checked_when_it_is_open(
     folder: str, workshop: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another user who puts one in its place, the moment before it is opened, gains nothing."""

@@ -66,7 +66,7 @@ KEPT = {name: family for name, family in FAMILIES.items() if not name.startswith
 
 
 def states(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """What is committed from now on."""
+    """Return a list that receives the states committed from now on."""
     seen: list[bytes] = []
     for kind in (FileStore, ResourceStore):
 

@@ -170,8 +170,8 @@ def test_a_file_is_found_from_anywhere(folder):
     assert (code, out, err) == (0, "a  3\nb  1\nc  1\n", "")
 
 
-def test_classes_of_a_file_travel_both_ways():
-    """What a worker makes is an instance of the very class that the reducer's function here knows."""
+def test_classes_of_a_file_pickle_both_ways():
+    """A worker makes an instance of the same class that the reducer's function in the parent knows."""
     reducer = "Collect().of(lambda word: (type(word) is Word, word.text)).then(sorted)"
     code, out, err = in_shell("run", "words.py:as_word", "two.txt", "--lines", "--reduce", reducer)
     assert (code, out, err) == (0, "True  b d\n", "")
@@ -322,7 +322,7 @@ def test_ctrl_c_is_exit_code_130_without_a_traceback(folder):
     assert_nothing_left(child)
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(folder):
+def test_a_reader_that_stops_early_is_not_an_error(folder):
     """`poolagg run ... | head -1` is quiet."""
     (folder / "long.txt").write_text("".join(f"{n}\n" for n in range(60_000)))
     child = start("run", "words.py:same", "long.txt", "--lines", "--reduce", "Frequencies()", "--pool", "serial")
@@ -414,7 +414,7 @@ def test_a_file_whose_name_is_taken_is_to_be_renamed(said, folder):
     assert line == "'json.py' cannot be imported by the name 'json': rename the file, for example to my_json.py"
 
 
-def test_a_file_whose_name_is_no_identifier_is_fine(said, folder):
+def test_a_file_whose_name_is_not_an_identifier_is_fine(said, folder):
     """Scripts have names with hyphens."""
     (folder / "my-words.py").write_text("def f(x): return len(x)\n")
     assert run_serially(said, "my-words.py:f", "one.txt", *SUM) == "7\n"

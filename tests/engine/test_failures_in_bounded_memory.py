@@ -229,7 +229,7 @@ def test_intervals_forget_what_ends_before(indices: set[int], index: int) -> Non
     assert len(intervals) == sum(stop - start for start, stop in kept)
 
 
-def test_the_plan_forgets_which_items_failed_and_not_how_many() -> None:
+def test_the_scheduler_forgets_which_items_failed_and_not_how_many() -> None:
     scheduler = Scheduler(SchedulerOptions(1, skip=True, chunksize=100))
     for start in range(0, 20_000, 100):
         (run,) = [
@@ -254,7 +254,7 @@ def covering(index: int) -> PartialState:
 
 
 def test_workers_that_are_killed_for_their_time_and_name_no_item_are_told_as_that() -> None:
-    """And not as a state that could not travel."""
+    """And not as a state that does not pickle."""
     scheduler = Scheduler(SchedulerOptions(1))
     scheduler.handle(Pulled(0, 4, 4))
     scheduler.handle(SourceEnded())

@@ -1,4 +1,4 @@
-"""What a signal handler raises is neither an item's failure nor the reducer's, and ranges may be longer than `len`.
+"""An error of a signal handler is neither an item's failure nor the reducer's, and ranges may be longer than `len`.
 
 `signal.alarm` with a handler that raises is how people put a limit on a call.
 """
@@ -21,7 +21,7 @@ from poolagg.errors import ReducerError
 
 
 class Interrupted(Exception):
-    """What a user's handler raises."""
+    """The error of a user's handler."""
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
@@ -203,7 +203,7 @@ def test_every_kind_of_handler_is_known(handler: Callable[..., Any], alarm: Call
     assert not raised_by_handler(raised.value, [])
 
 
-def test_what_a_function_raises_is_no_handlers() -> None:
+def test_an_error_of_a_function_is_not_taken_for_a_handlers() -> None:
     def inner(number: int, frame: Any) -> None:
         raise Interrupted
 

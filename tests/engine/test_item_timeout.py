@@ -69,7 +69,7 @@ def test_a_hung_item_is_over_its_time_soon_after_it_is(limit: float, late: float
         assert now - began < limit + 3 * (1 + late) * overdue.interval
 
 
-def test_lanes_are_looked_at_each_by_itself_and_what_is_new_begins_anew() -> None:
+def test_slots_are_watched_one_by_one_and_a_new_item_starts_anew() -> None:
     overdue = Overdue(1.0)
     for number in range(30):
         tasks = {0: Task(number // 5, 0.0, 1.0), 1: Task("hung", 0.0, 1.0), 2: Task("packs", 0.0, 100.0)}
@@ -208,8 +208,8 @@ def test_a_worker_that_was_stopped_within_an_item_is_over_its_time() -> None:
 # -- again and again ---------------------------------------------------------------------------------------------------
 
 
-def test_every_hung_item_of_a_lane_is_ended_whatever_became_of_its_workers(method: str) -> None:
-    """Workers that are worn are replaced between them."""
+def test_every_hung_item_of_a_slot_is_killed_also_after_its_workers_are_replaced(method: str) -> None:
+    """The pool replaces retiring workers between them."""
     failed: list[events.ItemFailed] = []
     pool = ProcessPool(1, start_method=method, max_items_per_worker=1)
     got = aggregate(

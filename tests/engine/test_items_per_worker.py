@@ -56,7 +56,7 @@ def test_attempts_that_fail_and_searches_for_the_item_at_fault_count(strategy: A
 
 
 def test_the_count_of_a_kept_worker_goes_on_from_run_to_run(tmp_path: Path) -> None:
-    """However a run ends: completely, by an error, or because nobody wants the rest."""
+    """However a run ends: completely, by an error, or because the caller stops early."""
     func, bad = Diary(tmp_path, seconds=0.001), Diary(tmp_path, raises={5}, seconds=0.001)
     with ProcessPool(2, max_items_per_worker=10) as pool:
         for _ in range(4):
@@ -79,7 +79,7 @@ def test_a_chunksize_above_the_limit_is_cut_to_it(tmp_path: Path) -> None:
 
 
 def test_leaves_of_an_ordered_result_are_cut_to_the_limit(tmp_path: Path) -> None:
-    """By default leaves grow with the index, and a worker folds one alone; nobody asked for their shape here."""
+    """By default leaves grow with the index, and a worker folds one alone; this run fixes no shape."""
     func = Diary(tmp_path)
     result = aggregate(func, range(400), Listing(), pool=ProcessPool(2, max_items_per_worker=50))
     assert result == list(range(400))

@@ -51,7 +51,7 @@ def arrays(count: int, size: int = MB) -> Iterator[Any]:
 
 
 def whole(array: Any) -> int:
-    """What an array is full of."""
+    """Return the value that fills an array."""
     assert (array == array[0]).all()
     return int(array[0])
 
@@ -95,7 +95,7 @@ def test_a_generator_may_yield_one_buffer_again_and_again(method: str, lent: lis
 
 
 def test_rows_of_an_array_arrive(lent: list[Region]) -> None:
-    """It travels as slices of itself."""
+    """The parent sends it as slices."""
     rows = np.repeat(np.arange(200.0), 20_000).reshape(200, 20_000)
     assert aggregate(whole, rows, Collect(), workers=2) == list(range(200))
     assert lent
@@ -110,7 +110,7 @@ def test_an_item_larger_than_an_arena_arrives(lent: list[Region]) -> None:
 
 
 def test_an_item_that_func_changed_runs_again_as_it_was(method: str, tmp_path: Path) -> None:
-    """Whether it raised or its worker died; and the error shows the item as it was, and may be written to."""
+    """After an error or a death of its worker; the error shows the item as it was, and may be written to."""
     attempts = Attempts(tmp_path)
 
     def spoil(array: Any) -> int:
@@ -253,7 +253,7 @@ def test_workers_killed_again_and_again_lose_no_item(method: str, lent: list[Reg
     assert lent
 
 
-def test_a_task_that_closes_all_descriptors_is_lent_no_file_of_its_own(method: str, tmp_path: Path) -> None:
+def test_a_task_that_closes_all_descriptors_borrows_no_memory(method: str, tmp_path: Path) -> None:
     """It is ended, and the items that it was to have are another worker's."""
     path = tmp_path / "mine"
     attempts = Attempts(tmp_path)

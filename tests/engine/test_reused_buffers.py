@@ -158,7 +158,7 @@ class Once(Rows):
         return self.rows  # type: ignore[no-any-return]
 
 
-def test_an_item_that_fails_beside_a_buffer_fails_alone_and_once(pool: Any) -> None:
+def test_an_item_that_fails_next_to_a_buffer_fails_alone_and_once(pool: Any) -> None:
     failed: list[int] = []
     result = aggregate(
         fails_at_times,

@@ -73,7 +73,7 @@ def test_a_time_may_be_as_long_as_anyone_likes(option, seconds, tmp_path):
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.__name__)
 @pytest.mark.parametrize("seconds", NO_TIME, ids=str)
-def test_what_is_no_time_is_refused_at_the_call(option, seconds, tmp_path):
+def test_a_value_that_is_not_a_time_is_refused_at_the_call(option, seconds, tmp_path):
     "With the name of the option and the value."
     with pytest.raises(ValueError, match="in seconds and must be") as raised:
         option(seconds, tmp_path)

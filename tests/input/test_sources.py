@@ -248,7 +248,7 @@ def test_prefetch_gives_the_same_items(n):
 
 @pytest.mark.parametrize("n", [1, 3])
 def test_prefetch_pulls_at_most_n_ahead(n):
-    """With nobody asking, exactly n items are pulled; each item taken lets one more be."""
+    """Without a consumer, exactly n items are pulled; each item taken lets one more be pulled."""
     pulled = threading.Semaphore(0)
     count = []
 
@@ -302,7 +302,7 @@ def test_closing_ends_the_thread():
 
 
 def test_abandoning_ends_the_thread():
-    """An iterator that nobody holds is collected, and its thread with it."""
+    """An iterator without a reference is collected, and its thread with it."""
     next(prefetch(forever(), 3))
     for item in prefetch(forever(), 1):
         assert item == 0

@@ -1,4 +1,4 @@
-"""Items, results and exceptions that bite whoever pickles, opens or describes them cost themselves, and nothing else.
+"""Items, results and exceptions that bite when pickled, opened or described cost themselves, and nothing else.
 
 They exit, crash, hang, or raise what is no Exception. In the worker that is a failure of the item, which is named. In
 the parent it never happens, unless the user asks there for an item that bites.
@@ -157,7 +157,7 @@ def refuse(x: Any) -> None:
     raise Refused
 
 
-def test_plain_items_are_at_hand() -> None:
+def test_plain_items_are_sent_as_they_are() -> None:
     import decimal
 
     import numpy as np
@@ -278,7 +278,7 @@ def test_a_state_that_bites_where_it_is_opened_costs_the_one_item(pool: ProcessP
 @pytest.mark.parametrize("strategy", [Combine(), Partition(4)], ids=repr)
 @pytest.mark.parametrize("how", ["raise", "SystemExit", "exit", "hang"])
 def test_a_key_that_bites_where_it_is_opened_costs_the_one_item(pool: ProcessPool, how: str, strategy: Any) -> None:
-    """Also in dicts that travel in parts, each of which is a pickle of its own where its keys are plain."""
+    """Also in dicts that are sent in parts, each of which is a separate pickle if its keys are plain."""
     func = lambda x: KeyThatBites(x, how if x == BAD else "fine")
     failed: list[events.ItemFailed] = []
     got = aggregate(
@@ -308,7 +308,7 @@ def test_what_bites_where_it_is_opened_is_found_in_an_executor(how: str) -> None
     assert got == OTHERS
 
 
-def test_a_repr_that_is_no_plain_text_does_not_bite(pool: ProcessPool) -> None:
+def test_a_repr_that_is_not_plain_text_does_not_bite(pool: ProcessPool) -> None:
     failed: list[events.ItemFailed] = []
     aggregate(refuse, [DescribedByText()], Collect(), pool=pool, on_error=failed.append)
     assert failed[0].item_repr == "described"
@@ -346,7 +346,7 @@ def test_an_exception_that_bites_is_its_items_failure(pool: ProcessPool, how: st
 
 
 @pytest.mark.parametrize("how", ["raise", "SystemExit"])
-def test_an_exception_that_bites_whoever_asks_what_it_says(pool: ProcessPool, how: str) -> None:
+def test_an_exception_whose_text_bites(pool: ProcessPool, how: str) -> None:
     def func(x: int) -> int:
         if x == BAD:
             raise ErrorInWords(how)

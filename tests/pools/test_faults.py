@@ -133,7 +133,7 @@ def test_an_item_that_kills_every_worker_is_named(
         aggregate(func, range(60), Sum(), pool=pool)
     error = caught.value
     assert (error.index, error.item, error.exitcode, error.signal) == (31, 31, exitcode, name)
-    # By default it runs again twice. The first death is charged to nobody if it was of several items at once.
+    # By default it runs again twice. The first death of several items at once is charged to none of them.
     assert 3 <= func.attempts.at(31) <= 4
     assert "item 31" in str(error)
 
@@ -167,7 +167,7 @@ def test_deaths_are_told_to_watchers(pool: ProcessPool, tmp_path: Any) -> None:
     assert (again.index, again.attempt, again.will_retry) == (4, 1, True)
 
 
-def test_unshipped_state_that_dies_with_its_worker_is_made_again(pool: ProcessPool, tmp_path: Any) -> None:
+def test_state_that_dies_with_its_worker_before_a_flush_is_made_again(pool: ProcessPool, tmp_path: Any) -> None:
     """Combine holds state across chunks; the items behind it run again, and none is counted twice."""
     attempts = Attempts(tmp_path)
 
@@ -286,7 +286,7 @@ def test_a_worker_killed_while_it_writes_a_large_result(pool: ProcessPool, tmp_p
 
     def large(x: int) -> bytes:
         if x == 0 and attempts.another("large") == 1:
-            me = os.getpid()  # dies while its 64 MB are being written, for nobody can read them that fast
+            me = os.getpid()  # dies while its 64 MB are being written, since no reader is that fast
             subprocess.Popen(["sh", "-c", f"sleep 0.06; kill -9 {me}"])
             return bytes(64_000_000)
         return b"small"
@@ -323,7 +323,7 @@ def test_a_worker_killed_with_a_large_item_half_sent(pool: ProcessPool, tmp_path
 
 
 @pytest.mark.orphans
-def test_a_grandchild_that_lives_on_delays_nobody(pool: ProcessPool, tmp_path: Any) -> None:
+def test_a_grandchild_that_lives_on_delays_nothing(pool: ProcessPool, tmp_path: Any) -> None:
     attempts = Attempts(tmp_path)
 
     def func(x: int) -> int:
@@ -391,7 +391,7 @@ def test_a_reducer_slower_than_the_timeout_blames_no_item(pool: ProcessPool) -> 
 
 
 def test_a_timeout_is_not_inherited_from_the_run_before(pool: ProcessPool) -> None:
-    """What a worker was doing when an earlier run was left is not held against the next run's items."""
+    """A worker's unfinished work of an earlier run does not count against the next run's items."""
     for _ in range(3):
         for snapshot in snapshots(short, itertools.count(), Count(), every=0.01, pool=pool, item_timeout=5):
             if snapshot.done:
@@ -437,7 +437,7 @@ def test_a_task_that_closes_standard_output_is_a_task_like_any_other(pool: Proce
 
 
 @pytest.mark.parametrize("method", SAFE)
-def test_a_lock_held_by_a_thread_when_workers_start_stops_nobody(method: str) -> None:
+def test_a_lock_held_by_a_thread_when_workers_start_stops_no_worker(method: str) -> None:
     held, release = threading.Event(), threading.Event()
     handler = logging.StreamHandler()
     logging.getLogger("poolagg.test").addHandler(handler)
@@ -498,7 +498,7 @@ def test_an_error_anywhere_else_ends_the_run_and_leaves_the_pool_good(pool: Proc
     assert aggregate(square, range(100), Sum(), pool=pool) == sum(map(square, range(100)))
 
 
-def test_a_lane_still_busy_with_an_older_run_is_replaced(pool: ProcessPool) -> None:
+def test_a_worker_still_busy_with_an_older_run_is_replaced(pool: ProcessPool) -> None:
     def stuck(x: int) -> int:
         if x == 1:
             time.sleep(100)
@@ -511,7 +511,7 @@ def test_a_lane_still_busy_with_an_older_run_is_replaced(pool: ProcessPool) -> N
     assert time.monotonic() - began < 3
 
 
-def test_answers_of_an_older_run_are_not_taken_for_the_next_ones(pool: ProcessPool) -> None:
+def test_events_of_an_older_run_are_not_taken_for_the_next_ones(pool: ProcessPool) -> None:
     for _ in range(5):
         with pytest.raises(TaskError):
             aggregate(lambda x: time.sleep(0.002) or 1 / (x - 5), range(100), Sum(), pool=pool, chunksize=1)
@@ -564,11 +564,11 @@ def test_workers_killed_while_the_parent_merges(pool: ProcessPool) -> None:
     assert aggregate(short, range(100), Slow(), pool=pool, chunksize=3, watch=watch) == 100
 
 
-# -- the template ------------------------------------------------------------------------------------------------------
+# -- the forkserver ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.orphans
-def test_a_template_that_is_killed_is_replaced() -> None:
+def test_a_killed_forkserver_is_replaced() -> None:
     with ProcessPool(2, start_method="forkserver") as pool:
         assert aggregate(square, range(10), Sum(), pool=pool) == 285
         for _ in range(2):
@@ -580,7 +580,7 @@ def test_a_template_that_is_killed_is_replaced() -> None:
 
 
 @pytest.mark.orphans
-def test_template_and_workers_killed_in_the_middle_of_a_run() -> None:
+def test_forkserver_and_workers_killed_in_the_middle_of_a_run() -> None:
     with ProcessPool(2, start_method="forkserver") as pool:
         killed = False
 
@@ -596,7 +596,7 @@ def test_template_and_workers_killed_in_the_middle_of_a_run() -> None:
 
 
 @pytest.mark.orphans
-def test_threads_that_start_workers_by_one_template_get_each_its_own() -> None:
+def test_threads_that_start_workers_by_one_forkserver_get_each_its_own() -> None:
     """And each the end of its own: a pid and a wait status look alike."""
     launcher = ForkserverLauncher(os.environ, by_value=False)
     seen: list[int] = []
@@ -620,7 +620,7 @@ def test_threads_that_start_workers_by_one_template_get_each_its_own() -> None:
 
 
 @pytest.mark.orphans
-def test_an_interrupted_wait_for_a_template_leaves_no_answer_to_the_next() -> None:
+def test_an_interrupted_wait_for_a_forkserver_leaves_no_reply_to_the_next() -> None:
     launcher = ForkserverLauncher(os.environ, by_value=False)
     choose, interrupted = random.Random(1), 0
     usual = signal.signal(signal.SIGALRM, signal.default_int_handler)
@@ -644,7 +644,7 @@ def test_an_interrupted_wait_for_a_template_leaves_no_answer_to_the_next() -> No
 
 
 @pytest.mark.parametrize("pid", [0, -1, -7])
-def test_what_is_no_process_is_not_killed(pid: int) -> None:
+def test_a_number_that_is_not_a_pid_is_not_killed(pid: int) -> None:
     """`kill(-1)` would end every process of the user's, and `kill(0)` all of the terminal's job."""
     with pytest.raises(ValueError, match="no process"):
         Child(pid, os.abort)

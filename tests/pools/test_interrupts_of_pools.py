@@ -32,7 +32,7 @@ QUICK = ["serial", "threads", "fork"]
 
 
 def complaints_of(*arguments: object) -> str:
-    """What the program tells, but for its last line."""
+    """Return the program's output without its last line."""
     command = [sys.executable, str(PROGRAM), *map(str, arguments)]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=3000)
     *complaints, last = ran.stdout.splitlines() or [""]

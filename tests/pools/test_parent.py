@@ -63,7 +63,7 @@ class Program:
         raise AssertionError(f"it ended, and did not say {line!r}: {self.process.stderr.read()}")  # type: ignore
 
     def family(self) -> list[psutil.Process]:
-        """All of its session that live: the program, templates, workers, orphans."""
+        """Return the living processes of its session: the program, forkservers, workers, orphans."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
@@ -76,7 +76,7 @@ class Program:
         (os.killpg if everyone else os.kill)(self.process.pid, signal.SIGINT)
 
     def ends_within(self, seconds: float) -> tuple[int, str, str]:
-        """How it ends, with what output; it must leave nobody behind."""
+        """Return how it ends, and its output; it must leave no process behind."""
         began = time.monotonic()
         try:
             code = self.process.wait(seconds)
@@ -208,7 +208,7 @@ def test_ctrl_c_in_a_kept_pool_ends_the_work_at_once(start: Any) -> None:
     program.interrupt(everyone=False)
     program.wait_for("caught")
     left = {process.pid for process in program.family()} & busy
-    assert len(left) <= 2, "the program, and perhaps its template"
+    assert len(left) <= 2, "the program, and perhaps its forkserver"
 
 
 def test_interrupts_that_fall_anywhere_leave_a_kept_pool_good(start: Any) -> None:

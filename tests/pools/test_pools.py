@@ -126,7 +126,7 @@ KEPT: dict[str, Any] = {}
 """An executor that is kept for all tests of a process of its own."""
 
 ONLY = os.environ.get("POOLAGG_ONLY")
-"""The kind that a process of its own is for, since it has threads, beside which nobody should fork."""
+"""The kind that needs a separate process, since it has threads, which a fork would break."""
 
 ON_RAY = ("ray", "ray.util.multiprocessing.Pool")
 
@@ -507,7 +507,7 @@ def test_all_items_skipped_is_the_result_of_nothing(pool: Any) -> None:
         assert aggregate(inverse, [0] * 30, Sum(), pool=pool, on_error="skip") == 0
 
 
-def test_exceptions_that_do_not_travel_are_told_by_name_and_traceback(kind: Kind, pool: Any) -> None:
+def test_exceptions_that_do_not_pickle_are_reported_by_name_and_traceback(kind: Kind, pool: Any) -> None:
     def two_arguments(x: int) -> None:
         raise tasks.TwoArguments(4, "two")
 
@@ -552,7 +552,7 @@ def test_whatever_func_raises_is_the_items_failure_and_no_more(kind: Kind, pool:
 
 @types_of(pickles=True)
 @pytest.mark.parametrize("strategy", [None, Stream(), Ordered(), Tree()], ids=repr)
-def test_a_payload_that_does_not_travel_costs_one_item(pool: Any, strategy: Any) -> None:
+def test_a_partial_that_does_not_pickle_costs_one_item(pool: Any, strategy: Any) -> None:
     others = [x for x in range(60) if x not in (13, 14, 59)]
     items = [threading.Lock() if x in (13, 14, 59) else x for x in range(60)]
     unopenable = [tasks.DoesNotUnpickle() if x in (13, 14, 59) else x for x in range(60)]
@@ -866,7 +866,7 @@ def test_workers_have_the_environment_and_folder_of_the_parent_at_their_start(
 
 
 @types_of(processes=True)
-def test_a_folder_that_was_removed_stops_nobody(kind: Kind, tmp_path: Any, monkeypatch: Any) -> None:
+def test_a_removed_folder_stops_no_run(kind: Kind, tmp_path: Any, monkeypatch: Any) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)
@@ -1071,7 +1071,7 @@ def test_an_item_over_its_time_is_ended_and_its_neighbours_are_kept(pool: Any, t
 
 
 @types_of(cluster=True)
-def test_large_states_stay_on_the_cluster_and_only_roots_travel(pool: Any) -> None:
+def test_large_states_stay_on_the_cluster_and_only_roots_are_sent(pool: Any) -> None:
     """Where the parent takes long to merge: it gets few, and each item is in them once."""
     states: list[int] = []
     flushed: list[bool] = []
@@ -1086,7 +1086,7 @@ def test_large_states_stay_on_the_cluster_and_only_roots_travel(pool: Any) -> No
     result = aggregate(tasks.row, range(160), reducer, pool=pool, chunksize=1, watch=watch)
     assert (result.sum(), result.max()) == (160, 1)
     assert sum(states) == 160
-    # At first nobody knows; from then on one for each sixteen chunks, and what the workers have in the end.
+    # At first the size is unknown; from then on one for each sixteen chunks, and what the workers have in the end.
     assert len(states) <= 2 * 8 + 160 // 16 + 8, states
     assert sum(flushed) <= len(states)
 

@@ -1,4 +1,4 @@
-"""What README says of security: who can write what is unpickled, and that nobody else can reach in."""
+"""README's claims on security: which users can write pickles that are opened, and that no other can reach in."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from poolagg import Collect, ProcessPool, aggregate, share
 
 
 def opens_pickles(path: Path) -> bool:
-    """Whether a file of the library mentions something that opens pickles."""
+    """Tell whether a file of the library mentions something that opens pickles."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Attribute) and node.attr in ("load", "loads", "Unpickler"):
             of = node.value

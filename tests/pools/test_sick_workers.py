@@ -44,13 +44,13 @@ from poolagg.strategies import Combine, Ordered, Partition, Stream, Tree
 
 STRATEGIES = [Combine(), Stream(), Ordered(), Tree()]
 MB = 1 << 20
-ROOM = 48 * MB
-"""What workers of these tests may have beyond what they start with."""
+SPARE = 48 * MB
+"""Memory that workers of these tests may use beyond that of their start."""
 
 
 def limit_for(method: str) -> int:
-    """A limit with `ROOM` in it: a forked worker starts with all that this process has."""
-    return ROOM + 32 * MB + (own_memory() if method == "fork" else 0)
+    """A limit with `SPARE` in it: a forked worker starts with all that this process has."""
+    return SPARE + 32 * MB + (own_memory() if method == "fork" else 0)
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def growing(folder: Path, *bad: int, while_missing: Path | None = None) -> Calla
         attempts.another(x)
         if x in bad and not (while_missing and while_missing.exists()):
             held = []
-            for _ in range(4 * ROOM // MB):
+            for _ in range(4 * SPARE // MB):
                 held.append(take(MB))
                 time.sleep(0.001)
             time.sleep(100)
@@ -154,7 +154,7 @@ def test_workers_that_leak_are_replaced_and_nothing_runs_twice(
     assert all("MB of memory, above memory_limit=" in reason for reason in reasons)
 
 
-def test_a_worker_above_the_limit_hands_back_the_rest_of_its_chunk(tmp_path: Path, unshipped: None) -> None:
+def test_a_worker_above_the_limit_gives_back_the_rest_of_its_chunk(tmp_path: Path, unshipped: None) -> None:
     """However large a chunk was asked for, a worker has no more than the limit and what a few items leave."""
     pool = ProcessPool(1, memory_limit=limit_for("forkserver"))
     results = aggregate(leaking(tmp_path), range(40), Collect(), pool=pool, chunksize=40)
@@ -165,10 +165,10 @@ def test_a_worker_above_the_limit_hands_back_the_rest_of_its_chunk(tmp_path: Pat
 
 
 @pytest.mark.parametrize("strategy", [Combine(), Tree()], ids=repr)
-def test_a_state_that_is_larger_than_the_limit_is_shipped_in_parts(
+def test_a_state_that_is_larger_than_the_limit_is_flushed_in_parts(
     strategy: Any, tmp_path: Path, unshipped: None
 ) -> None:
-    """What grows in `step`, and in merges of workers, goes to the parent; each chunk is progress."""
+    """A state that grows in `step`, and in merges of workers, goes to the parent; each chunk is progress."""
     attempts = Attempts(tmp_path)
 
     def make(x: int) -> bytes:
@@ -185,7 +185,7 @@ def test_a_state_that_is_larger_than_the_limit_is_shipped_in_parts(
         assert watch.of(events.WorkerRetired)
 
 
-def test_arrays_stay_as_they_were_when_the_worker_that_lent_them_is_replaced() -> None:
+def test_borrowed_arrays_stay_as_they_were_when_their_worker_is_replaced() -> None:
     left: list[bytes] = []
 
     def make(x: int) -> Any:
@@ -363,10 +363,10 @@ def test_memory_and_time_are_limited_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("where", ["initializer", "func"])
 def test_a_limit_that_a_fresh_worker_exceeds_is_an_error_at_once(where: str, tmp_path: Path) -> None:
     """There would be no end of replacing them."""
-    attempts, large = Attempts(tmp_path), b"x" * (2 * ROOM)
+    attempts, large = Attempts(tmp_path), b"x" * (2 * SPARE)
 
     def initializer() -> None:
-        sys.large = b"x" * (2 * ROOM)  # type: ignore[attr-defined]
+        sys.large = b"x" * (2 * SPARE)  # type: ignore[attr-defined]
 
     def func(x: int) -> int:
         attempts.another(0)
@@ -375,7 +375,7 @@ def test_a_limit_that_a_fresh_worker_exceeds_is_an_error_at_once(where: str, tmp
     options = {"initializer": initializer} if where == "initializer" else {}
     if where == "initializer":
         large = b""
-    with ProcessPool(2, memory_limit=ROOM, **options) as pool:
+    with ProcessPool(2, memory_limit=SPARE, **options) as pool:
         for _ in range(2):
             with pytest.raises(WorkerLost, match=r"run no item yet has \d+\.\d MB .* memory_limit=50\.3 MB: raise"):
                 aggregate(func, range(10), Sum(), pool=pool)
@@ -421,7 +421,7 @@ def test_own_memory_is_the_heap_and_not_what_is_shared_or_in_files(tmp_path: Pat
     assert own_memory(gone.pid) == 0
 
 
-def test_what_workers_lend_their_parent_does_not_count() -> None:
+def test_memory_that_the_parent_borrows_does_not_count() -> None:
     """The parent holds 120 MB in slots of the worker's arena, and the worker stays."""
     kept: list[Any] = []
     watch = Watch()
@@ -435,7 +435,7 @@ def test_what_workers_lend_their_parent_does_not_count() -> None:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=repr)
-def test_workers_that_have_run_their_items_ship_what_they_hold_and_are_replaced(
+def test_workers_that_have_run_their_items_flush_their_states_and_are_replaced(
     strategy: Any, tmp_path: Path, unshipped: None
 ) -> None:
     report, watch = Report(), Watch()

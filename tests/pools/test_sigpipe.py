@@ -22,12 +22,12 @@ PROGRAM = """
         return x
 
     def killing(event):
-        "Kill a worker, or the template, between two steps of the parent: at a moment that it has not chosen."
+        "Kill a worker, or the forkserver, between two steps of the parent: at a moment that it has not chosen."
         if isinstance(event, events.ChunkDone) and len(killed) < until and choose.random() < 0.5:
             pids = [handle.child.pid for handle in pool._handles.values()]
-            template = getattr(pool._crew.launcher, "_process", None)
-            if template is not None and choose.random() < 0.2:
-                pids = [template.pid]
+            forkserver = getattr(pool._workers.launcher, "_process", None)
+            if forkserver is not None and choose.random() < 0.2:
+                pids = [forkserver.pid]
             if pids:
                 os.kill(choose.choice(pids), signal.SIGKILL)
                 killed.append(1)
@@ -45,7 +45,7 @@ PROGRAM = """
 @pytest.mark.orphans
 @pytest.mark.timeout(150)
 def test_the_death_of_a_worker_is_not_the_death_of_the_program(method: str, tmp_path) -> None:
-    """Workers and the template are killed at random moments, 15 times and more, and some kill themselves."""
+    """Workers and the forkserver are killed at random moments, 15 times and more, and some kill themselves."""
     kills = 15
     source = textwrap.dedent(PROGRAM).format(method=method, kills=kills, every=17, folder=tmp_path)
     program = tmp_path / "program.py"

@@ -68,7 +68,7 @@ def test_dtypes_that_differ_are_errors_in_any_order():
     assert reduced(ArraySum(), [np.ones(2, "i1"), np.ones(2, "i2")]).dtype == np.int64
 
 
-def test_what_is_no_array_of_numbers_is_refused():
+def test_a_partial_that_is_not_an_array_of_numbers_is_refused():
     """Text, objects, and masked arrays, whose mask would be lost."""
     for partial in (np.array(["a"]), np.array([None]), "a"):
         with pytest.raises(TypeError, match="arrays of numbers"):
@@ -114,7 +114,7 @@ def test_histogram_takes_infinite_edges_and_matrices():
     assert reduced(Histogram([-np.inf, 0, np.inf]), [matrix]).tolist() == [2, 2]
 
 
-def test_histogram_refuses_what_is_no_real_number():
+def test_histogram_refuses_a_partial_that_is_not_a_real_number():
     """Text and complex numbers."""
     for partial in ("a", 1j, np.array(["a"])):
         with pytest.raises((TypeError, ValueError), match="real numbers"):

@@ -44,7 +44,7 @@ def exact_variance(numbers, ddof):
 
 
 def is_root(root, fraction):
-    """Whether `root` is the float nearest to the square root: it lies between the midpoints to its neighbours."""
+    """Tell whether `root` is the float nearest to the square root: between the midpoints to its neighbours."""
     if math.isinf(root):
         return fraction >= ((Fraction(LARGEST) + 2**1024) / 2) ** 2
     above = math.nextafter(root, math.inf)
@@ -92,7 +92,7 @@ def test_the_parts_of_a_sum_do_not_overlap(numbers):
 
 @given(st.lists(mixed, min_size=1), st.randoms())
 def test_ints_and_fractions_enter_exactly(numbers, rng):
-    """Beside floats the result is a float; alone it is what `sum` says."""
+    """With floats the result is a float; alone it equals `sum`."""
     result = Sum().finish(state(Sum(), numbers, rng))
     if any(isinstance(x, float) for x in numbers):
         assert type(result) is float
@@ -202,8 +202,8 @@ def test_decimals_are_added_exactly_and_rounded_once():
 
 
 @pytest.mark.parametrize("reducer", [Sum(), Mean(), Variance(), Std()], ids=repr)
-def test_what_is_no_number_is_refused_with_the_right_reducer(reducer):
-    """Arrays, text, containers, None; Decimals beside floats."""
+def test_an_object_that_is_not_a_number_is_refused_with_the_right_reducer(reducer):
+    """Arrays, text, containers, None; Decimals together with floats."""
     for partial, match in (
         (np.zeros(2), r"ArraySum\(\)"),
         ("a", r"\.of\(f\) converts"),
@@ -229,7 +229,7 @@ def test_variance_refuses_complex_numbers():
 
 
 def test_a_number_of_an_unknown_type_is_added_by_its_own_plus():
-    """What Python's `sum` can add, Sum can."""
+    """Sum adds everything that Python's `sum` adds."""
 
     class Money:
         def __init__(self, cents):

@@ -289,7 +289,7 @@ def test_what_is_not_a_count_is_never_taken_for_one(count: Any, more: list[Any])
 
 
 class Labelled:
-    """What pandas, or a package like it, calls its data."""
+    """The class names of data in pandas, or a package like it."""
 
     __module__ = "pandas.core.series"
 
@@ -514,7 +514,7 @@ def test_our_reducers_keep_their_laws_on_nan_and_arrays_without_a_comparison(red
     check_reducer(reducer, samples)
 
 
-def test_what_differs_is_still_told_apart() -> None:
+def test_different_keys_stay_different() -> None:
     for left, right in [
         ([NAN], [1.0]),
         ([1], (1,)),

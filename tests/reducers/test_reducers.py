@@ -298,7 +298,7 @@ def test_a_reducer_survives_pickling(case):
 
 
 def test_reprs_are_the_calls_that_made_them():
-    """What a message or a report shows can be read, and mostly pasted."""
+    """The repr in a message or a report is readable, and mostly valid code."""
     assert (
         repr(Sum().of(len).where(even).by(tens).flat().then(sorted))
         == "Sum().of(len).where(even).by(tens).flat().then(sorted)"
@@ -332,7 +332,7 @@ def test_a_reducer_of_ones_own_needs_three_methods():
 
 
 def test_a_missing_method_is_named():
-    """What is not defined says what to define."""
+    """The error of a missing method says what to define."""
     with pytest.raises(NotImplementedError, match=r"Empty must define init\(self\)"):
         type("Empty", (Reducer,), {})().init()
     with pytest.raises(NotImplementedError, match=r"Empty must define step"):
@@ -382,7 +382,7 @@ def test_functions_of_derived_forms_run_in_prepare():
             reducer.prepare(3)
 
 
-def test_flat_hands_a_partial_over_as_it_is():
+def test_flat_passes_a_partial_on_as_it_is():
     """When nothing else prepares, a list is counted where it lies; an iterator becomes a list."""
     flat, partial = Frequencies().flat(), ["a", "b"]
     assert flat.prepare(partial) is partial
@@ -420,9 +420,9 @@ def test_counts_keep_the_order_in_which_keys_were_first_seen():
     assert list(groups.finish(join(groups, left, right))) == ["b", "a", "c"]
 
 
-def test_group_by_names_what_is_no_pair():
+def test_group_by_names_what_is_not_a_pair():
     """A partial that is no (key, value) pair is the item's error."""
-    with pytest.raises(TypeError, match=r"takes \(key, value\) pairs, got 3"):
+    with pytest.raises(TypeError, match=r"requires \(key, value\) pairs, got 3"):
         GroupBy(Sum()).prepare(3)
 
 
@@ -520,7 +520,7 @@ def test_a_fold_does_not_keep_the_other_state():
         (None, "expected a reducer"),
     ],
 )
-def test_what_is_no_reducer_is_told_its_right_spelling(wrong, right):
+def test_an_object_that_is_not_a_reducer_is_refused_with_a_suggestion(wrong, right):
     """Classes and one-argument functions are refused before the run, also inside a Tee or GroupBy."""
     for make in (as_reducer, lambda x: Tee({"a": x}), GroupBy):
         with pytest.raises(TypeError, match=right):
@@ -614,7 +614,7 @@ class _Singleton:
         self.seen.append(x)
 
 
-def test_what_only_the_parent_folds_does_not_travel():
+def test_only_prepare_is_sent_of_a_reducer_that_the_parent_folds():
     "Of Into, and of Fold without merge, workers get what prepares: the singleton that apply changes stays at home."
     singleton = _Singleton()
     for reducer in (

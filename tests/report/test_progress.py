@@ -180,7 +180,7 @@ def run_script(script, **kwargs):
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=20, **kwargs)
 
 
-def test_importing_the_room_does_not_import_tqdm():
+def test_importing_the_module_does_not_import_tqdm():
     """Only who makes a bar pays for it."""
     run_script("import sys, poolagg._report.progress; assert 'tqdm' not in sys.modules")
 
@@ -236,7 +236,7 @@ def test_a_terminal_that_does_not_know_its_size_has_80_columns(tmp_path):
 
 
 def in_terminal(command, columns, rows=24):
-    """What `command` writes to a terminal of that size, which is all it has."""
+    """Return the output of `command` on a terminal of that size."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, close_fds=True) as child:
@@ -255,7 +255,7 @@ def read_terminal(descriptor):
 
 
 def screen(written):
-    """What is seen of text in which a carriage return goes back to the start of the line."""
+    """Return the visible text, in which a carriage return goes back to the start of the line."""
     rows = []
     for line in written.replace("\r\n", "\n").split("\n"):
         row = ""

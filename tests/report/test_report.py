@@ -48,30 +48,30 @@ from poolagg.events import (
 )
 from poolagg.strategies import Ordered, Tree
 
-# -- the verdict, on made-up numbers -----------------------------------------------------------------------------------
+# -- the diagnosis, on made-up numbers ---------------------------------------------------------------------------------
 
-VERDICTS = [
+DIAGNOSES = [
     ({"mapping": 0.96, "reducing": 0.01}, "map", "busy 97 % of the time, 96 % in func"),
     ({"mapping": 0.1, "reducing": 0.8, "merging": 0.2}, "step", "80 % in step and 10 % in func"),
     ({"mapping": 0.3, "merging": 0.93}, "reducer", "merged 93 % of the time, and the workers were idle 70 % of theirs"),
-    ({"mapping": 0.1, "packing": 0.6, "receiving": 0.3}, "pickling", "packed what they flush 60 % of the time"),
-    ({"mapping": 0.3, "packing": 0.3, "receiving": 0.8}, "pickling", "received and opened it 80 %"),
+    ({"mapping": 0.1, "packing": 0.6, "receiving": 0.3}, "pickling", "pickled their states 60 % of the time"),
+    ({"mapping": 0.3, "packing": 0.3, "receiving": 0.8}, "pickling", "received and unpickled them 80 %"),
     ({"mapping": 0.3, "pickling": 0.5, "pulling": 0.3}, "items", "it took the parent 50 % of the time"),
     ({"mapping": 0.3, "pulling": 0.7}, "input", "pulling it 70 % of the time"),
-    ({"mapping": 0.1, "orders": 0.8}, "orders", "80 % of the time it gave orders"),
-    ({"mapping": 0.6, "tail": 0.4, "slowest": 4.0, "slowest_name": "item 7"}, "skew", "item 7, in 4.0 s"),
+    ({"mapping": 0.1, "scheduling": 0.8}, "scheduling", "between two results, 80 % of the time"),
+    ({"mapping": 0.6, "tail": 0.4, "slowest": 4.0, "slowest_name": "item 7"}, "straggler", "item 7, in 4.0 s"),
     ({"mapping": 0.6, "tail": 0.4, "merging": 0.9}, "reducer", "merged 90 % of the time"),
-    ({"mapping": 0.4, "final_stage": 0.6}, "keys", "took 60 % of the time"),
-    ({"mapping": 0.9, "starting": 0.6}, "start", "60 % passed before the first item was begun"),
+    ({"mapping": 0.4, "final_stage": 0.6}, "keys", "for 60 % of the time"),
+    ({"mapping": 0.9, "starting": 0.6}, "start", "60 % passed before the first item started"),
     ({"mapping": 0.9, "starting": 0.3}, "map", "90 %"),
     ({"mapping": 0.4, "merging": 0.2}, "nothing", "workers were busy 40 % of the time, the parent 20 %"),
-    ({"elapsed": 0.004, "mapping": 0.9}, "nothing", "4.0 ms, which is too short"),
+    ({"elapsed": 0.004, "mapping": 0.9}, "nothing", "4.0 ms, too short"),
 ]
 
 
-@pytest.mark.parametrize(("shares", "bottleneck", "told"), VERDICTS)
-def test_the_verdict_is_a_function_of_shares_and_has_the_numbers_in_it(shares, bottleneck, told):
-    """Who had the least leisure is the limit."""
+@pytest.mark.parametrize(("shares", "bottleneck", "told"), DIAGNOSES)
+def test_the_diagnosis_is_a_function_of_shares_and_has_the_numbers_in_it(shares, bottleneck, told):
+    """The busier of the workers and the parent is the limit."""
     diagnosis = diagnose(Shares(**{"elapsed": 10.0, "workers": 2} | shares))
     assert diagnosis.bottleneck == bottleneck
     assert told in diagnosis.text
@@ -79,12 +79,12 @@ def test_the_verdict_is_a_function_of_shares_and_has_the_numbers_in_it(shares, b
 
 def test_every_limit_has_a_made_up_run_and_is_documented():
     """By its name in the docstring."""
-    assert {bottleneck for _, bottleneck, _ in VERDICTS} == set(get_args(Bottleneck))
+    assert {bottleneck for _, bottleneck, _ in DIAGNOSES} == set(get_args(Bottleneck))
     for bottleneck in get_args(Bottleneck):
         assert f'"{bottleneck}"' in Report.__doc__
 
 
-# -- the verdict, on real runs that are made to be limited by something ------------------------------------------------
+# -- the diagnosis, on real runs that are made to be limited by something ----------------------------------------------
 
 
 def nap(x):
@@ -167,7 +167,7 @@ def watched(*arguments, **more):
         ("pickling", (heavy_result, range(30), Into(len))),
         ("items", (len, Retry(heavy_items), Sum())),
         ("input", (abs, Retry(slow_input), Sum())),
-        ("skew", (slow_at_the_end, range(40), Sum())),
+        ("straggler", (slow_at_the_end, range(40), Sum())),
     ],
 )
 def test_a_run_that_is_made_to_be_limited_by_it_is_found_out(bottleneck, arguments):
@@ -178,9 +178,9 @@ def test_a_run_that_is_made_to_be_limited_by_it_is_found_out(bottleneck, argumen
     raise AssertionError(str(report))
 
 
-def test_a_run_of_many_tiny_chunks_is_limited_by_orders():
-    """`chunksize=1` is not what anybody should say of tiny items."""
-    assert watched(abs, range(2000), Sum(), chunksize=1).bottleneck == "orders"
+def test_a_run_of_many_tiny_chunks_is_limited_by_scheduling():
+    """`chunksize=1` is too small for tiny items."""
+    assert watched(abs, range(2000), Sum(), chunksize=1).bottleneck == "scheduling"
 
 
 def test_a_run_that_is_all_start_says_so():
@@ -192,8 +192,8 @@ def test_a_run_that_is_all_start_says_so():
 
 def test_an_ordered_run_tells_the_item_that_held_it_up():
     """And for how long, by its index and by name."""
-    report = watched(slow_at_five, range(60), Collect(), strategy=Ordered())
-    assert re.search(r"held up\s+item 5 \(5\) held up what was done behind it for \d\d\d ms", str(report)), str(report)
+    text = str(watched(slow_at_five, range(60), Collect(), strategy=Ordered()))
+    assert re.search(r"held up\s+item 5 \(5\) held up finished chunks behind it for \d\d\d ms", text), text
 
 
 @pytest.mark.parametrize("pool", [SerialPool(), ThreadPool(2), ProcessPool(2)], ids=lambda pool: type(pool).__name__)
@@ -223,8 +223,8 @@ def test_the_numbers_of_every_pool_add_up(pool):
     assert report.bottleneck in ("map", "start")
 
 
-def test_lanes_of_other_peoples_pools_are_not_workers():
-    """There are two for each, of which one works."""
+def test_slots_of_external_pools_are_not_workers():
+    """Each worker of an external pool has two slots, of which one works."""
     report = Report()
     with ProcessPoolExecutor(2) as executor:
         aggregate(nap, range(200), Sum(), pool=executor, watch=report)
@@ -247,7 +247,7 @@ def test_a_run_in_trouble_tells_all_of_it(tmp_path):
     report = watched(troubled, range(30), Sum(), on_error=lambda failed: None)
     text = str(report)
     assert re.search(r"lost +worker \d died \(SIGKILL\)", text)
-    assert re.search(r"again +1 worker died; what they had not flushed, \d+ items, ran again\n", text)
+    assert re.search(r"again +1 worker died; \d+ items that they had not flushed ran again\n", text)
     assert text.endswith("item 20, 20: ValueError: twenty is bad")
 
 
@@ -294,7 +294,7 @@ def told(events):
 
 
 def test_what_is_printed():
-    """The run, the verdict, a line for each worker, the parent, and what is worth telling."""
+    """The run, the diagnosis, a line for each worker, the parent, and the facts."""
     assert str(told(made_up())) == (
         "400 items of 1,000 in 10.0 s, 2 workers\n"
         "ProcessPool(workers=2), Combine(), Sum()\n"
@@ -308,12 +308,12 @@ def test_what_is_printed():
         "worker 0   4 %   2 %   1 %       1 %  96 %       1    100   5.0 kB\n"
         "worker 1   7 %   6 %   0 %       1 %  93 %       1    300  70.0 kB\n"
         "\n"
-        "parent   pulling 6 %, pickling items 1 %, receiving 3 %, merging 89 %, orders\n"
-        "         and the rest 1 %\n"
+        "parent   pulling 6 %, pickling items 1 %, receiving 3 %, merging 89 %,\n"
+        "         scheduling and the rest 1 %\n"
         "merged   2 states, 75.0 kB, in 8.0 s\n"
         "slowest  item 7 ('x.txt'): 200 ms\n"
-        "memory   at most 50.0 MB in this process, and no more in any child of it that\n"
-        "         has ended"
+        "memory   at most 50.0 MB in this process, and no more in any of its ended\n"
+        "         children"
     )
 
 
@@ -353,12 +353,12 @@ def test_the_rest_is_told_where_there_is_any():
     assert "checkpoint written 2 times in 400 ms (4 % of the time), 3.0 kB" in text
     assert "retries 1 attempt failed and ran again lost worker 1 died (exit code 3), running item 17" in text
     assert "partition workers merged 128 parts, for the workers' states hold many keys" in text
-    assert "60.0 MB in the largest of its children that have ended" in text
+    assert "60.0 MB in the largest of its ended children" in text
     assert "failed item 9, '<b>': ValueError: 9 failed and 2 more" in text
 
 
-def test_a_lane_without_a_clock_of_ours_is_placed_by_when_it_was_heard_of(tmp_path):
-    """On another machine, say."""
+def test_a_worker_with_another_clock_is_placed_by_the_arrival_of_its_events(tmp_path):
+    """A worker on another machine has another clock."""
     report = told([STARTED, ChunkDone(0, 0, 10, 2.0, 104.0, 0.5, 0.5, 0.5), RunEnded(10, 0, 4.0)])
     events = traced(report, tmp_path)
     (chunk,) = [event for event in events if event.get("cat") == "span" and event["tid"] == 1]
@@ -430,7 +430,7 @@ def page_of(report, tmp_path):
 
 
 def test_the_page_has_all_that_is_printed(tmp_path):
-    """The verdict, each worker, each fact; a bar for each chunk; light and dark; no script, and nothing to load."""
+    """The diagnosis, each worker, each fact; a bar for each chunk; light and dark; no script, and nothing to load."""
     report = told(made_up())
     page = page_of(report, tmp_path)
     shown = "\n".join(page.texts)

@@ -33,7 +33,7 @@ document.documentElement.dataset.measured = JSON.stringify({
 });
 </script>
 """
-"""What a test asks the page; the page itself has no script."""
+"""The questions of a test to the page; the page itself has no script."""
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def measured(browser: str, page: str, folder: Path, width: int, *options: str) -> dict[str, Any]:
-    """What the page says of itself in a window of this width."""
+    """Return the page's measures in a window of this width."""
     path = folder / "page.html"
     path.write_text(page, "utf-8")
     command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", *options]

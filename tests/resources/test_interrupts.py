@@ -44,7 +44,7 @@ ALL = os.environ.get("POOLAGG_INTERRUPTS") == "all"
 
 ITEMS = 6
 KEPT = {"run.ckpt", "found.db", "found.jsonl", "found.jsonl.ledger"}
-"""What a run leaves in its folder."""
+"""The files that a run leaves in its folder."""
 
 
 class Interrupting:
@@ -157,7 +157,7 @@ def survives(place: Position, number: int) -> bool:
 def test_after_ctrl_c_at_any_line_the_same_call_goes_on_at_once(
     place: Callable[[], Position], request: pytest.FixtureRequest
 ) -> None:
-    """Every row is there once; no lock, descriptor or temporary file stays; nobody closes a file of the user's."""
+    """Every row is there once; no lock, descriptor or temporary file stays; the run closes no file of the user's."""
     lines = lines_of(place)
     last = {line: number for number, line in enumerate(lines, 1)}
     numbers = range(1, len(lines) + 1) if ALL else sorted(last.values())

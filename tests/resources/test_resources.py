@@ -177,7 +177,7 @@ def _inner(into):
 
 @pytest.mark.parametrize("strategy", [Stream(), Ordered()], ids=repr)
 def test_a_run_that_an_exception_ended_is_continued(strategy, where):
-    """What is in the resource already is not run again."""
+    """Items that are in the resource do not run again."""
     func = Breaking(70)
     with pytest.raises(TaskError):
         into(func, range(ITEMS), where, strategy=strategy)
@@ -256,7 +256,7 @@ def test_leaving_snapshots_early_keeps_what_was_shown(where):
     assert found == pairs(range(len(found)))
 
 
-def test_beside_other_reducers_all_are_continued_together(where):
+def test_next_to_other_reducers_all_continue_together(where):
     """Their states are in the same ledger."""
     func = Breaking(70)
     reducers = {"rows": where.into(), "n": Count(), "sum": Sum().of(itemgetter(0))}
@@ -697,7 +697,7 @@ def test_a_partial_that_the_database_refuses_is_named(table):
     assert len(found) < 37
 
 
-def test_a_partial_that_is_no_row_is_refused(table):
+def test_a_partial_that_is_not_a_row_is_refused(table):
     """A text of one letter would pass as a sequence of one."""
     with pytest.raises(TypeError, match=r"tuples, lists or dicts.*not 'a'.*\.of\(lambda") as caught:
         aggregate(chr, [97], table.into(), pool=SERIAL)
@@ -827,7 +827,7 @@ def test_arguments_are_checked_at_the_call(wrong, said):
         IntoDatabase(given.pop("connect"), given.pop("write"), **given)
 
 
-def test_what_is_no_connection_is_told():
+def test_an_object_that_is_not_a_connection_is_refused():
     with pytest.raises(TypeError, match="must return a connection of a DB-API driver"):
         aggregate(pair, range(3), IntoDatabase(dict, "INSERT", run="a"), pool=SERIAL)
 
@@ -835,7 +835,7 @@ def test_what_is_no_connection_is_told():
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_file_that_was_torn_is_cut_to_what_was_committed(lines):
+def test_a_partly_written_file_is_cut_to_what_was_committed(lines):
     """Half a line, and more; what was committed stays."""
     into(pair, range(30), lines)
     with open(lines.path("found.jsonl"), "a") as file:
@@ -855,7 +855,7 @@ def test_a_file_that_is_not_what_was_committed_is_refused(damage, lines):
     assert path.read_bytes() == damaged
 
 
-def test_a_ledger_beside_a_file_with_any_bit_wrong_is_refused(lines):
+def test_a_ledger_next_to_a_file_with_any_bit_wrong_is_refused(lines):
     """Or the outcome is right."""
     into(pair, range(30), lines)
     path = Path(lines.path("found.jsonl.ledger"))
@@ -876,7 +876,7 @@ def test_a_ledger_beside_a_file_with_any_bit_wrong_is_refused(lines):
     assert refused > 50
 
 
-def test_a_ledger_beside_a_file_is_one_persons(lines):
+def test_a_ledger_next_to_a_file_belongs_to_one_user(lines):
     """It may hold a state, which is a pickle: one that others may write is not opened."""
     before = os.umask(0)
     try:
@@ -915,7 +915,7 @@ def test_a_file_whose_last_line_has_no_end_is_refused(lines):
 @pytest.mark.parametrize(
     ("partial", "said"), [(b"a", r"\.of\(json\.dumps\)"), (3, r"\.of\(str\)"), ("a\nb", r"\.flat\(\)")]
 )
-def test_a_partial_that_is_no_line_is_refused(partial, said, tmp_path):
+def test_a_partial_that_is_not_a_line_is_refused(partial, said, tmp_path):
     """With how to make one."""
     with pytest.raises((TypeError, ValueError), match=said):
         aggregate(lambda item: partial, range(3), IntoFile(tmp_path / "lines"), pool=SERIAL)
@@ -975,7 +975,7 @@ def test_two_resources_are_refused(tmp_path):
     assert sorted((tmp_path / "one").read_text().split()) == ["0", "0", "1", "2", "2"]
 
 
-def test_beside_an_into_that_cannot_commit_it_is_refused(tmp_path):
+def test_next_to_an_into_that_cannot_commit_it_is_refused(tmp_path):
     """A continued run would apply some partials twice."""
     with pytest.raises(ValueError, match="by an Into that cannot"):
         aggregate(str, range(3), (IntoFile(tmp_path / "one"), Into(print)), pool=Idle())

@@ -187,7 +187,7 @@ def test_what_the_driver_refuses_itself_propagates(postgresql: Table) -> None:
 
 @pytest.mark.parametrize("at", ["before", "after", "next"])
 @pytest.mark.parametrize(("kind", "name"), CASES)
-def test_kill_9_beside_the_end_of_a_transaction_loses_and_doubles_nothing(
+def test_kill_9_around_the_end_of_a_transaction_loses_and_doubles_nothing(
     kind: str, name: str, at: str, request: pytest.FixtureRequest
 ) -> None:
     """Before the function ends it, or after, or in the middle of the next batch."""
@@ -428,7 +428,7 @@ def test_each_text_is_a_line_byte_for_byte(texts: list[str], at: int, tmp_path_f
 
 @pytest.mark.parametrize("text", ["a\rb", "\r", "a\r\n", "a\r\nb", "a\n", "a\nb", "\ud800"])
 def test_what_would_not_be_one_line_is_refused_and_named(text: str, tmp_path: Path) -> None:
-    """What was committed before stays, and the same call goes on once it is mended."""
+    """Earlier commits stay, and the same call continues after the repair."""
     path = tmp_path / "lines"
     texts = ["one", "two", text, "three"]
 

@@ -1,4 +1,4 @@
-"""Which pickles need no proof: those of plain values, of whatever depth, and of no others; and how a proof is done."""
+"""Pickles of plain values of any depth need no proof, and those of no others; and a proof works."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class OfMeta(metaclass=Meta):
 
 
 class Colour(enum.Enum):
-    """An enum of the user's: nobody knows what makes its members again."""
+    """An enum of the user's: it is unknown how its members are made again."""
 
     RED = 1
 
@@ -228,7 +228,7 @@ class Counts:
 
 
 def opens(value: Any) -> bool:
-    """Whether a value is opened as it is pickled."""
+    """Tell whether a value opens as it pickles."""
     calls: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(proof, "open_watched", lambda *arguments: calls.append(arguments))

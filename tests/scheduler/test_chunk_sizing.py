@@ -91,7 +91,7 @@ def test_a_chunksize_is_kept():
     assert sizer.size(None) == sizer.size(1) == 17
 
 
-def test_the_first_state_ships_so_that_its_cost_is_known():
+def test_the_first_state_is_flushed_so_that_its_cost_is_known():
     """One does, for it is not known to be cheap; then flushing waits until it is, and never beyond thirty seconds."""
     sizer = ChunkSizer(slots=2)
     assert sizer.worth_flushing(0.0)
@@ -107,8 +107,8 @@ def test_the_first_state_ships_so_that_its_cost_is_known():
     assert sizer.worth_flushing(30.0)
 
 
-def test_many_lanes_share_one_parent():
-    """What the parent pays counts for half the workers: their flushes meet there."""
+def test_many_slots_share_one_parent():
+    """The parent's costs count for half the workers: their flushes meet there."""
     sizer = ChunkSizer(slots=16)
     sizer.merged(0.01)
     assert not sizer.worth_flushing(20 * 0.08 - 0.01)

@@ -1,4 +1,4 @@
-"""Coverage is a set of intervals, leaves depend on the index alone, and items travel as they were when pulled."""
+"""Coverage is a set of intervals, leaves depend on the index alone, and items are sent as they were when pulled."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def opened(retry_buffer):
 
 
 @given(ITEMS, st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1), st.booleans(), st.booleans())
-def test_parcels_hold_the_items_in_order(items, wants, pickles, generator):
+def test_batches_hold_the_items_in_order(items, wants, pickles, generator):
     """However they are pulled and sealed, by pickle or by reference."""
     source = Source(iter(items) if generator else items, encode if pickles else None)
     assert source.total == (None if generator else len(items))
@@ -138,7 +138,7 @@ def test_parcels_hold_the_items_in_order(items, wants, pickles, generator):
 @pytest.mark.parametrize(
     "items", [range(3, 50, 2), np.arange(24).reshape(12, 2), range(0)], ids=["range", "array", "no"]
 )
-def test_a_range_or_an_array_travels_as_a_slice(items):
+def test_a_range_or_an_array_is_sent_as_a_slice(items):
     """It is not iterated; rows and numbers are those of iterating it."""
     source = Source(items, encode)
     retry_buffer = drain(source, [(5, 3), (1, 9)])
@@ -147,7 +147,7 @@ def test_a_range_or_an_array_travels_as_a_slice(items):
     assert [np.asarray(item).tolist() for item in opened(retry_buffer)] == [np.asarray(item).tolist() for item in items]
 
 
-def test_a_part_of_a_parcel_opens_alone():
+def test_a_part_of_a_batch_opens_alone():
     """A re-run needs some items of an input batch only."""
     for items in ("abcdef", [[c] for c in "abcdef"], range(6)):
         source = Source(items, encode)
@@ -216,7 +216,7 @@ def test_a_continued_source_skips():
 
 
 def test_what_pickling_takes_is_told_by_the_first_item_of_each_chunk():
-    """Nobody looks at the clock twice for each item; numbers and texts are pickled together, when a chunk is sealed."""
+    """The source reads the clock at most once an item; it pickles numbers and texts together, when it seals a chunk."""
     now = itertools.count()
     source = Source(iter([[1], [2], [3], 4, 5]), encode=pickle.dumps)
     source.pull(3, 1 << 20, lambda: next(now), 1e9)
@@ -230,7 +230,7 @@ def test_what_pickling_takes_is_told_by_the_first_item_of_each_chunk():
 
 
 @given(st.lists(st.integers(1, 5), max_size=8), st.randoms())
-def test_a_parcel_is_kept_until_all_of_it_is_covered(sizes, random):
+def test_a_batch_is_kept_until_all_of_it_is_covered(sizes, random):
     """And not an item longer, in whatever order items are released."""
     retry_buffer, start, owner = RetryBuffer(), 0, {}
     for size in sizes:

@@ -147,7 +147,7 @@ def test_every_item_counts_exactly_once_whatever_dies(made):
 @settings(thorough, max_examples=150)
 @given(worlds(faulty=False))
 def test_without_faults_no_item_runs_twice(made):
-    """Nothing is run again, given up or replaced, however chunks are cut, revoked and given back."""
+    """Nothing is run again, given up or replaced, however chunks are cut, cancelled and given back."""
     world, n = made
     world.run()
     assert_exact(world, n)
@@ -266,7 +266,7 @@ def test_an_item_runs_as_often_as_retries_allow(strategy, kind, retries, attempt
     "fate", [{}, {"one_failure_domain": True}, {"one_failure_domain": True, "guarded": True}], ids=str
 )
 def test_the_neighbours_of_a_killer_are_free_of_charge(strategy, kind, terms, fate):
-    """With no retries at all, only the killer is skipped: also where nobody names it and it takes all workers along."""
+    """With no retries at all, only the killer is skipped: also if it is not named and takes all workers along."""
     world = one_bad_item(kind, ALWAYS, strategy, retries=0, skip=True, **fate, **terms)
     assert list(world.skipped) == [7]
     assert_exact(world, 20)
@@ -332,7 +332,7 @@ def test_a_leaf_that_packs_in_parts_and_not_whole_ends_the_run():
 
 @pytest.mark.parametrize("strategy", [Stream(), Ordered(), Combine(), Tree()], ids=repr)
 def test_a_pool_that_only_dies_ends_the_run(strategy):
-    """Nobody can say which item it was, and nothing is ever covered: an error, not a loop."""
+    """The item stays unknown, and nothing is ever covered: an error, not a loop."""
     world = one_bad_item("kills", ALWAYS, strategy, naming="none", n=20, chunksize=20, skip=True)
     assert world.failure.index is None
     assert world.silent_deaths < 20
@@ -367,7 +367,7 @@ def test_a_slow_source_flows():
         ]
 
 
-def test_chunks_shrink_towards_the_end_so_that_lanes_end_together():
+def test_chunks_shrink_towards_the_end_so_that_workers_end_together():
     """When the total is known, the last chunks are short, and no worker works a whole chunk longer than another."""
     world = Timed(Stream(), Bag(), (i * 10 for i in range(8000)), cost=lambda i: 1e-3, slots=4, total=8000).run()
     sizes = [stop - start for _, _, start, stop in world.timeline]
@@ -398,7 +398,7 @@ def test_a_chunk_that_turned_out_too_long_runs_elsewhere(strategy):
     assert world.now < 0.3 + 10 + 4
 
 
-def test_a_lane_without_work_takes_over_a_chunk_that_waits():
+def test_an_idle_worker_takes_over_a_waiting_chunk():
     """Item 0 takes ten seconds: what had been sent to wait behind it runs on the other worker at once."""
     cost = {0: 10.0}
     items = (i * 10 for i in range(50))
@@ -455,7 +455,7 @@ class Dear(Timed):
         return self.price / 2
 
 
-def ships(world):
+def flushes(world):
     return sum(isinstance(instruction, Commit) for instruction in world.instructions)
 
 
@@ -463,7 +463,7 @@ def ships(world):
 def test_states_are_shipped_when_that_is_cheap_against_the_work(price, seconds):
     """A state that costs p to flush is flushed each 20 p of work, and at 30 s of work whatever it costs.
 
-    But for the second time: after an item's worth of work, nobody knows how the cost of a state will grow.
+    Except for the second flush: after one item of work, the growth of a state's cost is unknown.
     """
     slots, item = 2, 0.04
     n = int(seconds / item)
@@ -472,10 +472,10 @@ def test_states_are_shipped_when_that_is_cheap_against_the_work(price, seconds):
     world.run()
     due = min(20 * price, 30.0)
     put_off = min(8 * due, 30.0) * slots
-    assert (seconds - put_off) / due * 0.8 <= ships(world) <= seconds / due * 1.2 + 4 * slots
+    assert (seconds - put_off) / due * 0.8 <= flushes(world) <= seconds / due * 1.2 + 4 * slots
 
 
-def test_states_are_shipped_when_much_input_is_kept_for_a_rerun():
+def test_states_are_flushed_when_much_input_is_kept_for_a_rerun():
     """With more than `kept_bytes` of input un-flushed, workers flush with their next chunk."""
     items = (i * 10 for i in range(4000))
     world = Dear(Combine(), Bag(), items, cost=lambda i: 1e-3, slots=2, nbytes=1000, kept_bytes=500_000)
@@ -485,7 +485,7 @@ def test_states_are_shipped_when_much_input_is_kept_for_a_rerun():
         world.step()
         most = max(most, world.retry_buffer.nbytes, world.scheduler._items.uncovered * 1000)
     assert most < 500_000 + 2 * 3 * 60_000
-    assert 4 <= ships(world) <= 60
+    assert 4 <= flushes(world) <= 60
 
 
 def test_a_tick_asks_those_who_have_something():
@@ -506,12 +506,12 @@ def finished(run, states=True, **more):
 
 
 def ordered(scheduler, event):
-    """What the scheduler orders, but for what is only told to watchers."""
+    """Return the scheduler's instructions, without those for watchers only."""
     return [instruction for instruction in scheduler.handle(event) if not isinstance(instruction, ChunkRan)]
 
 
 def started(*chunks, **terms):
-    """A plan with these chunks pulled, and the runs it ordered."""
+    """Return a scheduler with these chunks pulled, and its RunChunk instructions."""
     scheduler = Scheduler(SchedulerOptions(**terms))
     instructions = [instruction for start, stop in chunks for instruction in scheduler.handle(Pulled(start, stop, 8))]
     return scheduler, instructions
@@ -523,7 +523,7 @@ def test_the_engine_has_five_questions():
     assert {name for name in vars(Scheduler) if not name.startswith("_")} == questions | {"handle", "stop", "check"}
 
 
-def test_a_revoked_chunk_runs_elsewhere_only_after_its_holder_let_go():
+def test_a_cancelled_chunk_runs_elsewhere_only_after_its_worker_confirms():
     """Until then it may be running; if it is, it stays."""
     for ok in (True, False):
         scheduler, (a, b, c) = started((0, 1), (1, 2), (2, 3), slots=2, chunksize=1)
@@ -539,8 +539,8 @@ def test_a_revoked_chunk_runs_elsewhere_only_after_its_holder_let_go():
         scheduler.check()
 
 
-def test_a_revoked_chunk_may_no_longer_be_the_last_of_its_lane():
-    """The one before it finished, and another was sent, before the answer came."""
+def test_a_cancelled_chunk_may_no_longer_be_the_last_of_its_slot():
+    """The one before it finished, and another was sent, before the event came."""
     scheduler, (a, b, c) = started((0, 1), (1, 2), (2, 3), slots=2, chunksize=1, in_order=True, window_chunks=1)
     assert Cancel(0, c.chunk) in scheduler.handle(finished(b))
     scheduler.handle(finished(a))
@@ -566,8 +566,8 @@ def test_an_acknowledgement_from_the_dead_is_ignored():
         scheduler.check()
 
 
-def test_one_idle_lane_revokes_one_chunk():
-    """Not one more at each event until the answer comes."""
+def test_one_idle_worker_cancels_one_chunk():
+    """Not one more at each event until the worker confirms."""
     scheduler, runs = started(*((i, i + 1) for i in range(5)), slots=3, chunksize=1)
     scheduler.handle(SourceEnded())
     instructions = scheduler.handle(finished(runs[2]))
@@ -575,8 +575,8 @@ def test_one_idle_lane_revokes_one_chunk():
     assert sum(isinstance(instruction, Cancel) for instruction in instructions) == 1
 
 
-def test_a_lane_lost_while_it_ships_loses_what_it_held():
-    """What was on its way runs again, and nobody waits for the flush."""
+def test_a_worker_lost_while_it_flushes_loses_its_states():
+    """Its items run again, and the scheduler does not wait for the flush."""
     scheduler, (a,) = started((0, 3), slots=1, chunksize=3, stateful=True)
     scheduler.handle(finished(a, states=False))
     assert scheduler.handle(SourceEnded()) == [Flush(0)]
@@ -587,8 +587,8 @@ def test_a_lane_lost_while_it_ships_loses_what_it_held():
     assert scheduler.finished
 
 
-def test_a_worn_lane_ships_before_it_is_replaced():
-    """Replacing it costs nothing: all workers may be worn at once, and no item runs again."""
+def test_a_retiring_worker_flushes_before_it_is_replaced():
+    """Replacing it costs nothing: all workers may retire at once, and no item runs again."""
     scheduler, (a, b) = started((0, 3), (3, 6), slots=2, chunksize=3, stateful=True)
     for run in (a, b):
         scheduler.handle(Retiring(run.slot))
@@ -601,8 +601,8 @@ def test_a_worn_lane_ships_before_it_is_replaced():
     assert scheduler.handle(Flushed(1, (PartialState(((3, 6),)),)))[-1] == RestartWorker(1)
 
 
-def test_a_lane_that_wears_out_while_a_suspect_runs_alone_keeps_it_alone():
-    """With shared fate nothing runs beside a suspect, on worn workers or on others."""
+def test_a_worker_that_retires_while_a_suspect_runs_alone_keeps_it_alone():
+    """In one failure domain nothing runs next to a suspect, on retiring workers or on others."""
     scheduler, _ = started((0, 3), (3, 6), slots=2, chunksize=3, one_failure_domain=True)
     scheduler.handle(Lost(0, (0, 3), "died", RuntimeError()))
     (_, alone) = scheduler.handle(Lost(1, (3, 6), "died", RuntimeError()))
@@ -628,13 +628,13 @@ def test_an_item_that_was_a_chunk_of_its_own_may_be_innocent_where_fate_is_share
 
 
 def test_where_fate_is_shared_an_items_own_death_is_its_own():
-    """Its pool knows who it was, so it is charged at once, and nobody else runs alone."""
+    """Its pool names the item, so it is charged at once, and no other runs alone."""
     scheduler, _ = started((0, 1), (1, 2), slots=2, one_failure_domain=True, retries=0)
     (*_, fail) = scheduler.handle(Lost(0, (0, 1), "timeout", RuntimeError(), certain=True))
     assert (fail.index, fail.cause) == (0, "timeout")
 
 
-def test_a_lane_that_keeps_its_states_apart_ships_them_before_there_are_many():
+def test_a_worker_that_keeps_separate_states_flushes_them_before_there_are_many():
     """However dear it is to flush: the third chunk flushes what the first two have left."""
     scheduler = Scheduler(SchedulerOptions(slots=1, chunksize=3, stateful=True, leaves=3, in_flight=1))
     flushed, since = [], 0
@@ -670,7 +670,7 @@ def test_a_suspect_is_not_starved():
         assert world.scheduler.demand.start < 8 + 40
 
 
-def test_a_piece_that_is_dropped_for_one_of_its_leaves_is_run_again_whole():
+def test_a_state_that_is_dropped_for_one_of_its_leaves_is_run_again_whole():
     """A strategy may merge leaves as it likes: what is not committed runs."""
     scheduler, (a,) = started((0, 6), slots=1, chunksize=6, grid=LeafGrid(3), retries=1)
     failure = Failure(1, "raised", ValueError())
@@ -679,8 +679,8 @@ def test_a_piece_that_is_dropped_for_one_of_its_leaves_is_run_again_whole():
     assert [(o.start, o.stop) for o in instructions if isinstance(o, RunChunk)] == [(0, 3), (3, 6)]
 
 
-def test_a_suspect_that_names_nothing_that_runs_is_no_suspect():
-    """A name from an older chunk charges nobody."""
+def test_a_suspect_that_names_nothing_that_runs_is_ignored():
+    """A name from an older chunk charges no item."""
     scheduler, _ = started((0, 3), slots=1, chunksize=3, retries=0)
     instructions = scheduler.handle(Lost(0, (7, 8), "died", RuntimeError()))
     assert [type(instruction) for instruction in instructions] == [RestartWorker, RunChunk]
@@ -702,15 +702,15 @@ def test_a_failure_in_a_part_that_was_given_back_is_charged_as_any():
     assert world.value == shape(range(12), LeafGrid())
 
 
-def test_the_plan_refuses_to_count_an_item_twice():
+def test_the_scheduler_refuses_to_count_an_item_twice():
     """A worker that flushes what it did not hold is an error at once, not a wrong result later."""
     scheduler, (a,) = started((0, 3), slots=1, chunksize=3, stateful=True)
     with pytest.raises(AssertionError, match="held"):
         scheduler.handle(ChunkResult(0, a.chunk, 3, 0.1, states=(PartialState(((0, 4),)),)))
 
 
-def test_the_world_finds_a_stuck_plan():
-    """The simulation itself: a scheduler that orders nothing is found out, so that a passing test means something."""
+def test_the_simulation_finds_a_stuck_scheduler():
+    """The simulation itself detects a scheduler without instructions, so that a passing test means something."""
 
     world = World.__new__(Timed)
     Timed.__init__(world, Combine(), Bag(), (i * 10 for i in range(100)), cost=lambda i: 1e-6, slots=1)

@@ -106,7 +106,7 @@ class Slot:
     st.sampled_from([None, LeafGrid(), LeafGrid(7)]),
     st.sampled_from([0, 1000]),
 )
-def test_a_lane_runs_no_item_that_the_parent_was_told_it_would_not(
+def test_a_worker_runs_no_item_that_it_has_yielded(
     first: int, count: int, data: st.DataObject, grid: LeafGrid | None, batch: int
 ) -> None:
     """Whenever the parent asks, in whatever kind of batch: what is run and what is given away are all items, once."""

@@ -1,4 +1,4 @@
-"""Millions of keys: states travel in parts, workers merge a part each, and the result is that of a plain loop."""
+"""Millions of keys: workers send states in parts and merge a part each, and the result is that of a plain loop."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def packed(strategy, reducer, data):
 
 
 def typed(entries):
-    """What a comparison of dicts does not see."""
+    """Return the features that a comparison of dicts ignores."""
     return [(type(key), key, type(value), value) for key, value in entries.items()]
 
 
@@ -60,7 +60,7 @@ def typed(entries):
 
 @given(st.lists(st.tuples(counters, st.booleans()), max_size=5), st.integers(1, 5), st.randoms(), st.integers(0, 5))
 def test_parts_come_to_what_merging_comes_to(states, n, random, lost):
-    """Whether states come in parts or whole, in whatever order merged parts return, and if some never do."""
+    """In parts or whole, in any order of merged parts, and if some never return."""
     reducer, strategy = MergeCounts(), Partition(n)
     parent_fold, expected = strategy.parent_fold(reducer), Counter()
     for state, whole in states:
@@ -91,7 +91,7 @@ def test_a_snapshot_in_between_changes_nothing(state, n):
     st.sampled_from([Combine(), Partition(3)]),
     st.booleans(),
 )
-def test_a_lane_that_keeps_runs_ships_what_one_dict_would_hold(batches, sizes, strategy, travels):
+def test_a_worker_that_keeps_runs_flushes_the_same_as_one_dict(batches, sizes, strategy, travels):
     """However small runs are, whenever they are merged and flushed, whether workers are threads or processes."""
     reducer, expected = MergeCounts(), Counter()
     parent_fold, worker_fold = strategy.parent_fold(reducer), strategy.worker_fold(reducer, None)
@@ -117,7 +117,7 @@ class Unmergeable(MergeCounts):
         raise ArithmeticError("no merge")
 
 
-def test_a_merge_that_fails_as_a_lane_ships_is_the_reducers_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_merge_that_fails_as_a_worker_flushes_is_the_reducers_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """As it is anywhere else: runs are merged when the last of them comes, which is larger than the first."""
     for module, name, size in ((combine, "ADDED_TO", 1), (combine, "RUN", 50), (keyed, "WAITING", 0)):
         monkeypatch.setattr(module, name, size)

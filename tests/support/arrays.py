@@ -10,12 +10,12 @@ import numpy as np
 
 
 def full(size: int, dtype: str = "u1") -> Callable[[int], Any]:
-    """A function that makes an array full of its item. (Travels by value: workers need not import the tests.)"""
+    """A function that makes an array full of its item. (It pickles by value: workers need not import the tests.)"""
     return lambda x: np.full(size, x % 251, dtype)
 
 
 def are_full(arrays: list[Any], size: int, count: int) -> bool:
-    """Whether these are the arrays of `full(size)` for `range(count)`, in any order."""
+    """Tell whether these are the arrays of `full(size)` for `range(count)`, in any order."""
     whole = all(array.shape == (size,) and (array == array[0]).all() for array in arrays)
     return whole and sorted(int(array[0]) for array in arrays) == sorted(x % 251 for x in range(count))
 

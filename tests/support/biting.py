@@ -1,4 +1,4 @@
-"""Objects that bite whoever pickles or opens them: an item of a stranger's may do anything to the process it is in."""
+"""Objects that bite the process that pickles or opens them: a stranger's item may do anything to its process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def bite(how: str) -> Any:
 
 
 class WhenOpened:
-    """Bites whoever unpickles it, and looks as told."""
+    """Bites the process that unpickles it, and has the given looks."""
 
     def __init__(self, how: str, name: str = "") -> None:
         self.how, self.name = how, name
@@ -40,7 +40,7 @@ class WhenOpened:
 
 
 class WhenPickled:
-    """Bites whoever pickles it."""
+    """Bites the process that pickles it."""
 
     def __init__(self, how: str) -> None:
         self.how = how
@@ -53,7 +53,7 @@ class WhenPickled:
 
 
 class ListThatBites(list[Any]):
-    """An accumulator that bites whoever unpickles it, once it holds the bad item."""
+    """An accumulator that bites the process that unpickles it, once it holds the bad item."""
 
     def __reduce__(self) -> Any:
         bites = next((one for one in self if type(one) is WhenOpened), None)
@@ -61,7 +61,7 @@ class ListThatBites(list[Any]):
 
 
 class KeyThatBites:
-    """A key that bites whoever unpickles it, unless it is told not to."""
+    """A key that bites the process that unpickles it, unless it is told not to."""
 
     def __init__(self, x: int, how: str = "fine") -> None:
         self.x, self.how = x, how
@@ -83,7 +83,7 @@ def key_or_bite(x: int, how: str) -> KeyThatBites:
 
 
 class ReprThatBites(str):
-    """A text, as which an item describes itself, that bites whoever unpickles it."""
+    """The text of an item's repr, which bites the process that unpickles it."""
 
     def __reduce__(self) -> Any:
         return bite, ("exit",)
@@ -97,7 +97,7 @@ class DescribedByText:
 
 
 class ErrorWhenPickled(Exception):
-    """An exception that bites whoever pickles it."""
+    """An exception that bites the process that pickles it."""
 
     def __reduce__(self) -> Any:
         bite(self.args[0])
@@ -105,14 +105,14 @@ class ErrorWhenPickled(Exception):
 
 
 class ErrorWhenOpened(Exception):
-    """An exception that bites whoever unpickles it."""
+    """An exception that bites the process that unpickles it."""
 
     def __reduce__(self) -> Any:
         return bite, self.args
 
 
 class ErrorInWords(Exception):
-    """An exception that bites whoever asks what it says."""
+    """An exception that bites the process that asks for its text."""
 
     def __str__(self) -> str:
         bite(self.args[0])

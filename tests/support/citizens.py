@@ -1,4 +1,4 @@
-"""What the tests of workers as citizens of `multiprocessing` have them do. Imports little, for workers import it."""
+"""Functions for tests of workers as processes of `multiprocessing`. Imports little, since workers import it."""
 
 from __future__ import annotations
 

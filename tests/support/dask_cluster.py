@@ -102,7 +102,7 @@ def another_machine(cluster: Cluster) -> Iterator[psutil.Popen]:
 
 
 def client(address: str, **options: Any) -> Any:
-    """A client of it, which is nobody's default."""
+    """Make a client of it, which is not the default."""
     distributed = imported()
     import dask
 
@@ -111,7 +111,7 @@ def client(address: str, **options: Any) -> Any:
 
 
 def main(folder: str, workers: int, allowed_failures: int, memory_limit: str) -> None:
-    """Run a cluster until nobody wants it any more."""
+    """Run a cluster until its stdin closes."""
     import dask
     from distributed import LocalCluster
 

@@ -16,7 +16,7 @@ import extras
 import pytest
 
 PACKAGES = {"dask": "distributed", "mpi4py.futures": "mpi4py", "ray.util.multiprocessing.Pool": "ray"}
-"""What to import, where the pool's name does not say it."""
+"""The module to import, where it differs from the pool's name."""
 
 HERE = Path(__file__).parent
 
@@ -34,7 +34,7 @@ def python(pool: str) -> list[str]:
 
 
 def is_there(pool: str) -> bool:
-    """Whether it is installed."""
+    """Tell whether it is installed."""
     package = PACKAGES.get(pool, pool)
     known = pool in ("ProcessPool", "ProcessPoolExecutor", "multiprocessing.Pool")
     return known or (importlib.util.find_spec(package) is not None and (package != "mpi4py" or MPIEXEC is not None))
@@ -54,7 +54,7 @@ def run(pool: str, *words: Any, **options: Any) -> subprocess.CompletedProcess[s
 
 
 def memory_of_mpi() -> set[Path]:
-    """What MPI's processes share."""
+    """Return the shared memory of MPI's processes."""
     return set(Path("/dev/shm").glob("mpich_shm_*"))
 
 

@@ -1,4 +1,4 @@
-"""What a test needs beside the library: missing on a desk it is a reason to skip, in CI a failure."""
+"""Optional packages of tests: without one, a test is skipped on a desk, and fails in CI."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 
 
 def demanded(distribution: str) -> bool:
-    """Whether some extra asks for it on this Python; of some packages there is no release for the newest yet."""
+    """Tell whether some extra asks for it on this Python; some packages have no release for the newest yet."""
     asked = [Requirement(text) for text in metadata.requires("poolagg") or ()]
     extras = metadata.metadata("poolagg").get_all("Provides-Extra") or ()
     return any(

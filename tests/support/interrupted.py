@@ -67,7 +67,7 @@ class Tracer:
 
 
 def begins_a_finalizer(frame: FrameType) -> bool:
-    """Whether the interpreter has just called a finalizer. It drops what is raised there, and nothing can be done."""
+    """Tell whether the interpreter has just called a finalizer, whose errors it always drops."""
     callers = frame, frame.f_back
     return any(
         caller is not None and (caller.f_code.co_name == "__del__" or caller.f_code.co_filename == weakref.__file__)
@@ -137,7 +137,7 @@ OWN = {"within": within, "alone": alone, "executor": executor, "sharing": sharin
 
 
 def held() -> dict[str, Any]:
-    """What this process holds, quickly."""
+    """Return the resources of this process, quickly."""
     descriptors = {}
     for fd in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):  # the one that lists them
@@ -158,7 +158,7 @@ def left_behind(before: dict[str, Any]) -> dict[str, Any]:
 
 
 def stays_open(files: list[int]) -> bool:
-    """Whether each is still the file it was; they are closed."""
+    """Tell whether each is still the same file, and close them."""
     gc.collect()
     device = os.stat(os.devnull)
     with contextlib.suppress(OSError):
@@ -236,7 +236,7 @@ def at_work(work: Callable[[], None]) -> None:
 
 
 def interrupted(work: Callable[[], None], trigger: Any, complain: Callable[[str], None]) -> bool:
-    """Whether the work was interrupted; it is over then, and has told so."""
+    """Tell whether the work was interrupted; it has then ended, and reported it."""
     sys.unraisablehook = note_unraisable
     raised = False
     try:
@@ -287,7 +287,7 @@ class Trial:
             complain(f"left behind: {extra}")
 
     def _look(self, pool: Any, complain: Callable[[str], None]) -> None:
-        """Whether the pool, or a new one, is good, and nothing closes what is the user's."""
+        """Check that the pool, or a new one, works, and that nothing closes the user's files."""
         files = [os.open(os.devnull, os.O_RDONLY) for _ in range(40)]
         try:
             run(self.make() if pool is None and self.runs % 16 == 1 else pool or SerialPool(), "")

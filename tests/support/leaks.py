@@ -1,4 +1,4 @@
-"""What this process holds of the operating system, and whether it has let go of it again.
+"""The resources of the operating system that this process holds, and a check that it releases them.
 
 Orphans are counted too: on Linux a process can ask to inherit them, and the tests do (`adopt_orphans`).
 """
@@ -34,13 +34,13 @@ class Holdings:
     shared_memory: frozenset[str]
 
     def __sub__(self, other: Holdings) -> dict[str, list]:
-        """What is held in addition to `other`, by kind; empty if nothing is."""
+        """Return the resources held in addition to `other`, by kind; empty if there are none."""
         extra = {kind: sorted(getattr(self, kind) - getattr(other, kind)) for kind in self.__dataclass_fields__}
         return {kind: things for kind, things in extra.items() if things}
 
 
 def held() -> Holdings:
-    """What this process holds now."""
+    """Return the resources that this process holds now."""
     threads = (f"{thread.name} {thread.ident}" for thread in threading.enumerate())
     return Holdings(frozenset(_processes()), frozenset(_descriptors()), frozenset(threads), _shared_memory())
 
@@ -49,7 +49,7 @@ STANDARD = {
     "multiprocessing.forkserver": ("_forkserver", "_forkserver_pid"),
     "multiprocessing.resource_tracker": ("_resource_tracker", "_pid"),
 }
-"""What the standard library starts once and keeps for as long as a program lives: where it is, and where its pid is."""
+"""Processes that the standard library starts once and keeps: the module of each, and the name of its pid."""
 
 
 def standard_servers() -> dict[str, Any]:
@@ -66,7 +66,7 @@ def stop_standard_servers(before: dict[str, Any]) -> None:
 
 
 def left_behind(before: Holdings, patience: float = 10.0, orphans: bool = False) -> dict[str, list]:
-    """What is held beyond `before`; what is about to go away is given `patience` seconds for it.
+    """Return the resources held beyond `before`, after up to `patience` seconds for those about to go.
 
     `orphans`: such as the test made on purpose are reaped here, once they have ended, for nobody else will.
     """

@@ -1,4 +1,4 @@
-"""What an item may do to its own process. Imports little, for workers import it."""
+"""The damage that an item may do to its own process. Imports little, since workers import it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from tasks import Attempts, fail
 
 strangers: frozenset[str] = frozenset()
-"""What a forked worker has inherited from the test runner, which must not be touched."""
+"""The descriptors that a forked worker inherits from the test runner, which must stay open."""
 
 
 def open_ones(*types_of: str) -> dict[int, str]:

@@ -28,7 +28,7 @@ finally:
 
 
 def shown(*cells: str) -> str:
-    """What the cells print, one after another, on either stream."""
+    """Return the output of the cells, one after another, on either stream."""
     command = [sys.executable, "-c", CLIENT]
     ran = subprocess.run(command, input=json.dumps(cells).encode(), capture_output=True, timeout=55)
     assert ran.returncode == 0, ran.stderr.decode()

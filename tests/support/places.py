@@ -47,7 +47,7 @@ class Position:
         raise NotImplementedError
 
     def found(self) -> list[tuple[int, str]]:
-        """What is there."""
+        """Return the content."""
         raise NotImplementedError
 
     def path(self, name: str) -> str:

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of our own: on a socket in a temporary folder, so that nobody else can connect to it."""
+"""A private PostgreSQL server: on a socket in a temporary folder, so that no other user can connect to it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _another_user(folder: str) -> dict[str, object]:
 
 
 def _wait(address: str, process: subprocess.Popen, log: str) -> None:
-    """Until it answers and all of its processes are there: a test counts those that it has started."""
+    """Wait until it replies and all of its processes run: a test counts those that it has started."""
     import psycopg
 
     until = time.monotonic() + 50

@@ -52,7 +52,7 @@ class Faults:
     sinks: dict[int, int] = field(default_factory=dict)
 
     def next(self, index: int) -> str:
-        """What the next attempt at the item comes to."""
+        """Return the outcome of the next attempt at the item."""
         for outcome in ("raises", "kills", "hangs"):
             left = getattr(self, outcome)
             if left.get(index, 0) > 0:
@@ -61,7 +61,7 @@ class Faults:
         return "ok"
 
     def strikes(self, kind: str, intervals: Iterable[tuple[int, int]]) -> bool:
-        """Whether one of these items kills its worker without being named; that counts for it."""
+        """Tell whether one of these items kills its worker without being named, and count that for it."""
         left = getattr(self, kind)
         for index in sorted(left):
             if left[index] > 0 and any(start <= index < stop for start, stop in intervals):
@@ -85,13 +85,13 @@ class Worker:
     worker_fold: Any
     inbox: deque = field(default_factory=deque)
     outbox: deque = field(default_factory=deque)
-    revokes: deque = field(default_factory=deque)
+    cancels: deque = field(default_factory=deque)
     running: RunChunk | None = None
     until: float = 0.0
     dead: bool = False
     begun: int = -1  # the chunk it has begun last
     items: int = 0  # that it was given and did not give back
-    in_flight: list = field(default_factory=list)  # orders whose answer the scheduler has not seen
+    in_flight: list = field(default_factory=list)  # instructions whose event the scheduler has not seen
 
 
 class SimulatedWorkers:
@@ -132,7 +132,7 @@ class SimulatedWorkers:
         return Worker(self.strategy.worker_fold(self.reducer, self.grid))
 
     def tell(self, event: Any) -> None:
-        """Give the scheduler an event, and carry out what it orders."""
+        """Give the scheduler an event, and carry out its instructions."""
         raise NotImplementedError
 
     def begin(self, worker: Worker) -> None:
@@ -239,8 +239,8 @@ class SimulatedWorkers:
             batch.clear()
 
     def cancel(self, worker: Worker) -> None:
-        """Answer the oldest wish to take a chunk back."""
-        instruction = worker.revokes.popleft()
+        """Reply to the oldest Cancel or Yield."""
+        instruction = worker.cancels.popleft()
         about_to_begin = self.random.random() < self.reluctance
         for run in worker.inbox:
             if isinstance(run, RunChunk) and run.chunk == instruction.chunk and not about_to_begin:
@@ -250,7 +250,7 @@ class SimulatedWorkers:
         worker.outbox.append(Cancelled(instruction.slot, instruction.chunk, False))
 
     def divide(self, worker: Worker, chunk: int) -> int | None:
-        """End the running chunk early: before the item that the worker has come to, or after it, nobody knows."""
+        """End the running chunk early, before or after the current item."""
         run = worker.running
         if worker.dead or run is None or run.chunk != chunk or run.stop == run.start or self.random.random() < 0.1:
             return None
@@ -263,7 +263,7 @@ class SimulatedWorkers:
         return at + 1
 
     def deliver(self, worker: Worker) -> None:
-        """Let the scheduler have the worker's oldest answer."""
+        """Give the scheduler the worker's oldest event."""
         reply = worker.outbox.popleft()
         match reply:
             case ChunkResult():
@@ -286,7 +286,7 @@ class SimulatedWorkers:
     # -- death ---------------------------------------------------------------------------------------------------------
 
     def die(self, worker: Worker, run: RunChunk | None, index: int | None, cause: str) -> None:
-        """The worker is gone; with shared fate all are, but for an item's own process, where workers have such."""
+        """Lose the worker; in one failure domain lose all, except an item's own process, where workers have one."""
         slot = self.workers.index(worker)
         own = self.guarded and run is not None and index is not None
         if self.terms.one_failure_domain and not own:
@@ -301,12 +301,12 @@ class SimulatedWorkers:
         self.lose(self.workers[slot], suspect, cause, certain=own)
 
     def first_in_flight(self, worker: Worker) -> RunChunk | None:
-        """The oldest chunk that is not answered for: with shared fate nobody knows more."""
+        """Return the oldest chunk without an event: in one failure domain no more is known."""
         answered = sum(isinstance(reply, ChunkResult | Flushed) for reply in worker.outbox)
         return next((o for o in worker.in_flight[answered:] if isinstance(o, RunChunk)), None)
 
     def name(self, run: RunChunk, index: int) -> tuple[int, int] | None:
-        """What is known of who it was."""
+        """Return the known suspect."""
         if self.naming == "item" and run.alone:
             return index, index + 1
         how = self.random.choice(["item", "some", "some"]) if self.naming == "item" else self.naming
@@ -343,7 +343,7 @@ class SimulatedWorkers:
                 items = set(range(oldest.start, oldest.stop)) - set(oldest.without)
                 self.offences.update(items if len(items) == 1 else ())
         worker.inbox.clear()
-        worker.revokes.clear()
+        worker.cancels.clear()
         worker.running = None
         worker.dead = True
         slot = self.workers.index(worker)

@@ -1,4 +1,4 @@
-"""A world without clock and process for the scheduler to live in: workers that answer in any legal order, and die.
+"""A world without clock and process for the scheduler: workers send events in any legal order, and die.
 
 `World` is what the engine is to the scheduler: it pulls, cuts input batches, sends orders, folds what is committed.
 What its workers do is in `simulated_workers.py`; what happens next is up to the schedule.
@@ -47,7 +47,7 @@ from poolagg.strategies import Strategy
 
 
 class World(SimulatedWorkers):
-    """A plan with its source, workers and result; `run()` drives it to its end."""
+    """A scheduler with its source, workers and result; `run()` drives it to its end."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class World(SimulatedWorkers):
         return self.parent_fold.value()
 
     def tell(self, event: Any) -> None:
-        """Give the scheduler an event, and carry out what it orders."""
+        """Give the scheduler an event, and carry out its instructions."""
         events = deque([event])
         while events:
             self.events += 1
@@ -126,7 +126,7 @@ class World(SimulatedWorkers):
                 self.send(instruction)
             case Cancel(slot, _):
                 if not self.workers[slot].dead:
-                    self.workers[slot].revokes.append(instruction)
+                    self.workers[slot].cancels.append(instruction)
             case Yield(slot, chunk):
                 events.append(Yielded(slot, chunk, self.divide(self.workers[slot], chunk)))
             case RestartWorker(slot, _):
@@ -154,7 +154,7 @@ class World(SimulatedWorkers):
     def send(self, instruction: Any) -> None:
         worker = self.workers[instruction.slot]
         worker.in_flight.append(instruction)
-        if not worker.dead:  # else nobody knows yet, and the order is lost
+        if not worker.dead:  # else the death is unknown yet, and the instruction is lost
             worker.inbox.append(instruction)
 
     def commit(self, state: PartialState, events: deque) -> None:
@@ -211,7 +211,7 @@ class World(SimulatedWorkers):
         return not getattr(worker.worker_fold, "_covers", ())
 
     def check_charge(self, index: int, cause: str) -> None:
-        """Nobody is skipped, or ends the run, for what others did."""
+        """Check that no item is skipped, or ends the run, for the faults of others."""
         retries = self.terms.retries
         allowed = retries if retries is not None else 2 if cause == "died" else 0
         assert self.offences[index] > allowed, f"item {index} offended {self.offences[index]} times only"
@@ -244,7 +244,7 @@ class World(SimulatedWorkers):
 
 
 class Rough(World):
-    """Anything that may happen next does, at random; `chaos` is how often what nobody asked for happens."""
+    """Let any possible next event happen, at random; `chaos` is the rate of unrequested ones."""
 
     def __init__(self, *args: Any, chaos: float = 0.0, most_kills: int = 10, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -268,7 +268,7 @@ class Rough(World):
                     steps += [lambda w=worker: self.tell(Late(self.workers.index(w), w.running.chunk))] * 3
             elif worker.inbox:
                 steps.append(lambda w=worker: self.begin(w))
-            if worker.revokes:
+            if worker.cancels:
                 steps.append(lambda w=worker: self.cancel(w))
         if self.scheduler.demand.items or self.source.in_hand or (self.source.ended and not self.told_ended):
             steps.append(lambda: self.pull(self.random.choice([1, 2, 10, 1000])))
@@ -305,7 +305,7 @@ class Timed(World):
         for worker in self.workers:
             if worker.outbox:
                 return self.deliver(worker)
-            if not worker.dead and worker.revokes:
+            if not worker.dead and worker.cancels:
                 return self.cancel(worker)
             if not worker.dead and worker.running is None and worker.inbox:
                 instruction = worker.inbox[0]

@@ -1,4 +1,4 @@
-"""What the tests have workers do. Imports little, for workers import it."""
+"""Functions that tests run in workers. Imports little, since workers import it."""
 
 from __future__ import annotations
 

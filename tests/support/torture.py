@@ -52,7 +52,7 @@ class AfterSeconds:
 
 @dataclass(frozen=True)
 class AtWrite:
-    """What happens at the n-th call that changes something in the folder: FAIL, FULL, KILL, TEAR (`faulty.c`)."""
+    """The fault at the n-th call that changes something in the folder: FAIL, FULL, KILL, TEAR (`faulty.c`)."""
 
     number: int
     action: str
@@ -66,7 +66,7 @@ ACTIONS = ("FAIL", "FULL", "KILL", "TEAR")
 
 @dataclass(frozen=True)
 class Life:
-    """What became of a run."""
+    """The outcome of a run."""
 
     status: int
     """Of the process: 0, or below 0 for the signal that killed it."""
@@ -78,13 +78,13 @@ class Life:
     error: tuple[str, str] | None = None
     """Its class and what it says."""
     calls: int = 0
-    """What `AtCall` counts, if it was asked to count them."""
+    """The calls that `AtCall` counts, if it counts them."""
     writes: int = 0
-    """What `AtWrite` counts."""
+    """The writes that `AtWrite` counts."""
 
     @property
     def killed(self) -> bool:
-        """Whether it was."""
+        """Whether the run was killed."""
         return self.status == -signal.SIGKILL
 
 
@@ -174,9 +174,7 @@ def _ended(child: int, task: dict[str, Any]) -> int:
     _, status = os.waitpid(child, 0)
     signal.setitimer(signal.ITIMER_REAL, 0)
     try:
-        while (
-            True
-        ):  # what a group leaves when it is killed; whoever outlives it is a leak, and the test's time runs out
+        while True:  # what a group leaves when it is killed; a survivor is a leak, and the test's time runs out
             os.wait()
     except ChildProcessError:
         return os.waitstatus_to_exitcode(status)
@@ -193,7 +191,7 @@ def _kill(child: int, *_: Any) -> None:
 
 
 class Teller:
-    """What a run says, written at once; a watcher of the run, too."""
+    """The output of a run, written at once; a watcher of the run, too."""
 
     def __init__(self, path: str) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND)

@@ -62,7 +62,7 @@ class Shape(Reducer):
 
 
 class Unpackable:
-    """A partial that folds but does not travel."""
+    """A partial that folds but does not pickle."""
 
     def __init__(self, index):
         self.index = index

@@ -1,4 +1,4 @@
-"""A program of a user, which type checkers read beside an installed package: they have nothing to report."""
+"""A user's program, which type checkers read with an installed package: they have nothing to report."""
 
 from collections.abc import Iterator
 from operator import itemgetter

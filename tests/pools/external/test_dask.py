@@ -1,4 +1,4 @@
-"""What is dask's own: deaths of workers, nannies and the scheduler, and what a run leaves there; the rest of the
+"""dask's own faults: deaths of workers, nannies and the scheduler, and the remains of a run there; the rest of the
 contract is in test_elsewhere.py.
 
 Each cluster is a process of its own, and so are its workers. A death is a SIGKILL.
@@ -140,7 +140,7 @@ def test_items_that_kill_every_worker_or_fill_its_memory_can_be_skipped() -> Non
 
 
 def test_a_lost_scheduler_is_an_error_and_a_checkpoint_goes_on_from_it(tmp_path: Path) -> None:
-    """Nobody waits for a cluster that is gone; the next one has the rest."""
+    """The run does not wait for a cluster that is gone; the next one runs the rest."""
     attempts = tasks.Attempts(tmp_path)
     options: dict[str, Any] = {"chunksize": 5, "checkpoint": tmp_path / "kept.ckpt"}
 
@@ -165,7 +165,7 @@ def test_a_lost_scheduler_is_an_error_and_a_checkpoint_goes_on_from_it(tmp_path:
 
 
 def keys_on(dask_scheduler: Any) -> list[str]:
-    """What the scheduler still knows of, of ours."""
+    """Return poolagg's tasks that the scheduler still knows."""
     variables = dask_scheduler.extensions["variables"].variables
     return [str(key) for key in (*dask_scheduler.tasks, *variables) if "poolagg" in str(key)]
 
@@ -238,7 +238,7 @@ def test_a_pool_of_more_workers_than_there_are_waits_for_them(client: Any) -> No
 
 
 def test_the_command_line_sends_a_file_that_the_cluster_does_not_have(kept: Cluster, tmp_path: Path) -> None:
-    """FUNC's file travels by value."""
+    """FUNC's file is pickled by value."""
     (tmp_path / "mine.py").write_text("def twice(line):\n    return 2 * len(line)\n")
     (tmp_path / "lines.txt").write_text("ab\nabc\n")
     words = ["mine.py:twice", "lines.txt", "--lines", "--reduce", "Sum()", "--pool", f"dask:{kept.address}"]

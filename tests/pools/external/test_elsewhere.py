@@ -22,7 +22,7 @@ def test_all_of_them_keep_the_contract_of_all_pools() -> None:
     """The suite of test_pools.py passes on each."""
 
     def suite(pool: str) -> str:
-        """What pytest says if it fails."""
+        """The text of pytest for a failure."""
         options = ["-q", "-x", "--capture=sys", "-p", "no:cacheprovider", "-k", pool]
         # Of Ray's own processes, which it collects.
         options += ["-W", "ignore::pytest.PytestUnraisableExceptionWarning"] if "ray" in pool else []
@@ -47,7 +47,7 @@ def test_the_table_of_faults_in_other_peoples_pools_is_true(tmp_path: Path) -> N
     """Each cell is what becomes of that fault in that pool."""
 
     def tried(pool: str) -> dict[str, str]:
-        """The answers of as many programs as it takes: some faults end the program."""
+        """Return the outputs of as many programs as needed: some faults end the program."""
         folder = tmp_path / pool
         folder.mkdir()
         answers = folder / "answers.txt"

@@ -1,4 +1,4 @@
-"""What executors can still do when their workers die; the rest is in test_elsewhere.py.
+"""Executors whose workers die; the rest is in test_elsewhere.py.
 
 Each program has a process of its own: these libraries keep trackers and pipes for as long as a program lives.
 """
@@ -44,7 +44,7 @@ def executor(request: pytest.FixtureRequest) -> str:
 
 
 def printed(folder: Path, body: str) -> str:
-    """What a program prints, without a complaint on stderr."""
+    """Return the output of a program, which must print nothing on stderr."""
     script = folder / "program.py"
     script.write_text(PRELUDE + textwrap.indent(textwrap.dedent(body), "    "))
     ran = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=50)
@@ -66,7 +66,7 @@ def test_an_item_that_kills_its_worker_can_be_skipped(executor: str, tmp_path: P
 
 
 def test_a_multiprocessing_pool_that_lost_a_worker_is_not_waited_for(tmp_path: Path) -> None:
-    """By itself it would wait for ever: it tells nobody that a worker is gone, and its task with it."""
+    """By itself it would wait for ever: it does not report that a worker is gone, and its task with it."""
     body = """
     with multiprocessing.Pool(2) as pool:
         try:
@@ -90,7 +90,7 @@ def test_imap_unordered_is_enough() -> None:
     assert aggregate(abs, range(-40, 0), Sum(), pool=Unordered()) == sum(range(41))
 
 
-def test_what_is_no_pool_is_refused_with_the_names_of_those_that_are() -> None:
+def test_an_object_that_is_not_a_pool_is_refused_with_the_names_of_pools() -> None:
     """A class in the pool's place is the usual slip."""
     with pytest.raises(TypeError, match=r"did you mean ProcessPoolExecutor\(\)"):
         aggregate(abs, [1], Sum(), pool=ProcessPoolExecutor)

@@ -1,4 +1,4 @@
-"""What is Ray's own: deaths of its workers and nodes, and what is left when it is gone; the rest of the contract is in
+"""Ray's own faults: deaths of its workers and nodes, and its remains after its end; the rest of the contract is in
 test_elsewhere.py.
 
 Ray keeps threads and descriptors for as long as a program lives, so each of these programs has a process of its own.
@@ -93,7 +93,7 @@ say("left:", [process for process in left if process.status() != psutil.STATUS_Z
 
 
 def told(folder: Path, body: str) -> list[str]:
-    """What a program says, which ends well and in time, and leaves nothing behind."""
+    """Return the output of a program, which must end well and in time, and leave nothing behind."""
     script, answers = folder / "program.py", folder / "answers.txt"
     script.write_text(PRELUDE + textwrap.dedent(body) + LEFT)
     with tempfile.TemporaryDirectory(dir="/tmp") as temporary:  # a short name, for Ray has sockets in there
@@ -192,7 +192,7 @@ def test_a_node_dies_and_each_chunk_counts_once(tmp_path: Path) -> None:
 
 
 def test_large_states_that_die_with_their_workers_count_once(tmp_path: Path) -> None:
-    """What they held is run again."""
+    """The items of their states run again."""
     body = """
     with RayPool(workers=2) as pool:
         killer, rows = Killer(), tasks.SlowHere(os.getpid())
@@ -239,7 +239,7 @@ def test_an_item_that_kills_its_worker_is_named_or_skipped(tmp_path: Path) -> No
 
 
 def test_ctrl_c_leaves_the_pool_usable(tmp_path: Path) -> None:
-    """What was on its way is cancelled."""
+    """Tasks in flight are cancelled."""
     body = """
     def interrupt(partial):
         if partial == 20:
@@ -285,7 +285,7 @@ def test_ray_keeps_nothing_of_chunks_that_are_done(tmp_path: Path) -> None:
 def test_want_of_memory_is_told_and_a_lost_raylet_is_an_error(tmp_path: Path) -> None:
     """Ray kills the task that runs when its machine's memory is nearly full, which here it always is by its settings.
 
-    It finds out that the raylet is dead by asking it; nobody waits for longer.
+    It finds out that the raylet is dead by asking it; no run waits longer.
     """
     body = """
     def waits(x):

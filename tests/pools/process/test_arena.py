@@ -69,7 +69,7 @@ def open_handles(pool: ProcessPool) -> list[Any]:
 
 
 def descriptors() -> list[str]:
-    """What the descriptors of this process refer to."""
+    """Return the files that the descriptors of this process refer to."""
     found = []
     for fd in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
@@ -135,7 +135,7 @@ SHRINK = st.tuples(st.just("shrink"), st.integers(0, 2 * MB))
 
 @settings(max_examples=150)
 @given(steps=st.lists(st.one_of(PUT, PUT, DROP, SHRINK), max_size=50))
-def test_no_view_changes_no_slot_is_lent_twice_and_memory_is_bounded(steps: list[tuple[str, Any]]) -> None:
+def test_no_view_changes_no_segment_is_lent_twice_and_memory_is_bounded(steps: list[tuple[str, Any]]) -> None:
     """Whatever is put, kept, dropped and shrunk, in any order. The limit here is 1 MiB."""
     both, seen, largest = Both(), [], 0
     with mock.patch.object(arena_module, "MOST", MB), contextlib.closing(both):
@@ -190,7 +190,7 @@ def test_buffers_begin_at_cache_lines(both: Both) -> None:
 
 
 def test_views_outlive_the_arena() -> None:
-    """What is lent lives as long as it is looked at, and needs nobody to take it back."""
+    """Borrowed memory lives as long as a view of it, and returns by itself."""
     both = Both()
     sent = both.send(b"a" * 5000)
     both.close()
@@ -214,7 +214,7 @@ def test_a_forked_child_gives_nothing_back(both: Both) -> None:
     assert sent[1] == [b"a" * 5000]
 
 
-def test_an_arena_that_is_full_lends_nothing_more(both: Both) -> None:
+def test_a_full_arena_lends_no_segment(both: Both) -> None:
     """So that its worker sends through the pipe, until something is given back."""
     sent = [both.send(b"a" * MB) for _ in range(70)]
     lent = [one for one in sent if one is not None]
@@ -334,7 +334,7 @@ def test_an_array_of_more_than_2_gb_arrives(opened: list[Region]) -> None:
     assert len(opened) == 1
 
 
-def test_small_and_large_buffers_travel_together(opened: list[Region]) -> None:
+def test_small_and_large_buffers_are_sent_together(opened: list[Region]) -> None:
     """Arrays of sizes that grow and shrink, several to an item; only those that are worth it lie in a slot."""
     sizes = [0, 1, 1000, 70_000, 3_000_000, 10, 200_000, 1_000_000, 65_535, 65_536, 5]
 
@@ -372,7 +372,7 @@ def test_a_reducer_that_keeps_though_it_says_that_it_does_not_is_right(strategy:
     assert opened
 
 
-def test_whoever_keeps_arrays_has_them_as_they_were(opened: list[Region]) -> None:
+def test_arrays_that_are_kept_stay_as_they_were(opened: list[Region]) -> None:
     """Collect, Last, Into a list, `imap_unordered` into a list: also after the next run, and after the pool."""
     with ProcessPool(2) as pool:
         lists = [aggregate(full(MB), range(100), Collect(), pool=pool), list(pool.imap_unordered(full(MB), range(100)))]
@@ -388,7 +388,7 @@ def test_whoever_keeps_arrays_has_them_as_they_were(opened: list[Region]) -> Non
 
 
 def test_a_partial_that_is_changed_in_place_changes_nothing_else() -> None:
-    """Whoever is handed an array may write to it, as to any other."""
+    """The receiver of an array may write to it, as to any other."""
     seen: list[tuple[int, int]] = []
 
     def apply(array: Any) -> None:
@@ -432,7 +432,7 @@ def test_arrays_of_workers_that_are_replaced_stay_as_they_were() -> None:
 
 
 def test_a_partial_that_does_not_unpickle_keeps_no_slot() -> None:
-    """Who keeps the error, as a run with on_error="skip" does, keeps no memory with it."""
+    """Keeping the error, as a run with on_error="skip" does, keeps no memory."""
 
     def make(x: int) -> Any:
         return np.full(MB, x, "u1"), DoesNotUnpickle()
@@ -497,7 +497,7 @@ def test_an_array_that_is_kept_does_not_keep_the_memory_of_others() -> None:
 
 
 def test_memory_that_could_not_be_mapped_is_given_back() -> None:
-    """The worker's address space has no room for a slot beside its array of 100 MB, which goes through the pipe."""
+    """The worker has no address space for a segment next to its array of 100 MB, which goes through the pipe."""
 
     def make(x: int) -> Any:
         import resource

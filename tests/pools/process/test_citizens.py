@@ -21,7 +21,7 @@ from poolagg import Collect, ProcessPool, Sum, Unique, WorkerLost, aggregate
 # -- names -------------------------------------------------------------------------------------------------------------
 
 
-def test_names_and_identities_tell_workers_apart(method):
+def test_names_and_identities_distinguish_workers(method):
     "The parent is the program that has the pool, not what starts its workers."
     with ProcessPool(3, start_method=method) as pool:
         seen = aggregate(citizens.who, range(30), Unique(), pool=pool, chunksize=1)
@@ -159,7 +159,7 @@ def test_fork_inherits_locks_and_values():
 
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
 @pytest.mark.parametrize("n", range(4))
-def test_other_start_methods_name_what_travels(method, n):
+def test_other_start_methods_name_what_is_pickled(method, n):
     "At the call, whatever the primitive is hidden in."
     primitive = own_primitives()[n]
     for initargs in [(primitive,), ({"deep": [primitive]},), (lambda: None, primitive)]:
@@ -173,7 +173,7 @@ def test_other_start_methods_name_what_travels(method, n):
 
 
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
-def test_a_lock_in_a_closure_names_what_travels(method):
+def test_a_lock_in_a_closure_names_what_is_pickled(method):
     lock = multiprocessing.Lock()
 
     def locked(x):
@@ -188,7 +188,7 @@ def test_a_lock_in_a_closure_names_what_travels(method):
 
 
 def left(folder):
-    """What workers did when they left, how often; and what is in the files that they had open."""
+    """Return the actions of workers at their exit, with counts, and the content of their open files."""
     notes = [folder / what for what in ("atexit", "Finalize", "weakref")]
     done = {path.name: len(path.read_text()) for path in notes if path.exists()}
     return done, sorted(path.read_text() for path in folder.iterdir() if path.is_file() and " " in path.name)

@@ -1,4 +1,4 @@
-"""What an item does to its process costs that item alone: it is named, and no neighbour is lost."""
+"""An item that damages its process costs that item alone: it is named, and no neighbour is lost."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ TABLE: dict[str, list[Deed]] = {
     "writes frames": [(mischief.write, (text,)) for text in FRAMES],
     "dies": list(mischief.DEATHS),
 }
-"""What damages its worker, whatever else the worker does."""
+"""Functions that damage their worker in any case."""
 
 HARMLESS: list[Deed] = [(mischief.exhaust, ()), (mischief.block_signals, ())]
-"""What a worker goes on after."""
+"""Functions that a worker survives."""
 
 CUTS = [
     *[(Stream(), 0), (Ordered(), None), (Combine(), 0), (Tree(), None)],
@@ -88,8 +88,8 @@ def test_an_item_that_uses_up_descriptors_or_blocks_signals_costs_nothing(strate
 
 @pytest.mark.parametrize("strategy", [Stream(), Ordered(), Combine(), Tree()], ids=repr)
 @pytest.mark.parametrize("retries", [0, None])
-def test_an_item_that_reads_from_all_descriptors_hangs_nobody(strategy: Any, retries: int | None) -> None:
-    """It reads the orders that wait in the pipe, or their claims: the others run all the same, each once."""
+def test_an_item_that_reads_from_all_descriptors_hangs_nothing(strategy: Any, retries: int | None) -> None:
+    """It reads the instructions that wait in the pipe, or their claims: the others still run, each once."""
     func = Mischief(dict.fromkeys((10, 40, 41, 90), (mischief.read, ())))
     failed: list[events.ItemFailed] = []
     with ProcessPool(2) as pool:

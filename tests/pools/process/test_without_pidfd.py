@@ -14,7 +14,7 @@ FAULTS = {
     "EPERM": "(grandchild or killed_at_once) and forkserver",
     "missing": "(grandchild or killed_at_once) and forkserver",
 }
-"""Where an end must be noticed that closes no pipe; that of a worker whose template is gone; of one that lives on."""
+"""Where an end must be noticed that closes no pipe; that of a worker whose forkserver is gone; of one that lives on."""
 
 
 @pytest.mark.parametrize("how", FAULTS)

@@ -1,4 +1,4 @@
-"""What a script defines reaches workers, whatever decorator is around it: each row of one table, in every way to start.
+"""A script's definitions reach workers under any decorator: each row of one table, with every start method.
 
 A row is a function of the script, called here and in a worker, and what it refers to. Each program runs in a process of
 its own, as a user would run it.

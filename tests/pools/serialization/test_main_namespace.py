@@ -149,7 +149,7 @@ def test_fork_shares_memory():
     assert (ran.stdout, ran.stderr) == ("21\n21\n", "")
 
 
-def test_what_cannot_travel_is_named():
+def test_values_that_cannot_pickle_are_named():
     "A func that refers to what does not pickle is refused at the call, and the error says what to do."
     program = """
         import threading

@@ -1,4 +1,4 @@
-"""A shared value is the same in every worker of every pool, is there once, and goes when nobody refers to it."""
+"""A shared value is the same in every worker of every pool, exists once, and goes with its last reference."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ IN_PROCESS: dict[str, Callable[[], Any]] = {
 
 @pytest.fixture
 def enter(request: Any) -> Iterator[Callable[[Callable[[], Any]], Any]]:
-    """Make a pool that is closed, and waited for, after the test, whoever's it is."""
+    """Make a pool that is closed, and waited for, after the test."""
     with ExitStack() as stack:
 
         def entered(make: Callable[[], Any]) -> Any:
@@ -120,7 +120,7 @@ def openings(folder: Any) -> list[int]:
 
 
 def printed(program: str, *arguments: str) -> str:
-    """What a program prints on both streams."""
+    """Return the output of a program on both streams."""
     command = [sys.executable, "-W", "error", *arguments, "-c", textwrap.dedent(program)]
     ran = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=50)
     return ran.stdout
@@ -144,7 +144,7 @@ def test_in_threads_it_is_the_very_object(local_pool: Any) -> None:
 
 
 def test_workers_cannot_write_to_it(pool: Any) -> None:
-    """Neither to a large array nor to a small one, and nobody can: the memory is sealed."""
+    """Neither to a large array nor to a small one: the memory is sealed."""
     X = share([np.zeros(3), np.zeros(100_000)])
 
     def write(which: int) -> str:
@@ -223,7 +223,7 @@ def test_small_values_are_values_too(value: Any) -> None:
 
 
 def test_an_array_of_80_mb_takes_no_memory_in_workers_and_is_not_sent(tmp_path: Any) -> None:
-    """Pages that several processes have mapped are nobody's own: all workers read it before one looks."""
+    """Pages that several processes map belong to none: all workers read the value before one measures."""
     X = share(np.ones(10_000_000))
     before, after = tmp_path / "before", tmp_path / "after"
     before.mkdir()
@@ -325,7 +325,7 @@ def test_a_worker_killed_in_the_middle_is_replaced_by_one_that_sees_the_value(tm
 
 
 def test_nothing_is_printed_at_exit() -> None:
-    """Whether a pool is still open, or the value is in a cycle, or in a thread that goes on."""
+    """With an open pool, with the value in a cycle, or in a thread that continues."""
     program = """
         import threading, numpy as np
         from poolagg import *
@@ -424,7 +424,7 @@ def test_the_error_is_the_items() -> None:
 
 
 @pytest.mark.parametrize("lacking", ["memfd_create", "/proc"])
-def test_without_such_memory_the_pickle_travels(lacking: str, method: str, monkeypatch: Any, tmp_path: Any) -> None:
+def test_without_such_memory_the_pickle_is_sent(lacking: str, method: str, monkeypatch: Any, tmp_path: Any) -> None:
     """With each job, and is opened once all the same, to read only."""
     before = held()
     with monkeypatch.context() as patch:
@@ -445,7 +445,7 @@ def test_without_such_memory_the_pickle_travels(lacking: str, method: str, monke
 
 
 def test_a_process_that_has_given_up_being_root_shares_too() -> None:
-    """The system hides what it holds from other processes, so that the pickle travels."""
+    """The system hides the memory from other processes, so the parent sends the pickle."""
     if os.geteuid():
         pytest.skip("only root can")
     program = """
@@ -485,7 +485,7 @@ def test_a_lack_of_memory_is_a_memory_error_that_says_how_much() -> None:
     aggregate(lambda i: limited(), [0], Count(), workers=1)
 
 
-def test_an_alarm_that_strikes_while_it_pickles_is_no_fault_of_the_value() -> None:
+def test_an_alarm_that_strikes_while_it_pickles_is_not_a_fault_of_the_value() -> None:
     class Late(Exception):
         pass
 
