@@ -22,6 +22,7 @@ import signal
 import socket
 import struct
 from collections.abc import Sequence
+from functools import partial
 
 from poolagg.pools.forked_child import leave
 from poolagg.pools.process.channel import Pipe, mark
@@ -48,12 +49,13 @@ class Descriptors:
         self, sock: socket.socket, pipe: Pipe, cell: ProgressCell, claims: int, death: int, arenas: Sequence[int]
     ) -> None:
         self._pid = os.getpid()
-        self._sock, self._pipe, self._cell, self._arenas = sock, pipe, cell, arenas
+        self._sock, self._pipe, self._cell = sock, pipe, cell
         self._marked = [pipe.marked, mark(claims, signal.SIGUSR2), mark(death, signal.SIGIO)]
         for fd in (sock.fileno(), claims, death, *arenas):
             os.set_inheritable(fd, False)
         for fd in arenas:
             put_aside(fd)
+            self._marked.append((partial(os.lseek, fd, 0, os.SEEK_CUR), ASIDE))
         self._poll = select.poll()
         self._poll.register(sock.fileno(), _HANGUP)
 
@@ -61,21 +63,15 @@ class Descriptors:
         """End this process if it is another one, or if an item has touched the descriptors."""
         if os.getpid() != self._pid:
             leave()
+        intact = True
         try:
-            intact = self._are_there() and self._are_unused()
+            for look, before in self._marked:
+                intact = intact and look() == before
+            intact = intact and self._are_unused()
         except OSError:
             intact = False
         if not intact:
             os._exit(os.EX_IOERR)
-
-    def _are_there(self) -> bool:
-        for look, before in self._marked:
-            if look() != before:
-                return False
-        for fd in self._arenas:
-            if os.lseek(fd, 0, os.SEEK_CUR) != ASIDE:
-                return False
-        return True
 
     def _are_unused(self) -> bool:
         if self._poll.poll(0):
