@@ -33,8 +33,8 @@ PURE = {"_scheduler", "strategies", "reducers", "errors", "events"}
 """Packages without clock, process or file."""
 
 PURE_FILES = {
-    *("_input.numbers", "_input.source", "_input.kept_items", "_input.reused_buffers", "_report.bottleneck"),
-    *("_report.timeline", "_report.statistics", "_report.html_page", "_report.report"),
+    *("_input.functions", "_input.kept_items", "_input.numbers", "_input.reused_buffers", "_input.source"),
+    *("_report.bottleneck", "_report.html_page", "_report.report", "_report.statistics", "_report.timeline"),
 }
 """And files of others. (A report writes its page and its trace when it is told to, and nothing else.)"""
 
