@@ -111,7 +111,7 @@ def all_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     """However small a state is, it stays; and none is cheap to flush."""
     for room in (external_pool, task_module):
         monkeypatch.setattr(room, "LARGE", 0)
-    monkeypatch.setattr("poolagg._scheduler.chunk_sizing.SHARE", 1_000_000)
+    monkeypatch.setattr("poolagg._scheduler.chunk_sizing.COST_MULTIPLE", 1_000_000)
 
 
 @pytest.mark.usefixtures("all_stay")
