@@ -77,8 +77,8 @@ def test_items_of_all_kinds_arrive_as_pickle_delivers_them(
     method: str, arena: bool, lent: list[Region], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Type, dtype, order, writeability and values; large and small ones in one chunk."""
-    monkeypatch.setattr(arena_module, "LEAST", 1)
-    monkeypatch.setattr(pickling, "LEAST", 1)
+    monkeypatch.setattr(arena_module, "LEAST_BUFFER", 1)
+    monkeypatch.setattr(pickling, "LEAST_BUFFER", 1)
     if not arena:
         monkeypatch.setattr("poolagg.pools.process.worker_handle.arena_fd", lambda: -1)
     items = [[array, name] for name, array in kinds_of_arrays(tmp_path).items()]

@@ -251,7 +251,7 @@ def test_a_user_who_may_make_no_temporary_tables(postgresql: Table, server: str)
 
     with psycopg.connect(server, autocommit=True) as admin:
         admin.execute("CREATE ROLE poor LOGIN")
-        admin.execute("CANCEL TEMP ON DATABASE postgres FROM PUBLIC")
+        admin.execute("REVOKE TEMP ON DATABASE postgres FROM PUBLIC")
         admin.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO poor; GRANT ALL ON SCHEMA public TO poor")
         admin.execute("GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO poor")
     try:

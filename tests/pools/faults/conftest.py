@@ -28,7 +28,7 @@ def pool(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     opened: list[Region] = []
     lent = BorrowedSegments.open
     if slots:
-        monkeypatch.setattr(arena, "LEAST", 1)
+        monkeypatch.setattr(arena, "LEAST_BUFFER", 1)
         monkeypatch.setattr(
             BorrowedSegments,
             "open",
@@ -45,7 +45,7 @@ def pool(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 def ship_in_slots() -> Any:
     """An initializer after which everything that a worker flushes is a large buffer."""
 
-    class ArenaBuffers:
+    class AsBuffer:
         def __init__(self, data: Any) -> None:
             self.data = data
 
@@ -57,10 +57,10 @@ def ship_in_slots() -> Any:
     def initializer() -> None:
         from poolagg.pools.serialization import outbox, wire
 
-        dumps = wire.dumps
-        in_slots = lambda value, out_of_band=None, *rest: dumps(
-            value if out_of_band is None else ArenaBuffers(value), out_of_band, *rest
+        proved = wire.dumps_proved
+        in_slots = lambda value, out_of_band=None, *rest: proved(
+            value if out_of_band is None else AsBuffer(value), out_of_band, *rest
         )
-        outbox.dumps = wire.dumps = in_slots
+        outbox.dumps_proved = wire.dumps_proved = in_slots
 
     return initializer

@@ -35,7 +35,7 @@ def test_arrays_of_all_kinds_arrive_as_pickle_delivers_them(
     method: str, arena: bool, opened: list[Region], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Type, dtype, order, writeability and values, be they kept by the reducer or handed over as they are lent."""
-    monkeypatch.setattr(arena_module, "LEAST", 1)
+    monkeypatch.setattr(arena_module, "LEAST_BUFFER", 1)
     if not arena:
         monkeypatch.setattr("poolagg.pools.process.worker_handle.arena_fd", lambda: -1)
     arrays = kinds_of_arrays(tmp_path)
