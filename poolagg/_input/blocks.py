@@ -1,8 +1,8 @@
 """`blocks` cuts files into ranges of lines, which the workers read.
 
-Rule: the parent never reads what a worker could. A block is a path and a range of bytes; which
-lines it owns is decided where it is read: those that start in the range. So making the blocks of a terabyte
-costs one `stat` a file, and every line is in exactly one block, however long it is.
+Rule: the parent never reads what a worker could read. A block is a path and a range of bytes; the worker finds the
+lines of the block, those that start in the range. So the blocks of a terabyte cost one `stat` a file, and each line is
+in exactly one block, however long it is.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from poolagg._runtime.sizes import parse_size
 
 __all__ = ["Block", "Blocks", "blocks"]
 
-# How much of a long line is looked at in one go, in search of its end: fast to read, and never a memory full.
+# Bytes of a long line to read at once in search of its end: quick, and bounded in memory.
 _SCAN = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """The lines of a file that start in the bytes from `start` to `stop`; nothing is read before `read`.
+    """The lines of a file that start in the bytes from `start` to `stop`; only `read` and iteration read the file.
 
-    `size` and `mtime_ns` are the file's, as seen when the block was made: reading a block of a file that
-    changed since is an error, for its lines may be in no block by now, or in two.
+    `size` and `mtime_ns` are those of the file when the block was made. Reading a block of a file that has changed
+    since is an error: its lines may be in no block by now, or in two.
     """
 
     __module__ = "poolagg"  # checkpoints keep this name
@@ -76,25 +76,25 @@ class Block:
     def _refuse(self, error: UnicodeDecodeError) -> NoReturn:
         error.add_note(
             f"in {self.path!r}, in the lines that start in bytes {self.start} to {self.stop}: "
-            "name the file's encoding, as in blocks(path, encoding='latin-1'), or take bytes by encoding=None"
+            "pass the file's encoding, as in blocks(path, encoding='latin-1'), or encoding=None for bytes"
         )
         raise error
 
 
 def _line_start(file: BinaryIO, at: int, limit: int) -> int:
-    """Return where the first line that starts at or after `at` starts; `limit` if none does before it."""
+    """Return the start of the first line that starts at or after `at`; `limit` if there is none before `limit`."""
     if at == 0:
         return 0
     file.seek(at - 1)
     while file.tell() < limit:
-        piece = file.readline(_SCAN)
-        if not piece or piece.endswith(b"\n"):
+        part = file.readline(_SCAN)
+        if not part or part.endswith(b"\n"):
             return min(file.tell(), limit)
     return limit
 
 
 def _decoding(encoding: str, first: int) -> str:
-    """A byte order mark is one at the file's start only; further on the same three bytes are text."""
+    """Return the encoding to decode with: only at the file's start are three such bytes a byte order mark."""
     return "utf-8" if first and codecs.lookup(encoding).name == "utf-8-sig" else encoding
 
 
@@ -106,7 +106,7 @@ class _File:
 
 
 class Blocks(Sequence[Block]):
-    """What `blocks` returns: a sequence that makes each block when asked for it; a slice is another."""
+    """The sequence that `blocks` returns: it makes each block on access; its slices are such sequences, too."""
 
     def __init__(self, files: Sequence[_File], size: int, encoding: str | None) -> None:
         self._files = files
@@ -144,14 +144,13 @@ class Blocks(Sequence[Block]):
 def blocks(*paths: str | os.PathLike[str], size: int | str = "16MiB", encoding: str | None = "utf-8") -> Blocks:
     r"""Cut files into blocks of whole lines, for workers to read: a sequence of small, picklable `Block`s.
 
-    `block.read()` is the block's text, iterating over it gives its lines with their ends, and the law is that
-    the lines of all blocks, in order, are those of the files: what `open(path, encoding=encoding)` iterates
-    over (CRLF becomes LF, a byte order mark stays unless `encoding="utf-8-sig"`), or `open(path, "rb")` if
-    `encoding` is None. `size` is bytes, or a text such as "64kB" or "16MiB". Nothing is read here but the
-    files' sizes.
+    `block.read()` returns the block's text, iterating over a block gives its lines with their ends. The lines of all
+    blocks, in order, are the lines of the files as `open(path, encoding=encoding)` iterates over them (CRLF becomes LF,
+    a byte order mark stays unless `encoding="utf-8-sig"`), or `open(path, "rb")` if `encoding` is None. `size` is a
+    number of bytes, or a text such as "64kB" or "16MiB". The call reads nothing but the files' sizes.
 
-    A line longer than `size` is in the block it starts in, whole; the blocks it covers are empty. An empty
-    file has no blocks. Compressed files cannot be cut: pass their paths as items instead.
+    A line longer than `size` is whole in the block that it starts in; the further blocks that it covers are empty. An
+    empty file has no blocks. Compressed files cannot be cut: pass their paths as items instead.
 
     >>> import pathlib, tempfile
     >>> folder = tempfile.TemporaryDirectory()
@@ -170,7 +169,7 @@ def blocks(*paths: str | os.PathLike[str], size: int | str = "16MiB", encoding: 
 
 
 def _seen(path: str | os.PathLike[str]) -> _File:
-    """The file as it is now. Its path is made absolute, since a worker may stand in another directory."""
+    """Return the file as it is now, with an absolute path, since a worker may have another working directory."""
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"blocks() takes paths, not {path!r}: write blocks(*paths) to pass a list of them")
     if os.fspath(path) == "-":
@@ -197,12 +196,12 @@ def _check_regular(path: str | os.PathLike[str], mode: int) -> None:
         )
     if not stat.S_ISREG(mode):
         raise ValueError(
-            f"blocks() cuts regular files, and {os.fspath(path)!r} is none: iterate over its lines instead"
+            f"blocks() cuts regular files, and {os.fspath(path)!r} is not one: iterate over its lines instead"
         )
 
 
 def _check_encoding(encoding: str | None) -> None:
-    """Lines are found before anything is decoded: the byte 10 has to mean a newline, and nothing else."""
+    """Refuse an encoding in which the byte 10 is not a newline: blocks finds lines before it decodes them."""
     if encoding is None:
         return
     try:
@@ -217,7 +216,7 @@ def _check_encoding(encoding: str | None) -> None:
 
 
 def _bytes(size: int | str) -> int:
-    """How many bytes `size` is."""
+    """Return the number of bytes that `size` means."""
     number = parse_size(size)
     if number is None:
         raise ValueError(

@@ -12,10 +12,10 @@ T = TypeVar("T")
 
 
 class star(Generic[T]):  # noqa: N801 - reads as the function it stands for
-    """Call `func` with the elements of the one tuple it is given: `star(f)((a, b)) == f(a, b)`.
+    """Call `func` with the elements of its one argument, a tuple: `star(f)((a, b)) == f(a, b)`.
 
-    For functions of several arguments, and for the `apply` of `Into`. Never done implicitly: an item that is a tuple is
-    one item.
+    Use it for functions of several arguments, and for the `apply` of `Into`. A run never unpacks by itself: an item
+    that is a tuple is one item.
 
     >>> list(map(star(pow), [(2, 5), (3, 2)]))
     [32, 9]
@@ -34,9 +34,10 @@ class star(Generic[T]):  # noqa: N801 - reads as the function it stands for
 
 
 class with_item(Generic[T]):  # noqa: N801
-    """Return the item beside the result: `with_item(f)(x) == (x, f(x))`.
+    """Return the item together with the result: `with_item(f)(x) == (x, f(x))`.
 
-    For searches that keep the input of the best output: `aggregate(with_item(loss), grid, Min(key=itemgetter(1)))`.
+    Use it for a search that keeps the input of the best output: `aggregate(with_item(loss), grid,
+    Min(key=itemgetter(1)))`.
 
     >>> with_item(abs)(-3)
     (-3, 3)
@@ -55,7 +56,7 @@ class with_item(Generic[T]):  # noqa: N801
 
 
 def name_of(func: object) -> str:
-    """The name to show for a function: its qualified name, or its repr.
+    """Return the name to show for a function: its qualified name, or its repr.
 
     >>> name_of(name_of), name_of(star(abs))
     ('name_of', 'star(abs)')

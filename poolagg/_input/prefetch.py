@@ -15,11 +15,11 @@ T = TypeVar("T")
 
 
 def prefetch(iterable: Iterable[T], n: int) -> Prefetch[T]:
-    """Pull `iterable` on a thread of its own, at most `n` items ahead of whoever iterates.
+    """Pull `iterable` on a thread of its own, at most `n` items ahead of the run.
 
-    For a source that blocks (a socket, a slow disk, a database cursor): it is waited for while the run goes
-    on. The items are the same, in the same order, and an exception of the source is raised at its place. The
-    thread ends with the source, and when the iterator is closed (`close`, or `with`) or garbage.
+    Use it for a source that blocks (a socket, a slow disk, a database cursor): the thread waits for the source while
+    the run goes on. The iterator yields the same items in the same order, and raises an exception of the source in its
+    place. The thread ends when the source ends, and when the iterator is closed (`close`, or `with`) or collected.
 
     >>> with prefetch(range(5), 2) as numbers:
     ...     list(numbers)
@@ -31,9 +31,9 @@ def prefetch(iterable: Iterable[T], n: int) -> Prefetch[T]:
 
 
 class Prefetch(Generic[T], Iterator[T]):
-    """What `prefetch` returns: an iterator and context manager over items that a thread pulls ahead."""
+    """The iterator and context manager that `prefetch` returns, over items that a thread pulls ahead."""
 
-    # The thread holds the link and never this object, which can so be collected while the thread waits.
+    # The thread refers to the link, never to this object, so this can be collected while the thread waits.
     def __init__(self, source: Iterator[T], n: int) -> None:
         self._link: _Link[T] = _Link(n)
         threading.Thread(target=_pull, args=(source, self._link), name="poolagg-prefetch", daemon=True).start()
@@ -45,14 +45,14 @@ class Prefetch(Generic[T], Iterator[T]):
         if isinstance(pulled, _End):
             self.close()
             raise StopIteration if pulled.error is None else pulled.error
-        self._link.room.put(None)
+        self._link.permits.put(None)
         return pulled[0]
 
     def close(self) -> None:
-        """Pull no more: the thread ends, at once unless it is inside the source. Calling it twice is fine."""
+        """Stop pulling: the thread ends, at once unless it is inside the source. A second call does nothing."""
         self._link.closed = True
-        self._link.room.put(None)
-        self._link.items.put(_End(None))  # for a thread that waits in __next__ meanwhile
+        self._link.permits.put(None)
+        self._link.items.put(_End(None))  # wakes a thread that waits in __next__
 
     def __enter__(self) -> Prefetch[T]:
         return self
@@ -68,14 +68,14 @@ class Prefetch(Generic[T], Iterator[T]):
 
 
 class _Link(Generic[T]):
-    """What iterator and thread share. SimpleQueue.put is reentrant, so `__del__` may call it at any time."""
+    """The queues between iterator and thread. SimpleQueue.put is reentrant, so `__del__` may call it at any time."""
 
     def __init__(self, n: int) -> None:
         self.items: SimpleQueue[tuple[T] | _End] = SimpleQueue()
-        self.room: SimpleQueue[None] = SimpleQueue()  # one None for each item that may be pulled
+        self.permits: SimpleQueue[None] = SimpleQueue()  # one None for each item that the thread may pull
         self.closed = False
         for _ in range(n):
-            self.room.put(None)
+            self.permits.put(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class _End:
 def _pull(source: Iterator[T], link: _Link[T]) -> None:
     try:
         while True:
-            link.room.get()
+            link.permits.get()
             if link.closed:
                 return
             link.items.put((next(source),))

@@ -24,10 +24,10 @@ _making = threading.RLock()
 
 
 class per_worker(Generic[T]):  # noqa: N801
-    """A value that each worker process makes for itself, at its first use: a model, a connection, a cache.
+    """A value that each worker process makes for itself at its first use: a model, a connection, a cache.
 
-    `model = per_worker(load_model)` in the module, `model()` inside `func`. What travels is the recipe: `factory` runs
-    once per process, with `arguments`, under a lock (so once also where the workers are threads).
+    Write `model = per_worker(load_model)` in the module and `model()` inside `func`. Workers receive the factory, not
+    the value. `factory(*arguments)` runs once per process, under a lock, so once even if the workers are threads.
 
     >>> numbers = per_worker(list, (1, 2, 3))
     >>> numbers() is numbers()
@@ -39,7 +39,7 @@ class per_worker(Generic[T]):  # noqa: N801
             raise TypeError(f"per_worker() takes a function that makes the value, not the value itself: {factory!r}")
         self._factory = factory
         self._arguments = arguments
-        # A name of its own, so that the same object, unpickled again and again, finds what it made before.
+        # A unique name, by which each unpickled copy of this object finds the value in its process.
         self._name = os.urandom(16).hex()
 
     def __call__(self) -> T:
@@ -54,10 +54,10 @@ class per_worker(Generic[T]):  # noqa: N801
 
 
 class _Here(threading.local):
-    """Where in the input the calling thread is: set by the worker for each batch, read by `rng`.
+    """The calling thread's place in the input: the worker sets it for each batch, `rng` reads it.
 
-    The index is not stored per item, which would cost more than a small item does: it follows from how far the
-    batch's iterator has come.
+    The index follows from how far the batch's iterator has come. Storing it for each item would cost more than a small
+    item does.
     """
 
     source: Iterator[Any] | None = None
@@ -68,12 +68,12 @@ class _Here(threading.local):
         self.generators = {}
 
     def enter(self, source: Iterator[Any] | None, stop: int) -> None:
-        """The thread is about to run the items of `source`, the last of which has index `stop - 1`."""
+        """Note that the thread begins to run the items of `source`, the last of which has index `stop - 1`."""
         self.source, self.stop = source, stop
 
     @contextlib.contextmanager
     def within(self) -> Iterator[None]:
-        """What runs in here may be within an item of another run, on the same thread, which then goes on."""
+        """Save and restore the place around a nested run, which runs on this thread within an item of another run."""
         outer = self.source, self.stop, self.generators
         self.generators = {}
         try:
@@ -85,7 +85,7 @@ class _Here(threading.local):
     def index(self) -> int:
         """The index of the item that is running."""
         if self.source is None:
-            raise RuntimeError("rng() belongs to the item that is running: call it inside func, during a run")
+            raise RuntimeError("rng() needs an item that is running: call it inside func, during a run")
         return self.stop - operator.length_hint(self.source) - 1
 
 
@@ -93,10 +93,10 @@ here = _Here()
 
 
 def rng(seed: int = 0) -> np.random.Generator:
-    """Return a numpy Generator seeded from `seed` and the index of the item that is running.
+    """Return a numpy Generator seeded by `seed` and the index of the item that is running.
 
-    Streams of different items are independent; the result of a run does not depend on workers, timing or re-runs.
-    Calls within one item return the same generator. Raises RuntimeError outside `func`. Costs about 15 us an item.
+    Streams of different items are independent, so the result does not depend on workers, timing or retries. Calls
+    within one item return the same generator. Raises RuntimeError outside of `func`. Costs about 15 us an item.
     """
     import numpy as np
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import elsewhere
 import faults_elsewhere
 import pytest
-from paths import ROOT, SUPPORT
+from paths import PROGRAMS, ROOT
 
 pytestmark = [pytest.mark.orphans, pytest.mark.timeout(300)]
 
@@ -56,7 +56,7 @@ def test_the_table_of_faults_in_other_peoples_pools_is_true(tmp_path: Path) -> N
         faults = list(faults_elsewhere.FAULTS)
         found: list[str] = []
         while left := faults[len(found) :]:
-            ran = elsewhere.run(pool, SUPPORT / "faults_elsewhere.py", pool, folder, *left)
+            ran = elsewhere.run(pool, PROGRAMS / "faults_elsewhere.py", pool, folder, *left)
             found = answers.read_text().splitlines()
             if ran.returncode != 0:
                 assert "Traceback" not in ran.stderr, ran.stderr

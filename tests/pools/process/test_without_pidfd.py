@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from paths import ROOT, SUPPORT, TESTS
+from paths import PROGRAMS, ROOT, TESTS
 
 FAULTS = {
     "ENOSYS": "grandchild or killed_at_once or template_that or closes_all or between_two_runs",
@@ -21,7 +21,7 @@ FAULTS = {
 def test_deaths_are_noticed_without_pidfds(how):
     "The tests of faults pass as they are; nothing hangs, and nothing is left behind."
     options = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no_pidfd", "-k", FAULTS[how]]
-    environ = {**os.environ, "POOLAGG_PIDFD": how, "PYTHONPATH": os.pathsep.join([str(SUPPORT), *sys.path])}
+    environ = {**os.environ, "POOLAGG_PIDFD": how, "PYTHONPATH": os.pathsep.join([str(PROGRAMS), *sys.path])}
     command = [sys.executable, "-m", "pytest", *options, TESTS / "pools/faults"]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=50, cwd=ROOT, env=environ)
     assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-1000:]

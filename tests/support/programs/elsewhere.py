@@ -14,7 +14,7 @@ from typing import Any
 
 import extras
 import pytest
-from paths import SUPPORT, TESTS
+from paths import PROGRAMS, SUPPORT, TESTS
 
 PACKAGES = {"dask": "distributed", "mpi4py.futures": "mpi4py", "ray.util.multiprocessing.Pool": "ray"}
 """What to import, where the pool's name does not say it."""
@@ -24,7 +24,7 @@ CONTRACT = TESTS / "pools/contract"
 
 ENVIRON = {
     **os.environ,
-    "PYTHONPATH": os.pathsep.join(map(str, (SUPPORT, CONTRACT))),
+    "PYTHONPATH": os.pathsep.join(map(str, (SUPPORT, PROGRAMS, CONTRACT))),
     "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
 }
 """Workers import what the tests share, and the tests of the contract; `mpiexec` may have come with a package."""
