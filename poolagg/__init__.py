@@ -72,11 +72,11 @@ if TYPE_CHECKING:
     from poolagg._engine.snapshot import Snapshot as Snapshot
     from poolagg._input.blocks import Block as Block
     from poolagg._input.blocks import blocks as blocks
-    from poolagg._input.blocks import prefetch as prefetch
-    from poolagg._input.functions import per_worker as per_worker
-    from poolagg._input.functions import rng as rng
     from poolagg._input.functions import star as star
     from poolagg._input.functions import with_item as with_item
+    from poolagg._input.prefetch import prefetch as prefetch
+    from poolagg._input.worker_state import per_worker as per_worker
+    from poolagg._input.worker_state import rng as rng
     from poolagg._report.progress import Progress as Progress
     from poolagg._report.report import Report as Report
     from poolagg.errors import CheckpointError as CheckpointError
@@ -136,8 +136,10 @@ else:  # Load each name at its first use: a worker process needs few of the modu
             "_checkpoint.checkpoint": "Checkpoint",
             "_engine.api": "aggregate snapshots",
             "_engine.snapshot": "Snapshot",
-            "_input.blocks": "Block blocks prefetch",
-            "_input.functions": "per_worker rng star with_item",
+            "_input.blocks": "Block blocks",
+            "_input.functions": "star with_item",
+            "_input.prefetch": "prefetch",
+            "_input.worker_state": "per_worker rng",
             "_report.progress": "Progress",
             "_report.report": "Report",
         },

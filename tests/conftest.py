@@ -16,6 +16,9 @@ from hypothesis import settings
 settings.register_profile("poolagg", deadline=None, derandomize="POOLAGG_CI" in os.environ)
 settings.load_profile("poolagg")
 
+# Plugins of one name in several folders, which cannot be searched for doctests.
+collect_ignore_glob = ["*conftest.py"]
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Orphans count, and a test may make some."""

@@ -13,7 +13,7 @@ import tomllib
 from graphlib import CycleError, TopologicalSorter
 
 import pytest
-from paths import ROOT
+from paths import ROOT, TESTS
 
 import poolagg
 from tests.architecture import (
@@ -33,8 +33,8 @@ PURE = {"_scheduler", "strategies", "reducers", "errors", "events"}
 """Packages without clock, process or file."""
 
 PURE_FILES = {
-    *("_input.numbers", "_input.source", "_input.kept_items", "_input.reused_buffers", "_report.bottleneck"),
-    *("_report.timeline", "_report.statistics", "_report.html_page", "_report.report"),
+    *("_input.functions", "_input.kept_items", "_input.numbers", "_input.reused_buffers", "_input.source"),
+    *("_report.bottleneck", "_report.html_page", "_report.report", "_report.statistics", "_report.timeline"),
 }
 """And files of others. (A report writes its page and its trace when it is told to, and nothing else.)"""
 
@@ -44,6 +44,9 @@ EFFECTS = {
 
 LINES, BODY, FOLDER, ENTRIES = 300, 40, 12, 14
 """Limits: lines of code in a file, in a function's body, files in a folder, entries at the root."""
+
+TEST_LINES = 600
+"""Limit: all lines of a file of tests."""
 
 GONE = {
     *("lane", "lanes", "Lane", "Plan", "Terms", "Order", "Again", "Tick", "ship", "Ship", "shipped", "Shipped"),
@@ -179,6 +182,12 @@ def _lines_of_code(source):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             lines.difference_update(range(node.lineno, node.end_lineno + 1))
     return lines
+
+
+def test_no_file_of_tests_is_long():
+    """A file of tests is about one claim; what several files share is in tests/support."""
+    lines = {path: len(path.read_text("utf-8").splitlines()) for path in TESTS.rglob("*.py")}
+    assert not {str(path.relative_to(TESTS)): n for path, n in lines.items() if n > TEST_LINES}
 
 
 def test_no_folder_is_crowded():

@@ -28,7 +28,7 @@ from typing import Any
 import postgres
 import pytest
 from families import BAD, FAMILIES, ITEMS, OPTIONS, POSTGRES, PROCESSES, REDUCERS, RESOURCES, WRITES
-from paths import SUPPORT
+from paths import PROGRAMS
 from torture import AfterSeconds, AtCall, AtWrite, Fault, Life, Server, run_here, text
 
 import poolagg
@@ -198,10 +198,10 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Where runs are forked from whose writes can fail."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
-        why = "no C compiler, which tests/support/faulty.c needs: apt-get install gcc libc6-dev"
+        why = "no C compiler, which tests/support/programs/faulty.c needs: apt-get install gcc libc6-dev"
         pytest.fail(why) if os.environ.get("POOLAGG_CI") else pytest.skip(why)
     shim = tmp_path_factory.mktemp("shim") / "faulty.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", shim, SUPPORT / "faulty.c", "-ldl"], check=True)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", shim, PROGRAMS / "faulty.c", "-ldl"], check=True)
     server = Server(shim)
     yield server
     server.close()

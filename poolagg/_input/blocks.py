@@ -1,4 +1,4 @@
-"""Inputs for a run: `blocks` cuts files into ranges that workers read, `prefetch` pulls ahead on a thread.
+"""`blocks` cuts files into ranges of lines, which the workers read.
 
 Rule: the parent never reads what a worker could read. A block is a path and a range of bytes; the worker finds the
 lines of the block, those that start in the range. So the blocks of a terabyte cost one `stat` a file, and each line is
@@ -11,20 +11,15 @@ import codecs
 import io
 import os
 import stat
-import threading
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from queue import SimpleQueue
-from types import TracebackType
-from typing import Any, BinaryIO, Generic, NoReturn, TypeVar, overload
+from typing import Any, BinaryIO, NoReturn, overload
 
 from poolagg._runtime.sizes import parse_size
 
-__all__ = ["Block", "Blocks", "Prefetch", "blocks", "prefetch"]
-
-T = TypeVar("T")
+__all__ = ["Block", "Blocks", "blocks"]
 
 # Bytes of a long line to read at once in search of its end: quick, and bounded in memory.
 _SCAN = 1 << 18
@@ -229,85 +224,3 @@ def _bytes(size: int | str) -> int:
             "write a whole number of bytes, at least 1, or a text such as '64kB' or '16MiB'"
         )
     return number
-
-
-def prefetch(iterable: Iterable[T], n: int) -> Prefetch[T]:
-    """Pull `iterable` on a thread of its own, at most `n` items ahead of the run.
-
-    Use it for a source that blocks (a socket, a slow disk, a database cursor): the thread waits for the source while
-    the run goes on. The iterator yields the same items in the same order, and raises an exception of the source in its
-    place. The thread ends when the source ends, and when the iterator is closed (`close`, or `with`) or collected.
-
-    >>> with prefetch(range(5), 2) as numbers:
-    ...     list(numbers)
-    [0, 1, 2, 3, 4]
-    """
-    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-        raise ValueError(f"prefetch() got n={n!r}: write how many items may be pulled ahead, at least 1")
-    return Prefetch(iter(iterable), n)
-
-
-class Prefetch(Generic[T], Iterator[T]):
-    """The iterator and context manager that `prefetch` returns, over items that a thread pulls ahead."""
-
-    # The thread refers to the link, never to this object, so this can be collected while the thread waits.
-    def __init__(self, source: Iterator[T], n: int) -> None:
-        self._link: _Link[T] = _Link(n)
-        threading.Thread(target=_pull, args=(source, self._link), name="poolagg-prefetch", daemon=True).start()
-
-    def __next__(self) -> T:
-        if self._link.closed:
-            raise StopIteration
-        pulled = self._link.items.get()
-        if isinstance(pulled, _End):
-            self.close()
-            raise StopIteration if pulled.error is None else pulled.error
-        self._link.permits.put(None)
-        return pulled[0]
-
-    def close(self) -> None:
-        """Stop pulling: the thread ends, at once unless it is inside the source. A second call does nothing."""
-        self._link.closed = True
-        self._link.permits.put(None)
-        self._link.items.put(_End(None))  # wakes a thread that waits in __next__
-
-    def __enter__(self) -> Prefetch[T]:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_link"):
-            self.close()
-
-
-class _Link(Generic[T]):
-    """The queues between iterator and thread. SimpleQueue.put is reentrant, so `__del__` may call it at any time."""
-
-    def __init__(self, n: int) -> None:
-        self.items: SimpleQueue[tuple[T] | _End] = SimpleQueue()
-        self.permits: SimpleQueue[None] = SimpleQueue()  # one None for each item that the thread may pull
-        self.closed = False
-        for _ in range(n):
-            self.permits.put(None)
-
-
-@dataclass(frozen=True, slots=True)
-class _End:
-    error: BaseException | None
-
-
-def _pull(source: Iterator[T], link: _Link[T]) -> None:
-    try:
-        while True:
-            link.permits.get()
-            if link.closed:
-                return
-            link.items.put((next(source),))
-    except StopIteration:
-        link.items.put(_End(None))
-    except BaseException as error:
-        link.items.put(_End(error))

@@ -1,25 +1,14 @@
-"""Wrappers of `func` and per-worker state: unpack its arguments, keep its item, make values once for each worker.
-
-`star` and `with_item` wrap a function; `per_worker` and `rng` are for use inside one.
-"""
+"""What goes around `func`: `star` unpacks its arguments, `with_item` keeps its item."""
 
 from __future__ import annotations
 
-import contextlib
-import operator
-import os
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, TypeVarTuple
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, TypeVar
 
-if TYPE_CHECKING:
-    import numpy as np
-
-__all__ = ["per_worker", "rng", "star", "with_item"]
+__all__ = ["name_of", "star", "with_item"]
 
 Item = TypeVar("Item")
 T = TypeVar("T")
-Arguments = TypeVarTuple("Arguments")
 
 
 class star(Generic[T]):  # noqa: N801 - reads as the function it stands for
@@ -73,94 +62,3 @@ def name_of(func: object) -> str:
     ('name_of', 'star(abs)')
     """
     return getattr(func, "__qualname__", None) or repr(func)
-
-
-# -- per-worker state --------------------------------------------------------------------------------------------------
-
-_made: dict[str, Any] = {}
-_making = threading.RLock()
-
-
-class per_worker(Generic[T]):  # noqa: N801
-    """A value that each worker process makes for itself at its first use: a model, a connection, a cache.
-
-    Write `model = per_worker(load_model)` in the module and `model()` inside `func`. Workers receive the factory, not
-    the value. `factory(*arguments)` runs once per process, under a lock, so once even if the workers are threads.
-
-    >>> numbers = per_worker(list, (1, 2, 3))
-    >>> numbers() is numbers()
-    True
-    """
-
-    def __init__(self, factory: Callable[[*Arguments], T], *arguments: *Arguments) -> None:
-        if not callable(factory):
-            raise TypeError(f"per_worker() takes a function that makes the value, not the value itself: {factory!r}")
-        self._factory = factory
-        self._arguments = arguments
-        # A unique name, by which each unpickled copy of this object finds the value in its process.
-        self._name = os.urandom(16).hex()
-
-    def __call__(self) -> T:
-        with _making:
-            if self._name not in _made:
-                _made[self._name] = self._factory(*self._arguments)
-        made: T = _made[self._name]
-        return made
-
-    def __repr__(self) -> str:
-        return f"per_worker({', '.join([name_of(self._factory), *map(name_of, self._arguments)])})"
-
-
-class _Here(threading.local):
-    """The calling thread's place in the input: the worker sets it for each batch, `rng` reads it.
-
-    The index follows from how far the batch's iterator has come. Storing it for each item would cost more than a small
-    item does.
-    """
-
-    source: Iterator[Any] | None = None
-    stop: int = 0
-    generators: dict[tuple[int, int], Any]
-
-    def __init__(self) -> None:
-        self.generators = {}
-
-    def enter(self, source: Iterator[Any] | None, stop: int) -> None:
-        """Note that the thread begins to run the items of `source`, the last of which has index `stop - 1`."""
-        self.source, self.stop = source, stop
-
-    @contextlib.contextmanager
-    def within(self) -> Iterator[None]:
-        """Save and restore the place around a nested run, which runs on this thread within an item of another run."""
-        outer = self.source, self.stop, self.generators
-        self.generators = {}
-        try:
-            yield
-        finally:
-            self.source, self.stop, self.generators = outer
-
-    @property
-    def index(self) -> int:
-        """The index of the item that is running."""
-        if self.source is None:
-            raise RuntimeError("rng() needs an item that is running: call it inside func, during a run")
-        return self.stop - operator.length_hint(self.source) - 1
-
-
-here = _Here()
-
-
-def rng(seed: int = 0) -> np.random.Generator:
-    """Return a numpy Generator seeded by `seed` and the index of the item that is running.
-
-    Streams of different items are independent, so the result does not depend on workers, timing or retries. Calls
-    within one item return the same generator. Raises RuntimeError outside of `func`. Costs about 15 us an item.
-    """
-    import numpy as np
-
-    key = (seed, here.index)
-    if key not in here.generators:
-        here.generators.clear()
-        here.generators[key] = np.random.default_rng(key)
-    generator: np.random.Generator = here.generators[key]
-    return generator

@@ -24,7 +24,7 @@ from itertools import islice
 from sys import getrefcount
 from typing import Any, TypeAlias
 
-from poolagg._input.functions import here
+from poolagg._input.worker_state import here
 from poolagg._runtime.value_types import types_of
 
 __all__ = ["Aliasing", "copied", "listed", "mutable"]

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from poolagg._input import reused_buffers
-from poolagg._input.functions import here
 from poolagg._input.reused_buffers import Aliasing
+from poolagg._input.worker_state import here
 from poolagg._runtime.exception_text import set_traceback, short_repr, traceback_of
 from poolagg._scheduler.worker_messages import Failure
 from poolagg.pools.forked_child import leave

@@ -16,7 +16,7 @@ from math import inf
 from time import monotonic, perf_counter
 from typing import Any, NamedTuple, NoReturn, TypeAlias
 
-from poolagg._input.functions import here
+from poolagg._input.worker_state import here
 from poolagg._runtime.exception_text import is_a, said
 from poolagg._runtime.signals import raised_by_handler
 from poolagg._scheduler.ranges import Interval, LeafGrid, without

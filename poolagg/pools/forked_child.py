@@ -13,7 +13,7 @@ import sys
 from collections import deque
 from typing import NoReturn
 
-from poolagg._input.functions import here
+from poolagg._input.worker_state import here
 from poolagg._runtime.exception_text import is_a
 
 __all__ = ["leave"]

@@ -22,6 +22,7 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
+from checkpointed import Idle
 from fingerprints import HASHABLE, HOLDERS, IN_A_SET, PLACES, SAME, VALUES, told, told_elsewhere
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -367,13 +368,6 @@ def test_many_paths_to_one_object_take_no_longer():
 
 
 # -- what cannot be known again ----------------------------------------------------------------------------------------
-
-
-class Idle(SerialPool):
-    """A pool that must not be used."""
-
-    def _begin(self, job, slots):
-        raise AssertionError("a worker would have been started")
 
 
 class Handle:

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from poolagg._input.blocks import Block, _line_start, blocks, prefetch
+from poolagg._input.blocks import Block, _line_start, blocks
+from poolagg._input.prefetch import prefetch
 
 LINES = st.lists(
     st.text(st.sampled_from("ab é€😀\u2028\ufeff\x0b"), max_size=12).flatmap(

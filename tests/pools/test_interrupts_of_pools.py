@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from paths import SUPPORT
+from paths import PROGRAMS
 from tasks import wait_for
 
 from poolagg._runtime import interrupts
@@ -25,7 +25,7 @@ THOROUGH = "POOLAGG_INTERRUPTS" in os.environ
 FIRST = 0 if "POOLAGG_CI" in os.environ else random.randrange(60)
 """Of the lines, and the seed of moments; on desks the search goes on."""
 
-PROGRAM = SUPPORT / "interrupted.py"
+PROGRAM = PROGRAMS / "interrupted.py"
 CASES = ["kept", "within", "alone", "looked_at"]
 QUICK = ["serial", "threads", "fork"]
 """Pools that start within milliseconds."""

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from schedules import assert_exact, hopeless, worlds
 from simulation import Rough, World
-from test_scheduler import assert_exact, hopeless, worlds
 
 from poolagg import Collect, Count, ProcessPool, Sum, TaskError, ThreadPool, aggregate
 from poolagg._scheduler.messages import RunChunk

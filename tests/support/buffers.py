@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from poolagg._input.functions import rng
+from poolagg._input.worker_state import rng
 
 
 class _Buffers(threading.local):

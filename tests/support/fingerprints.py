@@ -12,6 +12,8 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+from paths import ROOT, SUPPORT
+
 PREAMBLE = """
 import abc, argparse, array, collections, configparser, contextlib, contextvars, ctypes, dataclasses, datetime, decimal
 import enum, fractions, functools, itertools, logging, operator, os, pathlib, random, re, socket, string, struct
@@ -528,7 +530,7 @@ def _preamble():
 
 def told_elsewhere(sources):
     """The fingerprints that two other processes find, under other hash seeds and with other imports before."""
-    path = [os.path.dirname(__file__), os.path.dirname(os.path.dirname(__file__))]
+    path = [str(SUPPORT), str(ROOT)]
     programs = [PROGRAM.format(path=path, early=early) for early in (False, True)]
     processes = [
         subprocess.Popen(

@@ -62,7 +62,7 @@ from poolagg._checkpoint.fingerprint.attributes import (
 from poolagg._checkpoint.fingerprint.instructions import global_names, instructions
 from poolagg._checkpoint.fingerprint.transient import is_transient
 from poolagg._checkpoint.fingerprint.walk import Form, Walk
-from poolagg._input.functions import per_worker
+from poolagg._input.worker_state import per_worker
 
 __all__ = ["State"]
 

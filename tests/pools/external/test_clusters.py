@@ -109,8 +109,8 @@ class Troubled(Backend):
 @pytest.fixture
 def all_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     """However small a state is, it stays; and none is cheap to flush."""
-    for module in (external_pool, task_module):
-        monkeypatch.setattr(module, "LARGE", 0)
+    for room in (external_pool, task_module):
+        monkeypatch.setattr(room, "LARGE", 0)
     monkeypatch.setattr("poolagg._scheduler.chunk_sizing.COST_MULTIPLE", 1_000_000)
 
 
@@ -151,7 +151,7 @@ def test_snapshots_are_of_what_they_say_however_much_stays_on_the_cluster() -> N
 
 @pytest.mark.usefixtures("all_stay")
 @pytest.mark.parametrize("func", [tasks.unpicklable_at(7), tasks.unopenable_at(7)], ids=["packing", "opening"])
-def test_a_result_that_does_not_pickle_costs_one_item_wherever_its_state_is(func: Any) -> None:
+def test_what_does_not_travel_costs_the_one_item_wherever_its_state_is(func: Any) -> None:
     """In a leaf, or in a root in which it has met others."""
     for seed in range(20):
         failed: list[int] = []
@@ -161,16 +161,16 @@ def test_a_result_that_does_not_pickle_costs_one_item_wherever_its_state_is(func
         assert (result, failed) == ([x for x in range(40) if x != 7], [7]), seed
 
 
-def task_runner(strategy: Combine, reducer: Reducer, func: Any) -> Any:
-    """Return a function that runs a task of that job: of these items, or none, with these leaves."""
+def leases(strategy: Combine, reducer: Reducer, func: Any) -> Any:
+    """What runs a lease of that job: of these items, or none, with these leaves."""
     sent = Sent.packed(Job(func, reducer, strategy))
 
-    def task(name: str, start: int, stop: int, *leaves: State, told: Any = None) -> Any:
+    def lease(name: str, start: int, stop: int, *leaves: State, told: Any = None) -> Any:
         run = tuple(RunChunk(0, 0, start, stop, flush=False)) if start < stop else None
         covers = tuple(leaf.covers for leaf in leaves) if told is None else told
         return run_task(Call(name, sent, run, ("plain", pickle.dumps(range(start, stop)), 0), covers), None, leaves)
 
-    return task
+    return lease
 
 
 class KeepsAndAdds(ArraySum):
@@ -185,12 +185,12 @@ class KeepsAndAdds(ArraySum):
 @pytest.mark.parametrize("reducer", [KeepsAndAdds(), ArraySum()])
 def test_a_merge_in_place_that_is_run_again_does_not_count_twice(reducer: Any) -> None:
     """The leaves it is given are as they were, for it opens each anew."""
-    task = task_runner(Combine(), reducer, lambda x: np.full(100_000, x))
-    first, second = (task("again", start, start + 2).state for start in (0, 2))
+    lease = leases(Combine(), reducer, lambda x: np.full(100_000, x))
+    first, second = (lease("again", start, start + 2).state for start in (0, 2))
     before = [pickle.dumps(leaf, 5) for leaf in (first, second)]
     for items in (range(4, 4), range(4, 5)) * 2:
         (partial_state,) = task_module.open_state(
-            task("again", items.start, items.stop, first, second).state, retains_input=True
+            lease("again", items.start, items.stop, first, second).state, retains_input=True
         )
         assert partial_state.items == 4 + len(items)
         assert set(partial_state.data) == {0 + 1 + 2 + 3 + sum(items)}
@@ -199,21 +199,21 @@ def test_a_merge_in_place_that_is_run_again_does_not_count_twice(reducer: Any) -
 
 def test_a_leaf_that_came_out_differently_is_not_merged() -> None:
     """The driver was told of other items."""
-    task = task_runner(Combine(), ArraySum(), lambda x: np.full(100_000, x))
-    leaf = task("changed", 0, 3).state
-    ended = task("changed", 3, 4, leaf, told=(((0, 2),),))
+    lease = leases(Combine(), ArraySum(), lambda x: np.full(100_000, x))
+    leaf = lease("changed", 0, 3).state
+    ended = lease("changed", 3, 4, leaf, told=(((0, 2),),))
     assert isinstance(ended, Ended)
     event = ended.open(7)
     assert isinstance(event, Lost)
     assert (event.slot, event.suspect, event.certain) == (7, None, True)
-    assert isinstance(task("changed", 3, 4, leaf), Returned)
+    assert isinstance(lease("changed", 3, 4, leaf), Returned)
 
 
 def test_large_buffers_are_moved_and_not_copied_into_what_is_pickled() -> None:
     """They are the accumulator's own memory, which an engine may hand on; with an old pickle they are in it."""
     made = []
-    task = task_runner(Combine(), ArraySum(), lambda x: made.append(np.full(1_000_000, x)) or made[-1])
-    facts, state = halves(returned := task("out_of_band", 0, 1))
+    lease = leases(Combine(), ArraySum(), lambda x: made.append(np.full(1_000_000, x)) or made[-1])
+    facts, state = halves(returned := lease("out_of_band", 0, 1))
     assert isinstance(facts, Kept)
     assert facts.nbytes >= 8_000_000 > 1000 > len(pickle.dumps(facts))
     buffers: list[pickle.PickleBuffer] = []
@@ -224,8 +224,8 @@ def test_large_buffers_are_moved_and_not_copied_into_what_is_pickled() -> None:
 
 
 @pytest.mark.timeout(60)
-def test_a_reducer_that_breaks_in_a_process_of_the_workers_own_breaks_the_next_task_there_too() -> None:
-    """The worker does not wait for a process that has given up; another run's process continues."""
+def test_a_reducer_that_breaks_in_a_process_of_the_workers_own_breaks_the_next_lease_there_too() -> None:
+    """Nobody waits for a process that has given up; that of another run is not concerned."""
     job = Job(int, tasks.Failing("step"), Combine(), item_timeout=60)
     for _ in range(2):
         with pytest.raises(ReducerError, match="in step"):
@@ -235,8 +235,8 @@ def test_a_reducer_that_breaks_in_a_process_of_the_workers_own_breaks_the_next_t
 
 
 @pytest.mark.timeout(60)
-def test_a_process_of_the_workers_own_ends_when_no_task_has_come_to_it_for_a_while() -> None:
-    """Another thread than the task's ends it, and nothing of it is left, as after every test."""
+def test_a_process_of_the_workers_own_ends_when_no_lease_has_come_to_it_for_a_while() -> None:
+    """It is ended by another thread than the lease's, and nothing of it is left: as of every test."""
     job, input_batch = (
         Job(abs, Sum(), Combine(), item_timeout=60),
         InputBatch(0, 3, "plain", pickle.dumps([1, 2, 3]), 0),
@@ -247,5 +247,5 @@ def test_a_process_of_the_workers_own_ends_when_no_task_has_come_to_it_for_a_whi
 
 def test_a_small_state_comes_along() -> None:
     """It is not worth a message of its own."""
-    returned = task_runner(Combine(), Bag(), int)("small", 0, 3)
+    returned = leases(Combine(), Bag(), int)("small", 0, 3)
     assert halves(returned) == (returned, None)

@@ -11,23 +11,24 @@ from pathlib import Path
 import elsewhere
 import faults_elsewhere
 import pytest
+from paths import PROGRAMS, ROOT
 
 pytestmark = [pytest.mark.orphans, pytest.mark.timeout(300)]
 
 CONTRACT = ["dask", "ray", "loky", "executorlib", "mpi4py.futures", "ray.util.multiprocessing.Pool"]
-"""The standard library's are in test_pools.py itself."""
+"""The standard library's are among the kinds that the contract runs on by itself."""
 
 
 def test_all_of_them_keep_the_contract_of_all_pools() -> None:
-    """The suite of test_pools.py passes on each."""
+    """The tests of the contract pass on each."""
 
     def suite(pool: str) -> str:
         """The text of pytest for a failure."""
         options = ["-q", "-x", "--capture=sys", "-p", "no:cacheprovider", "-k", pool]
         # Of Ray's own processes, which it collects.
         options += ["-W", "ignore::pytest.PytestUnraisableExceptionWarning"] if "ray" in pool else []
-        words = ["-m", "pytest", *options, elsewhere.HERE / "test_pools.py"]
-        ran = elsewhere.run(pool, *words, cwd=elsewhere.HERE.parent, env={"POOLAGG_ONLY": pool})
+        words = ["-m", "pytest", *options, elsewhere.CONTRACT]
+        ran = elsewhere.run(pool, *words, cwd=ROOT, env={"POOLAGG_ONLY": pool})
         return "" if ran.returncode == 0 else f"exit {ran.returncode}\n{ran.stdout[-3000:]}\n{ran.stderr[-1000:]}"
 
     failed = {pool: said for pool, said in elsewhere.side_by_side(CONTRACT, suite).items() if said}
@@ -37,7 +38,7 @@ def test_all_of_them_keep_the_contract_of_all_pools() -> None:
 
 def table() -> dict[str, dict[str, str]]:
     """The README's table: what becomes of each fault, by pool."""
-    readme = (elsewhere.HERE.parent / "README.md").read_text("utf-8")
+    readme = (ROOT / "README.md").read_text("utf-8")
     header, _, *lines = re.search(r"^\| a fault(?:.*\n)(?:\|.*\n)+", readme, re.M)[0].splitlines()
     faults, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in (header, *lines)]
     return {name.strip("`"): dict(zip(faults[1:], cells, strict=True)) for name, *cells in rows}
@@ -55,7 +56,7 @@ def test_the_table_of_faults_in_other_peoples_pools_is_true(tmp_path: Path) -> N
         faults = list(faults_elsewhere.FAULTS)
         found: list[str] = []
         while left := faults[len(found) :]:
-            ran = elsewhere.run(pool, elsewhere.HERE / "faults_elsewhere.py", pool, folder, *left)
+            ran = elsewhere.run(pool, PROGRAMS / "faults_elsewhere.py", pool, folder, *left)
             found = answers.read_text().splitlines()
             if ran.returncode != 0:
                 assert "Traceback" not in ran.stderr, ran.stderr

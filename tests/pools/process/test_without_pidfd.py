@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from paths import ROOT, SUPPORT, TESTS
+from paths import PROGRAMS, ROOT, TESTS
 
 FAULTS = {
     "ENOSYS": "grandchild or killed_at_once or template_that or closes_all or between_two_runs",
@@ -19,10 +19,10 @@ FAULTS = {
 
 @pytest.mark.parametrize("how", FAULTS)
 def test_deaths_are_noticed_without_pidfds(how):
-    "Tests of test_faults.py pass as they are; nothing hangs, and nothing is left behind."
+    "The tests of faults pass as they are; nothing hangs, and nothing is left behind."
     options = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no_pidfd", "-k", FAULTS[how]]
-    environ = {**os.environ, "POOLAGG_PIDFD": how, "PYTHONPATH": os.pathsep.join([str(SUPPORT), *sys.path])}
-    command = [sys.executable, "-m", "pytest", *options, TESTS / "pools/test_faults.py"]
+    environ = {**os.environ, "POOLAGG_PIDFD": how, "PYTHONPATH": os.pathsep.join([str(PROGRAMS), *sys.path])}
+    command = [sys.executable, "-m", "pytest", *options, TESTS / "pools/faults"]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=50, cwd=ROOT, env=environ)
     assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-1000:]
     assert " passed" in ran.stdout

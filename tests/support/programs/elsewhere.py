@@ -14,14 +14,20 @@ from typing import Any
 
 import extras
 import pytest
+from paths import PROGRAMS, SUPPORT, TESTS
 
 PACKAGES = {"dask": "distributed", "mpi4py.futures": "mpi4py", "ray.util.multiprocessing.Pool": "ray"}
 """The module to import, where it differs from the pool's name."""
 
-HERE = Path(__file__).parent
+CONTRACT = TESTS / "pools/contract"
+"""The tests that all pools pass."""
 
-ENVIRON = {**os.environ, "PYTHONPATH": str(HERE), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-"""Workers import from the tests' folder, and `mpiexec` may have come with a package."""
+ENVIRON = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join(map(str, (SUPPORT, PROGRAMS, CONTRACT))),
+    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+}
+"""Workers import what the tests share, and the tests of the contract; `mpiexec` may have come with a package."""
 
 MPIEXEC = shutil.which("mpiexec", path=ENVIRON["PATH"])
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 import pytest
+from paths import SUPPORT, TESTS
 
 SETTINGS = {
     "distributed.comm.timeouts.connect": "10s",
@@ -28,6 +29,10 @@ SETTINGS = {
 """For so long dask may try to reach a dead worker that held a result, and not for its default of 30 s; so long may a
 worker be silent before it is killed and renewed, and not for 5 minutes; and so many of its last messages it may keep,
 to be looked at, and not 1,000: tests count what is kept."""
+
+IMPORTED = (str(SUPPORT), str(TESTS / "pools/external"), os.environ.get("PYTHONPATH", ""))
+ENVIRON = {**os.environ, "PYTHONPATH": os.pathsep.join(IMPORTED)}
+"""Workers import what the tests share, and the tests of clusters."""
 
 
 @dataclass
@@ -66,7 +71,7 @@ def running(workers: int, allowed_failures: int = 3, memory_limit: str | None = 
     pipe = subprocess.PIPE
     with tempfile.TemporaryDirectory(prefix="dask-") as folder:
         command = [sys.executable, __file__, folder, str(workers), str(allowed_failures), memory_limit or "0"]
-        process = psutil.Popen(command, stdin=pipe, stdout=pipe, text=True)
+        process = psutil.Popen(command, stdin=pipe, stdout=pipe, text=True, env=ENVIRON)
         try:
             yield Cluster(process.stdout.readline().strip(), process, Path(folder))
         finally:
@@ -89,8 +94,7 @@ def another_machine(cluster: Cluster) -> Iterator[psutil.Popen]:
     """One more worker, under a nanny that has a process of its own, as it would have on another machine."""
     words = ["--nthreads", "1", "--no-dashboard", "--local-directory", str(cluster.folder)]
     command = [sys.executable, "-m", "distributed.cli.dask_worker", cluster.address, *words]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    nanny = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    nanny = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRON)
     try:
         yield nanny
     finally:

@@ -30,6 +30,7 @@ from typing import Any
 import leaks
 import numpy as np
 from families import FAMILIES
+from paths import SUPPORT
 
 from poolagg import events
 
@@ -96,6 +97,7 @@ class Server:
 
     def __init__(self, shim: Path | None = None) -> None:
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # a fork wants no threads
+        environment["PYTHONPATH"] = str(SUPPORT)
         if shim is not None:
             environment["LD_PRELOAD"] = str(shim)
         self._process = subprocess.Popen(

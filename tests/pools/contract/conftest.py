@@ -1,0 +1,76 @@
+"""Each test of this folder runs on every kind of pool, unless it says on which."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import multiprocessing.pool
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from typing import Any
+
+import dask_cluster
+import faults_elsewhere
+import pytest
+from contract import ADDRESSES, KEPT, KINDS, ON_RAY, ONLY, THEIRS, Kind, entered
+from tasks import square
+
+from poolagg import Sum, aggregate
+
+
+@pytest.fixture(scope="session", autouse=True)
+def clusters() -> Iterator[None]:
+    """Start the cluster for all tests of this folder, before the first test counts what it leaves behind."""
+    with contextlib.ExitStack() as stack:
+        if ONLY == "dask":
+            cluster = stack.enter_context(dask_cluster.running(workers=2))
+            stack.enter_context(dask_cluster.client(cluster.address))
+            ADDRESSES["dask"] = cluster.address
+        if ONLY in ON_RAY:
+            from poolagg.pools import RayPool
+
+            stack.enter_context(RayPool(workers=2))
+        if ONLY in faults_elsewhere.POOLS:
+            KEPT[ONLY] = stack.enter_context(faults_elsewhere.POOLS[ONLY]())
+            aggregate(square, range(100), Sum(), pool=KEPT[ONLY])  # its threads are there
+        yield
+
+
+if ONLY in ON_RAY:
+
+    @pytest.fixture(autouse=True)
+    def nothing_left_behind() -> None:
+        """Count nothing: Ray's workers and connections come and go, and other tests count what it leaves."""
+
+
+@pytest.fixture(autouse=True)
+def shut_down_theirs(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Shut down the pools of other libraries, which poolagg leaves as they are."""
+    yield
+    request.node.funcargs.pop("pool", None)
+    while THEIRS:
+        pool = THEIRS.pop()
+        if isinstance(pool, Executor):
+            pool.shutdown(wait=True, cancel_futures=True)
+        elif isinstance(pool, multiprocessing.pool.Pool):
+            pool.close()
+            pool.join()
+        else:
+            pool.close()
+        del pool
+        gc.collect()  # a multiprocessing.Pool holds its pipes until it is collected
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test on all kinds, unless it says on which."""
+    if "kind" in metafunc.fixturenames and not any(
+        "kind" in str(mark.args[0]) for mark in metafunc.definition.iter_markers("parametrize")
+    ):
+        metafunc.parametrize("kind", KINDS, ids=[kind.name for kind in KINDS])
+
+
+@pytest.fixture
+def pool(kind: Kind) -> Iterator[Any]:
+    """A pool that is kept for the test's runs."""
+    with entered(kind, kind.make) as pool:
+        yield pool
