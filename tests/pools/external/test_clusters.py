@@ -218,7 +218,9 @@ def test_large_buffers_are_moved_and_not_copied_into_what_is_pickled() -> None:
     assert facts.nbytes >= 8_000_000 > 1000 > len(pickle.dumps(facts))
     buffers: list[pickle.PickleBuffer] = []
     assert len(pickle.dumps(state, 5, buffer_callback=buffers.append)) < 1000
-    (opened,) = task_module.open_state(returned.state._replace(beside=state.beside.only_here()), retains_input=True)
+    (opened,) = task_module.open_state(
+        returned.state._replace(out_of_band=state.out_of_band.only_here()), retains_input=True
+    )
     assert np.shares_memory(opened.data, np.frombuffer(buffers[0], opened.data.dtype))
     assert len(pickle.dumps(state, 4)) > 8_000_000
 
