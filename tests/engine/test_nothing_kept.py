@@ -10,6 +10,7 @@ import operator
 import os
 import signal
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from multiprocessing.pool import ThreadPool as StandardThreadPool
@@ -72,6 +73,27 @@ class Watched:
     def gone(self) -> bool:
         return all(reference() is None for reference in self.references)
 
+    def wait(self) -> None:
+        """Wait until all are gone; tell what refers to the first that stays."""
+        until = time.monotonic() + 30
+        while not self.gone:
+            if time.monotonic() > until:
+                pytest.fail(" <- ".join(self.chain()))
+            time.sleep(0.01)
+
+    def chain(self) -> Iterator[str]:
+        """Name what refers to the first that is left, and what to that, ten links far."""
+        thing = next(left for reference in self.references if (left := reference()) is not None)
+        seen = [thing]
+        for _ in range(10):
+            yield repr(thing)[:200]
+            referrers = [one for one in gc.get_referrers(thing) if type(one).__name__ not in ("frame", "list_iterator")]
+            new = [one for one in referrers if not any(one is known for known in (seen, *seen))]
+            if not new:
+                return
+            thing = new[0]
+            seen.append(thing)
+
 
 @pytest.fixture(params=POOLS)
 def pool(request: pytest.FixtureRequest) -> Iterator[Any]:
@@ -109,7 +131,7 @@ def test_nothing_is_kept_after_a_run(pool: Any) -> None:
                 watched(result)
 
         run()
-        wait_for(lambda watched=watched: watched.gone)
+        watched.wait()
 
 
 def dies_once(folder: Path, thing: Thing) -> Thing:
@@ -144,18 +166,18 @@ def test_nothing_is_kept_after_an_error(pool: Any) -> None:
         run("raise", watched, report)
     watched(raised.value)
     del raised
-    wait_for(lambda: watched.gone)
+    watched.wait()
     assert "it ended with TaskError" in str(report)
 
     watched, report = Watched(), Report()
     with pytest.warns(poolagg.SkippedItems):
         run("skip", watched, report)
-    wait_for(lambda: watched.gone)
+    watched.wait()
     assert "item 3" in str(report)
 
     watched = Watched()
     run(lambda failed: watched(failed.error) and None, watched, Report())
-    wait_for(lambda: watched.gone)
+    watched.wait()
 
 
 def test_nothing_is_kept_by_what_adapts_a_pool_of_the_standard_library() -> None:
@@ -166,7 +188,7 @@ def test_nothing_is_kept_by_what_adapts_a_pool_of_the_standard_library() -> None
 
     with StandardThreadPool(2) as pool:
         run(pool)
-        wait_for(lambda: watched.gone)
+        watched.wait()
     pool.join()
     del pool
     gc.collect()  # it is in a cycle
@@ -182,7 +204,7 @@ def test_nothing_is_kept_after_a_loop_was_left(pool: Any) -> None:
         results.close()
 
     run()
-    wait_for(lambda: watched.gone)
+    watched.wait()
 
 
 def test_a_thread_that_was_busy_when_its_run_ended_keeps_nothing_when_its_item_ends() -> None:
@@ -205,4 +227,4 @@ def test_a_thread_that_was_busy_when_its_run_ended_keeps_nothing_when_its_item_e
         run()
         go_on.set()
         wait_for(lambda: len(watched.references) == 5 or watched.gone)
-        wait_for(lambda: watched.gone)
+        watched.wait()
