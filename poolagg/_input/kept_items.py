@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from poolagg._input.batches import PACKED, Encoded, InputBatch, PackedItem, RetryBuffer, open_batch, open_item, size_of
 from poolagg._runtime.exception_text import said, short_repr, works
 from poolagg._runtime.plain_values import PLAIN
+from poolagg._runtime.signals import raised_by_handler
 
 __all__ = ["KeptItem", "UnreadableItem", "find_item", "item_of", "opened_when_asked", "repr_of", "unopened"]
 
@@ -137,6 +138,8 @@ def item_of(batch: InputBatch, index: int, text: str = "") -> Any:
     try:
         return _open_plain(encoded)
     except Exception as error:
+        if raised_by_handler(error):
+            raise
         name = str(error) if isinstance(error, _NotPlain) else "item"
         return KeptItem(encoded, text or f"<a {name}, pickled in {size_of(encoded):,} bytes>")
 

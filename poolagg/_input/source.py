@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from poolagg._input.batches import LOOSE, NUMBERS, PACKED, PLAIN, Encoded, InputBatch, size_of
 from poolagg._input.numbers import PIECE, TYPES, Puller, cut_pieces, join_pieces, read_piece, write_piece
+from poolagg._runtime.signals import raised_by_handler
 
 __all__ = ["InputObserver", "Source", "is_sliced", "length_of"]
 
@@ -388,7 +389,11 @@ def _buffer_size(item: Any) -> int:
         return len(item)
     try:
         nbytes = item.nbytes
-    except Exception:  # few items have it
+    except AttributeError:  # few items have it
+        return 0
+    except Exception as error:
+        if raised_by_handler(error):
+            raise
         return 0
     return nbytes if type(nbytes) is int else 0
 

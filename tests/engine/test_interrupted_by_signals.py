@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -18,6 +19,7 @@ from five_pools import POOLS
 from poolagg import Fold, ProcessPool, SerialPool, Sum, TaskError, WorkerLost, aggregate
 from poolagg._runtime.signals import handlers, raised_by_handler
 from poolagg.errors import ReducerError
+from poolagg.pools.process import channel
 
 
 class Interrupted(Exception):
@@ -217,3 +219,35 @@ def test_an_error_of_a_function_is_not_taken_for_a_handlers() -> None:
 
 def endless() -> None:
     endless()
+
+
+rung: list[int] = []
+
+
+def ring_once() -> str:
+    """Raise a signal when it is unpickled for the first time."""
+    if not rung:
+        rung.append(1)
+        signal.raise_signal(signal.SIGALRM)
+    return "opened"
+
+
+class Alarm:
+    def __reduce__(self) -> Any:
+        return ring_once, ()
+
+
+def test_a_handler_that_raises_while_the_parent_opens_a_message_is_not_a_broken_message() -> None:
+    """Its exception propagates, and no worker is lost for it."""
+    writer, reader = socket.socketpair()
+    rung.clear()
+    before = signal.signal(signal.SIGALRM, over)
+    try:
+        with writer, reader:
+            writer.sendall(b"".join(map(bytes, channel._pack(1, 1, (Alarm(),), ()))))
+            incoming = channel._Reader()
+            with pytest.raises(TimeoutError, match="over"):
+                while incoming.fill(reader) is None:
+                    pass
+    finally:
+        signal.signal(signal.SIGALRM, before)

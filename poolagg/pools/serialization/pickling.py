@@ -22,6 +22,7 @@ from typing import Any
 
 from poolagg._input.batches import Encoded, PackedItem
 from poolagg._runtime.exception_text import message_of, works
+from poolagg._runtime.signals import raised_by_handler
 from poolagg.pools.process.arena import LEAST_BUFFER, ArenaBuffers
 
 __all__ = [
@@ -69,6 +70,8 @@ def plainly(value: Any) -> bytes | None:
     try:
         data = pickle.dumps(value, 5)
     except Exception:
+        if works(pickle.dumps, value):  # the handler of a signal raised
+            raise
         return None
     return None if b"__main__" in data else data
 
@@ -127,8 +130,9 @@ def refuse_inherited_only(what: str, value: Any) -> None:
     except RuntimeError as error:
         if (refusal := only_inherited(what, error)) is not None:
             raise refusal from error
-    except Exception:
-        pass  # it does not pickle plainly, or not at all: sending it will tell
+    except Exception as error:  # it does not pickle plainly, or not at all: sending it will tell
+        if raised_by_handler(error):
+            raise
 
 
 class _Nowhere:
@@ -197,7 +201,9 @@ class Encoder:
         scan = _Scan()
         try:
             scan.dump(item)
-        except Exception:
+        except Exception as error:
+            if raised_by_handler(error):
+                raise
             return data  # it does not pickle plainly, so it was pickled by value
         if any(not isinstance(found, type) for found in scan.found):
             self._out_of_band.clear()
