@@ -153,7 +153,7 @@ def test_states_that_travel_in_parts_are_kept_unopened(path):
 
 
 @pytest.mark.parametrize("strategy", [Combine(), Partition(4)], ids=repr)
-def test_a_state_holds_each_key_once_however_often_it_was_shipped(strategy):
+def test_a_state_holds_each_key_once_however_often_it_was_flushed(strategy):
     """What came in parts is merged for a commit: else each would write all that workers ever flushed."""
     counts, parent_fold = Counter(map(str, range(30_000))), strategy.parent_fold(Frequencies())
     sizes = []

@@ -54,7 +54,7 @@ def limit_for(method: str) -> int:
 
 
 @pytest.fixture
-def unshipped(monkeypatch: pytest.MonkeyPatch) -> None:
+def unflushed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers are never asked to flush because it pays: what they have done, they hold."""
     monkeypatch.setattr(ChunkSizer, "worth_flushing", lambda sizer, seconds: False)
 
@@ -139,7 +139,7 @@ def attempts_at(folder: Path, count: int) -> set[int]:
     ("method", "strategy"), [*((method, Combine()) for method in METHODS), *((METHODS[0], s) for s in STRATEGIES[1:])]
 )
 def test_workers_that_leak_are_replaced_and_nothing_runs_twice(
-    method: str, strategy: Any, tmp_path: Path, unshipped: None
+    method: str, strategy: Any, tmp_path: Path, unflushed: None
 ) -> None:
     """With state that they had not flushed, too: they flush it before they go."""
     watch = Watch()
@@ -154,7 +154,7 @@ def test_workers_that_leak_are_replaced_and_nothing_runs_twice(
     assert all("MB of memory, above memory_limit=" in reason for reason in reasons)
 
 
-def test_a_worker_above_the_limit_gives_back_the_rest_of_its_chunk(tmp_path: Path, unshipped: None) -> None:
+def test_a_worker_above_the_limit_gives_back_the_rest_of_its_chunk(tmp_path: Path, unflushed: None) -> None:
     """However large a chunk was asked for, a worker has no more than the limit and what a few items leave."""
     pool = ProcessPool(1, memory_limit=limit_for("forkserver"))
     results = aggregate(leaking(tmp_path), range(40), Collect(), pool=pool, chunksize=40)
@@ -166,7 +166,7 @@ def test_a_worker_above_the_limit_gives_back_the_rest_of_its_chunk(tmp_path: Pat
 
 @pytest.mark.parametrize("strategy", [Combine(), Tree()], ids=repr)
 def test_a_state_that_is_larger_than_the_limit_is_flushed_in_parts(
-    strategy: Any, tmp_path: Path, unshipped: None
+    strategy: Any, tmp_path: Path, unflushed: None
 ) -> None:
     """A state that grows in `step`, and in merges of workers, goes to the parent; each chunk is progress."""
     attempts = Attempts(tmp_path)
@@ -436,7 +436,7 @@ def test_memory_that_the_parent_borrows_does_not_count() -> None:
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=repr)
 def test_workers_that_have_run_their_items_flush_their_states_and_are_replaced(
-    strategy: Any, tmp_path: Path, unshipped: None
+    strategy: Any, tmp_path: Path, unflushed: None
 ) -> None:
     report, watch = Report(), Watch()
     pool = ProcessPool(2, max_items_per_worker=10)

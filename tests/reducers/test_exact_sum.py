@@ -106,8 +106,8 @@ def test_ints_and_fractions_enter_exactly(numbers, rng):
 def test_a_mean_is_correctly_rounded(numbers, rng):
     """The exact sum by the count; Fractions stay Fractions."""
     result, expected = Mean().finish(state(Mean(), numbers, rng)), exact_sum(numbers) / len(numbers)
-    types_of = set(map(type, numbers))
-    assert result == (expected if Fraction in types_of and float not in types_of else rounded(expected))
+    types = set(map(type, numbers))
+    assert result == (expected if Fraction in types and float not in types else rounded(expected))
 
 
 @settings(max_examples=200)

@@ -129,7 +129,7 @@ def ships(world):
 
 
 @pytest.mark.parametrize(("price", "seconds"), [(0.01, 40), (0.1, 120), (10.0, 150)])
-def test_states_are_shipped_when_that_is_cheap_against_the_work(price, seconds):
+def test_states_are_flushed_when_that_is_cheap_against_the_work(price, seconds):
     """A state that costs p to flush is flushed each 20 p of work, and at 30 s of work whatever it costs.
 
     But for the second time: after an item's worth of work, nobody knows how the cost of a state will grow.
@@ -144,7 +144,7 @@ def test_states_are_shipped_when_that_is_cheap_against_the_work(price, seconds):
     assert (seconds - put_off) / due * 0.8 <= ships(world) <= seconds / due * 1.2 + 4 * slots
 
 
-def test_states_are_shipped_when_much_input_is_kept_for_a_rerun():
+def test_states_are_flushed_when_much_input_is_kept_for_a_rerun():
     """With more than `kept_bytes` of input un-flushed, workers flush with their next chunk."""
     items = (i * 10 for i in range(4000))
     world = Dear(Combine(), Bag(), items, cost=lambda i: 1e-3, slots=2, nbytes=1000, kept_bytes=500_000)

@@ -92,7 +92,7 @@ if ONLY is not None:
     KINDS = [ELSEWHERE[ONLY](ONLY, processes=False, ours=False, far=True)]
 
 
-def types_of(**traits: bool) -> Callable[[Any], Any]:
+def kinds(**traits: bool) -> Callable[[Any], Any]:
     """Run the test for the kinds with these traits only; where there is none of them it is no test."""
     fit = [kind for kind in KINDS if all(getattr(kind, name) == value for name, value in traits.items())]
     if not fit:

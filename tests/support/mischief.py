@@ -19,13 +19,13 @@ strangers: frozenset[str] = frozenset()
 """The descriptors that a forked worker inherits from the test runner, which must stay open."""
 
 
-def open_ones(*types_of: str) -> dict[int, str]:
+def open_ones(*kinds: str) -> dict[int, str]:
     """The descriptors of such kinds from 3 on, and what each refers to."""
     found = {}
     for name in sorted(os.listdir("/proc/self/fd"), key=int):
         with contextlib.suppress(OSError):
             what = os.readlink(f"/proc/self/fd/{name}")
-            if int(name) > 2 and what.startswith(types_of) and what not in strangers:
+            if int(name) > 2 and what.startswith(kinds) and what not in strangers:
                 found[int(name)] = what
     return found
 

@@ -24,8 +24,8 @@ INSERT = {"sqlite": "INSERT INTO found VALUES (?, ?)", "postgres": "INSERT INTO 
 
 def place(name: str, folder: str, address: str = "") -> Position:
     """The place of this name; `address` is that of a PostgreSQL server."""
-    types_of = {"sqlite": SQLite, "postgres": PostgreSQL, "file": File, "own": Own}
-    return types_of[name](str(folder), address)
+    kinds = {"sqlite": SQLite, "postgres": PostgreSQL, "file": File, "own": Own}
+    return kinds[name](str(folder), address)
 
 
 def outcome(where: Position) -> list[tuple[int, str]]:

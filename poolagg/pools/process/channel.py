@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
-from poolagg._runtime.exception_text import works
+from poolagg._runtime.signals import raised_by_handler
 from poolagg.pools.forked_child import leave
 from poolagg.pools.process.progress_cell import ProgressCell
 
@@ -139,7 +139,7 @@ class _Reader:
         try:
             values = pickle.loads(whole[:size])
         except Exception as error:
-            if works(pickle.loads, whole[:size]):  # the handler of a signal raised
+            if raised_by_handler(error):
                 raise
             raise BrokenFrame("the values of a message do not unpickle") from error
         return Message(kind, epoch, values, whole[size:])

@@ -16,7 +16,7 @@ import functools
 import io
 import pickle
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import FunctionType
 from typing import Any
 
@@ -69,14 +69,21 @@ def plainly(value: Any) -> bytes | None:
         return None
     try:
         data = pickle.dumps(value, 5)
-    except Exception:
-        if works(pickle.dumps, value):  # the handler of a signal raised
+    except Exception as error:
+        if raised_by_handler(error):
             raise
         return None
     return None if b"__main__" in data else data
 
 
 def _by_cloudpickle(value: Any, inherited: Mapping[str, Any]) -> bytes:
+    file = io.BytesIO()
+    pickler_by_value(lambda reduced: in_main(reduced, inherited))(file, protocol=5).dump(value)
+    return file.getvalue()
+
+
+def pickler_by_value(rewrite: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> Any:
+    """Return a cloudpickle Pickler class that rewrites the reductions of `__main__`'s functions."""
     import cloudpickle
 
     from poolagg.pools.serialization.by_value import reduction  # workers seldom need it
@@ -89,24 +96,22 @@ def _by_cloudpickle(value: Any, inherited: Mapping[str, Any]) -> bytes:
                 return made_again
             reduced = super().reducer_override(obj)
             if isinstance(obj, FunctionType) and obj.__globals__ is namespace and isinstance(reduced, tuple):
-                return in_main(reduced, inherited)
+                return rewrite(reduced)
             return reduced
 
-    file = io.BytesIO()
-    Pickler(file, protocol=5).dump(value)
-    return file.getvalue()
+    return Pickler
 
 
 def in_main(reduced: tuple[Any, ...], inherited: Mapping[str, Any]) -> tuple[Any, ...]:
     """Replace the namespace that cloudpickle gives a function, in its reduction, by the worker's `__main__`."""
     make, (code, _, *arguments), (attributes, slots), *rest = reduced
     # Functions and classes are sent even if inherited, since their contents may have changed since the fork.
-    flushed = {
+    sent = {
         name: value
         for name, value in slots["__globals__"].items()
         if isinstance(value, (FunctionType, CACHED, type)) or inherited.get(name, _Main) is not value
     }
-    slots = {**slots, "__globals__": flushed}
+    slots = {**slots, "__globals__": sent}
     return (make, (code, _Main(), *arguments), (attributes, slots), *rest)
 
 

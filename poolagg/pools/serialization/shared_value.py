@@ -32,7 +32,7 @@ from poolagg._runtime.interrupts import even_if_interrupted, interrupts_held_bac
 from poolagg._runtime.sizes import size
 from poolagg.pools.process.arena import ArenaBuffers
 from poolagg.pools.process.launch.standard_streams import standard_descriptors
-from poolagg.pools.serialization.pickling import in_main, main_namespace
+from poolagg.pools.serialization.pickling import in_main, pickler_by_value
 
 __all__ = ["open_job", "pickle_far", "share"]
 
@@ -346,32 +346,21 @@ def _by_value(value: Any) -> Segments:
 
     Globals that this process already has win, since those of its job are more recent than those of the shared value.
     """
-    import cloudpickle
+    pickler = pickler_by_value(_completing)
+    return _dumped(value, pickler, pickler.dispatch_table)
 
-    from poolagg.pools.serialization.by_value import reduction
 
-    namespace = main_namespace()
-
-    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-        def reducer_override(self, obj: Any) -> Any:
-            if (made_again := reduction(obj)) is not NotImplemented:
-                return made_again
-            reduced = super().reducer_override(obj)
-            if isinstance(obj, FunctionType) and obj.__globals__ is namespace and isinstance(reduced, tuple):
-                make, arguments, state, *nothing, setter = in_main(reduced, {})
-                return (make, arguments, (setter, state), *nothing, _complete)
-            return reduced
-
-    return _dumped(value, Pickler, cloudpickle.Pickler.dispatch_table)
+def _completing(reduced: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Have `_complete` set a function's state when it is opened."""
+    make, arguments, state, *nothing, setter = in_main(reduced, {})
+    return (make, arguments, (setter, state), *nothing, _complete)
 
 
 def _complete(function: FunctionType, given: tuple[Any, Any]) -> None:
     """Set the state of a function of `__main__`, and those of its globals that this process does not have."""
-    setter, (attributes, segments) = given
-    missing = {
-        name: segments["__globals__"][name] for name in segments["__globals__"].keys() - function.__globals__.keys()
-    }
-    setter(function, (attributes, {**segments, "__globals__": missing}))
+    setter, (attributes, slots) = given
+    missing = {name: slots["__globals__"][name] for name in slots["__globals__"].keys() - function.__globals__.keys()}
+    setter(function, (attributes, {**slots, "__globals__": missing}))
 
 
 def _dumped(value: Any, pickler: Any, table: Mapping[type, Any]) -> Segments:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import tasks
-from contract import Kind, ours, types_of
+from contract import Kind, kinds, ours
 from tasks import Failing, Flaky, identity, inverse, square
 
 from poolagg import Collect, Fold, Into, ReducerError, RemoteError, SkippedItems, Sum, TaskError, aggregate, events
@@ -27,7 +27,7 @@ def test_by_default_an_item_that_raises_runs_once_and_ends_the_run(pool: Any, tm
     assert 'on_error="skip"' in str(error)
 
 
-@types_of(pickles=True)
+@kinds(pickles=True)
 def test_the_cause_carries_the_workers_traceback(pool: Any) -> None:
     with pytest.raises(TaskError) as caught:
         aggregate(inverse, [1, 0], Sum(), pool=pool)
@@ -127,7 +127,7 @@ def test_whatever_func_raises_is_the_items_failure_and_no_more(kind: Kind, pool:
         assert aggregate(func, range(5), Collect(), pool=pool, on_error="skip") == [0, 1, 3, 4]
 
 
-@types_of(pickles=True)
+@kinds(pickles=True)
 @pytest.mark.parametrize("strategy", [None, Stream(), Ordered(), Tree()], ids=repr)
 def test_a_payload_that_does_not_travel_costs_one_item(pool: Any, strategy: Any) -> None:
     others = [x for x in range(60) if x not in (13, 14, 59)]
@@ -151,7 +151,7 @@ def test_a_payload_that_does_not_travel_costs_one_item(pool: Any, strategy: Any)
     assert caught.value.index == 3
 
 
-@types_of(pickles=True)
+@kinds(pickles=True)
 def test_a_func_or_reducer_that_does_not_pickle_is_refused_in_words(pool: Any) -> None:
     lock = threading.Lock()
     with pytest.raises(TypeError, match=r"func.*can't be sent"):
@@ -159,7 +159,7 @@ def test_a_func_or_reducer_that_does_not_pickle_is_refused_in_words(pool: Any) -
     assert aggregate(square, [3], Sum(), pool=pool) == 9
 
 
-@types_of(pickles=True)
+@kinds(pickles=True)
 def test_an_accumulator_that_never_pickles_is_the_reducers_fault(pool: Any) -> None:
     locks = Fold(lambda acc, x: acc, init=threading.Lock, merge=lambda a, b: a)
     with pytest.raises(ReducerError, match="does not pickle"):

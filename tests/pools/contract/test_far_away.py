@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import tasks
-from contract import types_of
+from contract import kinds
 from tasks import Attempts
 
 from poolagg import Collect, Report, Sum, TaskError, aggregate, events, share
 
 
-@types_of(cluster=True)
+@kinds(cluster=True)
 def test_an_item_over_its_time_is_ended_and_its_neighbours_are_kept(pool: Any, tmp_path: Any) -> None:
     """Also one that never lets go of the interpreter's lock; and what it shares with others comes along."""
     attempts = Attempts(tmp_path)
@@ -45,7 +45,7 @@ def test_an_item_over_its_time_is_ended_and_its_neighbours_are_kept(pool: Any, t
     assert attempts.at(7) <= 3, "once more at most, alone, if a batch was stopped and not an item"
 
 
-@types_of(cluster=True)
+@kinds(cluster=True)
 def test_large_states_stay_on_the_cluster_and_only_roots_travel(pool: Any) -> None:
     """Where the parent takes long to merge: it gets few, and each item is in them once."""
     states: list[int] = []
@@ -66,7 +66,7 @@ def test_large_states_stay_on_the_cluster_and_only_roots_travel(pool: Any) -> No
     assert sum(flushed) <= len(states)
 
 
-@types_of(cluster=True)
+@kinds(cluster=True)
 def test_what_is_shared_is_sent_to_each_worker_once_wherever_it_is(pool: Any, tmp_path: Any) -> None:
     """And not looked for in the memory of the machine that shares it."""
     told = share(tasks.TellsWhereItIsOpened(tmp_path))
@@ -82,7 +82,7 @@ def test_what_is_shared_is_sent_to_each_worker_once_wherever_it_is(pool: Any, tm
     assert {path.stat().st_size for path in tmp_path.iterdir()} == {1}
 
 
-@types_of(far=True)
+@kinds(far=True)
 def test_a_checkpoint_is_continued_a_bar_moves_and_a_report_is_made(pool: Any, tmp_path: Any) -> None:
     """As on one machine."""
     attempts, report = Attempts(tmp_path), Report()

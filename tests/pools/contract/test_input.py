@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from contract import Kind, types_of
+from contract import Kind, kinds
 from tasks import Until, identity, short, square
 
 from poolagg import Collect, First, Into, Sum, TaskError, aggregate
@@ -64,7 +64,7 @@ def test_nothing_is_pulled_after_a_failure(pool: Any) -> None:
     assert pulled == before
 
 
-@types_of(pickles=True)
+@kinds(pickles=True)
 def test_a_generator_may_reuse_its_buffer(pool: Any) -> None:
     def source() -> Iterator[Any]:
         buffer, items, array = bytearray(1), [0], np.zeros(1)

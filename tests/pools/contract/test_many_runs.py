@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import tasks
-from contract import Kind, types_of
+from contract import Kind, kinds
 from tasks import short, square
 
 from poolagg import (
@@ -29,14 +29,14 @@ from poolagg import (
 )
 
 
-@types_of(ours=True)
+@kinds(ours=True)
 def test_a_pool_is_kept_for_many_runs_with_the_same_workers(kind: Kind, pool: Any) -> None:
     runs = [aggregate(tasks.pid_of, range(50), Unique(), pool=pool) for _ in range(5)]
     assert len(set.union(*runs)) <= pool.workers
     assert (os.getpid() in runs[0]) != kind.processes
 
 
-@types_of(ours=True)
+@kinds(ours=True)
 def test_a_pool_runs_one_job_at_a_time_and_says_so_at_once(pool: Any) -> None:
     def apply(partial: int) -> None:
         aggregate(square, [1], Sum(), pool=pool)
@@ -54,7 +54,7 @@ def test_a_pool_runs_one_job_at_a_time_and_says_so_at_once(pool: Any) -> None:
     assert aggregate(square, [3], Sum(), pool=pool) == 9
 
 
-@types_of(ours=True)
+@kinds(ours=True)
 def test_a_pool_that_was_not_entered_serves_one_run(kind: Kind) -> None:
     pool = kind.make()
     assert aggregate(square, [3], Sum(), pool=pool) == 9
@@ -62,7 +62,7 @@ def test_a_pool_that_was_not_entered_serves_one_run(kind: Kind) -> None:
         aggregate(square, [3], Sum(), pool=pool)
 
 
-@types_of(ours=True)
+@kinds(ours=True)
 def test_closing_a_pool_ends_the_run_that_is_left_hanging(kind: Kind) -> None:
     with kind.make() as pool:
         results = pool.imap_unordered(short, itertools.count())
@@ -72,7 +72,7 @@ def test_closing_a_pool_ends_the_run_that_is_left_hanging(kind: Kind) -> None:
             pass
 
 
-@types_of(ours=True)
+@kinds(ours=True)
 def test_a_pool_closed_by_another_thread_ends_its_run_there(kind: Kind) -> None:
     pool, under_way, told = kind.make().__enter__(), threading.Event(), queue.SimpleQueue[str]()
 
@@ -94,7 +94,7 @@ def test_a_pool_closed_by_another_thread_ends_its_run_there(kind: Kind) -> None:
     thread.join()
 
 
-@types_of(ours=True)
+@kinds(ours=True)
 def test_a_pool_closed_in_the_middle_of_its_own_run_ends_it(kind: Kind) -> None:
     with kind.make() as pool, pytest.raises(ValueError, match="is closed"):
         aggregate(short, itertools.count(), Into(lambda partial: pool.close()), pool=pool)
@@ -133,7 +133,7 @@ def test_a_run_may_be_driven_from_any_thread(kind: Kind) -> None:
     assert results == [sum(map(square, range(100)))]
 
 
-@types_of(ours=True)
+@kinds(ours=True)
 def test_twenty_pools_leave_no_more_than_one(kind: Kind) -> None:
     import leaks
 

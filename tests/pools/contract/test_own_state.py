@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import tasks
-from contract import Kind, types_of
+from contract import Kind, kinds
 from tasks import Attempts, Flaky, square
 
 from poolagg import Collect, Frequencies, SerialPool, Sum, ThreadPool, WorkerLost, aggregate, per_worker, rng
 from poolagg.strategies import Combine, Stream, Tree
 
 
-@types_of(processes=True)
+@kinds(processes=True)
 def test_what_an_initializer_sets_func_sees(kind: Kind) -> None:
     def start(n: int) -> None:
         tasks.setting = n  # type: ignore[attr-defined]
@@ -29,7 +29,7 @@ def test_what_an_initializer_sets_func_sees(kind: Kind) -> None:
     assert not hasattr(tasks, "setting")
 
 
-@types_of(processes=True)
+@kinds(processes=True)
 @pytest.mark.parametrize("error", [ConnectionError, SystemExit, tasks.TwoArguments, EOFError])
 def test_an_initializer_that_raises_is_named_at_once_and_every_time(kind: Kind, error: Any) -> None:
     def start() -> None:
@@ -49,7 +49,7 @@ def test_an_initializer_of_threads_that_raises_is_named() -> None:
         aggregate(square, range(100), Sum(), pool=pool)
 
 
-@types_of(ours=True)
+@kinds(ours=True)
 def test_per_worker_is_made_once_in_each_worker(pool: Any, tmp_path: Any) -> None:
     attempts = Attempts(tmp_path)
 
@@ -79,7 +79,7 @@ def test_rng_depends_on_the_item_alone(pool: Any) -> None:
         rng()
 
 
-@types_of(processes=True)
+@kinds(processes=True)
 def test_workers_are_replaced_after_max_items(kind: Kind, tmp_path: Any) -> None:
     with kind.make(max_items_per_worker=10) as pool:
         pids = aggregate(tasks.pid_of, range(60), Frequencies(), pool=pool, chunksize=5)
@@ -92,7 +92,7 @@ def test_workers_are_replaced_after_max_items(kind: Kind, tmp_path: Any) -> None
         assert all(func.attempts.at(x) == 3 for x in range(30)), "nothing is run twice for it"
 
 
-@types_of(processes=True)
+@kinds(processes=True)
 def test_workers_have_the_environment_and_folder_of_the_parent_at_their_start(
     kind: Kind, tmp_path: Any, monkeypatch: Any
 ) -> None:
@@ -121,7 +121,7 @@ def test_workers_have_the_environment_and_folder_of_the_parent_at_their_start(
     }
 
 
-@types_of(processes=True)
+@kinds(processes=True)
 def test_a_folder_that_was_removed_stops_nobody(kind: Kind, tmp_path: Any, monkeypatch: Any) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()

@@ -9,19 +9,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from contract import types_of
+from contract import kinds
 from tasks import inverse, short, square
 
 from poolagg import Count, Sum, TaskError, aggregate, snapshots
 
 
-@types_of(ours=True)
+@kinds(ours=True)
 def test_imap_unordered_yields_every_result_once(pool: Any) -> None:
     assert sorted(pool.imap_unordered(square, range(300))) == [square(x) for x in range(300)]
     assert list(pool.imap_unordered(square, [])) == []
 
 
-@types_of(ours=True)
+@kinds(ours=True)
 def test_imap_unordered_can_be_left(pool: Any) -> None:
     for result in pool.imap_unordered(short, itertools.count()):
         if result > 5:
@@ -32,7 +32,7 @@ def test_imap_unordered_can_be_left(pool: Any) -> None:
     assert aggregate(square, [3], Sum(), pool=pool) == 9
 
 
-@types_of(ours=True)
+@kinds(ours=True)
 def test_imap_unordered_is_as_slow_as_its_consumer(pool: Any) -> None:
     pulled = 0
 
@@ -54,7 +54,7 @@ def test_imap_unordered_is_as_slow_as_its_consumer(pool: Any) -> None:
     results.close()
 
 
-@types_of(ours=True)
+@kinds(ours=True)
 def test_imap_unordered_raises_what_failed(pool: Any) -> None:
     with pytest.raises(TaskError) as caught:
         list(pool.imap_unordered(inverse, [1, 2, 0]))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import tasks
-from contract import ours, types_of
+from contract import kinds, ours
 from tasks import Flaky, inverse, square
 
 from poolagg import Count, Sum, TaskError, aggregate, events
@@ -52,7 +52,7 @@ def test_a_watcher_that_raises_is_dropped_with_one_warning(pool: Any) -> None:
     assert isinstance(seen[-1], events.RunEnded)
 
 
-@types_of(slots=2, ours=True)
+@kinds(slots=2, ours=True)
 def test_progress_moves_within_a_long_chunk(pool: Any, tmp_path: Path) -> None:
     """Neither chunk can end before its first half is seen."""
     seen: list[int] = []

@@ -83,7 +83,7 @@ def test_deaths_are_told_to_watchers(pool: ProcessPool, tmp_path: Any) -> None:
     assert (again.index, again.attempt, again.will_retry) == (4, 1, True)
 
 
-def test_unshipped_state_that_dies_with_its_worker_is_made_again(pool: ProcessPool, tmp_path: Any) -> None:
+def test_unflushed_state_that_dies_with_its_worker_is_made_again(pool: ProcessPool, tmp_path: Any) -> None:
     """Combine holds state across chunks; the items behind it run again, and none is counted twice."""
     attempts = Attempts(tmp_path)
 

@@ -31,10 +31,10 @@ def troubles(draw, n, shared=False):
 
 
 @st.composite
-def worlds(draw, types_of=KINDS, faulty=True, **fixed):
+def worlds(draw, kinds=KINDS, faulty=True, **fixed):
     """A random world, with a random schedule of its own."""
     n = draw(st.sampled_from([0, 1, 3, 10, 40, 120]))
-    strategy, reducer = draw(st.sampled_from(types_of))
+    strategy, reducer = draw(st.sampled_from(kinds))
     shared = faulty and draw(st.booleans())
     costs = draw(st.lists(st.sampled_from([1e-5, 1e-3, 0.04, 0.3]), min_size=1, max_size=7))
     terms = {
@@ -94,6 +94,6 @@ def assert_exact(world, n):
 
 def hopeless(faults):
     """The items that never succeed."""
-    types_of = faults.raises, faults.kills, faults.hangs, faults.silences, faults.sinks
-    always = {i for times in types_of for i, n in times.items() if n > 1000}
+    kinds = faults.raises, faults.kills, faults.hangs, faults.silences, faults.sinks
+    always = {i for times in kinds for i, n in times.items() if n > 1000}
     return always | faults.unpackable
