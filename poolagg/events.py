@@ -76,7 +76,7 @@ class ChunkDone(_WithItem):
     slowest_item        the item of that batch, if it is a single one, took 0.1 s or more and is small, else None;
                         unpickled when you first read it, as in `ItemFailed`
 
-    A batch lasts about a millisecond, so an item that takes longer has a batch of its own.
+    A batch lasts about two milliseconds, so an item that takes longer has a batch of its own.
     """
 
     worker: int

@@ -1,7 +1,5 @@
 """RunOptions: the arguments of a run, checked at the call, before any worker starts."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
@@ -36,7 +34,7 @@ class Options(TypedDict, total=False):
     progress: bool
     total: int | None
     watch: Iterable[Callable[[RunEvent], Any]] | Callable[[RunEvent], Any]
-    checkpoint: Checkpoint | str | os.PathLike[str] | None
+    checkpoint: "Checkpoint | str | os.PathLike[str] | None"
 
 
 NAMES = frozenset(Options.__annotations__)
@@ -126,7 +124,7 @@ class RunOptions:
             )
         return within
 
-    def input_digest(self) -> InputDigest | None:
+    def input_digest(self) -> "InputDigest | None":
         """Return the digest that recognizes the input, None for a run without a checkpoint."""
         if self.checkpoint is None:
             return None

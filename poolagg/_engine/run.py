@@ -21,7 +21,6 @@ from poolagg._engine.failures import Failures
 from poolagg._engine.input_feed import InputFeed
 from poolagg._engine.observers import Observers, ParentTimes
 from poolagg._engine.options import RunOptions
-from poolagg._engine.snapshot import Snapshot
 from poolagg._input.source import Source
 from poolagg._runtime.durations import bounded
 from poolagg._runtime.exception_text import add_note, message_of
@@ -35,12 +34,13 @@ from poolagg.reducers import Into
 if TYPE_CHECKING:  # few runs have a checkpoint, and its modules take long to import
     from poolagg._checkpoint.input_digest import InputDigest
     from poolagg._engine.checkpointer import Checkpointer
+    from poolagg._engine.snapshot import Snapshot
     from poolagg._scheduler.ranges import RangeSet
 
 __all__ = ["Run"]
 
 LATE = 0.005
-"""Seconds that a batch, made to last a millisecond, may take before the scheduler divides the chunk of its worker."""
+"""Seconds that a batch, made to last two, may take before the scheduler divides the chunk of its worker."""
 
 
 class Run:
@@ -165,6 +165,8 @@ class Run:
     def snapshot(self, final: bool) -> Snapshot:
         """Make a snapshot of the result so far."""
         merged, failed, _ = self._scheduler.counts()
+        from poolagg._engine.snapshot import Snapshot  # here, since most runs take none
+
         return Snapshot(self.value(final), merged + failed, self._total, monotonic() - self._began, final)
 
     def warn_of_skipped(self, stacklevel: int) -> None:

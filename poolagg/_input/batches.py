@@ -3,8 +3,6 @@
 Pickling copies an item's large buffers once, out of band, so that a worker can map them in shared memory.
 """
 
-from __future__ import annotations
-
 import bisect
 import io
 import pickle

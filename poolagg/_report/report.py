@@ -31,8 +31,8 @@ LINES = 4
 SLOWEST = 5
 """Slowest items that the report lists."""
 
-SLOW = 0.002
-"""Seconds: the report lists slower items only, since a batch takes a millisecond anyway."""
+SLOW = 0.004
+"""Seconds: the report lists slower items only, since a batch takes two milliseconds anyway."""
 
 NOTHING = "no run was watched yet: pass it in watch, as in aggregate(..., watch=report)"
 

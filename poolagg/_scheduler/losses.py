@@ -4,8 +4,6 @@ The worker had chunks, of which only the oldest can have begun, and it held item
 pool reports how the worker died and names the *suspects* it knows. A *silent* death happened outside of any item.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from enum import Enum
 from typing import NamedTuple, TypeAlias

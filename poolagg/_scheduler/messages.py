@@ -2,10 +2,9 @@
 
 A slot is a place where chunks run one after another: a worker process, a thread, a task of an external executor.
 Instructions go from the scheduler through the engine to a pool; events come back. They are named tuples, because
-creating a dataclass takes ten times as long. A worker process imports `worker_messages` and not this file.
+creating a dataclass takes ten times as long. Their annotations are not texts, since a NamedTuple compiles each text
+at the import. A worker process imports `worker_messages` and not this file.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, TypeAlias

@@ -1,16 +1,13 @@
 """The options of a scheduler, as a value."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from poolagg._scheduler.ranges import LeafGrid
 
 __all__ = ["SchedulerOptions"]
 
 
-@dataclass(frozen=True, slots=True)
-class SchedulerOptions:
+class SchedulerOptions(NamedTuple):
     """The options of a scheduler, all known before the run."""
 
     slots: int

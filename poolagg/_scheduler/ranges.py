@@ -3,8 +3,6 @@
 Rule: coverage is a set of item intervals, never of chunk numbers, so that the scheduler may re-cut chunks at any time.
 """
 
-from __future__ import annotations
-
 import bisect
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
@@ -163,7 +161,7 @@ class LeafGrid(NamedTuple):
         """Most items of a leaf."""
         return self.largest if self.size is None else self.size
 
-    def within(self, most: int | None) -> LeafGrid:
+    def within(self, most: int | None) -> "LeafGrid":
         """Return a grid like this one whose leaves have at most `most` items."""
         if most is None or self.most <= most:
             return self

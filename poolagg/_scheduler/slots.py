@@ -21,7 +21,7 @@ __all__ = ["Slot", "Slots"]
 _is_alone = attrgetter("alone")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Slot:
     """The work of one worker that has not come back: its chunks, the first of which runs, and the items it holds."""
 

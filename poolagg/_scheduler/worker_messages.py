@@ -3,8 +3,6 @@
 Each worker creates these classes when it starts. Each class takes 0.1 ms, so the other messages are not here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -102,7 +100,7 @@ class ChunkResult(NamedTuple):
     """The time at which the worker began it (`time.monotonic()`); 0 if its clock may be another machine's."""
     slowest: Slowest = NONE_YET
 
-    def with_states(self, states: tuple[PartialState, ...] | None, pack_seconds: float) -> ChunkResult:
+    def with_states(self, states: tuple[PartialState, ...] | None, pack_seconds: float) -> "ChunkResult":
         """Return a copy with states. (`_replace` takes three times as long.)"""
         slot, chunk, stop, seconds, failures, _, reducing, _, opening, began, slowest = self
         return ChunkResult(

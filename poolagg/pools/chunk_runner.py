@@ -4,11 +4,9 @@ Map and reduce are separate phases of a batch: `func` and `prepare` run on every
 alone, and only then does the worker fold the prepared partials. So a failing `func` never leaves an accumulator half
 changed, and a failing `step` is the reducer's error.
 
-A batch lasts about a millisecond: long enough to make its overhead (the clock, the progress cell, a few list
+A batch lasts about two milliseconds: long enough to make its overhead (the clock, the progress cell, a few list
 operations) negligible, short enough to keep the cell's report to the parent current.
 """
-
-from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +31,7 @@ __all__ = ["ChunkRunner", "Job", "OpenedBatch", "pickle_job"]
 OpenedBatch: TypeAlias = tuple[Sequence[Any], Callable[[Any], Any] | None]
 """The items of a chunk, and the function that unpacks each; None if they are plain."""
 
-BATCH = 0.001
+BATCH = 0.002
 """Seconds of work in a batch."""
 
 HEAVY = 1 << 20

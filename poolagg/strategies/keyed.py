@@ -11,8 +11,6 @@ modern hardware"; merging runs once they are as long as the run they are merged 
 log-structured merge-tree".)
 """
 
-from __future__ import annotations
-
 import pickle
 from array import array
 from collections import Counter
@@ -48,7 +46,7 @@ class Entries:
         """Iterate over pairs of key and value."""
         return zip(self._keys, self._values, strict=True)
 
-    def packed(self) -> PackedPart:
+    def packed(self) -> "PackedPart":
         """Return the pickled entries, or the entries themselves if they do not pickle, which threads allow.
 
         Entries that are not plain stay as they are, too, so that no pickle within a pickle runs the user's code.

@@ -1,7 +1,5 @@
 """The interface of a strategy: `worker_fold` next to `func`, `parent_fold` in the parent, flags for the scheduler."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 

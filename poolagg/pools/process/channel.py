@@ -11,8 +11,6 @@ The worker's end blocks, since a worker waits for one thing at a time.
 A write to a process that has died raises an error and never SIGPIPE, whose default action kills the program.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import pickle

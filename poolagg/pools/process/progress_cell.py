@@ -10,8 +10,6 @@ Each field has one writer and no lock (a seqlock): a count that is odd during a 
 consistent state. A worker that dies during a write leaves the count odd, and so names no item.
 """
 
-from __future__ import annotations
-
 import contextlib
 import mmap
 import os
@@ -88,7 +86,7 @@ class Sharing:
 
     # -- the parent's side ---------------------------------------------------------------------------------------------
 
-    def ask(self, chunk: int, batch: Callable[[], Batch | None]) -> int | None:
+    def ask(self, chunk: int, batch: "Callable[[], Batch | None]") -> int | None:
         """Ask a running chunk to yield; return the first item that the worker will not run, None if unknown.
 
         `batch` returns what the worker is mapping.

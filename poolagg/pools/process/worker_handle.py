@@ -9,8 +9,6 @@ parent  ◀───────────────────────
         ◀────────── pidfd ─────────────────────              readable when the worker has ended
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import socket
