@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import subprocess
 import sys
 
 import pytest
 from pages import consoles, fenced, programs, run_console, run_program, run_session, sessions
 from paths import ROOT
+
+import poolagg
 
 MANUAL = ROOT / "docs"
 BLOCKS = [
@@ -42,3 +46,24 @@ def test_the_manual_builds_without_a_warning(tmp_path):
     built = subprocess.run(command, capture_output=True, text=True, timeout=55)
     assert built.stderr == ""
     assert (tmp_path / "searchindex.js").exists()
+
+
+def test_the_reference_shows_every_option_of_aggregate():
+    """The page spells the signature out, since the overloads hide the options."""
+    page = (MANUAL / "reference/aggregate.md").read_text("utf-8")
+    shown = re.search(r"autofunction:: aggregate\((.*)\)", page)[1]
+    assert re.findall(r"(\w+)=", shown) == [
+        one.name for one in inspect.signature(poolagg.aggregate).parameters.values() if one.kind is one.KEYWORD_ONLY
+    ]
+
+
+def test_the_reference_has_every_public_name():
+    """Each name that poolagg exports, or a public module of it, has an entry."""
+    pages = "".join(page.read_text("utf-8") for page in (MANUAL / "reference").glob("*.md"))
+    documented = set(re.findall(r"auto\w+:: (?:poolagg\.)?([\w.]+)", pages)) | set(
+        re.findall(r"\w+", "".join(re.findall(r":members: (.*)", pages)))
+    )
+    modules = {"errors", "events", "pools", "resources", "strategies", "testing"}
+    assert set(poolagg.__all__) - modules <= documented
+    assert set(poolagg.strategies.__all__) - {"ParentFold", "WorkerFold"} <= documented
+    assert set(poolagg.resources.__all__) <= documented

@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,7 +36,7 @@ def fenced(text, page="README.md"):
     """Return all fenced blocks of a text in Markdown."""
     found = list(re.finditer(r"^```([\w{}-]*)[^\n]*\n(.*?)^```$", text, re.M | re.S))
     blocks = []
-    for block, after in zip(found, [*found[1:], None], strict=True):
+    for block, after in zip_longest(found, found[1:]):
         follows = after is not None and not after[1] and not text[block.end() : after.start()].strip()
         line = text.count("\n", 0, block.start()) + 1
         blocks.append(Block(page, line, block[1], block[2], after[2] if follows else ""))
