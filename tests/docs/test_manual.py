@@ -61,7 +61,7 @@ def test_the_reference_has_every_public_name():
     """Each name that poolagg exports, or a public module of it, has an entry."""
     pages = "".join(page.read_text("utf-8") for page in (MANUAL / "reference").glob("*.md"))
     documented = set(re.findall(r"auto\w+:: (?:poolagg\.)?([\w.]+)", pages)) | set(
-        re.findall(r"\w+", "".join(re.findall(r":members: (.*)", pages)))
+        re.findall(r"\w+", " ".join(re.findall(r":members: (.*)", pages)))
     )
     modules = {"errors", "events", "pools", "resources", "strategies", "testing"}
     assert set(poolagg.__all__) - modules <= documented
