@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import re
 import subprocess
 
 import pytest
 from pages import SECONDS, consoles, fenced, programs, run_console, run_program, run_session, sessions
 from paths import ROOT
-
-import poolagg
 
 README = (ROOT / "README.md").read_text("utf-8")
 
@@ -97,33 +94,7 @@ def test_links_lead_somewhere(document):
             assert (ROOT / target).exists(), target
 
 
-def test_every_option_is_in_the_table():
-    """The table of options is the signature of `aggregate`, in its order."""
-    options = re.findall(r"^\| `(\w+)` \|", section("The interface"), re.M)
-    assert options == list(aggregate_options())
-
-
-def aggregate_options():
-    """The names of the keywords of `aggregate`."""
-    parameters = inspect.signature(poolagg.aggregate).parameters.values()
-    return [parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
-
-
-def test_every_reducer_is_in_the_table():
-    """Each reducer that is exported, once."""
-    listed = re.findall(r"`(\w+)\(", "".join(re.findall(r"^\| (`.*?) \|", section("Reducers"), re.M)))
-    exported = [name for name in poolagg.__all__ if _is_reducer(getattr(poolagg, name))]
-    assert sorted(set(listed)) == sorted(set(exported) - {"Reducer", "Tee"})
-    assert len(listed) == len(set(listed))
-
-
-def _is_reducer(thing):
-    return isinstance(thing, type) and issubclass(thing, poolagg.Reducer)
-
-
-def test_every_strategy_and_event_is_named():
-    """By the name it is imported by."""
-    for name in set(poolagg.strategies.__all__) - {"ParentFold", "WorkerFold"}:
-        assert f"`{name}(" in section("Merge strategies") or f".{name}`" in section("Merge strategies"), name
-    for name in set(poolagg.events.__all__) - {"RunEvent"}:
-        assert f"`{name}`" in section("Watching a run"), name
+def test_the_front_page_is_short():
+    """A visitor reads 8 kB at most; the manual has the rest."""
+    assert len(README.encode()) <= 8_000
+    assert README.count("\n") <= 150
