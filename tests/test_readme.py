@@ -7,7 +7,7 @@ import re
 import subprocess
 
 import pytest
-from pages import SECONDS, consoles, fenced, programs, run_console, run_program, run_session, sessions
+from pages import SECONDS, fenced, programs, run_program
 from paths import ROOT
 
 README = (ROOT / "README.md").read_text("utf-8")
@@ -25,18 +25,6 @@ BLOCKS = fenced(README)
 def test_a_program_prints_what_is_shown(block, tmp_path):
     """It is complete as it stands, says what is shown, and warns of nothing."""
     run_program(block, tmp_path)
-
-
-@pytest.mark.parametrize("block", sessions(BLOCKS), ids=str)
-def test_a_session_goes_as_shown(block):
-    """As doctest compares."""
-    run_session(block)
-
-
-@pytest.mark.parametrize("block", consoles(BLOCKS), ids=str)
-def test_a_terminal_goes_as_shown(block, tmp_path):
-    """Each command prints what is shown under it."""
-    run_console(block, tmp_path)
 
 
 SETTING_UP = [block.text.splitlines() for block in fenced(section("Set-up")) if block.language == "sh"]
