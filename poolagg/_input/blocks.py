@@ -142,7 +142,7 @@ class Blocks(Sequence[Block]):
 
 
 def blocks(*paths: str | os.PathLike[str], size: int | str = "16MiB", encoding: str | None = "utf-8") -> Blocks:
-    r"""Cut files into blocks of whole lines, for workers to read: a sequence of small, picklable `Block`s.
+    r"""Cut files into blocks of whole lines, for workers to read: a sequence of small, picklable blocks.
 
     `block.read()` returns the block's text, iterating over a block gives its lines with their ends. The lines of all
     blocks, in order, are the lines of the files as `open(path, encoding=encoding)` iterates over them (CRLF becomes LF,

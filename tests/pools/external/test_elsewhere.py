@@ -1,4 +1,4 @@
-"""Pools of other people's: all keep the contract of all pools, and what they cannot promise is in the README.
+"""Pools of other people's: all keep the contract of all pools, and what they cannot promise is in the manual.
 
 Each has a process of its own: their libraries keep threads, trackers and pipes for as long as a program lives.
 """
@@ -37,9 +37,9 @@ def test_all_of_them_keep_the_contract_of_all_pools() -> None:
 
 
 def table() -> dict[str, dict[str, str]]:
-    """The README's table: what becomes of each fault, by pool."""
-    readme = (ROOT / "README.md").read_text("utf-8")
-    header, _, *lines = re.search(r"^\| a fault(?:.*\n)(?:\|.*\n)+", readme, re.M)[0].splitlines()
+    """Return the manual's table: what becomes of each fault, by pool."""
+    page = (ROOT / "docs/explanation/cannot-hang.md").read_text("utf-8")
+    header, _, *lines = re.search(r"^\| a fault(?:.*\n)(?:\|.*\n)+", page, re.M)[0].splitlines()
     faults, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in (header, *lines)]
     return {name.strip("`"): dict(zip(faults[1:], cells, strict=True)) for name, *cells in rows}
 

@@ -1,7 +1,7 @@
 """Faults in a pool of somebody else's: a program that tries them, one after another, and says what became of each.
 
 `python faults_elsewhere.py POOL FOLDER FAULT...` writes a line for each fault to `FOLDER/answers.txt`: the words of the
-README's table. A fault without a line is one that has ended the program.
+The manual's table. A fault without a line is one that has ended the program.
 """
 
 from __future__ import annotations
