@@ -108,12 +108,12 @@ class Observers:
         self.next_redraw = monotonic() + REDRAW
         self.tell(events.Progressed(done, failed, self._total))
 
-    def ended(self, done: int, failed: int, elapsed: float, error: BaseException | None) -> None:
+    def ended(self, done: int, failed: int, elapsed: float, error: BaseException | None, early: bool) -> None:
         """Tell the last three events."""
         with interrupts_allowed():
             self.tell_if(events.Progressed, done, failed, self._total)
             self.tell_if(self._parent_times.measured)
-            self.tell_if(events.RunEnded, done, failed, elapsed, error)
+            self.tell_if(events.RunEnded, done, failed, elapsed, error, early)
 
     def chunk_done(self, event: ChunkResult, start: int) -> None:
         """Tell that a worker finished the chunk that begins with item `start`."""

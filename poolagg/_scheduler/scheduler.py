@@ -47,6 +47,7 @@ from poolagg._scheduler.messages import (
     RestartWorker,
     Retiring,
     RunChunk,
+    Skip,
     SourceEnded,
     Yielded,
 )
@@ -77,14 +78,15 @@ class Counts(NamedTuple):
 
 
 class Scheduler:
-    """Takes events by `handle`, which returns instructions; between two events the engine reads five properties."""
+    """Takes events by `handle`, which returns instructions; between two events the engine reads seven properties."""
 
     def __init__(
         self, options: SchedulerOptions, covered: Iterable[Interval] = (), failed: Iterable[Interval] = ()
     ) -> None:
         self.options = options
         self.sizer = ChunkSizer(options.slots, options.chunksize, not options.stateful, options.chunk_seconds)
-        self._ended = False
+        self._ended = self._enough = False
+        self._dropped = Counts()
         self._instructions = Instructions()
         self._items = ItemTracker(options.grid, covered, failed)
         self._suspects = SuspectTracker(self._items, options, self._instructions)
@@ -106,6 +108,16 @@ class Scheduler:
         return all(slot.empty for slot in self._slots)
 
     @property
+    def pulled(self) -> int:
+        """The index of the next item to pull."""
+        return self._items.pulled
+
+    @property
+    def settled(self) -> int:
+        """The index of the first item that is not covered."""
+        return self._items.covered.prefix
+
+    @property
     def demand(self) -> Demand:
         """The items that the scheduler wants from the source now."""
         slot = self._free_slot()
@@ -114,6 +126,8 @@ class Scheduler:
     def _wanted(self, slot: Slot | None) -> int:
         """Return how many items a chunk for this slot should have, 0 if none is wanted."""
         if slot is None or self._instructions.stopped or self._ended or self._items.waiting:
+            return 0
+        if self._enough and self._items.uncovered:
             return 0
         if self.options.in_order and not self._window_open():
             return 0
@@ -139,16 +153,22 @@ class Scheduler:
         failed, covered = self._items.failures, len(self._items.covered)
         held = sum(stop - start for slot in self._slots for start, stop in slot.held)
         arrived = sum(state.items for *_, state in self._items.arrived)
-        merged, done = covered - failed, held + arrived
+        merged, done = covered - failed - self._dropped.merged, held + arrived
         for slot, chunk, index in reached:
             done += sum(index - run.start for run in self._slots[slot].chunks if run.chunk == chunk)
-        return Counts(merged, failed, merged + done)
+        return Counts(merged, failed - self._dropped.failed, merged + done)
 
     # -- events --------------------------------------------------------------------------------------------------------
 
-    def stop(self) -> None:
-        """End the run: give no more instructions."""
+    def stop(self, dropped: Iterable[Instruction] = ()) -> None:
+        """End the run: give no more instructions. The engine has not carried out those `dropped`."""
         self._instructions.stopped = True
+        merged, failed, _ = self._dropped
+        for instruction in dropped:
+            if isinstance(instruction, Commit):
+                merged += instruction.state.items
+            failed += isinstance(instruction, Skip)
+        self._dropped = Counts(merged, failed)
 
     def handle(self, event: Event) -> list[Instruction]:
         """Take in an event; return the instructions that follow from it."""
@@ -160,8 +180,9 @@ class Scheduler:
                 self.sizer.pulled(stop - start, nbytes)
                 for interval in self._items.pull(start, stop):
                     self._instructions.add(Release(*interval))
-            case Merged(seconds):
+            case Merged(seconds, enough):
                 self.sizer.merged(seconds)
+                self._enough = enough
             case SourceEnded():
                 self._ended = True
             case ItemsRun(items_run):
@@ -254,7 +275,7 @@ class Scheduler:
     def _commit(self, state: PartialState) -> None:
         self._suspects.progress()
         self._items.cover(state)
-        self._instructions.add(Commit(state))
+        self._instructions.add(Commit(state, self.settled))
 
     # -- failure -------------------------------------------------------------------------------------------------------
 

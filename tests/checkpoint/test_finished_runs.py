@@ -41,7 +41,7 @@ class Any50(Reducer):
     def merge(self, acc, other):
         return acc or other
 
-    def done(self, acc):
+    def done(self, acc, settled):
         return acc
 
 

@@ -115,7 +115,7 @@ class Positions(Reducer[list[int]]):
     def finish(self, positions: list[int]) -> list[int]:
         return sorted(positions)
 
-    def done(self, positions: list[int]) -> bool:
+    def done(self, positions: list[int], settled: int) -> bool:
         return len(positions) > 9
 
 
