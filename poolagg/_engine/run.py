@@ -182,8 +182,9 @@ class Run:
         covered, failed_before = ((), ()) if self._digest is None else self._continue(self._digest)
         self._scheduler, self._planned = Scheduler(options, covered, failed_before), True
         if self._checkpointer is not None and covered:
-            self._is_enough(self._scheduler.settled)
+            self._is_enough(self._checkpointer.covered.prefix)
             if self._stopped:
+                self._scheduler.stop()
                 self._checkpointer.skip(self._source, self._checkpointer.needed)
         merged, failed, _ = self._scheduler.counts()
         # A continued run may need no workers: it starts them when it pulls an item.
@@ -222,8 +223,7 @@ class Run:
                     self._release_checkpoint(error)
                 finally:
                     done, failed, _ = self._scheduler.counts() if self._planned else Counts()
-                    early = self._stopped and error is None
-                    self._observers.ended(done, failed, monotonic() - self._began, error, early)
+                    self._observers.ended(done, failed, monotonic() - self._began, error, self._stopped)
 
     def _patience(self) -> float | None:
         """Return the seconds to wait for events at most: 0 while there are items to pull, None for no limit."""
@@ -301,8 +301,7 @@ class Run:
 
     def _handle_all(self, arrived: Iterable[messages.PoolEvent]) -> None:
         for event in arrived:
-            if not self._stopped:
-                self._handle(event)
+            self._handle(event)
 
     def _handle(self, event: messages.PoolEvent) -> None:
         if isinstance(event, messages.Flushed):
@@ -331,8 +330,8 @@ class Run:
                         self._observers.chunk_done(finished, start)
                 case messages.Release(start, stop):
                     self._retry_buffer.release(start, stop)
-                case messages.Commit():
-                    pending.extend(self._commit(instruction))
+                case messages.Commit(state, settled):
+                    pending.extend(self._commit(state, settled))
                 case messages.Retry():
                     self._failures.retry(instruction)
                 case messages.Skip():
@@ -342,11 +341,10 @@ class Run:
                     self._leave_out(leaf)
                 case messages.Fail():
                     self._failures.fail(instruction)
-        if pending:
+        if self._stopped:
             self._scheduler.stop(pending)
 
-    def _commit(self, instruction: messages.Commit) -> list[messages.Instruction]:
-        state, settled = instruction
+    def _commit(self, state: messages.PartialState, settled: int) -> list[messages.Instruction]:
         began, keeper = monotonic(), self._checkpointer
         try:
             with contextlib.nullcontext() if keeper is None else keeper.covering(state.covers, state.nbytes):
@@ -365,11 +363,9 @@ class Run:
 
         What is true of the items `settled` is true of all that were pulled, so most calls ask once.
         """
-        if not (self._ends_early and self._parent_fold.done(self._scheduler.pulled)):
+        if not (self._ends_early and self._parent_fold.done(max(settled, self._scheduler.demand.start))):
             return False
-        if self._parent_fold.done(settled):
-            self._stopped = True
-            self._scheduler.stop()
+        self._stopped = bool(self._parent_fold.done(settled))
         return True
 
     def _leave_out(self, leaf: int) -> None:

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from poolagg._scheduler.chunk_sizing import ChunkSizer
 from poolagg._scheduler.flushing import Flushing
-from poolagg._scheduler.items import ItemTracker
+from poolagg._scheduler.items import Counts, ItemTracker
 from poolagg._scheduler.losses import Losses
 from poolagg._scheduler.messages import (
     Broken,
@@ -47,7 +47,6 @@ from poolagg._scheduler.messages import (
     RestartWorker,
     Retiring,
     RunChunk,
-    Skip,
     SourceEnded,
     Yielded,
 )
@@ -69,16 +68,8 @@ class Demand(NamedTuple):
     """A worker is idle, so that an item at hand must not wait for the next."""
 
 
-class Counts(NamedTuple):
-    """How many items are in the result, how many failed for good, and how many have run without a failure."""
-
-    merged: int = 0
-    failed: int = 0
-    done: int = 0
-
-
 class Scheduler:
-    """Takes events by `handle`, which returns instructions; between two events the engine reads seven properties."""
+    """Takes events by `handle`, which returns instructions; between two events the engine reads five properties."""
 
     def __init__(
         self, options: SchedulerOptions, covered: Iterable[Interval] = (), failed: Iterable[Interval] = ()
@@ -86,7 +77,6 @@ class Scheduler:
         self.options = options
         self.sizer = ChunkSizer(options.slots, options.chunksize, not options.stateful, options.chunk_seconds)
         self._ended = self._enough = False
-        self._dropped = Counts()
         self._instructions = Instructions()
         self._items = ItemTracker(options.grid, covered, failed)
         self._suspects = SuspectTracker(self._items, options, self._instructions)
@@ -108,16 +98,6 @@ class Scheduler:
         return all(slot.empty for slot in self._slots)
 
     @property
-    def pulled(self) -> int:
-        """The index of the next item to pull."""
-        return self._items.pulled
-
-    @property
-    def settled(self) -> int:
-        """The index of the first item that is not covered."""
-        return self._items.covered.prefix
-
-    @property
     def demand(self) -> Demand:
         """The items that the scheduler wants from the source now."""
         slot = self._free_slot()
@@ -127,9 +107,7 @@ class Scheduler:
         """Return how many items a chunk for this slot should have, 0 if none is wanted."""
         if slot is None or self._instructions.stopped or self._ended or self._items.waiting:
             return 0
-        if self._enough and self._items.uncovered:
-            return 0
-        if self.options.in_order and not self._window_open():
+        if (self._enough and self._items.uncovered) or (self.options.in_order and not self._window_open()):
             return 0
         total, pulled = self.options.total, self._items.pulled
         # A total that the input exceeds was wrong, so it is ignored from then on.
@@ -150,25 +128,17 @@ class Scheduler:
 
     def counts(self, reached: Iterable[tuple[int, int, int]] = ()) -> Counts:
         """Count the items by their state; `reached`: slots, their chunks, and the item that each has come to."""
-        failed, covered = self._items.failures, len(self._items.covered)
-        held = sum(stop - start for slot in self._slots for start, stop in slot.held)
-        arrived = sum(state.items for *_, state in self._items.arrived)
-        merged, done = covered - failed - self._dropped.merged, held + arrived
+        in_workers = sum(stop - start for slot in self._slots for start, stop in slot.held)
         for slot, chunk, index in reached:
-            done += sum(index - run.start for run in self._slots[slot].chunks if run.chunk == chunk)
-        return Counts(merged, failed - self._dropped.failed, merged + done)
+            in_workers += sum(index - run.start for run in self._slots[slot].chunks if run.chunk == chunk)
+        return self._items.counts(in_workers)
 
     # -- events --------------------------------------------------------------------------------------------------------
 
     def stop(self, dropped: Iterable[Instruction] = ()) -> None:
         """End the run: give no more instructions. The engine has not carried out those `dropped`."""
         self._instructions.stopped = True
-        merged, failed, _ = self._dropped
-        for instruction in dropped:
-            if isinstance(instruction, Commit):
-                merged += instruction.state.items
-            failed += isinstance(instruction, Skip)
-        self._dropped = Counts(merged, failed)
+        self._items.drop(dropped)
 
     def handle(self, event: Event) -> list[Instruction]:
         """Take in an event; return the instructions that follow from it."""
@@ -275,7 +245,7 @@ class Scheduler:
     def _commit(self, state: PartialState) -> None:
         self._suspects.progress()
         self._items.cover(state)
-        self._instructions.add(Commit(state, self.settled))
+        self._instructions.add(Commit(state, self._items.covered.prefix))
 
     # -- failure -------------------------------------------------------------------------------------------------------
 
