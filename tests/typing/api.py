@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from poolagg import (
+    AllTrue,
+    AnyTrue,
     Bottom,
     Collect,
     Count,
@@ -123,6 +125,9 @@ def results_of_reducers() -> None:
     assert_type(aggregate(square, NUMBERS, Count()), int)
     assert_type(aggregate(square, NUMBERS, Sum()), Any)
     assert_type(aggregate(square, NUMBERS, Mean()), float)
+    assert_type(aggregate(square, NUMBERS, AnyTrue()), bool)
+    assert_type(aggregate(square, NUMBERS, AllTrue().where(bool)), bool)
+    assert_type(aggregate(square, NUMBERS, {"any": AnyTrue(), "all": AllTrue()}), dict[str, bool])
     assert_type(aggregate(square, NUMBERS, Variance(ddof=0)), float)
     assert_type(aggregate(square, NUMBERS, Std()), float)
     assert_type(aggregate(letters, WORDS, Frequencies().flat()), Counter[Any])
