@@ -356,7 +356,7 @@ class Run:
         for start, stop in state.covers:
             self._retry_buffer.release(start, stop)
         self._observers.state_merged(state, began, seconds)
-        return self._scheduler.handle(messages.Merged(seconds, self._is_enough(settled)))
+        return self._scheduler.handle(messages.Merged(seconds, self._ends_early and self._is_enough(settled)))
 
     def _is_enough(self, settled: int) -> bool:
         """Return whether the items pulled so far decide the result; end the run if those `settled` do.
