@@ -33,6 +33,7 @@ How partial results become one: a reducer, a dict or tuple of them, or a functio
     numbers         Count, Sum, Mean, Variance, Std, Histogram
     arrays          ArraySum, ArrayReduce
     picking         Min, Max, Top, Bottom, First, Last, Sample
+    deciding        AnyTrue, AllTrue
     collecting      Collect, Unique, Frequencies, MergeCounts, GroupBy
     functions       Reduce, Fold, Into (calls a function in the parent)
     several at once Tee
@@ -93,6 +94,8 @@ if TYPE_CHECKING:
     from poolagg.pools import SerialPool as SerialPool
     from poolagg.pools import ThreadPool as ThreadPool
     from poolagg.pools import share as share
+    from poolagg.reducers import AllTrue as AllTrue
+    from poolagg.reducers import AnyTrue as AnyTrue
     from poolagg.reducers import ArrayReduce as ArrayReduce
     from poolagg.reducers import ArraySum as ArraySum
     from poolagg.reducers import Bottom as Bottom
@@ -129,8 +132,8 @@ else:  # Load each name at its first use: a worker process needs few of the modu
         ),
         pools="ProcessPool SerialPool ThreadPool share",
         reducers=(
-            "ArrayReduce ArraySum Bottom Collect Count First Fold Frequencies GroupBy Histogram Into Last Max "
-            "Mean MergeCounts Min Reduce Reducer Sample Std Sum Tee Top Unique Variance"
+            "AllTrue AnyTrue ArrayReduce ArraySum Bottom Collect Count First Fold Frequencies GroupBy Histogram Into "
+            "Last Max Mean MergeCounts Min Reduce Reducer Sample Std Sum Tee Top Unique Variance"
         ),
         **{
             "_checkpoint.checkpoint": "Checkpoint",

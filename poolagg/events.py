@@ -211,12 +211,13 @@ class ParentMeasured:
 
 @dataclass(frozen=True, slots=True)
 class RunEnded:
-    """The run ended; `error` is None if it has a result."""
+    """The run ended; `error` is None if it has a result, and `early` is True if it has one without all items."""
 
     done: int
     failed: int
     elapsed: float
     error: BaseException | None = None
+    early: bool = False
 
 
 RunEvent: TypeAlias = (

@@ -108,12 +108,12 @@ class Observers:
         self.next_redraw = monotonic() + REDRAW
         self.tell(events.Progressed(done, failed, self._total))
 
-    def ended(self, done: int, failed: int, elapsed: float, error: BaseException | None) -> None:
-        """Tell the last three events."""
+    def ended(self, done: int, failed: int, elapsed: float, error: BaseException | None, stopped: bool) -> None:
+        """Tell the last three events; `stopped`: the result was known before all items had run."""
         with interrupts_allowed():
             self.tell_if(events.Progressed, done, failed, self._total)
             self.tell_if(self._parent_times.measured)
-            self.tell_if(events.RunEnded, done, failed, elapsed, error)
+            self.tell_if(events.RunEnded, done, failed, elapsed, error, stopped and error is None)
 
     def chunk_done(self, event: ChunkResult, start: int) -> None:
         """Tell that a worker finished the chunk that begins with item `start`."""

@@ -90,7 +90,8 @@ class RunOptions:
         """Return the scheduler's part of the options."""
         return SchedulerOptions(
             slots=slots,
-            stateful=self.strategy.stateful and pool.keeps_state,
+            # A state that stays in its worker would keep the run from its early end.
+            stateful=self.strategy.stateful and pool.keeps_state and not self.reducer.ends_early,
             in_order=self.strategy.in_order,
             grid=self._grid(pool.most_items),
             chunksize=self.chunksize,
@@ -252,5 +253,6 @@ def _why(chosen: Strategy, reducer: Reducer, reproducible: bool) -> str:
         where = f"in input order, because {order}" if chosen.in_order else "as they come"
         return f"{reducer!r} has no merge, so the parent folds partials {where}"
     if chosen.stateful:
-        return f"{reducer!r} merges in any order, so partials meet in the workers, which flush when that is cheap"
+        when = "with each chunk, because it may end the run early" if reducer.ends_early else "when that is cheap"
+        return f"{reducer!r} merges in any order, so partials meet in the workers, which flush {when}"
     return f"states of {reducer!r} meet in a fixed shape, in input order, because {order}"

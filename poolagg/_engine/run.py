@@ -56,6 +56,7 @@ class Run:
         self._pool.check_free()
         self._strategy = settings.strategy
         self._parent_fold = self._strategy.parent_fold(settings.reducer)
+        self._ends_early = settings.reducer.ends_early
         self._digest = settings.input_digest()
         self._checkpointer: Checkpointer | None = None
         observer = None if self._digest is None or self._digest.sliced else self._digest
@@ -182,9 +183,11 @@ class Run:
         self._next_snapshot = self._began + (self._every or 0)
         covered, failed_before = ((), ()) if self._digest is None else self._continue(self._digest)
         self._scheduler, self._planned = Scheduler(options, covered, failed_before), True
-        if self._checkpointer is not None and covered and self._parent_fold.done():
-            self._checkpointer.skip(self._source, self._checkpointer.needed)
-            self._stop()
+        if self._checkpointer is not None and covered:
+            self._is_enough(self._checkpointer.covered.prefix)
+            if self._stopped:
+                self._scheduler.stop()
+                self._checkpointer.skip(self._source, self._checkpointer.needed)
         merged, failed, _ = self._scheduler.counts()
         # A continued run may need no workers: it starts them when it pulls an item.
         if self._total != 0 and not (merged or failed):
@@ -222,7 +225,7 @@ class Run:
                     self._release_checkpoint(error)
                 finally:
                     done, failed, _ = self._scheduler.counts() if self._planned else Counts()
-                    self._observers.ended(done, failed, monotonic() - self._began, error)
+                    self._observers.ended(done, failed, monotonic() - self._began, error, self._stopped)
 
     def _patience(self) -> float | None:
         """Return the seconds to wait for events at most: 0 while there are items to pull, None for no limit."""
@@ -313,7 +316,7 @@ class Run:
 
     def _do(self, todo: Iterable[messages.Instruction]) -> None:
         pending = deque(todo)
-        while pending:
+        while pending and not self._stopped:
             instruction = pending.popleft()
             match instruction:
                 case messages.RunChunk():
@@ -329,20 +332,21 @@ class Run:
                         self._observers.chunk_done(finished, start)
                 case messages.Release(start, stop):
                     self._retry_buffer.release(start, stop)
-                case messages.Commit(state):
-                    pending.extend(self._commit(state))
+                case messages.Commit(state, settled):
+                    pending.extend(self._commit(state, settled))
                 case messages.Retry():
                     self._failures.retry(instruction)
                 case messages.Skip():
                     self._failures.skip(instruction)
+                    self._is_enough(instruction.settled)
                 case messages.LeaveOut(leaf):
                     self._leave_out(leaf)
                 case messages.Fail():
                     self._failures.fail(instruction)
-
-    def _commit(self, state: messages.PartialState) -> list[messages.Instruction]:
         if self._stopped:
-            return []
+            self._scheduler.stop(pending)
+
+    def _commit(self, state: messages.PartialState, settled: int) -> list[messages.Instruction]:
         began, keeper = monotonic(), self._checkpointer
         try:
             with contextlib.nullcontext() if keeper is None else keeper.covering(state.covers, state.nbytes):
@@ -354,19 +358,22 @@ class Run:
         for start, stop in state.covers:
             self._retry_buffer.release(start, stop)
         self._observers.state_merged(state, began, seconds)
-        if self._parent_fold.done():
-            self._stop()
-        return self._scheduler.handle(messages.Merged(seconds))
+        return self._scheduler.handle(messages.Merged(seconds, self._ends_early and self._is_enough(settled)))
 
-    def _stop(self) -> None:
-        """End the run early, because no further partial can change the result."""
-        self._stopped = True
-        self._scheduler.stop()
+    def _is_enough(self, settled: int) -> bool:
+        """Return whether the items pulled so far decide the result; end the run if those `settled` do.
+
+        What is true of the items `settled` is true of all that were pulled, so most calls ask once.
+        """
+        if not (self._ends_early and self._parent_fold.done(max(settled, self._scheduler.demand.start))):
+            return False
+        self._stopped = bool(self._parent_fold.done(settled))
+        return True
 
     def _leave_out(self, leaf: int) -> None:
         """Tell the parent fold that a leaf has no state, so that it need not keep the leaves beside it."""
         leave_out = getattr(self._parent_fold, "leave_out", None)
-        if leave_out is not None and not self._stopped:
+        if leave_out is not None:
             with contextlib.nullcontext() if self._checkpointer is None else self._checkpointer.covering(()):
                 leave_out(leaf)
 

@@ -11,6 +11,7 @@ import os
 import sys
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from poolagg.events import ItemFailed, Progressed, RunEnded, RunEvent, RunStarted, WorkerDied
@@ -63,18 +64,21 @@ class Progress:
         self._trouble.clear()
         self._bar = _bar({"total": event.total, **self._arguments, "initial": event.done})
 
-    def _move(self, done: int, failed: int, total: int | None) -> None:
+    def _move(self, done: int, failed: int, total: int | None, ended: Mapping[str, str] = {}) -> None:
         self._trouble["failed"] = failed
         if total not in (None, self._bar.total):
             self._bar.learn_total(total)
-        if trouble := {what: count for what, count in sorted(self._trouble.items()) if count}:
-            self._bar.set_postfix(trouble, refresh=False)
+        if postfix := {**ended, **{what: count for what, count in sorted(self._trouble.items()) if count}}:
+            self._bar.set_postfix(postfix, refresh=False)
         self._bar.update(done + failed - self._bar.n)  # items that failed for good are over, too
 
     def _close(self, event: RunEnded) -> None:
         """Leave the bar at its true count: `close` draws it one last time."""
         try:
-            self._move(event.done, event.failed, None)
+            ended = {"ended": "early"} if event.early else {}
+            # Without the other items the bar is complete, and a notebook does not draw it as a failure.
+            total = event.done + event.failed if event.early and self._bar.total is not None else None
+            self._move(event.done, event.failed, total, ended)
         finally:
             self._bar.close()
             self._bar = None

@@ -137,7 +137,9 @@ def _headline(stats: RunStatistics) -> str:
     text = f"{_count(stats.done, 'item')}{of}{before} in {seconds(stats.elapsed)}, {workers}"
     if stats.ended is None:
         return f"{text}, so far"
-    return f"{text}; it ended with {stats.error}" if stats.error else text
+    if stats.error:
+        return f"{text}; it ended with {stats.error}"
+    return f"{text}; it ended early, when the result was known" if stats.ended.early else text
 
 
 def _facts(stats: RunStatistics) -> Iterable[tuple[str, str]]:
@@ -194,7 +196,11 @@ def _troubles(stats: RunStatistics) -> Iterable[tuple[str, str]]:
         yield "lost", death.text
     if stats.lost:
         again = max(0, stats.ran - (stats.done - stats.started.done) - stats.skipped)
-        yield "again", f"{_count(stats.lost, 'worker')} died; {again:,} items that they had not flushed ran again"
+        most = "at most " if stats.ended and stats.ended.early else ""  # some ran, and were not needed any more
+        yield (
+            "again",
+            f"{_count(stats.lost, 'worker')} died; {most}{again:,} items that they had not flushed ran again",
+        )
     if stats.retired:
         yield "replaced", f"{_count(stats.retired, 'worker')} after a chunk, the last because {stats.retirement}"
     for failure in stats.failures:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from poolagg.reducers.moments import Std as Std
     from poolagg.reducers.moments import Sum as Sum
     from poolagg.reducers.moments import Variance as Variance
+    from poolagg.reducers.picking import AllTrue as AllTrue
+    from poolagg.reducers.picking import AnyTrue as AnyTrue
     from poolagg.reducers.picking import Bottom as Bottom
     from poolagg.reducers.picking import First as First
     from poolagg.reducers.picking import Last as Last
@@ -55,7 +57,7 @@ else:
         grouping="GroupBy",
         keys="Mark",
         moments="Count Mean Moments Std Sum Variance",
-        picking="Bottom First Last Max Min Sample Top",
+        picking="AllTrue AnyTrue Bottom First Last Max Min Sample Top",
         reducer="Position Reducer fold join reduced",
         tee="ReducerLike Tee as_reducer",
     )

@@ -51,8 +51,12 @@ class Derived(Combinator[R]):
         result: R = self.inner.finish(acc)
         return result
 
-    def done(self, acc: Any) -> bool:
-        return self.inner.done(acc)
+    @property
+    def ends_early(self) -> bool:
+        return self.inner.ends_early
+
+    def done(self, acc: Any, settled: int) -> bool:
+        return self.inner.done(acc, settled)
 
     def _checked(self, before: Any, after: Any, method: str) -> Any:
         return self.inner._checked(before, after, method)

@@ -2,6 +2,8 @@
 
 Rule: every entry carries its position, so input order breaks ties in any order of arrival, and the reducers commute.
 An accumulator is a list of at most k entries (key, position, value), best first.
+
+First, AnyTrue and AllTrue end a run early, as soon as one partial decides the result.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any, TypeAlias
 from poolagg._runtime.arguments import call, need_callable, need_count
 from poolagg.reducers.reducer import Position, R, Reducer
 
-__all__ = ["Bottom", "First", "Last", "Max", "Min", "Sample", "Top"]
+__all__ = ["AllTrue", "AnyTrue", "Bottom", "First", "Last", "Max", "Min", "Sample", "Top"]
 
 Entry: TypeAlias = tuple[Any, Position, Any]
 MISSING = {"MaskedConstant", "NaTType"}
@@ -179,42 +181,16 @@ class Sample(Picking[list[Any]]):
         return call("Sample", self.k, seed=self.seed)
 
 
-class First(Reducer[Any]):
-    """The first partial of the input; None for no partials.
-
-    The run ends early once the partial at position 0 arrives; with `where`, an earlier one may still come.
-
-    >>> from poolagg.reducers import reduced
-    >>> reduced(First().where(str.isupper), ["a", "B", "C"])
-    'B'
-    """
-
-    def init(self) -> tuple[Position, Any] | None:
-        return None
-
-    def step_at(self, acc: tuple[Position, Any] | None, place: Position, prepared: Any) -> tuple[Position, Any]:
-        return (place, prepared) if acc is None or place < acc[0] else acc
-
-    def steps_at(self, acc: tuple[Position, Any] | None, place: Position, prepareds: Sequence[Any]) -> Any:
-        return self.step_at(acc, place, prepareds[0]) if len(prepareds) else acc
-
-    def merge(self, acc: tuple[Position, Any] | None, other: tuple[Position, Any] | None) -> Any:
-        return acc if other is None else self.step_at(acc, *other)
-
-    def finish(self, acc: tuple[Position, Any] | None) -> Any:
-        return None if acc is None else acc[1]
-
-    def done(self, acc: tuple[Position, Any] | None) -> bool:
-        return acc is not None and not any(acc[0])
-
-
-class Last(First):
+class Last(Reducer[Any]):
     """The last partial of the input; None for no partials.
 
     >>> from poolagg.reducers import reduced
     >>> reduced(Last(), "abc")
     'c'
     """
+
+    def init(self) -> tuple[Position, Any] | None:
+        return None
 
     def step_at(self, acc: tuple[Position, Any] | None, place: Position, prepared: Any) -> tuple[Position, Any]:
         return (place, prepared) if acc is None or place > acc[0] else acc
@@ -224,9 +200,76 @@ class Last(First):
         end = (*front, start + len(prepareds) - 1)
         return self.step_at(acc, end, prepareds[-1]) if len(prepareds) else acc
 
-    def done(self, acc: tuple[Position, Any] | None) -> bool:
-        del acc
-        return False
+    def merge(self, acc: tuple[Position, Any] | None, other: tuple[Position, Any] | None) -> Any:
+        return acc if other is None else self.step_at(acc, *other)
+
+    def finish(self, acc: tuple[Position, Any] | None) -> Any:
+        return None if acc is None else acc[1]
+
+
+class First(Last):
+    """The first partial of the input; None for no partials.
+
+    The run ends early: with `where`, soon after one is found and all items before it have run.
+
+    >>> from poolagg.reducers import reduced
+    >>> reduced(First().where(str.isupper), ["a", "B", "C"])
+    'B'
+    """
+
+    def step_at(self, acc: tuple[Position, Any] | None, place: Position, prepared: Any) -> tuple[Position, Any]:
+        return (place, prepared) if acc is None or place < acc[0] else acc
+
+    def steps_at(self, acc: tuple[Position, Any] | None, place: Position, prepareds: Sequence[Any]) -> Any:
+        return self.step_at(acc, place, prepareds[0]) if len(prepareds) else acc
+
+    def done(self, acc: tuple[Position, Any] | None, settled: int) -> bool:
+        return acc is not None and acc[0][0] <= settled
+
+
+class AnyTrue(Reducer[bool]):
+    """Whether any partial is true: `any(partials)`; False for no partials.
+
+    The run ends early once one is. The map phase converts partials to bool, so an error in that is the item's.
+
+    >>> from poolagg.reducers import reduced
+    >>> reduced(AnyTrue(), [0, "", 3]), reduced(AnyTrue().of(str.isupper), "abc")
+    (True, False)
+    """
+
+    retains_input = False
+    decides = True
+
+    def prepare(self, partial: Any) -> bool:
+        return bool(partial)
+
+    def init(self) -> bool:
+        return not self.decides
+
+    def step(self, acc: bool, prepared: bool) -> bool:
+        return self.decides if prepared is self.decides else acc
+
+    def steps(self, acc: bool, prepareds: Sequence[bool]) -> bool:
+        return self.decides if self.decides in prepareds else acc
+
+    merge = step
+
+    def done(self, acc: bool, settled: int) -> bool:
+        del settled
+        return acc is self.decides
+
+
+class AllTrue(AnyTrue):
+    """Whether all partials are true: `all(partials)`; True for no partials.
+
+    The run ends early once one is false. The map phase converts partials to bool, so an error in that is the item's.
+
+    >>> from poolagg.reducers import reduced
+    >>> reduced(AllTrue(), [1, "a", []]), reduced(AllTrue(), [])
+    (False, True)
+    """
+
+    decides = False
 
 
 def _is_nan(key: Any) -> bool:

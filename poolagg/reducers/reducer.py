@@ -119,10 +119,20 @@ class Reducer(Generic[R]):
         """Return the result, which may be `acc` itself: nothing uses `acc` afterwards. This saves `Fold` a copy."""
         return self.finish(acc)
 
-    def done(self, acc: Any, /) -> bool:
-        """Return True when no further partial can change the result; the run then ends early."""
-        del acc
+    def done(self, acc: Any, settled: int, /) -> bool:
+        """Return True when no further partial can change the result; the run then ends early.
+
+        All items before index `settled` are in `acc`, except those that the run left out; later ones may be, too. The
+        parent also asks with the number of items it has pulled as `settled`. If the answer is True, it pulls no more
+        items until those are in `acc`.
+        """
+        del acc, settled
         return False
+
+    @property
+    def ends_early(self) -> bool:
+        """Whether the run may end early: the class defines `done` (combinators: all parts that they ask do)."""
+        return type(self).done is not Reducer.done
 
     @property
     def mergeable(self) -> bool:

@@ -8,13 +8,13 @@ from typing import Any
 from poolagg._runtime.arguments import shown
 from poolagg.reducers.reducer import Reducer
 
-__all__ = ["no_reducer", "takes"]
+__all__ = ["no_reducer", "outdated", "takes"]
 
 # By qualified name, so that a message needs no import.
 _MEANT = {
-    "builtins.all": "Min().of(bool)",
-    "builtins.any": "Max().of(bool)",
-    "builtins.bool": "Max().of(bool)",
+    "builtins.all": "AllTrue()",
+    "builtins.any": "AnyTrue()",
+    "builtins.bool": "AnyTrue()",
     "builtins.complex": "Sum()",
     "builtins.dict": "Collect().then(dict) for (key, value) pairs, or GroupBy(reducer)",
     "builtins.enumerate": "Collect()",
@@ -81,6 +81,16 @@ def no_reducer(what: Any) -> str | None:
         instead = f"write Collect().of({name}) to apply it to each partial, Into({name}) to call it for its effect"
         return f"{name} cannot be called with two arguments (the result so far, a partial): {instead}"
     return None
+
+
+def outdated(reducer: Reducer) -> str | None:
+    """Say what to write instead of a `done` that takes no `settled`; None if no part of the reducer has one."""
+    if type(reducer).done is not Reducer.done and not takes(reducer.done, 2):
+        return (
+            f"{reducer!r}.done cannot be called with an accumulator and an index: write done(self, acc, settled). All "
+            "items before index `settled` are in acc"
+        )
+    return next(filter(None, map(outdated, getattr(reducer, "parts", ()))), None)
 
 
 def takes(function: Any, count: int) -> bool:

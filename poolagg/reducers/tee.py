@@ -7,7 +7,7 @@ from typing import Any, TypeAlias, TypeVar, overload
 
 from poolagg.reducers.functions import Fold
 from poolagg.reducers.reducer import Combinator, Position, R, Reducer, join
-from poolagg.reducers.suggestions import no_reducer
+from poolagg.reducers.suggestions import no_reducer, outdated
 
 __all__ = ["ReducerLike", "Tee", "as_reducer"]
 
@@ -74,8 +74,12 @@ class Tee(Combinator[R]):
         results = tuple([part.finish(member) for part, member in zip(self.parts, acc, strict=True)])
         return results if self.keys is None else dict(zip(self.keys, results, strict=True))
 
-    def done(self, acc: list[Any]) -> bool:
-        return all(part.done(member) for part, member in zip(self.parts, acc, strict=True))
+    @property
+    def ends_early(self) -> bool:
+        return all(part.ends_early for part in self.parts)
+
+    def done(self, acc: list[Any], settled: int) -> bool:
+        return all(part.done(member, settled) for part, member in zip(self.parts, acc, strict=True))
 
     def _columns(self, prepareds: Sequence[Any]) -> Sequence[Sequence[Any]]:
         """Return the sequence of prepared partials for each member."""
@@ -102,6 +106,8 @@ def as_reducer(what: Any) -> Reducer[Any]:
     (Fold(add), Tee((Fold(max), Fold(min))))
     """
     if isinstance(what, Reducer):
+        if reason := outdated(what):
+            raise TypeError(reason)
         return what
     if isinstance(what, (Mapping, tuple)):
         return Tee(what)

@@ -207,8 +207,9 @@ class _MergingFold:
         acc = self.state()
         return self._reducer.finish_last(acc) if last else self._reducer.finish(acc)
 
-    def done(self) -> bool:
-        return self._reducer.done(self._acc)
+    def done(self, settled: int) -> bool:
+        self._merge_pickled()
+        return self._reducer.done(self._acc, settled)
 
     def state(self) -> Any:
         self._use_final_stage()

@@ -103,6 +103,15 @@ def test_an_error_leaves_the_bar_at_its_true_count():
     assert re.match(r"70%\|.*\| 70/100 ", last(error=ValueError("x")))
 
 
+@pytest.mark.parametrize(("total", "start"), [(100, r"100%\|#+\| 70/70 "), (None, "70it ")])
+def test_a_run_that_ended_early_is_drawn_as_complete(total, start):
+    """Without the items that it did not need, and with a word that says so."""
+    events = [RunStarted(total, **STARTED), Progressed(90, 0, total), RunEnded(70, 0, 1.0, early=True)]
+    final = lines_drawn(events)[-1]
+    assert re.match(start, final)
+    assert final.endswith(", ended=early]")
+
+
 def test_one_progress_watches_one_run_after_another():
     """Each run has its own bar and its own trouble; a run that never ended is closed by the next."""
     file = io.StringIO()

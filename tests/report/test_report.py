@@ -317,6 +317,15 @@ def test_what_is_printed():
     )
 
 
+def test_a_run_that_ended_early_says_so():
+    """In its first line; and of items that ran without need it does not say that they ran again."""
+    died = WorkerDied(None, "SIGKILL", None, 0, 102.0)
+    report = told([*list(made_up())[:-1], died, RunEnded(250, 0, 10.0, early=True)])
+    text = " ".join(str(report).split())
+    assert "250 items of 1,000 in 10.0 s, 2 workers; it ended early, when the result was known" in text
+    assert "1 worker died; at most 150 items that they had not flushed ran again" in text
+
+
 def test_before_any_run_it_says_so(tmp_path):
     """As text, as a page and as a trace; and its repr is short."""
     report = Report()

@@ -16,6 +16,8 @@ import numpy as np
 import places
 
 from poolagg import (
+    AllTrue,
+    AnyTrue,
     ArrayReduce,
     ArraySum,
     Bottom,
@@ -149,6 +151,9 @@ REDUCERS = {
     "Top": family(int, Top(3, key=lambda x: x % 50)),
     "Bottom": family(third, Bottom(3)),
     "First": family(third, First()),
+    "First, where": family(third, First().where(lambda x: x > 15), generated),
+    "AnyTrue": family(third, AnyTrue().of(lambda x: x > 15)),
+    "AllTrue": family(third, AllTrue().of(lambda x: x < 15)),
     "Last": family(third, Last()),
     "Frequencies": family(int, Frequencies()),
     "MergeCounts": family(counts, MergeCounts()),
@@ -213,6 +218,8 @@ OPTIONS = {
     "reproducible": family(third, Fold(operator.add, init=float, merge=operator.add), reproducible=True),
     "reproducible, keys in order": family(lambda x: -x % 7, Frequencies().then(lambda counts: list(counts.items())),
                                           reproducible=True),
+    "ends early, reproducible": family(third, (First().where(lambda x: x > 15), AllTrue()), generated,
+                                       reproducible=True),
     "skip": family(failing, {"n": Frequencies(), "sum": Sum()}, on_error="skip"),
     "skip, in order": family(failing, Collect(), strategy=Ordered(), on_error="skip"),
     "skip, reproducible": family(failing, Collect(), reproducible=True, on_error="skip"),
@@ -240,6 +247,7 @@ PROCESSES = {
                            reproducible=True),
     "a plain function": family(int, in_turn, pool=forked),
     "Stream": family(array, ArraySum(), generated, pool=forked, strategy=Stream()),
+    "ends early": family(third, {"first": First().where(lambda x: x > 9), "any": AnyTrue()}, generated, pool=forked),
     "reproducible, keys in order": family(lambda x: -x % 7, Frequencies().then(lambda counts: list(counts.items())),
                                           reproducible=True),
     "skip": family(failing, Frequencies(), pool=forked, on_error="skip", watch=lambda: [Report()]),

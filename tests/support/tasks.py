@@ -187,7 +187,7 @@ class Until(Reducer):
     def finish(self, acc: list[Any]) -> list[Any]:
         return list(acc)
 
-    def done(self, acc: list[Any]) -> bool:
+    def done(self, acc: list[Any], settled: int) -> bool:
         return len(acc) >= self.count
 
 

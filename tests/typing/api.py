@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from poolagg import (
+    AllTrue,
+    AnyTrue,
     Bottom,
     Collect,
     Count,
@@ -115,7 +117,7 @@ class Positions(Reducer[list[int]]):
     def finish(self, positions: list[int]) -> list[int]:
         return sorted(positions)
 
-    def done(self, positions: list[int]) -> bool:
+    def done(self, positions: list[int], settled: int) -> bool:
         return len(positions) > 9
 
 
@@ -123,6 +125,9 @@ def results_of_reducers() -> None:
     assert_type(aggregate(square, NUMBERS, Count()), int)
     assert_type(aggregate(square, NUMBERS, Sum()), Any)
     assert_type(aggregate(square, NUMBERS, Mean()), float)
+    assert_type(aggregate(square, NUMBERS, AnyTrue()), bool)
+    assert_type(aggregate(square, NUMBERS, AllTrue().where(bool)), bool)
+    assert_type(aggregate(square, NUMBERS, {"any": AnyTrue(), "all": AllTrue()}), dict[str, bool])
     assert_type(aggregate(square, NUMBERS, Variance(ddof=0)), float)
     assert_type(aggregate(square, NUMBERS, Std()), float)
     assert_type(aggregate(letters, WORDS, Frequencies().flat()), Counter[Any])
