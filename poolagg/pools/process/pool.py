@@ -35,7 +35,7 @@ from poolagg.pools.process.worker_handle import Handle
 from poolagg.pools.process.workers import Workers
 from poolagg.pools.serialization.pickling import (
     Encoder,
-    dumps_by_value,
+    dumps_code,
     main_namespace,
     only_inherited,
     plainly,
@@ -166,7 +166,10 @@ class ProcessPool(Pool):
     def _note_inherited(self) -> None:
         """Note the contents of `__main__`, which workers forked from now on inherit and need not be sent."""
         if self.start_method == "fork" and self._inherited is None:
+            from poolagg.pools.serialization.own_objects import note_before_fork
+
             self._inherited = dict(main_namespace())
+            note_before_fork(self._inherited.values())
 
     def _end(self, clean: bool) -> None:
         if self._dirty:
@@ -236,7 +239,7 @@ class ProcessPool(Pool):
 
     def _pickled_start(self) -> bytes:
         try:
-            return dumps_by_value((self._initializer, self._initargs))
+            return dumps_code((self._initializer, self._initargs))
         except RuntimeError as error:
             if (refusal := only_inherited("initializer or initargs", error)) is not None:
                 raise refusal from error
