@@ -109,9 +109,10 @@ class Observers:
         self.tell(events.Progressed(done, failed, self._total))
 
     def ended(self, done: int, failed: int, elapsed: float, error: BaseException | None) -> None:
-        """Tell the last three events."""
+        """Tell the last events. After an error the last `Progressed` stands: it counts unmerged items as well."""
         with interrupts_allowed():
-            self.tell_if(events.Progressed, done, failed, self._total)
+            if error is None:
+                self.tell_if(events.Progressed, done, failed, self._total)
             self.tell_if(self._parent_times.measured)
             self.tell_if(events.RunEnded, done, failed, elapsed, error)
 

@@ -36,7 +36,7 @@ from poolagg.pools.process.workers import Workers
 from poolagg.pools.serialization.pickling import (
     Encoder,
     dumps_code,
-    main_namespace,
+    inherited_namespace,
     only_inherited,
     plainly,
     refuse_inherited_only,
@@ -166,10 +166,7 @@ class ProcessPool(Pool):
     def _note_inherited(self) -> None:
         """Note the contents of `__main__`, which workers forked from now on inherit and need not be sent."""
         if self.start_method == "fork" and self._inherited is None:
-            from poolagg.pools.serialization.own_objects import note_before_fork
-
-            self._inherited = dict(main_namespace())
-            note_before_fork(self._inherited.values())
+            self._inherited = inherited_namespace()
 
     def _end(self, clean: bool) -> None:
         if self._dirty:

@@ -33,6 +33,7 @@ __all__ = [
     "dumps_code",
     "encode_by_value",
     "in_main",
+    "inherited_namespace",
     "main_namespace",
     "only_inherited",
     "plainly",
@@ -47,6 +48,15 @@ CACHED: type = type(functools.cache(abs))
 def main_namespace() -> dict[str, Any]:
     """Return the namespace of this process's `__main__`."""
     return sys.modules["__main__"].__dict__
+
+
+def inherited_namespace() -> dict[str, Any]:
+    """Return what the namespace of `__main__` holds now, for workers that are forked from now on."""
+    from poolagg.pools.serialization.own_objects import note_before_fork
+
+    inherited = dict(main_namespace())
+    note_before_fork(inherited.values())
+    return inherited
 
 
 class _Main:
