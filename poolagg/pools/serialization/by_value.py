@@ -31,7 +31,7 @@ import threading
 import typing
 import weakref
 from collections.abc import Callable
-from types import FunctionType, SimpleNamespace
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType, SimpleNamespace
 from typing import Any, cast
 
 __all__ = ["is_found_by_name", "reduction"]
@@ -47,9 +47,10 @@ def reduction(obj: Any) -> Any:
     """Reduce an object, for a pickler's `reducer_override`; return NotImplemented to leave it to cloudpickle."""
     if (reduce := _REDUCTIONS.get(type(obj))) is not None:
         return reduce(obj)
-    if isinstance(obj, FunctionType) and obj.__code__ is _DISPATCHING and not is_found_by_name(obj):
-        return _reduce_dispatching(obj)
-    return _reduce_of_sys(obj)
+    if isinstance(obj, FunctionType):
+        dispatching = obj.__code__ is _DISPATCHING and not is_found_by_name(obj)
+        return _reduce_dispatching(obj) if dispatching else NotImplemented
+    return NotImplemented if isinstance(obj, _NOT_OF_SYS) else _reduce_of_sys(obj)
 
 
 def is_found_by_name(obj: Any) -> bool:
@@ -212,6 +213,10 @@ _OPTIONS_OF_SCANNERS = ("strict", "object_hook", "object_pairs_hook", "parse_flo
 
 _STREAMS = ("stdin", "stdout", "stderr", "__stdin__", "__stdout__", "__stderr__")
 _FACTS = ("flags", "float_info", "hash_info", "implementation", "int_info", "thread_info", "version_info")
+
+
+_NOT_OF_SYS = (type, CodeType, CellType, ModuleType, BuiltinFunctionType)
+"""Types of most objects that a function refers to; of these sys has none."""
 
 
 def _reduce_of_sys(own: Any) -> Any:

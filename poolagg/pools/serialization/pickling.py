@@ -188,9 +188,9 @@ def dumps(
         return by_value(value)
 
 
-def _dumps_item(item: Any, out_of_band: ArenaBuffers | None = None) -> bytes:
-    """Pickle an item; one that can be called is code."""
-    return dumps(item, out_of_band, dumps_code if callable(item) else dumps_by_value)
+def _item_by_value(item: Any) -> bytes:
+    """Pickle an item by value; one that can be called is code."""
+    return dumps_code(item) if callable(item) else dumps_by_value(item)
 
 
 def define(name: str, cls: type) -> None:
@@ -222,13 +222,13 @@ class Encoder:
     def __call__(self, item: Any) -> Encoded:
         """Pickle one item. An error becomes a pickle that raises in the worker, and so fails the item."""
         try:
-            data = _dumps_item(item, self._out_of_band)
+            data = dumps(item, self._out_of_band, _item_by_value)
             if b"__main__" in data:
                 data = self._refer_to_main(item, data)
             if self._out_of_band:
                 return PackedItem(data, [bytes(buffer.raw()) for buffer in self._out_of_band])
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt) or works(_dumps_item, item):
+            if isinstance(error, KeyboardInterrupt) or works(_with_definitions, item):
                 raise
             data = _unpicklable(item, error)
         finally:
@@ -268,7 +268,7 @@ def encode_by_value(item: Any) -> bytes:
 
 
 def _with_definitions(item: Any) -> bytes:
-    data = _dumps_item(item)
+    data = dumps(item, None, _item_by_value)
     return dumps_code(item) if b"__main__" in data else data
 
 
