@@ -12,6 +12,7 @@ from poolagg._input.kept_items import opened_when_asked, repr_of
 from poolagg._runtime.exception_text import short_repr
 
 __all__ = [
+    "AcceptedChanges",
     "CheckpointError",
     "CheckpointMismatch",
     "PoolAggError",
@@ -133,3 +134,7 @@ class RemoteError(PoolAggError):
 
 class SkippedItems(UserWarning):
     """The warning of `on_error="skip"`: how many items are missing from the result, and the first few of them."""
+
+
+class AcceptedChanges(UserWarning):
+    """The warning of `Checkpoint(accept_changes=True)`: what differs between this func and the one before."""

@@ -109,9 +109,13 @@ class Observers:
         self.tell(events.Progressed(done, failed, self._total))
 
     def ended(self, done: int, failed: int, elapsed: float, error: BaseException | None, stopped: bool) -> None:
-        """Tell the last three events; `stopped`: the result was known before all items had run."""
+        """Tell the last events; `stopped`: the result was known before all items had run.
+
+        After an error the last `Progressed` stands: it counts unmerged items as well.
+        """
         with interrupts_allowed():
-            self.tell_if(events.Progressed, done, failed, self._total)
+            if error is None:
+                self.tell_if(events.Progressed, done, failed, self._total)
             self.tell_if(self._parent_times.measured)
             self.tell_if(events.RunEnded, done, failed, elapsed, error, stopped and error is None)
 

@@ -1,4 +1,4 @@
-"""A report as a self-contained page of HTML, and as a trace in the format that Perfetto reads.
+"""A report as a self-contained page of HTML, as a part of a notebook, and as a trace in the format that Perfetto reads.
 
 Rule: values in, text out. The page has no script and loads nothing; it is light or dark as its reader prefers, and
 stays readable with many workers and chunks, because it draws no more than a screen can show.
@@ -16,7 +16,7 @@ from typing import Any
 from poolagg._report.bottleneck import seconds
 from poolagg._report.timeline import KINDS, PARENT, Timeline, TimeSpan, most_joined
 
-__all__ = ["Sheet", "page", "trace"]
+__all__ = ["Sheet", "fragment", "page", "trace"]
 
 BARS = 6_000
 """Bars on a page at most, approximately: a megabyte of text."""
@@ -98,6 +98,21 @@ def page(sheet: Sheet) -> str:
             *_table(sheet),
             *_listed(sheet.facts),
             "</main>\n</body>\n</html>\n",
+        ]
+    )
+
+
+def fragment(sheet: Sheet) -> str:
+    """Return the sentences and tables for a notebook, which styles them; there is no timeline."""
+    left = '<td style="text-align: left">'
+    facts = [f"<tr>{left}{_escaped(name)}</td>{left}{_escaped(fact)}</td></tr>" for name, fact in sheet.facts]
+    table = [_table_row("th", sheet.columns), *(_table_row("td", row) for row in sheet.rows)] if sheet.rows else []
+    return "\n".join(
+        [
+            f"<div>\n<p><strong>{_escaped(sheet.headline)}</strong></p>\n<p>{_escaped(sheet.what)}</p>",
+            f"<p>{_escaped(sheet.diagnosis)}</p>",
+            *(f"<table>{''.join(rows)}</table>" for rows in (table, facts) if rows),
+            "</div>",
         ]
     )
 

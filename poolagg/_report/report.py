@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
 from poolagg._report.bottleneck import Bottleneck, diagnose, percent, seconds
-from poolagg._report.html_page import Sheet, page, trace
+from poolagg._report.html_page import Sheet, fragment, page, trace
 from poolagg._report.statistics import RunStatistics, WorkerStatistics
 from poolagg._runtime.sizes import size
 from poolagg.events import ParentMeasured, RunEvent, RunStarted
@@ -42,11 +43,11 @@ COLUMNS = ("", "busy", "func", "step", "pickling", "idle", "chunks", "items", "s
 class Report:
     """Where the time of a run went, and what limited it: a watcher to print, or to save as a page or a trace.
 
-    `print(report)` fits a terminal. `report.bottleneck` is one word: "map", "step" (the reducer's, in the workers),
-    "reducer" (in the parent), "pickling" (of results), "items" (pickling them), "input", "scheduling", "straggler" (a
-    slow item at the end), "keys" (merging many), "start", or "nothing" (stands out). `report.diagnosis` explains it in
-    sentences, with the numbers and what to do. A report costs one event for each chunk, and bounded memory. After
-    several runs, it describes the last; you can print it during a run.
+    `print(report)` fits a terminal, and a notebook shows `report` as tables. `report.bottleneck` is one word: "map",
+    "step" (the reducer's, in the workers), "reducer" (in the parent), "pickling" (of results), "items" (pickling them),
+    "input", "scheduling", "straggler" (a slow item at the end), "keys" (merging many), "start", or "nothing" (stands
+    out). `report.diagnosis` explains it in sentences, with the numbers and what to do. A report costs one event for
+    each chunk, and bounded memory. After several runs, it describes the last; you can print it during a run.
 
     >>> from poolagg import SerialPool, Sum, aggregate
     >>> import time
@@ -91,6 +92,11 @@ class Report:
 
     def __repr__(self) -> str:
         return "Report()" if self._statistics is None else f"<Report of {_headline(self._statistics)}>"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the sentences and the tables, as `print` does."""
+        sheet = self._sheet()
+        return fragment(replace(sheet, rows=_few(sheet.rows)))
 
     def __str__(self) -> str:
         if self._statistics is None:

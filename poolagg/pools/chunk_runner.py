@@ -22,7 +22,7 @@ from poolagg._scheduler.worker_messages import NONE_YET, ChunkResult, PartialSta
 from poolagg.errors import ReducerError
 from poolagg.pools.batch_mapper import BatchMapper, Heartbeat
 from poolagg.pools.serialization.outbox import Outbox
-from poolagg.pools.serialization.pickling import dumps_by_value, only_inherited
+from poolagg.pools.serialization.pickling import dumps_code, only_inherited
 from poolagg.reducers import Reducer
 from poolagg.strategies import Strategy
 
@@ -65,11 +65,11 @@ class Job(NamedTuple):
 def pickle_job(job: Job, inherited: Mapping[str, Any] | None = None) -> bytes:
     """Pickle the job, or raise a TypeError that names what does not pickle."""
     try:
-        return dumps_by_value(job, inherited)
+        return dumps_code(job, inherited)
     except Exception as error:
         for name, value in (("func", job.func), ("the reducer", job.reducer)):
             try:
-                dumps_by_value(value)
+                dumps_code(value)
             except Exception:
                 if (refusal := only_inherited(f"{name}, {value!r},", error)) is not None:
                     raise refusal from error

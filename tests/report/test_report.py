@@ -459,6 +459,31 @@ def test_what_users_named_is_escaped(tmp_path):
     assert "<script>alert(1)</script>, &amp;, \\udce9 é" in page.texts
 
 
+def test_a_notebook_shows_all_that_is_printed():
+    """As well-formed HTML without a script, a style sheet or an id, so that nothing else in the notebook changes."""
+    report = told(made_up())
+    shown = Page(report._repr_html_())
+    texts = "\n".join(shown.texts)
+    for text in [report.diagnosis, "worker 1", "70.0 kB", "item 7 ('x.txt'): 200 ms"]:
+        assert text in texts
+    assert {tag for tag, _ in shown.tags} == {"div", "p", "strong", "table", "tr", "th", "td"}
+    assert {name for _, attributes in shown.tags for name in attributes} == {"style"}
+
+
+def test_what_users_named_is_escaped_in_a_notebook():
+    """As on the page."""
+    started = RunStarted(1, 1, "<script>alert(1)</script>", "&amp;", "\udce9 é", at=100.0)
+    assert "<script>alert(1)</script>, &amp;, \\udce9 é" in Page(told(made_up(started))._repr_html_()).texts
+
+
+def test_a_notebook_shows_little_of_many_workers_and_says_so_before_a_run():
+    """A few kilobytes at most."""
+    shown = told(large(500, 2_000))._repr_html_()
+    assert "... 492 more" in shown
+    assert len(shown) < 8_000
+    assert "no run was watched yet" in "".join(Page(Report()._repr_html_()).texts)
+
+
 @pytest.mark.parametrize(("workers", "chunks"), [(64, 100_000), (1, 30_000), (500, 2_000)])
 def test_a_page_of_many_workers_and_chunks_is_thinned_out_and_says_so(tmp_path, workers, chunks):
     """It stays small enough to be opened; and so does what the report keeps."""

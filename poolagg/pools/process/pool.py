@@ -35,8 +35,8 @@ from poolagg.pools.process.worker_handle import Handle
 from poolagg.pools.process.workers import Workers
 from poolagg.pools.serialization.pickling import (
     Encoder,
-    dumps_by_value,
-    main_namespace,
+    dumps_code,
+    inherited_namespace,
     only_inherited,
     plainly,
     refuse_inherited_only,
@@ -166,7 +166,7 @@ class ProcessPool(Pool):
     def _note_inherited(self) -> None:
         """Note the contents of `__main__`, which workers forked from now on inherit and need not be sent."""
         if self.start_method == "fork" and self._inherited is None:
-            self._inherited = dict(main_namespace())
+            self._inherited = inherited_namespace()
 
     def _end(self, clean: bool) -> None:
         if self._dirty:
@@ -236,7 +236,7 @@ class ProcessPool(Pool):
 
     def _pickled_start(self) -> bytes:
         try:
-            return dumps_by_value((self._initializer, self._initargs))
+            return dumps_code((self._initializer, self._initargs))
         except RuntimeError as error:
             if (refusal := only_inherited("initializer or initargs", error)) is not None:
                 raise refusal from error

@@ -73,7 +73,10 @@ def main(
     die_with_parent(death_fd)
     new_random_numbers()
     if forked:
+        from poolagg.pools.serialization.own_objects import note_after_fork  # imported before the fork
+
         forget_exits()
+        note_after_fork()
     else:
         sys.modules["__main__"] = types.ModuleType("__main__")
     cell = ProgressCell(cell_fd)
