@@ -29,7 +29,7 @@ from poolagg._runtime.interrupts import even_if_interrupted, interrupts_allowed,
 from poolagg._scheduler import messages as messages
 from poolagg._scheduler.scheduler import Counts, Scheduler
 from poolagg.errors import PoolAggError, SkippedItems
-from poolagg.pools import Watch
+from poolagg.pools import Turn, Watch
 from poolagg.reducers import Into
 
 if TYPE_CHECKING:  # few runs have a checkpoint, and its modules take long to import
@@ -49,11 +49,16 @@ class Run:
     _scheduler: Scheduler
     _entered = _ended = _planned = _stopped = False
 
-    def __init__(self, settings: RunOptions, every: float | None = None) -> None:
+    def __init__(self, settings: RunOptions, every: float | None = None, within: Turn | None = None) -> None:
         self._settings = settings
         self._every = every
         self._pool = settings.make_pool()
-        self._pool.check_free()
+        self._within = within is not None
+        """A part of another run, in whose turn it runs."""
+        self._turn = Turn() if within is None else within
+        """The pool knows the turn, and not the run itself, whose `__del__` must be able to end it."""
+        if not self._within:
+            self._pool.check_free()
         self._strategy = settings.strategy
         self._parent_fold = self._strategy.parent_fold(settings.reducer)
         self._digest = settings.input_digest()
@@ -61,8 +66,8 @@ class Run:
         observer = None if self._digest is None or self._digest.sliced else self._digest
         parent_times = ParentTimes()
         self._source = Source(settings.iterable, self._pool.encode(), observer)
-        self._feed = InputFeed(self._source, parent_times)
-        self._retry_buffer = self._feed.retry_buffer
+        self.feed = InputFeed(self._source, parent_times, settings.chunksize)
+        self._retry_buffer = self.feed.retry_buffer
         self._total = settings.total if settings.total is not None else self._source.total
         slots = self._pool.workers if self._total is None else max(1, min(self._pool.workers, self._total))
         self._options = settings.scheduler_options(self._pool, slots, self._total)
@@ -74,8 +79,6 @@ class Run:
         timeout = settings.item_timeout
         self._watch = None if timeout is None else Watch(self._pool, timeout)
         self._working = False
-        self._token = object()
-        """The pool's token for this run. Not the run itself, whose `__del__` must be able to end it."""
 
     def value(self, last: bool = False) -> Any:
         """Return the finished result of what the parent has folded."""
@@ -86,7 +89,9 @@ class Run:
     def __enter__(self) -> Self:
         self._entered = True
         try:
-            with self._pool.used():
+            if not self._within:
+                self._pool.take_turn(self._turn)
+            with self._pool.used(self._turn):
                 self._begin()
         except BaseException as error:
             self._end(error)
@@ -95,11 +100,11 @@ class Run:
 
     def step(self) -> bool:
         """Do one round: pull, wait for events, carry out instructions. Return False when the run is over."""
-        with self._pool.used():
+        with self._pool.used(self._turn):
             return self._step()
 
     def _step(self) -> bool:
-        while (event := self._feed.next_event(self._scheduler)) is not None:
+        while (event := self.feed.next_event(self._scheduler)) is not None:
             if isinstance(event, messages.Pulled):
                 self._begin_work()  # the total that said there were no items was wrong
             self._do(self._scheduler.handle(event))
@@ -134,11 +139,9 @@ class Run:
         if final_stage is None or not self._working:
             return
         self._observers.tell(events.FinalMergeStarted(len(final_stage.items), final_stage.why, monotonic()))
-        self._pool.end(clean=True, again=True, run=self._token)
-        with (
-            contextlib.suppress(PoolAggError),
-            Run(RunOptions(final_stage.func, final_stage.items, Into(final_stage.take), pool=self._pool)) as run,
-        ):
+        self._pool.end(self._turn, clean=True, again=True)
+        settings = RunOptions(final_stage.func, final_stage.items, Into(final_stage.take), pool=self._pool)
+        with contextlib.suppress(PoolAggError), Run(settings, within=self._turn) as run:
             while run.step():
                 pass
 
@@ -157,7 +160,7 @@ class Run:
         if self._every is None or monotonic() < self._next_snapshot:
             return False
         self._next_snapshot = monotonic() + self._every
-        with self._pool.used():
+        with self._pool.used(self._turn):
             self._do(self._scheduler.handle(messages.FlushAll()))
         # Of no partials some reducers have no result.
         return self._scheduler.counts().merged > 0
@@ -198,7 +201,7 @@ class Run:
     def _begin_work(self) -> None:
         if not self._working:
             settings, options = self._settings, self._options
-            self._pool.begin(settings.job(options.grid), options.slots, self._token)
+            self._pool.begin(settings.job(options.grid), options.slots, self._turn)
             self._working = True
             items_run = {slot: items for slot, items in self._pool.items_run().items() if slot < options.slots}
             self._do(self._scheduler.handle(messages.ItemsRun(items_run)))
@@ -214,7 +217,7 @@ class Run:
                 self._parent_times.workers_memory = self._pool.peak_memory()
             try:
                 interrupted = error is not None and not issubclass(type(error), Exception)
-                self._pool.end(clean, interrupted, run=self._token)
+                self._pool.end(self._turn, clean, interrupted, again=self._within)
             finally:
                 try:
                     self._release_checkpoint(error)
@@ -224,7 +227,7 @@ class Run:
 
     def _patience(self) -> float | None:
         """Return the seconds to wait for events at most: 0 while there are items to pull, None for no limit."""
-        if self._feed.is_wanted(self._scheduler):
+        if self.feed.is_wanted(self._scheduler):
             return 0.0
         deadlines = []
         if self._observers:
@@ -265,7 +268,7 @@ class Run:
         from poolagg._engine.checkpointer import Checkpointer
 
         self._checkpointer = Checkpointer(self._settings, self._parent_fold, digest, self._options)
-        self._feed.checkpointer, self._failures.note_in_checkpoint = self._checkpointer, self._checkpointer.skip_failed
+        self.feed.checkpointer, self._failures.note_in_checkpoint = self._checkpointer, self._checkpointer.skip_failed
         self._checkpointer.begin(self._options)
         if self._settings.on_error == "skip":
             self._checkpointer.tell_skipped(self._failures.skipped)

@@ -51,6 +51,7 @@ class ExternalPool(Pool):
     in_flight = 1
 
     def __init__(self, backend: Backend) -> None:
+        super().__init__()
         self._backend = backend
         self.workers = backend.slots * backend.workers
         self.slots_per_worker = backend.slots
@@ -60,7 +61,6 @@ class ExternalPool(Pool):
         self.chunk_seconds = max(backend.task_seconds, 2 * backend.workers / backend.task_rate)
         self._now: list[PoolEvent] = []
         self._slots: list[_Slot] = []
-        self._entered = True  # the engine's owner closes it
 
     def __repr__(self) -> str:
         return repr(self._backend)
