@@ -28,18 +28,19 @@ IN_HAND = 0.05
 
 
 class InputFeed:
-    """The input of one run: its source, and the batches that a retry may need."""
+    """The input of one run: its source, and the batches that a retry may need.
 
-    def __init__(self, source: Source, parent_times: ParentTimes, chunksize: int | None = None) -> None:
+    `error_last`: an exception of the input ends the input, and waits in `take_error` until all items before are done.
+    """
+
+    def __init__(self, source: Source, parent_times: ParentTimes, error_last: bool, chunksize: int | None) -> None:
         self.source = source
         self.retry_buffer = RetryBuffer()
         self.checkpointer: Checkpointer | None = None
         self._parent_times = parent_times
         self._pulling_since: float | None = None
         self._end_told = False
-        self._chunksize = chunksize
-        self.holds_error = False
-        """Whether an exception of the input ends the input, and waits in `take_error` until all items are done."""
+        self._error_last, self._chunksize = error_last, chunksize
         self._error: Exception | None = None
 
     def take_error(self) -> Exception | None:
@@ -92,7 +93,7 @@ class InputFeed:
             raise
         except Exception as error:
             add_note(error, note_of_input(self.source.position))
-            if not self.holds_error:
+            if not self._error_last:
                 raise
             self._error = error
             self.end(drop=self._chunksize is not None)  # as in the standard library: the chunk is not complete

@@ -73,13 +73,10 @@ class _Results:
     def run_of(self, pool: Pool, iterable: Iterable[Any], chunksize: int | None) -> Run:
         """Return the run, whose results arrive here."""
         reducer, strategy = _Arriving(self._arrive), Ordered() if self._in_order else Stream()
-        run = Run(
-            RunOptions(
-                self._func, iterable, reducer, pool=pool, strategy=strategy, chunksize=chunksize, on_error=self._fail
-            )
+        settings = RunOptions(
+            self._func, iterable, reducer, pool=pool, strategy=strategy, chunksize=chunksize, on_error=self._fail
         )
-        run.feed.holds_error = True
-        return run
+        return Run(settings, error_last=True)
 
     def step(self, run: Run) -> bool:
         """Do one round of the run; return False if it is over, or if all results before the error have arrived."""
@@ -92,7 +89,9 @@ class _Results:
 
     def raise_error(self, run: Run) -> None:
         """Raise the exception of the first failed item, or of the input, if there is one."""
-        error, self._error = self._error or run.feed.take_error(), None
+        error, self._error = self._error, None
+        if error is None:
+            error = run.feed.take_error()
         if error is not None:
             try:
                 raise error

@@ -49,7 +49,9 @@ class Run:
     _scheduler: Scheduler
     _entered = _ended = _planned = _stopped = False
 
-    def __init__(self, settings: RunOptions, every: float | None = None, within: Turn | None = None) -> None:
+    def __init__(
+        self, settings: RunOptions, every: float | None = None, within: Turn | None = None, error_last: bool = False
+    ) -> None:
         self._settings = settings
         self._every = every
         self._pool = settings.make_pool()
@@ -65,8 +67,8 @@ class Run:
         self._checkpointer: Checkpointer | None = None
         observer = None if self._digest is None or self._digest.sliced else self._digest
         parent_times = ParentTimes()
-        self._source = Source(settings.iterable, self._pool.encode(), observer)
-        self.feed = InputFeed(self._source, parent_times, settings.chunksize)
+        self._source = Source(settings.iterable, self._pool.encode(refuse=error_last), observer)
+        self.feed = InputFeed(self._source, parent_times, error_last, settings.chunksize)
         self._retry_buffer = self.feed.retry_buffer
         self._total = settings.total if settings.total is not None else self._source.total
         slots = self._pool.workers if self._total is None else max(1, min(self._pool.workers, self._total))

@@ -313,8 +313,12 @@ class Pool(ABC):
     def open(self) -> None:  # noqa: B027 - most pools start workers in `begin`
         """Start the workers ahead of the first run."""
 
-    def encode(self) -> Callable[[Any], Encoded] | None:
-        """Return the function that pickles an item; None if items go by reference."""
+    def encode(self, refuse: bool) -> Callable[[Any], Encoded] | None:
+        """Return the function that pickles an item; None if items go by reference.
+
+        An item that does not pickle fails in its worker; with `refuse`, the function raises instead.
+        """
+        del refuse
         return None
 
     @abstractmethod

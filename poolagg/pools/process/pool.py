@@ -139,9 +139,9 @@ class ProcessPool(Pool):
             if slot not in self._handles:
                 self._launch(slot)
 
-    def encode(self) -> Callable[[Any], Encoded]:
+    def encode(self, refuse: bool) -> Callable[[Any], Encoded]:
         """Return the encoder, which pickles items one by one."""
-        return self._encoder
+        return self._encoder.refusing() if refuse else self._encoder
 
     def _begin(self, job: Job, slots: int) -> None:
         self._epoch += 1

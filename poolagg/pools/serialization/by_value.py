@@ -22,7 +22,7 @@ import threading
 import typing
 import weakref
 from collections.abc import Callable
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any, cast
 
 __all__ = ["is_found_by_name", "reduction"]
@@ -40,6 +40,9 @@ def reduction(obj: Any) -> Any:
         return reduce(obj)
     if isinstance(obj, FunctionType) and obj.__code__ is _DISPATCHING and not is_found_by_name(obj):
         return _reduce_dispatching(obj)
+    if isinstance(obj, MethodType) and isinstance(cls := obj.__self__, type) and is_found_by_name(cls):
+        # cloudpickle looks for the function of a class method by name, and finds the method.
+        return (getattr, (cls, obj.__name__)) if getattr(cls, obj.__name__, None) == obj else NotImplemented
     return NotImplemented
 
 

@@ -12,6 +12,7 @@ An item that does not pickle becomes a pickle that raises when it is opened: the
 
 from __future__ import annotations
 
+import copy
 import functools
 import io
 import pickle
@@ -181,10 +182,18 @@ class _Scan(pickle.Pickler):
 class Encoder:
     """Pickles items one by one, and collects the definitions that workers need to open them."""
 
+    _refuses = False
+
     def __init__(self) -> None:
         self.definitions: list[bytes] = []
         self._defined: dict[str, type] = {}
         self._out_of_band = ArenaBuffers(LEAST_BUFFER)
+
+    def refusing(self) -> Encoder:
+        """Return an encoder that raises what pickling an item raises; both collect the same definitions."""
+        encoder = copy.copy(self)
+        encoder._refuses = True
+        return encoder
 
     def __call__(self, item: Any) -> Encoded:
         """Pickle one item. An error becomes a pickle that raises in the worker, and so fails the item."""
@@ -195,7 +204,7 @@ class Encoder:
             if self._out_of_band:
                 return PackedItem(data, [bytes(buffer.raw()) for buffer in self._out_of_band])
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt) or works(dumps, item):
+            if self._refuses or isinstance(error, KeyboardInterrupt) or works(dumps, item):
                 raise
             data = _unpicklable(item, error)
         finally:
@@ -224,13 +233,13 @@ class Encoder:
             self._defined[name] = cls
 
 
-def encode_by_value(item: Any) -> bytes:
+def encode_by_value(item: Any, refuse: bool = False) -> bytes:
     """Pickle one item for an external worker, which has no definitions; errors as in `Encoder`."""
     try:
         data = dumps(item)
         return dumps_by_value(item) if b"__main__" in data else data
     except BaseException as error:
-        if isinstance(error, KeyboardInterrupt) or works(dumps_by_value, item):
+        if refuse or isinstance(error, KeyboardInterrupt) or works(dumps_by_value, item):
             raise
         return _unpicklable(item, error)
 
