@@ -17,6 +17,7 @@ from poolagg._engine.run import Run
 from poolagg._input.functions import name_of
 from poolagg._input.kept_items import unopened
 from poolagg._runtime.exception_text import add_note
+from poolagg._runtime.threads import here
 from poolagg.errors import WorkerLost
 from poolagg.events import ItemFailed
 from poolagg.pools import Pool
@@ -47,9 +48,13 @@ def imap(
 def _drain(results: _Results, run: Run) -> Iterator[Any]:
     arrived = results.arrived
     with run:
+        thread = here.thread
         while results.step(run):
             while arrived:
                 yield arrived.popleft()
+                if here.thread is not thread:
+                    thread = here.thread
+                    run.turn.step()
     while arrived:
         yield arrived.popleft()
     results.raise_error(run)

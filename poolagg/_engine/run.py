@@ -57,7 +57,7 @@ class Run:
         self._pool = settings.make_pool()
         self._within = within is not None
         """A part of another run, in whose turn it runs."""
-        self._turn = Turn() if within is None else within
+        self.turn = Turn() if within is None else within
         """The pool knows the turn, and not the run itself, whose `__del__` must be able to end it."""
         if not self._within:
             self._pool.check_free()
@@ -92,8 +92,8 @@ class Run:
         self._entered = True
         try:
             if not self._within:
-                self._pool.take_turn(self._turn)
-            with self._pool.used(self._turn):
+                self._pool.take_turn(self.turn)
+            with self._pool.used(self.turn):
                 self._begin()
         except BaseException as error:
             self._end(error)
@@ -102,7 +102,7 @@ class Run:
 
     def step(self) -> bool:
         """Do one round: pull, wait for events, carry out instructions. Return False when the run is over."""
-        with self._pool.used(self._turn):
+        with self._pool.used(self.turn):
             return self._step()
 
     def _step(self) -> bool:
@@ -141,9 +141,9 @@ class Run:
         if final_stage is None or not self._working:
             return
         self._observers.tell(events.FinalMergeStarted(len(final_stage.items), final_stage.why, monotonic()))
-        self._pool.end(self._turn, clean=True, again=True)
+        self._pool.end(self.turn, clean=True, again=True)
         settings = RunOptions(final_stage.func, final_stage.items, Into(final_stage.take), pool=self._pool)
-        with contextlib.suppress(PoolAggError), Run(settings, within=self._turn) as run:
+        with contextlib.suppress(PoolAggError), Run(settings, within=self.turn) as run:
             while run.step():
                 pass
 
@@ -162,7 +162,7 @@ class Run:
         if self._every is None or monotonic() < self._next_snapshot:
             return False
         self._next_snapshot = monotonic() + self._every
-        with self._pool.used(self._turn):
+        with self._pool.used(self.turn):
             self._do(self._scheduler.handle(messages.FlushAll()))
         # Of no partials some reducers have no result.
         return self._scheduler.counts().merged > 0
@@ -203,7 +203,7 @@ class Run:
     def _begin_work(self) -> None:
         if not self._working:
             settings, options = self._settings, self._options
-            self._pool.begin(settings.job(options.grid), options.slots, self._turn)
+            self._pool.begin(settings.job(options.grid), options.slots, self.turn)
             self._working = True
             items_run = {slot: items for slot, items in self._pool.items_run().items() if slot < options.slots}
             self._do(self._scheduler.handle(messages.ItemsRun(items_run)))
@@ -219,7 +219,7 @@ class Run:
                 self._parent_times.workers_memory = self._pool.peak_memory()
             try:
                 interrupted = error is not None and not issubclass(type(error), Exception)
-                self._pool.end(self._turn, clean, interrupted, again=self._within)
+                self._pool.end(self.turn, clean, interrupted, again=self._within)
             finally:
                 try:
                     self._release_checkpoint(error)

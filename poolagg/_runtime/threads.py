@@ -11,7 +11,7 @@ from collections.abc import Callable
 from threading import Thread
 from typing import Any
 
-__all__ = ["HelperThread", "calling_thread"]
+__all__ = ["HelperThread", "here"]
 
 
 class HelperThread(Thread):
@@ -19,14 +19,18 @@ class HelperThread(Thread):
 
     def __init__(self, target: Callable[..., Any], args: tuple[Any, ...], name: str) -> None:
         super().__init__(target=target, args=args, name=name, daemon=True)
-        self.helps = calling_thread()
+        self.helps = here.thread
 
 
-def calling_thread() -> Thread:
-    """Return the current thread; for a helper, the thread that it helps.
+class _Here(threading.local):
+    """`here.thread` is the current thread; for a helper, the thread that it helps.
 
-    >>> calling_thread() is threading.current_thread()
-    True
+    Not its identifier, which another thread takes over when this one has ended.
     """
-    thread = threading.current_thread()
-    return thread.helps if isinstance(thread, HelperThread) else thread
+
+    def __init__(self) -> None:
+        thread = threading.current_thread()
+        self.thread: Thread = thread.helps if isinstance(thread, HelperThread) else thread
+
+
+here = _Here()

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from threading import Thread
 
-from poolagg._runtime.threads import calling_thread
+from poolagg._runtime.threads import here
 
 __all__ = ["Turn", "Turns", "WorkerThread"]
 
@@ -32,12 +32,12 @@ class Turn:
     def __init__(self) -> None:
         self.process = 0
         self.thread: Thread | None = None
-        """The thread that runs the job: the last that took a step, since a generator may go from thread to thread."""
+        """The thread that runs the job: the last one, since a generator may go from thread to thread."""
         self.called: SimpleQueue[None] = SimpleQueue()
 
     def step(self) -> None:
         """Note that this thread runs the job now."""
-        self.thread = calling_thread()
+        self.thread = here.thread
 
 
 class WorkerThread(Thread):
@@ -86,7 +86,7 @@ class Turns:
 
     def is_inside(self) -> bool:
         """Tell whether the current run waits for this thread."""
-        first, thread = self._first(), calling_thread()
+        first, thread = self._first(), here.thread
         while first is not None and first.thread is not thread:
             served = thread.serves if isinstance(thread, WorkerThread) else None
             if served is None or served.thread is None:
