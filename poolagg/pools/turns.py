@@ -72,12 +72,12 @@ class Turns:
         turn.step()
 
     def leave(self, turn: Turn) -> None:
-        """Leave the line, and call the next run; do nothing if that is done."""
+        """Leave the line, and call the next run; a second call is harmless, and completes one that was interrupted."""
         turn.thread = None
         with contextlib.suppress(ValueError):
             self._line.remove(turn)
-            if (first := self._first()) is not None:
-                first.called.put(None)
+        if (first := self._first()) is not None:
+            first.called.put(None)
 
     def call_all(self) -> None:
         """Have all that wait check again whether they wait in vain."""
@@ -96,12 +96,13 @@ class Turns:
 
     def _first(self) -> Turn | None:
         """Return the turn of the current run; forget turns that a forked child has from its parent."""
-        while True:
+        while self._line:
             try:
                 first = self._line[0]
-            except IndexError:
-                return None
+            except IndexError:  # another thread was quicker
+                break
             if first.process == os.getpid():
                 return first
             with contextlib.suppress(ValueError):
                 self._line.remove(first)
+        return None
