@@ -14,7 +14,6 @@ take_turn() … begin(job) … perform(instruction), wait() → events … end()
 from __future__ import annotations
 
 import enum
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from threading import Event, Lock
@@ -228,7 +227,7 @@ class Pool(ABC):
         with interrupts_held_back():
             self.lifecycle = Lifecycle.CLOSING
             self._turns.call_all()
-            if self._is_running() and self.in_use:
+            if self.in_use and self._turns.current() is not None:
                 self._stop()
             else:
                 self._free(at_once)
@@ -269,10 +268,6 @@ class Pool(ABC):
         """Return a context manager that defers a concurrent `close`."""
         return _Used(self, turn)
 
-    def _is_running(self) -> bool:
-        """Tell whether a run has begun; a forked child does not continue a run of its parent."""
-        return self._busy is not None and self._busy.process == os.getpid()
-
     def check_open(self) -> None:
         """Raise ValueError if the pool is closed."""
         if self.lifecycle is not Lifecycle.OPEN:
@@ -295,17 +290,17 @@ class Pool(ABC):
         """
         with interrupts_held_back():
             try:
-                if self.single_run and not again:
+                begun = self._busy is turn  # false in a forked child that has replaced it
+                if begun:
                     self._busy = None
+                if self.lifecycle is not Lifecycle.OPEN and self._turns.current() is turn:
+                    self._free(at_once=True)
+                elif self.single_run and not again:
                     self._free(at_once=not clean)
-                elif self._busy is turn:  # else it has not begun, or a forked child has replaced it
-                    self._busy = None
-                    if self.lifecycle is not Lifecycle.OPEN:
-                        self._free(at_once=True)
-                    elif interrupted:
-                        self._interrupt()
-                    else:
-                        self._end(clean)
+                elif begun and interrupted:
+                    self._interrupt()
+                elif begun:
+                    self._end(clean)
             finally:
                 if not again:
                     self._turns.leave(turn)

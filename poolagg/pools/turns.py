@@ -63,7 +63,7 @@ class Turns:
         turn.process = os.getpid()
         self._line.append(turn)
         try:
-            while self._first() is not turn:
+            while self.current() is not turn:
                 check()
                 turn.called.get()
         except BaseException:  # Ctrl-C, or the pool is closed
@@ -76,7 +76,7 @@ class Turns:
         turn.thread = None
         with contextlib.suppress(ValueError):
             self._line.remove(turn)
-        if (first := self._first()) is not None:
+        if (first := self.current()) is not None:
             first.called.put(None)
 
     def call_all(self) -> None:
@@ -86,7 +86,7 @@ class Turns:
 
     def is_inside(self) -> bool:
         """Tell whether the current run waits for this thread."""
-        first, thread = self._first(), here.thread
+        first, thread = self.current(), here.thread
         while first is not None and first.thread is not thread:
             served = thread.serves if isinstance(thread, WorkerThread) else None
             if served is None or served.thread is None:
@@ -94,7 +94,7 @@ class Turns:
             thread = served.thread
         return first is not None
 
-    def _first(self) -> Turn | None:
+    def current(self) -> Turn | None:
         """Return the turn of the current run; forget turns that a forked child has from its parent."""
         while self._line:
             try:

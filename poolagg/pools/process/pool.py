@@ -37,8 +37,8 @@ from poolagg.pools.serialization.pickling import (
     Encoder,
     dumps_by_value,
     main_namespace,
-    only_inherited,
     plainly,
+    raise_if_inherited_only,
     refuse_inherited_only,
 )
 
@@ -236,8 +236,7 @@ class ProcessPool(Pool):
         try:
             return dumps_by_value((self._initializer, self._initargs))
         except RuntimeError as error:
-            if (refusal := only_inherited("initializer or initargs", error)) is not None:
-                raise refusal from error
+            raise_if_inherited_only("initializer or initargs", error)
             raise
 
     def _brief(self, handle: Handle, definitions: Iterable[bytes] = ()) -> None:

@@ -34,8 +34,8 @@ __all__ = [
     "encode_by_value",
     "in_main",
     "main_namespace",
-    "only_inherited",
     "plainly",
+    "raise_if_inherited_only",
     "refuse_inherited_only",
 ]
 
@@ -116,26 +116,28 @@ def in_main(reduced: tuple[Any, ...], inherited: Mapping[str, Any]) -> tuple[Any
     return (make, (code, _Main(), *arguments), (attributes, slots), *rest)
 
 
-def only_inherited(what: str, error: BaseException) -> TypeError | None:
-    """Return the error to raise if `what` holds a lock, value or queue that `multiprocessing` passes by fork only."""
+def raise_if_inherited_only(what: str, error: BaseException) -> None:
+    """Raise a TypeError if `what` holds a lock, value or queue that `multiprocessing` passes by fork only.
+
+    It is in no variable, whose frame would keep it, and with it the pool.
+    """
     if not isinstance(error, RuntimeError) or "through inheritance" not in str(error):
-        return None
-    return TypeError(
+        return
+    raise TypeError(
         f"{what} can't be sent to a worker: {error}. Use a multiprocessing.Manager's, such as manager.Lock(), "
         f'manager.Value("i", 0) or manager.Queue(), which can be sent; or give it to workers that inherit it: '
         f'ProcessPool(start_method="fork", initializer=..., initargs=...)'
-    )
+    ) from error
 
 
 def refuse_inherited_only(what: str, value: Any) -> None:
-    """Raise the TypeError of `only_inherited` if plain pickle finds such an object in `value`."""
+    """Raise the TypeError of `raise_if_inherited_only` if plain pickle finds such an object in `value`."""
     if "multiprocessing.context" not in sys.modules:
         return
     try:
         pickle.Pickler(_Nowhere(), 5, buffer_callback=lambda _: None).dump(value)
     except RuntimeError as error:
-        if (refusal := only_inherited(what, error)) is not None:
-            raise refusal from error
+        raise_if_inherited_only(what, error)
     except Exception as error:  # it does not pickle plainly, or not at all: sending it will tell
         if raised_by_handler(error):
             raise
