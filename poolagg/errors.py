@@ -117,7 +117,7 @@ class ResourceError(PoolAggError):
 
 
 class PoolBusy(PoolAggError):
-    """The pool is running another job: a pool runs one job at a time."""
+    """The pool is running another job for the same thread: a pool runs one job at a time."""
 
 
 class RemoteError(PoolAggError):

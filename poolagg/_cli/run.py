@@ -148,7 +148,8 @@ def _pool(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     elif kind == "process":
         yield {"workers": options.workers}
     else:
-        yield {"pool": poolagg.SerialPool() if kind == "serial" else poolagg.ThreadPool(options.workers)}
+        with poolagg.SerialPool() if kind == "serial" else poolagg.ThreadPool(options.workers) as pool:
+            yield {"pool": pool}
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from time import monotonic
 from typing import Any, NoReturn
@@ -25,7 +25,8 @@ from poolagg._engine.options import RunOptions
 from poolagg._input.functions import name_of
 from poolagg._input.source import Source
 from poolagg._runtime.callers import warn_caller
-from poolagg._runtime.exception_text import add_note, said, trace_of
+from poolagg._runtime.exception_text import add_note, message_of, said, trace_of
+from poolagg._runtime.interrupts import interrupts_allowed
 from poolagg._scheduler.options import SchedulerOptions
 from poolagg._scheduler.ranges import Interval, LeafGrid, RangeSet
 from poolagg.errors import AcceptedChanges, CheckpointMismatch, RemoteError, clipped, short_repr
@@ -252,9 +253,10 @@ class Checkpointer:
                 f"{said(error)}. Wrap it in a class with __reduce__"
             ) from error
 
-    def finish(self) -> events.Checkpointed | None:
+    def commit_rest(self, tell: Callable[[events.RunEvent], None]) -> None:
         """Commit what is not committed yet as the run ends, in success or failure, unless the state is dirty."""
-        return self.commit() if self._ready else None
+        if self._ready:
+            tell(self.commit())
 
     def finished(self) -> None:
         """Note that the run has its result."""
@@ -264,7 +266,19 @@ class Checkpointer:
         """Release the file or the resource. If an interrupt strikes, call it again."""
         self._store.close()
 
-    def release(self, error: BaseException | None) -> None:
+    def end(self, error: BaseException | None, tell: Callable[[events.RunEvent], None]) -> None:
+        """Commit what is not committed yet, and release the checkpoint, however the run ended."""
+        try:
+            with interrupts_allowed():
+                self.commit_rest(tell)
+        except Exception as another:
+            if error is None:
+                raise
+            add_note(error, f"poolagg: the last commit of the checkpoint failed: {message_of(another)}")
+        finally:
+            self._release(error)
+
+    def _release(self, error: BaseException | None) -> None:
         """Release the file or the resource even if interrupted, after a run that may have ended with `error`."""
         try:
             self.close()

@@ -16,7 +16,7 @@ from poolagg._scheduler.messages import Fail, Failure, PartialState, Retry, Skip
 from poolagg.errors import PoolAggError, ReducerError, RemoteError, TaskError, WorkerLost, clipped
 from poolagg.events import ItemFailed
 
-__all__ = ["Failures", "Skipped", "error_of_item", "error_of_run", "note_of_fold", "note_of_input"]
+__all__ = ["Failures", "Skipped", "error_of_item", "error_of_run", "note_of_fold", "note_of_input", "note_of_item"]
 
 ADVICE = 'Pass on_error="skip" to leave failing items out, or retries=N to run them again.'
 
@@ -137,6 +137,11 @@ class Skipped:
 def note_of_input(position: int) -> str:
     """Say where in the input the exception was raised."""
     return f"poolagg: the input raised this when item {position} was pulled from it"
+
+
+def note_of_item(func: str, index: int, item: str) -> str:
+    """Say which item failed."""
+    return f"poolagg: {func} failed on item {index}, {item}"
 
 
 def note_of_fold(reducer: str, state: PartialState, at: int | None, item: Any) -> str:

@@ -78,7 +78,11 @@ class RunOptions:
 
     def make_pool(self) -> Pool:
         """Return the pool to run on."""
-        pool = ProcessPool(self._workers) if self._pool is None else as_pool(self._pool)
+        if self._pool is None:
+            pool: Pool = ProcessPool(self._workers)
+            pool.single_run = True
+        else:
+            pool = as_pool(self._pool)
         if self.item_timeout is not None and not pool.can_kill:
             raise ValueError(
                 f"item_timeout={self.item_timeout!r} requires a pool that can kill a running item, such as "

@@ -23,12 +23,11 @@ from poolagg._engine.observers import Observers, ParentTimes
 from poolagg._engine.options import RunOptions
 from poolagg._input.source import Source
 from poolagg._runtime.durations import bounded
-from poolagg._runtime.exception_text import add_note, message_of
-from poolagg._runtime.interrupts import even_if_interrupted, interrupts_allowed, interrupts_held_back
+from poolagg._runtime.interrupts import even_if_interrupted, interrupts_held_back
 from poolagg._scheduler import messages as messages
 from poolagg._scheduler.scheduler import Counts, Scheduler
 from poolagg.errors import PoolAggError, SkippedItems
-from poolagg.pools import Watch
+from poolagg.pools import Turn, Watch
 from poolagg.reducers import Into
 
 if TYPE_CHECKING:  # few runs have a checkpoint, and its modules take long to import
@@ -49,11 +48,18 @@ class Run:
     _scheduler: Scheduler
     _entered = _ended = _planned = _stopped = False
 
-    def __init__(self, settings: RunOptions, every: float | None = None) -> None:
+    def __init__(
+        self, settings: RunOptions, every: float | None = None, within: Turn | None = None, error_last: bool = False
+    ) -> None:
         self._settings = settings
         self._every = every
         self._pool = settings.make_pool()
-        self._pool.check_free()
+        self._within = within is not None
+        """A part of another run, in whose turn it runs."""
+        self.turn = Turn() if within is None else within
+        """The pool knows the turn, and not the run itself, whose `__del__` must be able to end it."""
+        if not self._within:
+            self._pool.check_free()
         self._strategy = settings.strategy
         self._parent_fold = self._strategy.parent_fold(settings.reducer)
         self._ends_early = settings.reducer.ends_early
@@ -61,9 +67,9 @@ class Run:
         self._checkpointer: Checkpointer | None = None
         observer = None if self._digest is None or self._digest.sliced else self._digest
         self._parent_times = ParentTimes()
-        self._source = Source(settings.iterable, self._pool.encode(), observer)
-        self._feed = InputFeed(self._source, self._parent_times)
-        self._retry_buffer = self._feed.retry_buffer
+        self._source = Source(settings.iterable, self._pool.encode(refuse=error_last), observer)
+        self.feed = InputFeed(self._source, self._parent_times, error_last, settings.chunksize)
+        self._retry_buffer = self.feed.retry_buffer
         self._total = settings.total if settings.total is not None else self._source.total
         slots = self._pool.workers if self._total is None else max(1, min(self._pool.workers, self._total))
         self._options = settings.scheduler_options(self._pool, slots, self._total)
@@ -74,8 +80,6 @@ class Run:
         timeout = settings.item_timeout
         self._watch = None if timeout is None else Watch(self._pool, timeout)
         self._working = False
-        self._token = object()
-        """The pool's token for this run. Not the run itself, whose `__del__` must be able to end it."""
 
     def value(self, last: bool = False) -> Any:
         """Return the finished result of what the parent has folded."""
@@ -86,7 +90,9 @@ class Run:
     def __enter__(self) -> Self:
         self._entered = True
         try:
-            with self._pool.used():
+            if not self._within:
+                self._pool.take_turn(self.turn)
+            with self._pool.used(self.turn):
                 self._begin()
         except BaseException as error:
             self._end(error)
@@ -95,11 +101,11 @@ class Run:
 
     def step(self) -> bool:
         """Do one round: pull, wait for events, carry out instructions. Return False when the run is over."""
-        with self._pool.used():
+        with self._pool.used(self.turn):
             return self._step()
 
     def _step(self) -> bool:
-        while (event := self._feed.next_event(self._scheduler)) is not None:
+        while (event := self.feed.next_event(self._scheduler)) is not None:
             if isinstance(event, messages.Pulled):
                 self._begin_work()  # the total that said there were no items was wrong
             self._do(self._scheduler.handle(event))
@@ -134,11 +140,9 @@ class Run:
         if final_stage is None or not self._working:
             return
         self._observers.tell(events.FinalMergeStarted(len(final_stage.items), final_stage.why, monotonic()))
-        self._pool.end(clean=True, again=True, run=self._token)
-        with (
-            contextlib.suppress(PoolAggError),
-            Run(RunOptions(final_stage.func, final_stage.items, Into(final_stage.take), pool=self._pool)) as run,
-        ):
+        self._pool.end(self.turn, clean=True, again=True)
+        settings = RunOptions(final_stage.func, final_stage.items, Into(final_stage.take), pool=self._pool)
+        with contextlib.suppress(PoolAggError), Run(settings, within=self.turn) as run:
             while run.step():
                 pass
 
@@ -157,7 +161,7 @@ class Run:
         if self._every is None or monotonic() < self._next_snapshot:
             return False
         self._next_snapshot = monotonic() + self._every
-        with self._pool.used():
+        with self._pool.used(self.turn):
             self._do(self._scheduler.handle(messages.FlushAll()))
         # Of no partials some reducers have no result.
         return self._scheduler.counts().merged > 0
@@ -202,7 +206,7 @@ class Run:
     def _begin_work(self) -> None:
         if not self._working:
             settings, options = self._settings, self._options
-            self._pool.begin(settings.job(options.grid), options.slots, self._token)
+            self._pool.begin(settings.job(options.grid), options.slots, self.turn)
             self._working = True
             items_run = {slot: items for slot, items in self._pool.items_run().items() if slot < options.slots}
             self._do(self._scheduler.handle(messages.ItemsRun(items_run)))
@@ -218,17 +222,18 @@ class Run:
                 self._parent_times.workers_memory = self._pool.peak_memory()
             try:
                 interrupted = error is not None and not issubclass(type(error), Exception)
-                self._pool.end(clean, interrupted, run=self._token)
+                self._pool.end(self.turn, clean, interrupted, again=self._within)
             finally:
                 try:
-                    self._release_checkpoint(error)
+                    if self._checkpointer is not None:
+                        self._checkpointer.end(error, self._observers.tell)
                 finally:
                     done, failed, _ = self._scheduler.counts() if self._planned else Counts()
                     self._observers.ended(done, failed, monotonic() - self._began, error, self._stopped)
 
     def _patience(self) -> float | None:
         """Return the seconds to wait for events at most: 0 while there are items to pull, None for no limit."""
-        if self._feed.is_wanted(self._scheduler):
+        if self.feed.is_wanted(self._scheduler):
             return 0.0
         deadlines = []
         if self._observers:
@@ -269,7 +274,7 @@ class Run:
         from poolagg._engine.checkpointer import Checkpointer
 
         self._checkpointer = Checkpointer(self._settings, self._parent_fold, digest, self._options)
-        self._feed.checkpointer, self._failures.note_in_checkpoint = self._checkpointer, self._checkpointer.skip_failed
+        self.feed.checkpointer, self._failures.note_in_checkpoint = self._checkpointer, self._checkpointer.skip_failed
         self._checkpointer.begin(self._options)
         if self._settings.on_error == "skip":
             self._checkpointer.tell_skipped(self._failures.skipped)
@@ -278,25 +283,7 @@ class Run:
     def _keep_result(self) -> None:
         if self._checkpointer is not None:
             self._checkpointer.finished()
-            self._keep_rest(self._checkpointer)
-
-    def _keep_rest(self, checkpointer: Checkpointer) -> None:
-        if (committed := checkpointer.finish()) is not None:
-            self._observers.tell(committed)
-
-    def _release_checkpoint(self, error: BaseException | None) -> None:
-        """Commit what is not committed yet, however the run ended, and release the checkpoint."""
-        if self._checkpointer is None:
-            return
-        try:
-            with interrupts_allowed():
-                self._keep_rest(self._checkpointer)
-        except Exception as another:
-            if error is None:
-                raise
-            add_note(error, f"poolagg: the last commit of the checkpoint failed: {message_of(another)}")
-        finally:
-            self._checkpointer.release(error)
+            self._checkpointer.commit_rest(self._observers.tell)
 
     # -- events in, instructions out -----------------------------------------------------------------------------------
 

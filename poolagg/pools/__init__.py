@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from poolagg.pools.serial import SerialPool as SerialPool
     from poolagg.pools.serialization.shared_value import share as share
     from poolagg.pools.threads import ThreadPool as ThreadPool
+    from poolagg.pools.turns import Turn as Turn
 else:
     __getattr__, __dir__, __all__ = lazily(
         __name__,
@@ -26,6 +27,7 @@ else:
         chunk_runner="Job",
         serial="SerialPool",
         threads="ThreadPool",
+        turns="Turn",
         **{
             "external.dask": "DaskPool",
             "external.ray": "RayPool",

@@ -22,7 +22,7 @@ from poolagg._scheduler.worker_messages import NONE_YET, ChunkResult, PartialSta
 from poolagg.errors import ReducerError
 from poolagg.pools.batch_mapper import BatchMapper, Heartbeat
 from poolagg.pools.serialization.outbox import Outbox
-from poolagg.pools.serialization.pickling import dumps_code, only_inherited
+from poolagg.pools.serialization.pickling import dumps_code, raise_if_inherited_only
 from poolagg.reducers import Reducer
 from poolagg.strategies import Strategy
 
@@ -71,8 +71,7 @@ def pickle_job(job: Job, inherited: Mapping[str, Any] | None = None) -> bytes:
             try:
                 dumps_code(value)
             except Exception:
-                if (refusal := only_inherited(f"{name}, {value!r},", error)) is not None:
-                    raise refusal from error
+                raise_if_inherited_only(f"{name}, {value!r},", error)
                 raise TypeError(
                     f"{name}, {value!r}, can't be sent to a worker: {said(error)}. Make what it refers to inside the "
                     f"worker (per_worker, or an initializer), or use a ThreadPool"

@@ -82,6 +82,7 @@ class SerialPool(Pool):
     workers = 1
 
     def __init__(self) -> None:
+        super().__init__()
         self._instructions: deque[tuple[PoolInstruction, InputBatch | None]] = deque()
         self._work: ChunkRunner | None = None
 

@@ -7,9 +7,11 @@ import queue
 import threading
 import weakref
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from time import monotonic
-from typing import Any, TypeAlias
+from typing import Any, Never, TypeAlias
+from weakref import WeakSet
 
 from poolagg._input.batches import InputBatch
 from poolagg._runtime.arguments import checked_count
@@ -27,16 +29,17 @@ from poolagg._scheduler.messages import (
 )
 from poolagg.pools.chunk_runner import ChunkRunner, Job
 from poolagg.pools.cpus import usable_cpus
-from poolagg.pools.pool import Pool, PoolInstruction
+from poolagg.pools.pool import Pool, PoolInstruction, checked_initializer, refuse_standard_names
 from poolagg.pools.process.progress_cell import Batch, RunCancelled, Sharing
 from poolagg.pools.serial import carry_out
 from poolagg.pools.serialization.wire import as_reducer_error, start_failed
+from poolagg.pools.turns import Turn, WorkerThread
 
 __all__ = ["ThreadPool"]
 
 
 class ThreadPool(Pool):
-    """Threads of this process, kept for many runs when entered with `with`, else for one.
+    """Threads of this process, kept for many runs: until the pool is closed, or collected.
 
     Items and partials go by reference and need not pickle, but the source must not reuse one buffer for all its items.
     A thread can't be killed: `item_timeout` is not supported, and a thread that is busy when its run ends is abandoned,
@@ -47,14 +50,25 @@ class ThreadPool(Pool):
     [1, 2, 3]
     """
 
-    def __init__(self, workers: int | None = None, *, initializer: Callable[..., Any] | None = None) -> None:
+    def __init__(
+        self,
+        workers: int | None = None,
+        initializer: Callable[..., Any] | None = None,
+        initargs: Iterable[Any] = (),
+        **unknown: Never,
+    ) -> None:
+        super().__init__()
+        refuse_standard_names(ThreadPool, unknown)
         self.workers = checked_count("workers", usable_cpus() if workers is None else workers)
-        self._initializer = initializer
+        checked = checked_initializer(initializer)
+        self._initializer = None if checked is None else partial(checked, *initargs)
         self._slots: dict[int, _Thread] = {}
+        self._left: WeakSet[WorkerThread] = WeakSet()
+        """Threads that were abandoned and may still run their last batch."""
         self._events: PoolEvents = queue.SimpleQueue()  # a new one for each run, so that late events are dropped
         self._now: list[PoolEvent] = []
         self._started_in = os.getpid()
-        self._finalizer = weakref.finalize(self, even_if_interrupted, _leave, self._slots)
+        self._finalizer = weakref.finalize(self, even_if_interrupted, _leave, self._slots, self._left)
         self._finalizer.atexit = False  # daemons end with the interpreter
 
     def __repr__(self) -> str:
@@ -98,12 +112,13 @@ class ThreadPool(Pool):
         self._forget_events()
         if self._started_in != os.getpid():  # a forked child does not have its parent's threads
             self._slots.clear()
+            self._left.clear()
             self._started_in = os.getpid()
         for slot in range(slots):
             if slot not in self._slots:
                 with interrupts_held_back():
                     self._slots[slot] = _Thread(slot, self._initializer)
-            self._slots[slot].begin(job, self._events)
+            self._slots[slot].begin(job, self._events, self._busy)
 
     def _forget_events(self) -> None:
         self._events, self._now = queue.SimpleQueue(), []
@@ -112,7 +127,7 @@ class ThreadPool(Pool):
         self._forget_events()
         for slot, thread in list(self._slots.items()):
             if not clean and thread.busy:
-                thread.leave()
+                self._left.add(thread.leave())
                 del self._slots[slot]
             else:
                 thread.drop()
@@ -123,18 +138,23 @@ class ThreadPool(Pool):
     def _close(self, at_once: bool) -> None:
         self._finalizer.detach()
         idle = [thread for thread in self._slots.values() if not thread.busy]
-        _leave(self._slots)
+        _leave(self._slots, self._left)
         if self._started_in == os.getpid():
             with interrupts_allowed():  # an initializer may take its time
                 for thread in idle:
                     thread.join()
 
+    def _join(self) -> None:
+        if self._started_in == os.getpid():
+            for thread in list(self._left):
+                thread.join()
 
-def _leave(slots: dict[int, _Thread]) -> None:
+
+def _leave(slots: dict[int, _Thread], left: WeakSet[WorkerThread]) -> None:
     """Have each thread end after its current batch."""
     with interrupts_held_back():
         for thread in slots.values():
-            thread.leave()
+            left.add(thread.leave())
         slots.clear()
 
 
@@ -158,10 +178,11 @@ class _Thread:
         self._instructions: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._cancelled: set[int] = set()
         self._claimed = -1
-        self._thread = threading.Thread(target=self._serve, name=f"poolagg-{slot}", daemon=True)
+        self._thread = WorkerThread(target=self._serve, name=f"poolagg-{slot}", daemon=True)
         self._thread.start()
 
-    def begin(self, job: Job, events: PoolEvents) -> None:
+    def begin(self, job: Job, events: PoolEvents, turn: Turn | None) -> None:
+        self._thread.serves = turn
         with self._lock:  # here, since the thread may read the job only after chunks were cancelled
             self._claimed = -1
             self._cancelled.clear()
@@ -194,10 +215,11 @@ class _Thread:
             self._cancelled.add(chunk)
             return True
 
-    def leave(self) -> None:
-        """End after the current batch."""
+    def leave(self) -> WorkerThread:
+        """End after the current batch; return the thread."""
         self._left = True
         self._instructions.put((None, None))
+        return self._thread
 
     def join(self) -> None:
         self._thread.join()

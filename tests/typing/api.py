@@ -232,6 +232,10 @@ def what_pools_yield() -> None:
         assert_type(processes.imap_unordered(square, NUMBERS), Iterator[int])
         assert_type(threads.imap_unordered(with_item(len), WORDS), Iterator[tuple[str, int]])
         assert_type(SerialPool().imap_unordered(star(power), [(2, 3)]), Iterator[int])
+        assert_type(processes.imap(square, NUMBERS, chunksize=10), Iterator[int])
+        assert_type(processes.map(with_item(len), WORDS, 10), list[tuple[str, int]])
+        assert_type(threads.starmap(power, [(2, 3)]), list[int])
+        assert_type(ProcessPool(2, print, ("ready",)).map(letters, WORDS), list[list[str]])
         aggregate(square, NUMBERS, Sum(), pool=processes, on_error="skip", checkpoint="run.ckpt", watch=print)
 
 
@@ -252,6 +256,12 @@ def errors() -> None:
     aggregate(letters, NUMBERS, operator.add)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
     snapshots(letters, NUMBERS, Count())  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
     SerialPool().imap_unordered(letters, NUMBERS)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    SerialPool().map(letters, NUMBERS)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    # The standard library's names, and its methods that are not there.
+    ProcessPool(processes=2)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ProcessPool(maxtasksperchild=2)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ThreadPool(processes=2)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ProcessPool(2).apply_async(print)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
     # A class in the place of a reducer.
     aggregate(square, NUMBERS, Sum)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
     aggregate(square, NUMBERS, list)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]

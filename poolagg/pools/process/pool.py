@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from selectors import EVENT_WRITE
 from time import monotonic
-from typing import Any
+from typing import Any, Never
 
 from poolagg._input.batches import Encoded, InputBatch
 from poolagg._runtime.arguments import checked_count
@@ -23,7 +23,7 @@ from poolagg._runtime.interrupts import even_if_interrupted, interrupts_held_bac
 from poolagg._scheduler import messages
 from poolagg.pools.chunk_runner import Job, pickle_job
 from poolagg.pools.cpus import usable_cpus, with_thread_limits
-from poolagg.pools.pool import Lifecycle, Pool, PoolInstruction
+from poolagg.pools.pool import Lifecycle, Pool, PoolInstruction, checked_initializer, refuse_standard_names
 from poolagg.pools.process import arena
 from poolagg.pools.process import channel as channel_module
 from poolagg.pools.process.launch.frozen import refuse_frozen, refuse_second_run
@@ -32,20 +32,17 @@ from poolagg.pools.process.memory import checked_limit, peak_memory
 from poolagg.pools.process.progress_cell import NO_CHUNK, Batch
 from poolagg.pools.process.recycling import Recycling
 from poolagg.pools.process.worker_handle import Handle
-from poolagg.pools.process.workers import Workers
+from poolagg.pools.process.workers import GOODBYE, Workers
 from poolagg.pools.serialization.pickling import (
     Encoder,
     dumps_code,
     inherited_namespace,
-    only_inherited,
     plainly,
+    raise_if_inherited_only,
     refuse_inherited_only,
 )
 
 __all__ = ["ProcessPool"]
-
-GOODBYE = 1.0
-"""Seconds that a worker has to exit at the pool's end if idle, or to leave its chunk when its run is over."""
 
 DYING = 0.1
 """Longest time, in seconds, between the end of a dying worker's pipe and its death; a worker that lives on has closed
@@ -53,7 +50,7 @@ its pipe."""
 
 
 class ProcessPool(Pool):
-    """Worker processes, kept for many runs when entered with `with`, else for one.
+    """Worker processes, kept for many runs: until the pool is closed or collected, or the interpreter ends.
 
     `workers`: how many (default: the CPUs this process may use). `initializer(*initargs)` runs first in each; `func`
     sees what it assigns to globals of the script. `start_method`: "forkserver" (the default where available), "spawn",
@@ -89,18 +86,19 @@ class ProcessPool(Pool):
     def __init__(
         self,
         workers: int | None = None,
-        *,
         initializer: Callable[..., Any] | None = None,
         initargs: Iterable[Any] = (),
+        *,
         start_method: str | None = None,
         max_items_per_worker: int | None = None,
         memory_limit: int | str | None = None,
         env: Mapping[str, str] | None = None,
+        **unknown: Never,
     ) -> None:
+        super().__init__()
+        refuse_standard_names(ProcessPool, unknown)
         self.workers = checked_count("workers", usable_cpus() if workers is None else workers)
-        if initializer is not None and not callable(initializer):
-            raise TypeError(f"initializer must be a function, not {initializer!r}")
-        self._initializer, self._initargs = initializer, tuple(initargs)
+        self._initializer, self._initargs = checked_initializer(initializer), tuple(initargs)
         self.start_method = checked_start_method(start_method)
         refuse_second_run()
         if self.start_method != "fork":
@@ -141,9 +139,9 @@ class ProcessPool(Pool):
             if slot not in self._handles:
                 self._launch(slot)
 
-    def encode(self) -> Callable[[Any], Encoded]:
+    def encode(self, refuse: bool) -> Callable[[Any], Encoded]:
         """Return the encoder, which pickles items one by one."""
-        return self._encoder
+        return self._encoder.refusing() if refuse else self._encoder
 
     def _begin(self, job: Job, slots: int) -> None:
         self._epoch += 1
@@ -238,8 +236,7 @@ class ProcessPool(Pool):
         try:
             return dumps_code((self._initializer, self._initargs))
         except RuntimeError as error:
-            if (refusal := only_inherited("initializer or initargs", error)) is not None:
-                raise refusal from error
+            raise_if_inherited_only("initializer or initargs", error)
             raise
 
     def _brief(self, handle: Handle, definitions: Iterable[bytes] = ()) -> None:

@@ -27,6 +27,9 @@ from poolagg.pools.process.worker_handle import Handle
 
 __all__ = ["Workers"]
 
+GOODBYE = 1.0
+"""Seconds that a worker has to exit at the pool's end if idle, or to leave its chunk when its run is over."""
+
 _LAUNCHERS: dict[str, type[Any]] = {"forkserver": ForkserverLauncher, "spawn": SpawnLauncher, "fork": ForkLauncher}
 
 _all_workers: weakref.WeakSet[Workers] = weakref.WeakSet()
@@ -137,9 +140,17 @@ class Workers:
         _all_workers.discard(self)
 
     def abandon(self) -> None:
-        """Kill the workers of a pool that was dropped without being closed, or when the interpreter ends."""
+        """End the workers of a pool that was dropped without being closed, or when the interpreter ends.
+
+        Idle workers exit in good order; the others are killed.
+        """
         if os.getpid() == self._owner:
             with interrupts_held_back():
+                until = monotonic() + GOODBYE
+                for handle in [handle for handle in self.handles.values() if handle.idle]:
+                    self.dismiss(handle, at_once=False)
+                for handle in self.leaving:
+                    handle.child.ends_within(max(0.0, until - monotonic()))
                 self.end(self.everyone())
                 self.close()
 

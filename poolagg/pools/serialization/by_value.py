@@ -31,7 +31,7 @@ import threading
 import typing
 import weakref
 from collections.abc import Callable
-from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType, SimpleNamespace
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any, cast
 
 __all__ = ["is_found_by_name", "reduction"]
@@ -50,6 +50,9 @@ def reduction(obj: Any) -> Any:
     if isinstance(obj, FunctionType):
         dispatching = obj.__code__ is _DISPATCHING and not is_found_by_name(obj)
         return _reduce_dispatching(obj) if dispatching else NotImplemented
+    if isinstance(obj, MethodType) and isinstance(cls := obj.__self__, type) and is_found_by_name(cls):
+        # cloudpickle looks for the function of a class method by name, and finds the method.
+        return (getattr, (cls, obj.__name__)) if getattr(cls, obj.__name__, None) == obj else NotImplemented
     return NotImplemented if isinstance(obj, _NOT_OF_SYS) else _reduce_of_sys(obj)
 
 

@@ -12,6 +12,7 @@ An item that does not pickle becomes a pickle that raises when it is opened: the
 
 from __future__ import annotations
 
+import copy
 import functools
 import io
 import pickle
@@ -35,8 +36,8 @@ __all__ = [
     "in_main",
     "inherited_namespace",
     "main_namespace",
-    "only_inherited",
     "plainly",
+    "raise_if_inherited_only",
     "refuse_inherited_only",
 ]
 
@@ -141,26 +142,28 @@ def in_main(reduced: tuple[Any, ...], inherited: Mapping[str, Any]) -> tuple[Any
     return (make, (code, _Main(), *arguments), (attributes, slots), *rest)
 
 
-def only_inherited(what: str, error: BaseException) -> TypeError | None:
-    """Return the error to raise if `what` holds a lock, value or queue that `multiprocessing` passes by fork only."""
+def raise_if_inherited_only(what: str, error: BaseException) -> None:
+    """Raise a TypeError if `what` holds a lock, value or queue that `multiprocessing` passes by fork only.
+
+    It is in no variable, whose frame would keep it, and with it the pool.
+    """
     if not isinstance(error, RuntimeError) or "through inheritance" not in str(error):
-        return None
-    return TypeError(
+        return
+    raise TypeError(
         f"{what} can't be sent to a worker: {error}. Use a multiprocessing.Manager's, such as manager.Lock(), "
         f'manager.Value("i", 0) or manager.Queue(), which can be sent; or give it to workers that inherit it: '
         f'ProcessPool(start_method="fork", initializer=..., initargs=...)'
-    )
+    ) from error
 
 
 def refuse_inherited_only(what: str, value: Any) -> None:
-    """Raise the TypeError of `only_inherited` if plain pickle finds such an object in `value`."""
+    """Raise the TypeError of `raise_if_inherited_only` if plain pickle finds such an object in `value`."""
     if "multiprocessing.context" not in sys.modules:
         return
     try:
         pickle.Pickler(_Nowhere(), 5, buffer_callback=lambda _: None).dump(value)
     except RuntimeError as error:
-        if (refusal := only_inherited(what, error)) is not None:
-            raise refusal from error
+        raise_if_inherited_only(what, error)
     except Exception as error:  # it does not pickle plainly, or not at all: sending it will tell
         if raised_by_handler(error):
             raise
@@ -214,10 +217,18 @@ class _Scan(pickle.Pickler):
 class Encoder:
     """Pickles items one by one, and collects the definitions that workers need to open them."""
 
+    _refuses = False
+
     def __init__(self) -> None:
         self.definitions: list[bytes] = []
         self._defined: dict[str, type] = {}
         self._out_of_band = ArenaBuffers(LEAST_BUFFER)
+
+    def refusing(self) -> Encoder:
+        """Return an encoder that raises what pickling an item raises; both collect the same definitions."""
+        encoder = copy.copy(self)
+        encoder._refuses = True
+        return encoder
 
     def __call__(self, item: Any) -> Encoded:
         """Pickle one item. An error becomes a pickle that raises in the worker, and so fails the item."""
@@ -228,7 +239,7 @@ class Encoder:
             if self._out_of_band:
                 return PackedItem(data, [bytes(buffer.raw()) for buffer in self._out_of_band])
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt) or works(_with_definitions, item):
+            if self._refuses or isinstance(error, KeyboardInterrupt) or works(_with_definitions, item):
                 raise
             data = _unpicklable(item, error)
         finally:
@@ -257,12 +268,12 @@ class Encoder:
             self._defined[name] = cls
 
 
-def encode_by_value(item: Any) -> bytes:
+def encode_by_value(item: Any, refuse: bool = False) -> bytes:
     """Pickle one item for an external worker, which has no definitions; errors as in `Encoder`."""
     try:
         return _with_definitions(item)
     except BaseException as error:
-        if isinstance(error, KeyboardInterrupt) or works(_with_definitions, item):
+        if refuse or isinstance(error, KeyboardInterrupt) or works(_with_definitions, item):
             raise
         return _unpicklable(item, error)
 
