@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from poolagg.reducers.picking import Top as Top
     from poolagg.reducers.reducer import Position as Position
     from poolagg.reducers.reducer import Reducer as Reducer
+    from poolagg.reducers.reducer import Rejection as Rejection
     from poolagg.reducers.reducer import fold as fold
     from poolagg.reducers.reducer import join as join
     from poolagg.reducers.reducer import reduced as reduced
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 else:
     __getattr__, __dir__, __all__ = lazily(
         __name__,
-        unlisted="FloatSum Mark Moments Total",
+        unlisted="FloatSum Mark Moments Rejection Total",
         arrays="ArrayReduce ArraySum Histogram",
         exact_sum="FloatSum Total",
         functions="Fold Into Reduce",
@@ -56,6 +57,6 @@ else:
         keys="Mark",
         moments="Count Mean Moments Std Sum Variance",
         picking="Bottom First Last Max Min Sample Top",
-        reducer="Position Reducer fold join reduced",
+        reducer="Position Reducer Rejection fold join reduced",
         tee="ReducerLike Tee as_reducer",
     )

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
+from operator import length_hint
 from typing import Any
 
-from poolagg.reducers.keys import all_equal_themselves, as_key, as_result, mark_new, may_hold_marks, without_marks
-from poolagg.reducers.reducer import Position, Reducer
+from poolagg._runtime.value_types import types_of
+from poolagg.reducers.keys import (
+    SURE,
+    all_equal_themselves,
+    as_key,
+    as_result,
+    mark_new,
+    may_hold_marks,
+    without_marks,
+)
+from poolagg.reducers.reducer import Position, Reducer, Rejection
 
 __all__ = ["Collect", "Frequencies", "MergeCounts", "Unique"]
+
+HASHABLE = SURE | {float, complex}
+"""Types whose values are all hashable, and are found again by their hash, except nan."""
 
 
 class Collect(Reducer[list[Any]]):
@@ -52,17 +65,29 @@ class Unique(Reducer[set[Any]]):
     ['a', 'b', 'c']
     """
 
+    _rejection = Rejection.ATOMIC
+
     def init(self) -> set[Any]:
         return set()
 
     def step(self, acc: set[Any], prepared: Any) -> set[Any]:
-        acc.add(as_key(prepared))
-        return acc
+        return self.steps(acc, [prepared])
 
     def steps(self, acc: set[Any], prepareds: Sequence[Any]) -> set[Any]:
         elements = prepareds if isinstance(prepareds, (list, str)) else list(prepareds)
-        acc.update(elements if all_equal_themselves(elements) else map(as_key, elements))
+        found = types_of(elements)
+        try:
+            if not found <= SURE and not all_equal_themselves(elements):
+                elements = list(map(as_key, elements))
+            acc.update(elements if found <= HASHABLE else set(elements))  # a set of its own: all of them, or none
+        except TypeError as error:
+            error.add_note("Unique() collects hashable partials; .flat() collects the elements of each")
+            raise
         return acc
+
+    def validate(self, prepareds: Sequence[Any]) -> None:
+        if not types_of(prepareds) <= HASHABLE:
+            super().validate(prepareds)
 
     def merge(self, acc: set[Any], other: set[Any]) -> set[Any]:
         acc.update(other)
@@ -89,6 +114,11 @@ class MergeCounts(Reducer[Counter[Any]]):
             raise TypeError(
                 f"MergeCounts() adds mappings of counts, got {partial!r}: Frequencies().flat() counts elements"
             )
+        try:
+            sum(partial.values())
+        except TypeError as error:
+            error.add_note("MergeCounts() adds counts; GroupBy(reducer).flat().of(dict.items) reduces other values")
+            raise
         return partial
 
     def init(self) -> Counter[Any]:
@@ -99,14 +129,8 @@ class MergeCounts(Reducer[Counter[Any]]):
 
     def steps(self, acc: Counter[Any], prepareds: Sequence[Any]) -> Counter[Any]:
         before = len(acc)
-        try:
-            for counts in prepareds:
-                if not acc:
-                    sum(counts.values())  # an empty Counter copies values without adding: check that they add
-                acc.update(counts)
-        except TypeError as error:
-            error.add_note("MergeCounts() adds counts; GroupBy(reducer).flat().of(dict.items) reduces other values")
-            raise
+        for counts in prepareds:
+            acc.update(counts)
         if len(acc) > before:
             mark_new(acc, before)
         return acc
@@ -136,15 +160,33 @@ class Frequencies(MergeCounts):
     [('a', 3)]
     """
 
+    _rejection = Rejection.ATOMIC
     prepare = Reducer.prepare
 
     def steps(self, acc: Counter[Any], prepareds: Sequence[Any]) -> Counter[Any]:
         before = len(acc)
+        elements = prepareds if type(prepareds) in (list, tuple, str) else list(prepareds)
+        remaining = iter(elements)  # an iterator: a mapping would be added, not counted
         try:
-            acc.update(iter(prepareds))  # an iterator: a mapping would be added, not counted
-        except TypeError as error:
-            error.add_note("Frequencies() counts hashable partials; .flat() counts the elements of each")
+            acc.update(remaining)
+        except Exception as error:
+            _take_back(acc, before, elements, remaining)
+            if isinstance(error, TypeError):
+                error.add_note("Frequencies() counts hashable partials; .flat() counts the elements of each")
             raise
         if len(acc) > before:
             mark_new(acc, before)
         return acc
+
+    def validate(self, prepareds: Sequence[Any]) -> None:
+        if not types_of(prepareds) <= HASHABLE:
+            super().validate(prepareds)
+
+
+def _take_back(counts: Counter[Any], before: int, elements: Sequence[Any], remaining: Iterator[Any]) -> None:
+    """Take back what a failed count has added to `counts`, which had `before` keys, oldest first."""
+    counted = len(elements) - 1 - length_hint(remaining)
+    for key in islice(elements, counted):
+        counts[key] -= 1
+    for key in list(islice(reversed(counts), len(counts) - before)):
+        del counts[key]
