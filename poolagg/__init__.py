@@ -98,10 +98,12 @@ if TYPE_CHECKING:
     from poolagg.reducers import Bottom as Bottom
     from poolagg.reducers import Collect as Collect
     from poolagg.reducers import Count as Count
+    from poolagg.reducers import Distinct as Distinct
     from poolagg.reducers import First as First
     from poolagg.reducers import Fold as Fold
     from poolagg.reducers import Frequencies as Frequencies
     from poolagg.reducers import GroupBy as GroupBy
+    from poolagg.reducers import HeavyHitters as HeavyHitters
     from poolagg.reducers import Histogram as Histogram
     from poolagg.reducers import Into as Into
     from poolagg.reducers import Last as Last
@@ -109,6 +111,7 @@ if TYPE_CHECKING:
     from poolagg.reducers import Mean as Mean
     from poolagg.reducers import MergeCounts as MergeCounts
     from poolagg.reducers import Min as Min
+    from poolagg.reducers import Quantiles as Quantiles
     from poolagg.reducers import Reduce as Reduce
     from poolagg.reducers import Reducer as Reducer
     from poolagg.reducers import Sample as Sample
@@ -129,8 +132,9 @@ else:  # Load each name at its first use: a worker process needs few of the modu
         ),
         pools="ProcessPool SerialPool ThreadPool share",
         reducers=(
-            "ArrayReduce ArraySum Bottom Collect Count First Fold Frequencies GroupBy Histogram Into Last Max "
-            "Mean MergeCounts Min Reduce Reducer Sample Std Sum Tee Top Unique Variance"
+            "ArrayReduce ArraySum Bottom Collect Count Distinct First Fold Frequencies GroupBy HeavyHitters "
+            "Histogram Into Last Max Mean MergeCounts Min Quantiles Reduce Reducer Sample Std Sum Tee Top Unique "
+            "Variance"
         ),
         **{
             "_checkpoint.checkpoint": "Checkpoint",

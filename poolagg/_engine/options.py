@@ -65,6 +65,8 @@ class RunOptions:
         self.on_error = _on_error(options.get("on_error", "raise"))
         strategy, reproducible = options.get("strategy"), options.get("reproducible", False)
         self.strategy = _strategy(strategy, self.reducer, reproducible)
+        if reproducible and (part := _varying(self.reducer)) is not None:
+            raise ValueError(f"reproducible=True is not possible with {part!r}: {part.varies}")
         self._fixed = strategy is not None or reproducible
         """Whether the caller asked for the strategy, and so for the shape in which states meet."""
         self.why = "as it was asked for" if strategy is not None else _why(self.strategy, self.reducer, reproducible)
@@ -225,6 +227,13 @@ def _intos(reducer: Reducer) -> list[Into]:
     """Return the parts of the reducer that change something outside of the run."""
     found = [into for part in getattr(reducer, "parts", ()) for into in _intos(part)]
     return [reducer, *found] if isinstance(reducer, Into) else found
+
+
+def _varying(reducer: Reducer) -> Reducer | None:
+    """Return the first part of the reducer that gives different results in two runs, if any."""
+    if reducer.varies is not None:
+        return reducer
+    return next(filter(None, map(_varying, getattr(reducer, "parts", ()))), None)
 
 
 def _strategy(strategy: Strategy | None, reducer: Reducer, reproducible: bool) -> Strategy:

@@ -42,13 +42,19 @@ if TYPE_CHECKING:
     from poolagg.reducers.reducer import fold as fold
     from poolagg.reducers.reducer import join as join
     from poolagg.reducers.reducer import reduced as reduced
+    from poolagg.reducers.sketches.distinct import Distinct as Distinct
+    from poolagg.reducers.sketches.distinct import SetSketch as SetSketch
+    from poolagg.reducers.sketches.heavy_hitters import CountSketch as CountSketch
+    from poolagg.reducers.sketches.heavy_hitters import HeavyHitters as HeavyHitters
+    from poolagg.reducers.sketches.quantiles import Quantiles as Quantiles
+    from poolagg.reducers.sketches.quantiles import RankSketch as RankSketch
     from poolagg.reducers.tee import ReducerLike as ReducerLike
     from poolagg.reducers.tee import Tee as Tee
     from poolagg.reducers.tee import as_reducer as as_reducer
 else:
     __getattr__, __dir__, __all__ = lazily(
         __name__,
-        unlisted="FloatSum Mark Moments Rejection Total",
+        unlisted="CountSketch FloatSum Mark Moments RankSketch Rejection SetSketch Total",
         arrays="ArrayReduce ArraySum Histogram",
         exact_sum="FloatSum Total",
         functions="Fold Into Reduce",
@@ -59,4 +65,9 @@ else:
         picking="Bottom First Last Max Min Sample Top",
         reducer="Position Reducer Rejection fold join reduced",
         tee="ReducerLike Tee as_reducer",
+        **{
+            "sketches.distinct": "Distinct SetSketch",
+            "sketches.heavy_hitters": "CountSketch HeavyHitters",
+            "sketches.quantiles": "Quantiles RankSketch",
+        },
     )

@@ -82,6 +82,10 @@ class Reducer(Generic[R]):
     """False: partials are numbers and an iterator is an error, drained or not, so the engine skips the type check of
     each partial."""
 
+    varies: str | None = None
+    """Why two runs may give different results, in however fixed a shape states merge; such runs are not reproducible.
+    """
+
     keyed: bool = False
     """True: the accumulator is a dict, empty at first, that merges key by key, so that subsets of its keys can be
     merged independently. `merge` uses only `items()` of its right argument."""

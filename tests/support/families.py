@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import operator
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -22,10 +23,12 @@ from poolagg import (
     Checkpoint,
     Collect,
     Count,
+    Distinct,
     First,
     Fold,
     Frequencies,
     GroupBy,
+    HeavyHitters,
     Histogram,
     Last,
     Max,
@@ -33,6 +36,7 @@ from poolagg import (
     MergeCounts,
     Min,
     ProcessPool,
+    Quantiles,
     Reduce,
     Report,
     Sample,
@@ -169,6 +173,13 @@ REDUCERS = {
     "Tee": family(third, {"n": Count(), "both": (Sum(), Max()), "all": Frequencies()}),
 }
 """Every reducer, as it comes."""
+
+if importlib.util.find_spec("datasketches"):
+    REDUCERS |= {
+        "Quantiles": family(third, Quantiles([0.1, 0.5])),
+        "Distinct": family(lambda x: x % 50, Distinct()),
+        "HeavyHitters": family(lambda x: x % 7 % 3, HeavyHitters(4)),
+    }
 
 
 def looked_at(folder: str, watcher: Watcher) -> Any:
