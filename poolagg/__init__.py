@@ -93,10 +93,13 @@ if TYPE_CHECKING:
     from poolagg.pools import SerialPool as SerialPool
     from poolagg.pools import ThreadPool as ThreadPool
     from poolagg.pools import share as share
+    from poolagg.reducers import ArrayMean as ArrayMean
     from poolagg.reducers import ArrayReduce as ArrayReduce
+    from poolagg.reducers import ArrayStd as ArrayStd
     from poolagg.reducers import ArraySum as ArraySum
     from poolagg.reducers import Bottom as Bottom
     from poolagg.reducers import Collect as Collect
+    from poolagg.reducers import Concat as Concat
     from poolagg.reducers import Count as Count
     from poolagg.reducers import Distinct as Distinct
     from poolagg.reducers import First as First
@@ -132,9 +135,9 @@ else:  # Load each name at its first use: a worker process needs few of the modu
         ),
         pools="ProcessPool SerialPool ThreadPool share",
         reducers=(
-            "ArrayReduce ArraySum Bottom Collect Count Distinct First Fold Frequencies GroupBy HeavyHitters "
-            "Histogram Into Last Max Mean MergeCounts Min Quantiles Reduce Reducer Sample Std Sum Tee Top Unique "
-            "Variance"
+            "ArrayMean ArrayReduce ArrayStd ArraySum Bottom Collect Concat Count Distinct First Fold Frequencies "
+            "GroupBy HeavyHitters Histogram Into Last Max Mean MergeCounts Min Quantiles Reduce Reducer Sample Std "
+            "Sum Tee Top Unique Variance"
         ),
         **{
             "_checkpoint.checkpoint": "Checkpoint",

@@ -62,6 +62,7 @@ EXPORTED = {
     *("aggregate", "snapshots", "Snapshot"),
     *("Reducer", "Count", "Sum", "Mean", "Variance", "Std", "Min", "Max", "Top", "Bottom", "First", "Last"),
     *("Frequencies", "MergeCounts", "GroupBy", "Collect", "Unique", "Histogram", "ArraySum", "ArrayReduce", "Sample"),
+    *("ArrayMean", "ArrayStd", "Concat"),
     *("Quantiles", "Distinct", "HeavyHitters"),
     *("Fold", "Reduce", "Into", "Tee"),
     *("star", "with_item", "per_worker", "share", "rng"),

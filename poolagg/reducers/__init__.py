@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING
 from poolagg._runtime.lazy_imports import lazily
 
 if TYPE_CHECKING:
+    from poolagg.reducers.arrays import ArrayMean as ArrayMean
+    from poolagg.reducers.arrays import ArrayMoments as ArrayMoments
     from poolagg.reducers.arrays import ArrayReduce as ArrayReduce
+    from poolagg.reducers.arrays import ArrayStd as ArrayStd
     from poolagg.reducers.arrays import ArraySum as ArraySum
     from poolagg.reducers.arrays import Histogram as Histogram
     from poolagg.reducers.collecting import Collect as Collect
+    from poolagg.reducers.collecting import Concat as Concat
     from poolagg.reducers.collecting import Frequencies as Frequencies
     from poolagg.reducers.collecting import MergeCounts as MergeCounts
     from poolagg.reducers.collecting import Unique as Unique
@@ -54,11 +58,11 @@ if TYPE_CHECKING:
 else:
     __getattr__, __dir__, __all__ = lazily(
         __name__,
-        unlisted="CountSketch FloatSum Mark Moments RankSketch Rejection SetSketch Total",
-        arrays="ArrayReduce ArraySum Histogram",
+        unlisted="ArrayMoments CountSketch FloatSum Mark Moments RankSketch Rejection SetSketch Total",
+        arrays="ArrayMean ArrayMoments ArrayReduce ArrayStd ArraySum Histogram",
         exact_sum="FloatSum Total",
         functions="Fold Into Reduce",
-        collecting="Collect Frequencies MergeCounts Unique",
+        collecting="Collect Concat Frequencies MergeCounts Unique",
         grouping="GroupBy",
         keys="Mark",
         moments="Count Mean Moments Std Sum Variance",

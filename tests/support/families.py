@@ -17,11 +17,14 @@ import numpy as np
 import places
 
 from poolagg import (
+    ArrayMean,
     ArrayReduce,
+    ArrayStd,
     ArraySum,
     Bottom,
     Checkpoint,
     Collect,
+    Concat,
     Count,
     Distinct,
     First,
@@ -164,6 +167,9 @@ REDUCERS = {
     "Unique": family(third, Unique()),
     "Histogram": family(int, Histogram([0, 20, 40, 60])),
     "ArraySum": family(array, ArraySum()),
+    "ArrayMean": family(array, ArrayMean()),
+    "ArrayStd": family(array, ArrayStd()),
+    "Concat": family(array, Concat()),
     "ArrayReduce": family(array, ArrayReduce(np.maximum)),
     "Sample": family(third, Sample(5, seed=3)),
     "Fold": family(third, Fold(lambda a, b: [*a, b], init=list)),
