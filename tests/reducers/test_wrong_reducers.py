@@ -77,7 +77,7 @@ def test_a_step_or_merge_that_returns_none_is_an_error():
         (sum, r"Sum\(\)"),
         (len, r"Count\(\)"),
         (sorted, r"Collect\(\).then\(sorted\)"),
-        (any, r"Max\(\).of\(bool\)"),
+        (any, r"AnyTrue\(\)"),
         (np.sum, r"ArraySum\(\)"),
         (math.fsum, r"Sum\(\)"),
         (statistics.mean, r"Mean\(\)"),

@@ -14,8 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from poolagg import (
+    ArrayMean,
+    ArrayStd,
     Bottom,
     Collect,
+    Concat,
     Count,
     Distinct,
     Fold,
@@ -129,8 +132,8 @@ def results_of_reducers() -> None:
     assert_type(aggregate(square, NUMBERS, Variance(ddof=0)), float)
     assert_type(aggregate(square, NUMBERS, Std()), float)
     assert_type(aggregate(square, NUMBERS, Concat()), Any)
-    assert_type(aggregate(square, NUMBERS, ArrayMean()), Any)
-    assert_type(aggregate(square, NUMBERS, ArrayStd(ddof=0)), Any)
+    assert_type(aggregate(square, NUMBERS, ArrayMean()), NDArray[Any] | Any)
+    assert_type(aggregate(square, NUMBERS, ArrayStd(ddof=0)), NDArray[Any] | Any)
     assert_type(aggregate(square, NUMBERS, Quantiles(0.5)), float)
     assert_type(aggregate(square, NUMBERS, Quantiles([0.1, 0.9], k=400)), list[float])
     assert_type(aggregate(square, NUMBERS, Distinct()), float)
