@@ -96,15 +96,20 @@ if TYPE_CHECKING:
     from poolagg.pools import share as share
     from poolagg.reducers import AllTrue as AllTrue
     from poolagg.reducers import AnyTrue as AnyTrue
+    from poolagg.reducers import ArrayMean as ArrayMean
     from poolagg.reducers import ArrayReduce as ArrayReduce
+    from poolagg.reducers import ArrayStd as ArrayStd
     from poolagg.reducers import ArraySum as ArraySum
     from poolagg.reducers import Bottom as Bottom
     from poolagg.reducers import Collect as Collect
+    from poolagg.reducers import Concat as Concat
     from poolagg.reducers import Count as Count
+    from poolagg.reducers import Distinct as Distinct
     from poolagg.reducers import First as First
     from poolagg.reducers import Fold as Fold
     from poolagg.reducers import Frequencies as Frequencies
     from poolagg.reducers import GroupBy as GroupBy
+    from poolagg.reducers import HeavyHitters as HeavyHitters
     from poolagg.reducers import Histogram as Histogram
     from poolagg.reducers import Into as Into
     from poolagg.reducers import Last as Last
@@ -112,6 +117,7 @@ if TYPE_CHECKING:
     from poolagg.reducers import Mean as Mean
     from poolagg.reducers import MergeCounts as MergeCounts
     from poolagg.reducers import Min as Min
+    from poolagg.reducers import Quantiles as Quantiles
     from poolagg.reducers import Reduce as Reduce
     from poolagg.reducers import Reducer as Reducer
     from poolagg.reducers import Sample as Sample
@@ -132,8 +138,9 @@ else:  # Load each name at its first use: a worker process needs few of the modu
         ),
         pools="ProcessPool SerialPool ThreadPool share",
         reducers=(
-            "AllTrue AnyTrue ArrayReduce ArraySum Bottom Collect Count First Fold Frequencies GroupBy Histogram Into "
-            "Last Max Mean MergeCounts Min Reduce Reducer Sample Std Sum Tee Top Unique Variance"
+            "AllTrue AnyTrue ArrayMean ArrayReduce ArrayStd ArraySum Bottom Collect Concat Count Distinct First Fold "
+            "Frequencies GroupBy HeavyHitters Histogram Into Last Max Mean MergeCounts Min Quantiles Reduce Reducer "
+            "Sample Std Sum Tee Top Unique Variance"
         ),
         **{
             "_checkpoint.checkpoint": "Checkpoint",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 from collections.abc import Iterator
@@ -27,6 +28,14 @@ def pytest_configure(config: pytest.Config) -> None:
     # A job in the background ignores Ctrl-C, and so would the programs that are tested, which inherit it.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The examples in docstrings of sketches run where their library is installed."""
+    if importlib.util.find_spec("datasketches") is None:
+        for item in items:
+            if item.name.startswith("poolagg.reducers.sketches."):
+                item.add_marker(pytest.mark.skip("datasketches is not installed: pip install 'poolagg[sketches]'"))
 
 
 @pytest.fixture(params=tasks.METHODS)

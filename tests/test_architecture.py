@@ -63,6 +63,8 @@ EXPORTED = {
     *("Reducer", "Count", "Sum", "Mean", "Variance", "Std", "Min", "Max", "Top", "Bottom", "First", "Last"),
     *("Frequencies", "MergeCounts", "GroupBy", "Collect", "Unique", "Histogram", "ArraySum", "ArrayReduce", "Sample"),
     *("AnyTrue", "AllTrue"),
+    *("ArrayMean", "ArrayStd", "Concat"),
+    *("Quantiles", "Distinct", "HeavyHitters"),
     *("Fold", "Reduce", "Into", "Tee"),
     *("star", "with_item", "per_worker", "share", "rng"),
     *("ProcessPool", "ThreadPool", "SerialPool"),

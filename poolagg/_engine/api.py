@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Never, Self, TypeVar, Unpack, overload
 
 from poolagg import events
 from poolagg._engine.options import Options, RunOptions
@@ -103,6 +103,7 @@ def aggregate(
     total: int | None = None,
     watch: Iterable[Callable[[events.RunEvent], Any]] | Callable[[events.RunEvent], Any] = (),
     checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
+    **unknown: Never,
 ) -> Any:
     """Run `func` over `iterable` in a pool of workers, and fold the partial results into one result, each exactly once.
 
@@ -138,7 +139,7 @@ def aggregate(
     settings = RunOptions(
         func, iterable, reducer, pool=pool, workers=workers, strategy=strategy, reproducible=reproducible,
         chunksize=chunksize, retries=retries, item_timeout=item_timeout, on_error=on_error, progress=progress,
-        total=total, watch=watch, checkpoint=checkpoint,
+        total=total, watch=watch, checkpoint=checkpoint, **unknown,
     )  # fmt: skip
     with Run(settings) as run:
         while run.step():

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
+from poolagg._input.functions import no_function_of_one_item
 from poolagg._runtime.arguments import checked_count
 from poolagg._runtime.durations import checked_seconds
 from poolagg._scheduler.options import SchedulerOptions
@@ -39,6 +40,18 @@ class Options(TypedDict, total=False):
 
 NAMES = frozenset(Options.__annotations__)
 
+MEANT = {
+    **dict.fromkeys(("n_jobs", "n_workers", "num_workers", "max_workers", "processes"), "workers"),
+    **dict.fromkeys(("chunk_size", "chunks", "batch_size"), "chunksize"),
+    **dict.fromkeys(("timeout", "task_timeout"), "item_timeout"),
+    **dict.fromkeys(("backend", "executor", "client"), "pool"),
+    **dict.fromkeys(("verbose", "tqdm", "progress_bar"), "progress"),
+    **dict.fromkeys(("initial", "init", "start"), "Fold(step, init=factory) as the reducer"),
+    **dict.fromkeys(("initializer", "initargs", "start_method"), "pool=ProcessPool(...) with that argument"),
+    **dict.fromkeys(("max_items_per_worker", "memory_limit", "env"), "pool=ProcessPool(...) with that argument"),
+}
+"""Arguments that other libraries have, and what stands for them here."""
+
 
 class RunOptions:
     """The checked arguments of one run; the docstring of `aggregate` explains each."""
@@ -47,10 +60,7 @@ class RunOptions:
         self, func: Callable[[Any], Any], iterable: Iterable[Any], reducer: Any, **options: Unpack[Options]
     ) -> None:
         if unknown := options.keys() - NAMES:
-            raise TypeError(
-                f"aggregate() and snapshots() have no argument {', '.join(map(repr, sorted(unknown)))}: "
-                f"the options are {', '.join(sorted(NAMES))}"
-            )
+            raise TypeError(_unknown(sorted(unknown)))
         self.func = _function(func)
         self.iterable = _iterable(iterable)
         self.reducer = as_reducer(reducer)
@@ -63,6 +73,8 @@ class RunOptions:
         self.on_error = _on_error(options.get("on_error", "raise"))
         strategy, reproducible = options.get("strategy"), options.get("reproducible", False)
         self.strategy = _strategy(strategy, self.reducer, reproducible)
+        if reproducible and (part := _varying(self.reducer)) is not None:
+            raise ValueError(f"reproducible=True is not possible with {part!r}: {part.varies}")
         self._fixed = strategy is not None or reproducible
         """Whether the caller asked for the strategy, and so for the shape in which states meet."""
         self.why = "as it was asked for" if strategy is not None else _why(self.strategy, self.reducer, reproducible)
@@ -146,9 +158,24 @@ class RunOptions:
         return [*self._watchers, Progress()]
 
 
+def _unknown(names: list[str]) -> str:
+    """Say that there are no such arguments, and which ones may be meant."""
+    meant = []
+    for name in names:
+        import difflib  # slow to import
+
+        close = difflib.get_close_matches(name, NAMES, 1)
+        meant += [MEANT[name]] if name in MEANT else close
+    hint = f"did you mean {' and '.join(dict.fromkeys(meant))}? " if meant else ""
+    options = f"The options are {', '.join(sorted(NAMES))}"
+    return f"aggregate() and snapshots() have no argument {', '.join(map(repr, names))}: {hint}{options}"
+
+
 def _function(func: Any) -> Callable[[Any], Any]:
     if not callable(func):
         raise TypeError(f"func must be a function of one item, not {func!r}")
+    if reason := no_function_of_one_item(func):
+        raise TypeError(reason)
     return func  # type: ignore[no-any-return]
 
 
@@ -228,6 +255,13 @@ def _intos(reducer: Reducer) -> list[Into]:
     """Return the parts of the reducer that change something outside of the run."""
     found = [into for part in getattr(reducer, "parts", ()) for into in _intos(part)]
     return [reducer, *found] if isinstance(reducer, Into) else found
+
+
+def _varying(reducer: Reducer) -> Reducer | None:
+    """Return the first part of the reducer that gives different results in two runs, if any."""
+    if reducer.varies is not None:
+        return reducer
+    return next(filter(None, map(_varying, getattr(reducer, "parts", ()))), None)
 
 
 def _strategy(strategy: Strategy | None, reducer: Reducer, reproducible: bool) -> Strategy:

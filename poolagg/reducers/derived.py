@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from poolagg._input.reused_buffers import listed
 from poolagg._runtime.arguments import need_callable, shown
 from poolagg.reducers.keys import DROPPED
-from poolagg.reducers.reducer import Combinator, Position, R, Reducer
+from poolagg.reducers.reducer import Combinator, Position, R, Reducer, Rejection
 
 __all__ = ["Derived", "Flat", "Of", "Then", "Where"]
 
@@ -43,6 +43,9 @@ class Derived(Combinator[R]):
 
     def steps_at(self, acc: Any, place: Position, prepareds: Sequence[Any]) -> Any:
         return self.inner.steps_at(acc, place, prepareds)
+
+    def validate(self, prepareds: Sequence[Any]) -> None:
+        self.inner.validate(prepareds)
 
     def merge(self, acc: Any, other: Any) -> Any:
         return self.inner.merge(acc, other)
@@ -103,6 +106,9 @@ class Where(Derived[R]):
             acc = self.inner.steps_at(acc, start, stretch)
         return acc
 
+    def validate(self, prepareds: Sequence[Any]) -> None:
+        self.inner.validate([x for x in prepareds if x is not DROPPED])
+
     def __repr__(self) -> str:
         return f"{self.inner!r}.where({shown(self.pred)})"
 
@@ -120,13 +126,20 @@ class Flat(Derived[R]):
 
     def steps_at(self, acc: Any, place: Position, prepareds: Sequence[Any]) -> Any:
         if not self.positional:
-            for stretch in _stretches(prepareds):
+            stretches = list(_stretches(prepareds))
+            if len(stretches) > 1 and self.rejection is Rejection.ATOMIC:
+                self.validate(prepareds)  # it restores the accumulator of one stretch, but not of those before
+            for stretch in stretches:
                 acc = self.inner.steps_at(acc, place, stretch)
             return acc
         *front, last = place
         for k, elements in enumerate(prepareds, last):
             acc = self.inner.steps_at(acc, (*front, k, 0), elements)
         return acc
+
+    def validate(self, prepareds: Sequence[Any]) -> None:
+        for stretch in _stretches(prepareds):
+            self.inner.validate(stretch)
 
     def __repr__(self) -> str:
         return f"{self.inner!r}.flat()"

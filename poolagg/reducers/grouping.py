@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, overload
 
 from poolagg._runtime.arguments import need_callable, shown
 from poolagg.reducers.keys import as_key, as_result, may_hold_marks
-from poolagg.reducers.reducer import Combinator, Position, R, Reducer, join
+from poolagg.reducers.reducer import Combinator, Position, R, Reducer, Rejection, join
 from poolagg.reducers.tee import ReducerLike, as_reducer
 
 __all__ = ["By", "GroupBy"]
@@ -50,21 +51,38 @@ class GroupBy(Combinator[dict[Any, R]]):
         return {}
 
     def steps_at(self, acc: dict[Any, Any], place: Position, prepareds: Sequence[Any]) -> dict[Any, Any]:
+        states: dict[Any, Any] = {}  # of the keys in this batch: `acc` changes only if none is rejected
         if self.positional:
             *front, start = place
             for k, (key, prepared) in enumerate(prepareds, start):
-                if key not in acc:
-                    key = self._begun(acc, key)
-                acc[key] = self.inner.steps_at(acc[key], (*front, k), (prepared,))
-            return acc
-        groups: dict[Any, list[Any]] = {}
-        for key, prepared in prepareds:
-            groups.setdefault(key, []).append(prepared)
-        for key, group in groups.items():
-            if key not in acc:
-                key = self._begun(acc, key)
-            acc[key] = self.inner.steps_at(acc[key], place, group)
+                if key not in states:
+                    key = self._begun(states, acc, key)
+                states[key] = self.inner.steps_at(states[key], (*front, k), (prepared,))
+        else:
+            groups: dict[Any, list[Any]] = {}
+            for key, prepared in prepareds:
+                groups.setdefault(key, []).append(prepared)
+            for key, group in groups.items():
+                if key not in states:
+                    key = self._begun(states, acc, key)
+                states[key] = self.inner.steps_at(states[key], place, group)
+        acc.update(states)
         return acc
+
+    @property
+    def rejection(self) -> Rejection:
+        """How it rejects keys that have no hash, and what `inner` rejects."""
+        hashed_first = self.inner.rejection is Rejection.NONE and not self.positional
+        return Rejection.ATOMIC if hashed_first or self.inner.rejection is Rejection.PERSISTENT else Rejection.MIDWAY
+
+    def validate(self, prepareds: Sequence[Any]) -> None:
+        try:
+            deque(map(hash, [key for key, _ in prepareds]), maxlen=0)
+        except TypeError as error:
+            error.add_note(f"{self!r} requires hashable keys")
+            raise
+        if self.inner.rejection is not Rejection.NONE:
+            self.inner.validate([prepared for _, prepared in prepareds])
 
     def merge(self, acc: dict[Any, Any], other: dict[Any, Any]) -> dict[Any, Any]:
         for key, theirs in other.items():
@@ -76,11 +94,11 @@ class GroupBy(Combinator[dict[Any, R]]):
             return {as_result(key): self.inner.finish(inner) for key, inner in acc.items()}
         return {key: self.inner.finish(inner) for key, inner in acc.items()}
 
-    def _begun(self, acc: dict[Any, Any], key: Any) -> Any:
-        """Add an accumulator for a key that `acc` lacks, and return the key it is stored under (a mark, for nan)."""
+    def _begun(self, states: dict[Any, Any], acc: dict[Any, Any], key: Any) -> Any:
+        """Put the state of a key that `states` lacks into it, and return the key as stored (a mark, for nan)."""
         key = as_key(key)
-        if key not in acc:
-            acc[key] = self.inner.init()
+        if key not in states:
+            states[key] = self._of(acc, key)
         return key
 
     def _of(self, acc: dict[Any, Any], key: Any) -> Any:

@@ -14,12 +14,16 @@ from numbers import Real
 from operator import itemgetter
 from typing import Any, TypeAlias
 
-from poolagg._runtime.arguments import call, need_callable, need_count
-from poolagg.reducers.reducer import Position, R, Reducer
+from poolagg._runtime.arguments import call, need_callable, need_count, shown
+from poolagg._runtime.value_types import types_of
+from poolagg.reducers.reducer import Position, R, Reducer, Rejection
 
 __all__ = ["AllTrue", "AnyTrue", "Bottom", "First", "Last", "Max", "Min", "Sample", "Top"]
 
 Entry: TypeAlias = tuple[Any, Position, Any]
+IN_ORDER = {int, float, str, bytes, bool}
+"""Types whose values compare with one another."""
+
 MISSING = {"MaskedConstant", "NaTType"}
 """Names of the types of missing values: in numpy's masked arrays, and among the dates of pandas."""
 
@@ -33,6 +37,7 @@ class Picking(Reducer[R]):
     """
 
     largest = False
+    _rejection = Rejection.PERSISTENT
 
     def __init__(self, k: int, key: Callable[[Any], Any] | None = None) -> None:
         name = type(self).__name__
@@ -68,7 +73,10 @@ class Picking(Reducer[R]):
     def _admit(self, acc: list[Entry], place: Position, keys: Sequence[Any], values: Sequence[Any]) -> list[Entry]:
         *front, start = place
         chosen = self._contenders(acc, keys)
-        return self._best([*acc, *((keys[i], (*front, start + i), values[i]) for i in chosen)]) if chosen else acc
+        if not chosen:
+            return acc
+        self._need_order(keys if len(chosen) == len(keys) else [keys[i] for i in chosen])
+        return self._best([*acc, *((keys[i], (*front, start + i), values[i]) for i in chosen)])
 
     def _contenders(self, acc: list[Entry], keys: Sequence[Any]) -> Sequence[int]:
         """Return the indices of the keys that may enter: all, or those not worse than the worst of k entries."""
@@ -80,6 +88,22 @@ class Picking(Reducer[R]):
             return [i for i, key in enumerate(keys) if not worst < key]
         except InvalidOperation:  # a Decimal that is nan raises it; `_best` handles it
             return range(len(keys))
+
+    def validate(self, prepareds: Sequence[Any]) -> None:
+        self._need_order(prepareds if self.key is None else [key for key, _ in prepareds])
+
+    def _need_order(self, keys: Sequence[Any]) -> None:
+        """Raise TypeError for a key that does not even compare with itself."""
+        if types_of(keys) <= IN_ORDER:
+            return
+        for key in keys:
+            try:
+                _is_nan(key) or bool(key < key)
+            except Exception as error:
+                raise TypeError(
+                    f"{self!r} compares with <, which raises {type(error).__name__} for {shown(key)}: .where(f) "
+                    f"leaves partials out, key=f compares f(partial)"
+                ) from error
 
     def _best(self, entries: list[Entry]) -> list[Entry]:
         entries.sort(key=_place)  # stable sorts: by place first, so that equal keys stay in input order

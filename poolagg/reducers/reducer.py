@@ -21,11 +21,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from poolagg._runtime.arguments import call
 
-__all__ = ["Combinator", "Position", "R", "Reducer", "Untouched", "fold", "join", "reduced"]
+__all__ = ["Combinator", "Position", "R", "Reducer", "Rejection", "Untouched", "fold", "join", "reduced"]
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as TypeVarWithDefault
@@ -39,6 +40,22 @@ S = TypeVar("S")
 
 Position: TypeAlias = tuple[int, ...]
 """The position of a partial: its item's index, then its index in each `flat` it came through. Sortable."""
+
+
+ANYWHERE: Position = (0,)
+"""The position for reducers that ignore it."""
+
+FOLDING = {"step", "steps", "step_at", "steps_at"}
+"""The methods that fold partials."""
+
+
+class Rejection(Enum):
+    """What `steps_at` leaves behind when it raises because of a partial that cannot be folded even alone."""
+
+    NONE = "no partial is rejected"
+    PERSISTENT = "the old accumulator: folding returns a new one"
+    ATOMIC = "the old accumulator, unchanged or restored"
+    MIDWAY = "perhaps a changed accumulator, so `validate` must run first"
 
 
 class Reducer(Generic[R]):
@@ -64,6 +81,10 @@ class Reducer(Generic[R]):
     accepts_iterators: bool = True
     """False: partials are numbers and an iterator is an error, drained or not, so the engine skips the type check of
     each partial."""
+
+    varies: str | None = None
+    """Why two runs may give different results, in however fixed a shape states merge; such runs are not reproducible.
+    """
 
     keyed: bool = False
     """True: the accumulator is a dict, empty at first, that merges key by key, so that subsets of its keys can be
@@ -148,6 +169,24 @@ class Reducer(Generic[R]):
     def has_prepare(self) -> bool:
         """Whether `prepare` does anything; if not, the map phase skips it."""
         return type(self).prepare is not Reducer.prepare
+
+    # Rejection. A partial that cannot be folded even alone is rejected: it is the failure of its item.
+
+    _rejection: Rejection = Rejection.NONE
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if "_rejection" not in vars(cls) and not FOLDING.isdisjoint(vars(cls)):
+            cls._rejection = Rejection.NONE  # a subclass that folds in its own way may take what its base rejects
+
+    @property
+    def rejection(self) -> Rejection:
+        """How the reducer rejects partials. An exception for any other reason is the reducer's failure."""
+        return self._rejection
+
+    def validate(self, prepareds: Sequence[Any], /) -> None:
+        """Raise if the reducer rejects one of the prepared partials. Runs in the map phase."""
+        self.steps_at(self.init(), ANYWHERE, prepareds)
 
     # The derived forms. Their classes are subclasses of this one, so each method imports its own.
 
@@ -252,10 +291,6 @@ def reduced(reducer: Reducer[R], partials: Iterable[Any]) -> R:
     return reducer.finish(fold(reducer, reducer.init(), 0, [reducer.prepare(partial) for partial in partials]))
 
 
-ANYWHERE: Position = (0,)
-"""The position for reducers that ignore it."""
-
-
 class Combinator(Reducer[R]):
     """A reducer made of `parts`: mergeable if all are; ordered, positional or with `prepare` if any is."""
 
@@ -279,6 +314,14 @@ class Combinator(Reducer[R]):
 
     def step_at(self, acc: Any, place: Position, prepared: Any) -> Any:
         return self.steps_at(acc, place, (prepared,))
+
+    @property
+    def rejection(self) -> Rejection:
+        """How its only part rejects. Several parts that differ, or change their accumulators, fail MIDWAY."""
+        ways = {part.rejection for part in self.parts}
+        if len(ways) == 1 and (len(self.parts) == 1 or not ways & {Rejection.ATOMIC, Rejection.MIDWAY}):
+            return ways.pop()
+        return Rejection.MIDWAY
 
     def steps_at(self, acc: Any, place: Position, prepareds: Sequence[Any]) -> Any:
         raise NotImplementedError(f"{type(self).__name__} must define steps_at(self, acc, place, prepareds)")

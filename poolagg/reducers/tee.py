@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar, overload
 
 from poolagg.reducers.functions import Fold
-from poolagg.reducers.reducer import Combinator, Position, R, Reducer, join
+from poolagg.reducers.reducer import Combinator, Position, R, Reducer, Rejection, join
 from poolagg.reducers.suggestions import no_reducer, outdated
 
 __all__ = ["ReducerLike", "Tee", "as_reducer"]
@@ -61,9 +61,14 @@ class Tee(Combinator[R]):
         return [part.init() for part in self.parts]
 
     def steps_at(self, acc: list[Any], place: Position, prepareds: Sequence[Any]) -> list[Any]:
-        for i, (part, column) in enumerate(zip(self.parts, self._columns(prepareds), strict=True)):
-            acc[i] = part.steps_at(acc[i], place, column)
-        return acc
+        columns = self._columns(prepareds)
+        members = zip(self.parts, acc, columns, strict=True)
+        return [part.steps_at(member, place, column) for part, member, column in members]
+
+    def validate(self, prepareds: Sequence[Any]) -> None:
+        for part, column in zip(self.parts, self._columns(prepareds), strict=True):
+            if part.rejection is not Rejection.NONE:
+                part.validate(column)
 
     def merge(self, acc: list[Any], other: list[Any]) -> list[Any]:
         for i, (part, theirs) in enumerate(zip(self.parts, other, strict=True)):

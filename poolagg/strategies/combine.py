@@ -126,6 +126,9 @@ class Partition(Combine):
 
 
 class _AccumulatorFold:
+    folds_at_once = True
+    """`add` folds its partials, and a reducer that raises and keeps its accumulator unchanged leaves this unchanged."""
+
     def __init__(self, reducer: Reducer, count: int) -> None:
         self._reducer = reducer
         self._count = count

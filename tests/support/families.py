@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import operator
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -18,16 +19,21 @@ import places
 from poolagg import (
     AllTrue,
     AnyTrue,
+    ArrayMean,
     ArrayReduce,
+    ArrayStd,
     ArraySum,
     Bottom,
     Checkpoint,
     Collect,
+    Concat,
     Count,
+    Distinct,
     First,
     Fold,
     Frequencies,
     GroupBy,
+    HeavyHitters,
     Histogram,
     Last,
     Max,
@@ -35,6 +41,7 @@ from poolagg import (
     MergeCounts,
     Min,
     ProcessPool,
+    Quantiles,
     Reduce,
     Report,
     Sample,
@@ -165,6 +172,9 @@ REDUCERS = {
     "Unique": family(third, Unique()),
     "Histogram": family(int, Histogram([0, 20, 40, 60])),
     "ArraySum": family(array, ArraySum()),
+    "ArrayMean": family(array, ArrayMean()),
+    "ArrayStd": family(array, ArrayStd()),
+    "Concat": family(array, Concat()),
     "ArrayReduce": family(array, ArrayReduce(np.maximum)),
     "Sample": family(third, Sample(5, seed=3)),
     "Fold": family(third, Fold(lambda a, b: [*a, b], init=list)),
@@ -174,6 +184,13 @@ REDUCERS = {
     "Tee": family(third, {"n": Count(), "both": (Sum(), Max()), "all": Frequencies()}),
 }
 """Every reducer, as it comes."""
+
+if importlib.util.find_spec("datasketches"):
+    REDUCERS |= {
+        "Quantiles": family(third, Quantiles([0.1, 0.5])),
+        "Distinct": family(lambda x: x % 50, Distinct()),
+        "HeavyHitters": family(lambda x: x % 7 % 3, HeavyHitters(4)),
+    }
 
 
 def looked_at(folder: str, watcher: Watcher) -> Any:

@@ -16,18 +16,24 @@ from numpy.typing import NDArray
 from poolagg import (
     AllTrue,
     AnyTrue,
+    ArrayMean,
+    ArrayStd,
     Bottom,
     Collect,
+    Concat,
     Count,
+    Distinct,
     Fold,
     Frequencies,
     GroupBy,
+    HeavyHitters,
     Histogram,
     Into,
     Mean,
     MergeCounts,
     Min,
     ProcessPool,
+    Quantiles,
     Reduce,
     Reducer,
     Sample,
@@ -130,6 +136,13 @@ def results_of_reducers() -> None:
     assert_type(aggregate(square, NUMBERS, {"any": AnyTrue(), "all": AllTrue()}), dict[str, bool])
     assert_type(aggregate(square, NUMBERS, Variance(ddof=0)), float)
     assert_type(aggregate(square, NUMBERS, Std()), float)
+    assert_type(aggregate(square, NUMBERS, Concat()), Any)
+    assert_type(aggregate(square, NUMBERS, ArrayMean()), NDArray[Any] | Any)
+    assert_type(aggregate(square, NUMBERS, ArrayStd(ddof=0)), NDArray[Any] | Any)
+    assert_type(aggregate(square, NUMBERS, Quantiles(0.5)), float)
+    assert_type(aggregate(square, NUMBERS, Quantiles([0.1, 0.9], k=400)), list[float])
+    assert_type(aggregate(square, NUMBERS, Distinct()), float)
+    assert_type(aggregate(square, NUMBERS, HeavyHitters(10)), list[tuple[Any, int]])
     assert_type(aggregate(letters, WORDS, Frequencies().flat()), Counter[Any])
     assert_type(aggregate(counts, WORDS, MergeCounts()), Counter[Any])
     assert_type(aggregate(letters, WORDS, Collect()), list[Any])
