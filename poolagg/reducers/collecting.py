@@ -18,7 +18,7 @@ from poolagg.reducers.keys import (
     may_hold_marks,
     without_marks,
 )
-from poolagg.reducers.reducer import Position, Reducer, Rejection
+from poolagg.reducers.reducer import Position, Positions, Reducer, Rejection
 
 __all__ = ["Collect", "Frequencies", "MergeCounts", "Unique"]
 
@@ -44,9 +44,9 @@ class Collect(Reducer[list[Any]]):
         acc[place] = (prepared,)
         return acc
 
-    def steps_at(self, acc: dict[Position, tuple[Any, ...]], place: Position, prepareds: Sequence[Any]) -> Any:
+    def _steps_among(self, acc: dict[Position, tuple[Any, ...]], places: Positions, prepareds: Sequence[Any]) -> Any:
         if len(prepareds):
-            acc[place] = tuple(prepareds)
+            acc[places[0]] = tuple(prepareds)
         return acc
 
     def merge(self, acc: dict[Position, tuple[Any, ...]], other: dict[Position, tuple[Any, ...]]) -> Any:
