@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from operator import itemgetter
 from typing import Any, overload
 
 from poolagg._runtime.arguments import need_callable, shown
 from poolagg._runtime.value_types import types_of
 from poolagg.reducers.keys import all_equal_themselves, as_key, as_result, may_hold_marks
-from poolagg.reducers.reducer import Combinator, Positions, R, Reducer, Rejection, join
+from poolagg.reducers.reducer import Combinator, Position, Positions, R, Reducer, Rejection, join
 from poolagg.reducers.tee import ReducerLike, as_reducer
 
 __all__ = ["By", "GroupBy"]
@@ -65,14 +66,10 @@ class GroupBy(Combinator[dict[Any, R]]):
         if not all_equal_themselves(keys):
             keys = list(map(as_key, keys))
         states: dict[Any, Any] = {}  # of the keys in this batch: `acc` changes only if none is rejected
-        fold = self.inner._steps_among
-        if self.positional:
-            value_at = list(values).__getitem__
-            for key, indices in _grouped(keys, range(len(prepareds))).items():
-                states[key] = fold(self._of(acc, key), places.chosen(indices), list(map(value_at, indices)))
-        else:
-            for key, group in _grouped(keys, values).items():
-                states[key] = fold(self._of(acc, key), places, group)
+        fold, positional, indices = self.inner._steps_among, self.positional, _Indices(keys)
+        for key, group in _grouped(keys, values).items():
+            at = _PositionsOfKey(places, indices, key) if positional else places
+            states[key] = fold(self._of(acc, key), at, group)
         acc.update(states)
         return acc
 
@@ -106,6 +103,26 @@ class GroupBy(Combinator[dict[Any, R]]):
 
     def __repr__(self) -> str:
         return f"GroupBy({self.inner!r})"
+
+
+class _Indices:
+    """The indices of each key in a batch, found when a position is asked for: most groups change no entry."""
+
+    def __init__(self, keys: Sequence[Any]) -> None:
+        self._keys = keys
+
+    @cached_property
+    def of(self) -> dict[Any, list[int]]:
+        """The indices of each key."""
+        return _grouped(self._keys, range(len(self._keys)))
+
+
+class _PositionsOfKey(Positions):
+    def __init__(self, outer: Positions, indices: _Indices, key: Any) -> None:
+        self._outer, self._indices, self._key = outer, indices, key
+
+    def __getitem__(self, k: int) -> Position:
+        return self._outer[self._indices.of[self._key][k]]
 
 
 def _grouped(keys: Iterable[Any], values: Iterable[Any]) -> dict[Any, list[Any]]:
