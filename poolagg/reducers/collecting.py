@@ -20,7 +20,7 @@ from poolagg.reducers.keys import (
     may_hold_marks,
     without_marks,
 )
-from poolagg.reducers.reducer import Position, R, Reducer, Rejection
+from poolagg.reducers.reducer import Position, Positions, R, Reducer, Rejection
 
 __all__ = ["Collect", "Concat", "Frequencies", "MergeCounts", "Unique"]
 
@@ -41,9 +41,9 @@ class InOrder(Reducer[R]):
         acc[place] = (prepared,)
         return acc
 
-    def steps_at(self, acc: dict[Position, tuple[Any, ...]], place: Position, prepareds: Sequence[Any]) -> Any:
+    def _steps_among(self, acc: dict[Position, tuple[Any, ...]], places: Positions, prepareds: Sequence[Any]) -> Any:
         if len(prepareds):
-            acc[place] = tuple(prepareds)
+            acc[places[0]] = tuple(prepareds)
         return acc
 
     def merge(self, acc: dict[Position, tuple[Any, ...]], other: dict[Position, tuple[Any, ...]]) -> Any:

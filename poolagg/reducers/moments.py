@@ -80,7 +80,7 @@ class Sum(Reducer[Any]):
             except Exception:  # `numbers` raises a better error
                 total = None
             if type(total) is int:  # then all were ints: checking the type of each takes longer than adding it
-                return acc.plus(Numbers((total,)))
+                return Total(acc.plain + total) if acc.only_ints else acc.plus(Numbers((total,)))
         return acc.plus(numbers(prepareds))
 
     def merge(self, acc: Total, other: Total) -> Total:

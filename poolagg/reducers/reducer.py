@@ -14,19 +14,22 @@ defines `step_at`, keeps positions in its accumulator, and therefore still commu
 
 A `Combinator` is a reducer made of reducers; its properties follow from its parts.
 
-Rule: a combinator folds through `steps_at` alone, which every reducer has. Its other three ways to fold call it.
+Rule: a combinator folds through `_steps_among` alone, which every reducer has. Its other ways to fold call it.
 """
 
 from __future__ import annotations
 
 import copy
+from bisect import bisect
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
+from poolagg._input.reused_buffers import listed
 from poolagg._runtime.arguments import call
 
-__all__ = ["Combinator", "Position", "R", "Reducer", "Rejection", "Untouched", "fold", "join", "reduced"]
+__all__ = ["Combinator", "Position", "Positions", "R", "Reducer", "Rejection", "Untouched", "fold", "join", "reduced"]
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as TypeVarWithDefault
@@ -44,6 +47,46 @@ Position: TypeAlias = tuple[int, ...]
 
 ANYWHERE: Position = (0,)
 """The position for reducers that ignore it."""
+
+
+class Positions:
+    """The positions of partials that are folded together, in input order; each is made only when it is asked for.
+
+    `Positions(place)` are consecutive ones. The partials are some of those of a stretch of consecutive items, and no
+    other partial of that stretch is folded elsewhere.
+    """
+
+    def __init__(self, first: Position) -> None:
+        self._first = first
+
+    def __getitem__(self, k: int) -> Position:
+        return (*self._first[:-1], self._first[-1] + k)
+
+    def chosen(self, indices: Sequence[int]) -> Positions:
+        """Return the positions at some indices, which ascend."""
+        return _Chosen(self, indices)
+
+    def inside(self, lengths: Iterable[int]) -> Positions:
+        """Return the positions of elements, where the k-th partial has the k-th number of them."""
+        return _Inside(self, list(accumulate(lengths, initial=0)))
+
+
+class _Chosen(Positions):
+    def __init__(self, outer: Positions, indices: Sequence[int]) -> None:
+        self._outer, self._indices = outer, indices
+
+    def __getitem__(self, k: int) -> Position:
+        return self._outer[self._indices[k]]
+
+
+class _Inside(Positions):
+    def __init__(self, outer: Positions, starts: Sequence[int]) -> None:
+        self._outer, self._starts = outer, starts
+
+    def __getitem__(self, k: int) -> Position:
+        which = bisect(self._starts, k) - 1
+        return (*self._outer[which], k - self._starts[which])
+
 
 FOLDING = {"step", "steps", "step_at", "steps_at"}
 """The methods that fold partials."""
@@ -117,12 +160,19 @@ class Reducer(Generic[R]):
 
     def steps_at(self, acc: Any, place: Position, prepareds: Sequence[Any], /) -> Any:
         """Fold many at consecutive positions: the k-th is at `(*place[:-1], place[-1] + k)`."""
+        return self._steps_among(acc, Positions(place), prepareds)
+
+    def _steps_among(self, acc: Any, places: Positions, prepareds: Sequence[Any], /) -> Any:
+        """Fold many; the k-th is at `places[k]`."""
         if not self.positional:
             return self._checked(acc, self.steps(acc, prepareds), "steps")
-        *front, last = place
-        for k, prepared in enumerate(prepareds, last):
-            acc = self._checked(acc, self.step_at(acc, (*front, k), prepared), "step_at")
+        for k, prepared in enumerate(prepareds):
+            acc = self._checked(acc, self.step_at(acc, places[k], prepared), "step_at")
         return acc
+
+    def _prepare_all(self, partials: Sequence[Any], /) -> Sequence[Any]:
+        """Prepare the elements of one partial."""
+        return listed(lambda: map(self.prepare, partials)) if self.has_prepare else partials
 
     def merge(self, acc: Any, other: Any, /) -> Any:
         """Join two accumulators. It may mutate `acc`; it must not mutate or keep `other`.
@@ -323,8 +373,8 @@ class Combinator(Reducer[R]):
             return ways.pop()
         return Rejection.MIDWAY
 
-    def steps_at(self, acc: Any, place: Position, prepareds: Sequence[Any]) -> Any:
-        raise NotImplementedError(f"{type(self).__name__} must define steps_at(self, acc, place, prepareds)")
+    def _steps_among(self, acc: Any, places: Positions, prepareds: Sequence[Any]) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} must define _steps_among(self, acc, places, prepareds)")
 
     @property
     def mergeable(self) -> bool:

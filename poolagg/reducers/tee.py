@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar, overload
 
 from poolagg.reducers.functions import Fold
-from poolagg.reducers.reducer import Combinator, Position, R, Reducer, Rejection, join
+from poolagg.reducers.reducer import Combinator, Positions, R, Reducer, Rejection, join
 from poolagg.reducers.suggestions import no_reducer, outdated
 
 __all__ = ["ReducerLike", "Tee", "as_reducer"]
@@ -60,10 +60,10 @@ class Tee(Combinator[R]):
     def init(self) -> list[Any]:
         return [part.init() for part in self.parts]
 
-    def steps_at(self, acc: list[Any], place: Position, prepareds: Sequence[Any]) -> list[Any]:
+    def _steps_among(self, acc: list[Any], places: Positions, prepareds: Sequence[Any]) -> list[Any]:
         columns = self._columns(prepareds)
         members = zip(self.parts, acc, columns, strict=True)
-        return [part.steps_at(member, place, column) for part, member, column in members]
+        return [part._steps_among(member, places, column) for part, member, column in members]
 
     def validate(self, prepareds: Sequence[Any]) -> None:
         for part, column in zip(self.parts, self._columns(prepareds), strict=True):
