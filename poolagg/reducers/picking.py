@@ -59,7 +59,7 @@ class Picking(Reducer[R]):
         return []
 
     def step_at(self, acc: list[Entry], place: Position, prepared: Any) -> list[Entry]:
-        return self.steps_at(acc, place, (prepared,))
+        return self._steps_among(acc, Positions(place), (prepared,))
 
     def _steps_among(self, acc: list[Entry], places: Positions, prepareds: Sequence[Any]) -> list[Entry]:
         if self.key is None:
