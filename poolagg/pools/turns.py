@@ -74,8 +74,10 @@ class Turns:
     def leave(self, turn: Turn) -> None:
         """Leave the line, and call the next run; a second call is harmless, and completes one that was interrupted."""
         turn.thread = None
-        with contextlib.suppress(ValueError):
+        try:
             self._line.remove(turn)
+        except ValueError:  # it has left before
+            pass
         if (first := self.current()) is not None:
             first.called.put(None)
 
