@@ -25,7 +25,7 @@ from operator import getitem
 from time import monotonic_ns
 from typing import Any, NamedTuple
 
-from poolagg.pools.process.descriptors import Descriptor, close_all, descriptors
+from poolagg.pools.process.descriptors import Descriptor, close_all, descriptors, memory_fd
 from poolagg.pools.process.memory import own_memory
 
 __all__ = ["NO_CHUNK", "SEGMENTS", "Batch", "LentSegments", "ProgressCell", "RunCancelled", "Sharing"]
@@ -296,8 +296,8 @@ class ProgressCell:
 
 def _anonymous_memory(size: int) -> Descriptor:
     """Open memory without a name, which leaves no file behind."""
-    if hasattr(os, "memfd_create"):
-        memory = Descriptor(os.memfd_create("poolagg"))
+    if (fd := memory_fd("poolagg")) >= 0:
+        memory = Descriptor(fd)
     else:
         import tempfile
 
