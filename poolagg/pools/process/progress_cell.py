@@ -17,6 +17,7 @@ import mmap
 import os
 import signal
 import struct
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -35,6 +36,9 @@ SEGMENTS = 64
 
 NO_CHUNK = -2
 """Stands for the chunk of a state that is packed without one."""
+
+FREE_THREADED = "t" in getattr(sys, "abiflags", "")
+"""Whether this Python is built without a GIL."""
 
 _FIELDS = struct.Struct("=7q")  # epoch, chunk, start, stop, since, left, packing
 _COUNT = struct.Struct("=q")
@@ -82,7 +86,9 @@ class Sharing:
 
         Before each item it announces the item and checks. The item at which it ends is consumed and dropped.
         """
-        come_to = map(self.numbers.__setitem__, repeat(1), range(start, stop))
+        indices = range(start, stop)
+        # Between threads without a GIL, only the lock has each see the other's write.
+        come_to = map(self.come_to, indices) if FREE_THREADED else map(self.numbers.__setitem__, repeat(1), indices)
         asked = iter(partial(getitem, self.numbers, 0), chunk + 1)
         return compress(filterfalse(partial(next, come_to), source), asked)
 
