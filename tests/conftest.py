@@ -49,6 +49,6 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """No process, descriptor, thread or shared memory outlives the test that made it."""
     before, servers = leaks.held(), leaks.standard_servers()
     yield
-    leaks.stop_standard_servers(servers)
-    extra = leaks.left_behind(before, orphans=request.node.get_closest_marker("orphans") is not None)
+    orphans = leaks.stop_standard_servers(servers) or request.node.get_closest_marker("orphans") is not None
+    extra = leaks.left_behind(before, orphans=orphans)
     assert not extra, f"left behind: {extra}"

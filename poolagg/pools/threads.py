@@ -45,6 +45,11 @@ class ThreadPool(Pool):
     A thread can't be killed: `item_timeout` is not supported, and a thread that is busy when its run ends is abandoned,
     and ends after its current batch.
 
+    It needs no GIL, for each object has one owner or a lock. A thread owns its accumulators and its place in the input;
+    a partial state is the caller's thread's once it is in the queue of events. Beside queues both sides use fields that
+    one of them writes, and what has a lock: the chunks that a thread has claimed, and how a chunk is divided. The
+    threads share `func`, the reducer and the items, which are read and not changed, unless `func` itself changes them.
+
     >>> with ThreadPool(workers=2) as pool:
     ...     sorted(pool.imap_unordered(abs, [-3, 1, -2]))
     [1, 2, 3]

@@ -284,10 +284,12 @@ def connector(connect: Any) -> tuple[Callable[[], Any], Any]:
 def _sqlite(path: str) -> Any:
     import sqlite3
 
-    connection = sqlite3.connect(path, timeout=0.1, check_same_thread=False)
+    connection = None
     try:
+        connection = sqlite3.connect(path, timeout=0.1, check_same_thread=False)
         connection.execute("PRAGMA synchronous=EXTRA")
         return connection
     except BaseException:
-        connection.close()
+        if connection is not None:
+            connection.close()
         raise

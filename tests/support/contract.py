@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import multiprocessing.pool
 import os
 from collections.abc import Callable
@@ -60,6 +61,10 @@ def on_ray() -> Any:
     return RayPool()
 
 
+def interpreters() -> Any:
+    return importlib.import_module("concurrent.futures").InterpreterPoolExecutor(2)
+
+
 THEIRS: list[Any] = []
 
 
@@ -84,6 +89,7 @@ KINDS = [
 ELSEWHERE = {
     "dask": functools.partial(Kind, make=lambda: theirs(lambda: dask_cluster.client(ADDRESSES["dask"])), cluster=True),
     "ray": functools.partial(Kind, make=on_ray, cluster=True),
+    "interpreters": functools.partial(Kind, make=lambda: theirs(interpreters)),
 }
 
 for name in ("loky", "executorlib", "mpi4py.futures", "ray.util.multiprocessing.Pool"):

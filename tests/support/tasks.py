@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import faulthandler
 import functools
+import importlib
 import operator
 import os
 import random
@@ -91,7 +91,9 @@ def fail(how: str) -> None:
         time.sleep(100)
     if how == "exit":
         os._exit(3)
-    faulthandler.disable()  # which a forked worker inherits from the test runner
+    # Which a forked worker inherits from the test runner; imported here, since an interpreter of a pool of interpreters
+    # cannot.
+    importlib.import_module("faulthandler").disable()
     os.kill(os.getpid(), getattr(signal, how))
     time.sleep(100)  # the signal may take a moment
 

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from poolagg.pools.process.channel import Bytes, identity
-from poolagg.pools.process.descriptors import close_all, descriptors, held
+from poolagg.pools.process.descriptors import close_all, descriptors, held, memory_fd
 from poolagg.pools.process.progress_cell import SEGMENTS, LentSegments
 
 if TYPE_CHECKING:
@@ -58,9 +58,7 @@ Extent = tuple[int, int]
 
 def arena_fd() -> int:
     """Open anonymous memory that grows on demand; return -1 where the system has none."""
-    if not hasattr(os, "memfd_create"):
-        return -1
-    return os.memfd_create("poolagg-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    return memory_fd("poolagg-arena")
 
 
 class ArenaBuffers(list[pickle.PickleBuffer]):

@@ -27,7 +27,7 @@ from poolagg.pools.pool import Lifecycle, Pool, PoolInstruction, checked_initial
 from poolagg.pools.process import arena
 from poolagg.pools.process import channel as channel_module
 from poolagg.pools.process.launch.frozen import refuse_frozen, refuse_second_run
-from poolagg.pools.process.launch.launchers import checked_start_method, folder, import_path
+from poolagg.pools.process.launch.launchers import checked_start_method, folder
 from poolagg.pools.process.memory import checked_limit, peak_memory
 from poolagg.pools.process.progress_cell import NO_CHUNK, Batch
 from poolagg.pools.process.recycling import Recycling
@@ -222,14 +222,14 @@ class ProcessPool(Pool):
         self._told = None
         if self._workers.launcher is None:
             start = self._initializer, self._initargs
-            self._workers.open(self.start_method, self._environ(), by_value, start)
+            self._workers.open(self.workers, self.start_method, self._environ(), by_value, start)
 
     def _launch(self, slot: int) -> None:
         start = b"" if self.start_method == "fork" else self._pickled_start()
         handle = self._workers.launch(slot)
         if self.lifecycle is not Lifecycle.OPEN:  # another thread closed the pool without seeing this worker
             handle.child.kill()
-        handle.start((self._environ(), folder(), import_path(), arena.LEAST_BUFFER, self._memory_limit), start)
+        handle.start((self._environ(), folder(), arena.LEAST_BUFFER, self._memory_limit), start)
         self._brief(handle, self._encoder.definitions)
 
     def _pickled_start(self) -> bytes:

@@ -15,6 +15,7 @@ import mmap
 import os
 import signal
 import struct
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -23,7 +24,7 @@ from operator import getitem
 from time import monotonic_ns
 from typing import Any, NamedTuple
 
-from poolagg.pools.process.descriptors import Descriptor, close_all, descriptors
+from poolagg.pools.process.descriptors import Descriptor, close_all, descriptors, memory_fd
 from poolagg.pools.process.memory import own_memory
 
 __all__ = ["NO_CHUNK", "SEGMENTS", "Batch", "LentSegments", "ProgressCell", "RunCancelled", "Sharing"]
@@ -33,6 +34,9 @@ SEGMENTS = 64
 
 NO_CHUNK = -2
 """Stands for the chunk of a state that is packed without one."""
+
+FREE_THREADED = "t" in getattr(sys, "abiflags", "")
+"""Whether this Python is built without a GIL."""
 
 _FIELDS = struct.Struct("=7q")  # epoch, chunk, start, stop, since, left, packing
 _COUNT = struct.Struct("=q")
@@ -80,7 +84,9 @@ class Sharing:
 
         Before each item it announces the item and checks. The item at which it ends is consumed and dropped.
         """
-        come_to = map(self.numbers.__setitem__, repeat(1), range(start, stop))
+        indices = range(start, stop)
+        # Between threads without a GIL, only the lock has each see the other's write.
+        come_to = map(self.come_to, indices) if FREE_THREADED else map(self.numbers.__setitem__, repeat(1), indices)
         asked = iter(partial(getitem, self.numbers, 0), chunk + 1)
         return compress(filterfalse(partial(next, come_to), source), asked)
 
@@ -294,8 +300,8 @@ class ProgressCell:
 
 def _anonymous_memory(size: int) -> Descriptor:
     """Open memory without a name, which leaves no file behind."""
-    if hasattr(os, "memfd_create"):
-        memory = Descriptor(os.memfd_create("poolagg"))
+    if (fd := memory_fd("poolagg")) >= 0:
+        memory = Descriptor(fd)
     else:
         import tempfile
 

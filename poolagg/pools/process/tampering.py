@@ -37,6 +37,9 @@ __all__ = ["Descriptors", "put_aside"]
 ASIDE = 1 << 60
 """The file position of the descriptors of shared memory."""
 
+FAR_IN_A_FILE = 1 << 31
+"""The same where a file system is in the place of anonymous memory; each lets a file be that long."""
+
 _HANGUP = getattr(select, "POLLRDHUP", select.POLLHUP)
 _NOW = getattr(socket, "MSG_NOSIGNAL", 0) | getattr(socket, "MSG_DONTWAIT", 0)
 _INT = struct.Struct("i")
@@ -84,7 +87,10 @@ class Descriptors:
 
 def put_aside(fd: int) -> None:
     """Move the file position of shared memory behind its contents, also for the duplicate in its mapping."""
-    os.lseek(fd, ASIDE, os.SEEK_SET)
+    try:
+        os.lseek(fd, ASIDE, os.SEEK_SET)
+    except OSError:  # not anonymous memory, which the system refuses, but a file on a disk
+        os.lseek(fd, FAR_IN_A_FILE, os.SEEK_SET)
 
 
 def _unread(sock: socket.socket) -> int:

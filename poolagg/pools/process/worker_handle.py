@@ -26,6 +26,7 @@ from poolagg.pools.process.channel import Channel, Message
 from poolagg.pools.process.descriptors import Closable, Descriptor, close_all, descriptors, held, pipe
 from poolagg.pools.process.launch.bootstrap import identity_of_worker
 from poolagg.pools.process.launch.launchers import Launcher
+from poolagg.pools.process.launch.program import Program
 from poolagg.pools.process.progress_cell import Batch, ProgressCell
 from poolagg.pools.process.worker_main import CLAIM
 from poolagg.pools.serialization.wire import as_reducer_error, pack_items, start_failed, unpack_failures, unpack_result
@@ -105,8 +106,8 @@ class Handle:
     # -- instructions --------------------------------------------------------------------------------------------------
 
     def start(self, settings: tuple[Any, ...], payload: bytes) -> None:
-        """Tell the worker its identity for `multiprocessing`, its settings and its initializer."""
-        self.channel.send(channel_module.START, 0, (self._identity, *settings), [payload])
+        """Tell the worker its identity for `multiprocessing`, its program, its settings and its initializer."""
+        self.channel.send(channel_module.START, 0, (self._identity, tuple(Program.here()), *settings), [payload])
 
     def introduce(self) -> None:
         """Tell the worker its identity if it has changed: this process may have imported `multiprocessing` since."""

@@ -31,6 +31,7 @@ from poolagg.pools.process.channel import BrokenFrame, Message, Pipe, identity
 from poolagg.pools.process.launch.bootstrap import forget_exits, introduce, new_random_numbers, run_exits
 from poolagg.pools.process.launch.frozen import STARTED_BY
 from poolagg.pools.process.launch.parent_death import die_with_parent, ignore_interrupts
+from poolagg.pools.process.launch.program import Program
 from poolagg.pools.process.launch.standard_streams import flush_streams
 from poolagg.pools.process.malloc import give_back_freed, keep_freed
 from poolagg.pools.process.memory import fresh_memory
@@ -168,11 +169,11 @@ class _Worker:
         introduce(message.values, self._death_fd)
 
     def _start(self, message: Message) -> None:
-        identity, environ, cwd, path, least, self._memory_limit = message.values
+        identity, program, environ, cwd, least, self._memory_limit = message.values
         introduce(identity, self._death_fd)
         self._may_keep = self._memory_limit is None
         _set_environ(environ)
-        sys.path[:] = path
+        Program(*program).become(forked=self._inherited is not None)
         if self._arena_fd >= 0:
             self._arena = Arena(self._arena_fd, self._cell.lent_to_parent, least)
         try:

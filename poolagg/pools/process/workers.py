@@ -18,7 +18,7 @@ from typing import Any
 
 from poolagg._runtime.interrupts import interrupts_held_back
 from poolagg.pools.process.channel import EXIT
-from poolagg.pools.process.descriptors import close_all, descriptors, held
+from poolagg.pools.process.descriptors import close_all, descriptors, held, refuse_too_many
 from poolagg.pools.process.launch.forkserver import ForkserverLauncher, ForkserverLost
 from poolagg.pools.process.launch.launchers import LOOK, ForkLauncher, Launcher, SpawnLauncher
 from poolagg.pools.process.launch.parent_death import born_deaf
@@ -55,8 +55,11 @@ class Workers:
         """Return the workers of all slots, and those that are exiting."""
         return [*self.handles.values(), *self.leaving]
 
-    def open(self, start_method: str, environ: Mapping[str, str], by_value: bool, start: tuple[Any, Any]) -> None:
-        """Open a launcher, and a selector for what it launches."""
+    def open(
+        self, workers: int, start_method: str, environ: Mapping[str, str], by_value: bool, start: tuple[Any, Any]
+    ) -> None:
+        """Open a launcher, and a selector for what it launches; refuse more workers than there are descriptors for."""
+        refuse_too_many(workers)
         with _undisturbed():
             launcher: Launcher = _LAUNCHERS[start_method](environ, by_value, start)
             try:

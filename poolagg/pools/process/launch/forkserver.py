@@ -119,4 +119,10 @@ def _is_alive(pid: int) -> bool:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b") ")[2][:1] not in b"ZX"
     except FileNotFoundError:
+        if os.path.exists("/proc/self"):
+            return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
         return False
+    return True

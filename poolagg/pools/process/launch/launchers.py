@@ -17,7 +17,6 @@ closes.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import select
 import signal
@@ -28,9 +27,10 @@ from collections.abc import Callable, Mapping, Sequence
 from time import monotonic, sleep
 from typing import Any, NoReturn, Protocol
 
-from poolagg.pools.process.descriptors import Descriptor, close_all, descriptors, spare
+from poolagg.pools.process.descriptors import REFUSED, Descriptor, close_all, descriptors, spare
 from poolagg.pools.process.launch.frozen import STARTED_BY, is_frozen
 from poolagg.pools.process.launch.frozen import command as frozen_command
+from poolagg.pools.process.launch.program import import_path
 from poolagg.pools.process.launch.standard_streams import flush_streams
 
 __all__ = [
@@ -41,7 +41,6 @@ __all__ = [
     "SpawnLauncher",
     "checked_start_method",
     "folder",
-    "import_path",
     "interpreter",
     "seeded",
     "start_methods",
@@ -50,9 +49,6 @@ __all__ = [
 
 LOOK = 0.05
 """Seconds between two checks of children without a pidfd; a check costs a system call for each."""
-
-NO_PIDFD = {errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EINVAL}
-"""Errors from kernels without pidfds, and from the filters of containers."""
 
 
 def start_methods() -> list[str]:
@@ -171,7 +167,7 @@ def _pidfd(pid: int) -> int:
     try:
         return os.pidfd_open(pid)
     except OSError as error:
-        if error.errno in NO_PIDFD:
+        if error.errno in REFUSED:
             return -1
         raise
 
@@ -197,11 +193,6 @@ def _command(module: str, arguments: Sequence[object]) -> list[str]:
         f"gc.freeze(); gc.enable(); main(*{list(arguments)!r})"
     )
     return [sys.executable, *flags, "-c", code]
-
-
-def import_path() -> list[str]:
-    """Return the import path of this process, without entries of sys.path that are no text, which Python ignores."""
-    return [str(path) for path in sys.path if isinstance(path, str)]
 
 
 def folder() -> str:
