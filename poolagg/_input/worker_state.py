@@ -88,6 +88,11 @@ class _Here(threading.local):
             raise RuntimeError("rng() needs an item that is running: call it inside func, during a run")
         return self.stop - operator.length_hint(self.source) - 1
 
+    @property
+    def running(self) -> int | None:
+        """The index of the item that is running; None if none is."""
+        return None if self.source is None else self.index
+
 
 here = _Here()
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["usable_cpus", "with_thread_limits"]
+__all__ = ["WorkerEnviron", "usable_cpus"]
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -29,7 +29,29 @@ def usable_cpus() -> int:
     return count
 
 
-def with_thread_limits(environ: Mapping[str, str], workers: int) -> dict[str, str]:
-    """Divide the CPUs among the workers by thread limits; what `environ` already sets has priority."""
-    threads = str(max(1, usable_cpus() // workers))
-    return dict.fromkeys(THREAD_VARIABLES, threads) | dict(environ)
+class WorkerEnviron:
+    """The environment variables of each worker, computed once a run, since copying `os.environ` is slow.
+
+    The CPUs are divided among the workers by thread limits; this process's variables have priority, and `env` has most.
+    """
+
+    def __init__(self, workers: int, env: Mapping[str, str] | None) -> None:
+        self._workers = workers
+        self._env = dict(env or {})
+        self._now: dict[str, str] | None = None
+
+    def renew(self) -> None:
+        """Forget the variables, since those of this process may have changed."""
+        self._now = None
+
+    def of_all(self) -> dict[str, str]:
+        """Return the variables that all workers have."""
+        if self._now is None:
+            threads = str(max(1, usable_cpus() // self._workers))
+            self._now = dict.fromkeys(THREAD_VARIABLES, threads) | dict(os.environ) | self._env
+        return self._now
+
+    def of(self, worker: int) -> dict[str, str]:
+        """Return the variables of one worker."""
+        del worker
+        return self.of_all()

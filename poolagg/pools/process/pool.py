@@ -19,25 +19,25 @@ from typing import Any
 
 from poolagg._input.batches import Encoded, InputBatch
 from poolagg._runtime.arguments import checked_count
-from poolagg._runtime.interrupts import even_if_interrupted, interrupts_held_back
+from poolagg._runtime.interrupts import even_if_interrupted, interrupts_allowed, interrupts_held_back
 from poolagg._scheduler import messages
 from poolagg.pools.chunk_runner import Job, pickle_job
-from poolagg.pools.cpus import usable_cpus, with_thread_limits
+from poolagg.pools.cpus import WorkerEnviron, usable_cpus
 from poolagg.pools.pool import Lifecycle, Pool, PoolInstruction
 from poolagg.pools.process import arena
 from poolagg.pools.process import channel as channel_module
 from poolagg.pools.process.launch.frozen import refuse_frozen, refuse_second_run
 from poolagg.pools.process.launch.launchers import checked_start_method, folder, import_path
 from poolagg.pools.process.memory import checked_limit, peak_memory
+from poolagg.pools.process.output.relay import Relay, checked_output
 from poolagg.pools.process.progress_cell import NO_CHUNK, Batch
 from poolagg.pools.process.recycling import Recycling
 from poolagg.pools.process.worker_handle import Handle
 from poolagg.pools.process.workers import Workers
 from poolagg.pools.serialization.pickling import (
     Encoder,
-    dumps_by_value,
     main_namespace,
-    only_inherited,
+    pickle_start,
     plainly,
     refuse_inherited_only,
 )
@@ -96,6 +96,7 @@ class ProcessPool(Pool):
         max_items_per_worker: int | None = None,
         memory_limit: int | str | None = None,
         env: Mapping[str, str] | None = None,
+        output: str = "forward",
     ) -> None:
         self.workers = checked_count("workers", usable_cpus() if workers is None else workers)
         if initializer is not None and not callable(initializer):
@@ -112,9 +113,9 @@ class ProcessPool(Pool):
         self.most_items = max_items_per_worker
         self._memory_limit = checked_limit(memory_limit)
         self._recycling = Recycling(max_items_per_worker, self._memory_limit)
-        self._env = dict(env or {})
-        self._told: dict[str, str] | None = None
-        self._workers = Workers(os.getpid())
+        self._environ = WorkerEnviron(self.workers, env)
+        self._relay = Relay(checked_output(output))
+        self._workers = Workers(os.getpid(), self._relay)
         self._handles, self._leaving = self._workers.handles, self._workers.leaving
         self._events: list[messages.PoolEvent] = []
         self._dirty = False
@@ -195,6 +196,7 @@ class ProcessPool(Pool):
             left = max(handle.ended_at for handle in busy) + GOODBYE - monotonic()
             if left > 0:
                 self._collect(left)
+                self._relay.emit()
                 continue
             for handle in busy:
                 self._workers.dismiss(handle, at_once=True)
@@ -217,30 +219,25 @@ class ProcessPool(Pool):
             self._collect(left)
         self._workers.end(self._workers.everyone())
         self._events = []
+        with interrupts_allowed():  # a stream or a handler may take its time
+            self._relay.emit()
 
     # -- workers -------------------------------------------------------------------------------------------------------
 
     def _open_workers(self, by_value: bool = False) -> None:
-        self._told = None
+        self._environ.renew()
+        self._relay.begin()
         if self._workers.launcher is None:
             start = self._initializer, self._initargs
-            self._workers.open(self.start_method, self._environ(), by_value, start)
+            self._workers.open(self.start_method, self._environ.of_all(), by_value, start)
 
     def _launch(self, slot: int) -> None:
-        start = b"" if self.start_method == "fork" else self._pickled_start()
+        start = b"" if self.start_method == "fork" else pickle_start(self._initializer, self._initargs)
         handle = self._workers.launch(slot)
         if self.lifecycle is not Lifecycle.OPEN:  # another thread closed the pool without seeing this worker
             handle.child.kill()
-        handle.start((self._environ(), folder(), import_path(), arena.LEAST_BUFFER, self._memory_limit), start)
+        handle.start((self._environ.of(slot), folder(), import_path(), arena.LEAST_BUFFER, self._memory_limit), start)
         self._brief(handle, self._encoder.definitions)
-
-    def _pickled_start(self) -> bytes:
-        try:
-            return dumps_by_value((self._initializer, self._initargs))
-        except RuntimeError as error:
-            if (refusal := only_inherited("initializer or initargs", error)) is not None:
-                raise refusal from error
-            raise
 
     def _brief(self, handle: Handle, definitions: Iterable[bytes] = ()) -> None:
         for definition in definitions:
@@ -248,13 +245,6 @@ class ProcessPool(Pool):
         if self._job:
             handle.introduce()
             handle.channel.send(channel_module.JOB, self._epoch, (), [self._job])
-
-    def _environ(self) -> dict[str, str]:
-        """Return the environment of the workers, computed once a run, since copying `os.environ` is slow."""
-        if self._told is not None:
-            return self._told
-        self._told = with_thread_limits(os.environ, self.workers) | self._env
-        return self._told
 
     # -- instructions and events ---------------------------------------------------------------------------------------
 
@@ -304,6 +294,7 @@ class ProcessPool(Pool):
         if self._recycling.look_is_due():
             self._stop_outgrown()
         self._dirty = False
+        self._relay.emit()
         events, self._events = self._events, []
         return events
 
@@ -359,6 +350,8 @@ class ProcessPool(Pool):
         for fd, (handle, _) in ready.items():
             if fd is handle.channel.sock:
                 self._receive(handle)
+            elif fd in handle.output:
+                workers.read_output(handle, fd)
         for fd, (handle, _) in ready.items():
             if fd == handle.child.pidfd:
                 self._ended(handle)
@@ -367,6 +360,7 @@ class ProcessPool(Pool):
 
     def _receive(self, handle: Handle) -> None:
         messages, ended = handle.channel.receive()
+        handle.output.settle()
         for message in messages:
             self._take(handle, message)
         if ended is not None:
@@ -400,6 +394,7 @@ class ProcessPool(Pool):
         with contextlib.suppress(KeyError, ValueError):
             self._workers.selector.get_key(handle.channel.sock)
             self._receive(handle)
+        handle.output.finish()
         with interrupts_held_back():
             if self._handles.get(handle.slot) is handle and handle.ending is None and self._busy:
                 self._events.append(handle.lost())

@@ -6,6 +6,7 @@ parent  ◀───────────────────────
         ◀────────── cell (memory) ─────────────              which batch runs, since when
         ◀────────── arenas (memory) ──────────▶              large buffers, one arena for each direction
         ─────────── death (pipe) ─────────────▶              ends when the parent ends
+        ◀────────── output (three pipes) ──────              its streams; its log records and warnings
         ◀────────── pidfd ─────────────────────              readable when the worker has ended
 """
 
@@ -28,6 +29,8 @@ from poolagg.pools.process.channel import Channel, Message
 from poolagg.pools.process.descriptors import Closable, Descriptor, close_all, descriptors, held, pipe
 from poolagg.pools.process.launch.bootstrap import identity_of_worker
 from poolagg.pools.process.launch.launchers import Launcher
+from poolagg.pools.process.output.relay import Relay
+from poolagg.pools.process.output.worker_output import WorkerOutput
 from poolagg.pools.process.progress_cell import Batch, ProgressCell
 from poolagg.pools.process.worker_main import CLAIM
 from poolagg.pools.serialization.wire import as_reducer_error, pack_items, start_failed, unpack_failures, unpack_result
@@ -55,7 +58,7 @@ class Killed(NamedTuple):
 class Handle:
     """One worker process, seen from the parent."""
 
-    def __init__(self, slot: int, launcher: Launcher) -> None:
+    def __init__(self, slot: int, launcher: Launcher, relay: Relay) -> None:
         self.slot = slot
         self._ours: list[Closable] = []
         theirs: list[Closable] = []
@@ -70,6 +73,7 @@ class Handle:
                 self._ours += [death_writer, claims_reader, claims_writer]
                 self.cell = held(ProgressCell())
                 self._ours.append(self.cell)
+                self.output = WorkerOutput(relay, self._ours, theirs)
                 to_parent, to_worker = self._arena_fd(), self._arena_fd()
             self._claims_reader, self._claims_writer = claims_reader.fd, claims_writer.fd
             os.set_blocking(self._claims_reader, False)
@@ -77,7 +81,7 @@ class Handle:
             self.channel = Channel(here, self.cell)
             self.borrowed_segments = BorrowedSegments(to_parent, self.cell.lent_to_parent)
             self._arena = Arena(to_worker, self.cell.lent_to_worker, LEAST_BUFFER) if to_worker >= 0 else None
-            fds = [there.fileno(), self.cell.fd, self._claims_reader, death_reader.fd]
+            fds = [there.fileno(), self.cell.fd, self._claims_reader, death_reader.fd, *self.output.theirs]
             self.child = launcher.launch([*fds, *(fd for fd in (to_parent, to_worker) if fd >= 0)])
             self.cell.close_fd()
         except BaseException:
@@ -92,6 +96,7 @@ class Handle:
         self.items = 0
         self.retiring = self._cut_short = False
         self._identity = identity_of_worker()
+        self._relay, self._heard = relay, relay.settings
         self.ending: int | None = None
         """The epoch whose end the worker has not yet acknowledged."""
         self.ended_at = 0.0
@@ -108,10 +113,15 @@ class Handle:
 
     def start(self, settings: tuple[Any, ...], payload: bytes) -> None:
         """Tell the worker its identity for `multiprocessing`, its settings and its initializer."""
-        self.channel.send(channel_module.START, 0, (self._identity, *settings), [payload])
+        values = self._identity, self.output.mode, tuple(self._heard), *settings
+        self.channel.send(channel_module.START, 0, values, [payload])
 
     def introduce(self) -> None:
-        """Tell the worker its identity if it has changed: this process may have imported `multiprocessing` since."""
+        """Tell the worker what has changed: log levels, warning filters; its identity, since this process may have
+        imported `multiprocessing`."""
+        if self._relay.settings != self._heard:
+            self._heard = self._relay.settings
+            self.channel.send(channel_module.HEAR, 0, tuple(self._heard))
         identity = identity_of_worker(self._identity)
         if identity != self._identity:
             self._identity = identity

@@ -17,7 +17,7 @@ import io
 import pickle
 import sys
 from collections.abc import Callable, Mapping
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
 from poolagg._input.batches import Encoded, PackedItem
@@ -34,6 +34,7 @@ __all__ = [
     "in_main",
     "main_namespace",
     "only_inherited",
+    "pickle_start",
     "plainly",
     "refuse_inherited_only",
 ]
@@ -86,7 +87,9 @@ def pickler_by_value(rewrite: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> A
     """Return a cloudpickle Pickler class that rewrites the reductions of `__main__`'s functions."""
     import cloudpickle
 
-    from poolagg.pools.serialization.by_value import reduction  # workers seldom need it
+    # Workers seldom need these.
+    from poolagg.pools.serialization.by_value import reduction
+    from poolagg.pools.serialization.code_source import reduce_code
 
     namespace = main_namespace()
 
@@ -94,6 +97,8 @@ def pickler_by_value(rewrite: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> A
         def reducer_override(self, obj: Any) -> Any:
             if (made_again := reduction(obj)) is not NotImplemented:
                 return made_again
+            if type(obj) is CodeType:
+                return reduce_code(obj, cloudpickle.Pickler.dispatch_table[CodeType](obj))
             reduced = super().reducer_override(obj)
             if isinstance(obj, FunctionType) and obj.__globals__ is namespace and isinstance(reduced, tuple):
                 return rewrite(reduced)
@@ -124,6 +129,16 @@ def only_inherited(what: str, error: BaseException) -> TypeError | None:
         f'manager.Value("i", 0) or manager.Queue(), which can be sent; or give it to workers that inherit it: '
         f'ProcessPool(start_method="fork", initializer=..., initargs=...)'
     )
+
+
+def pickle_start(initializer: Any, initargs: tuple[Any, ...]) -> bytes:
+    """Pickle an initializer and its arguments by value; raise the TypeError of `only_inherited` where it applies."""
+    try:
+        return dumps_by_value((initializer, initargs))
+    except RuntimeError as error:
+        if (refusal := only_inherited("initializer or initargs", error)) is not None:
+            raise refusal from error
+        raise
 
 
 def refuse_inherited_only(what: str, value: Any) -> None:
