@@ -19,7 +19,7 @@ from typing import Any
 
 from poolagg._input.batches import Encoded, InputBatch
 from poolagg._runtime.arguments import checked_count
-from poolagg._runtime.interrupts import even_if_interrupted, interrupts_allowed, interrupts_held_back
+from poolagg._runtime.interrupts import even_if_interrupted, interrupts_held_back
 from poolagg._scheduler import messages
 from poolagg.pools.chunk_runner import Job, pickle_job
 from poolagg.pools.cpus import WorkerEnviron, usable_cpus
@@ -184,6 +184,7 @@ class ProcessPool(Pool):
         """Kill all workers, since a message to or from any of them may be cut off anywhere."""
         self._job, self._workers.runner = b"", None
         self._stop_workers(at_once=True)
+        self._relay.emit_last()
 
     def _release_busy(self) -> None:
         """Wait a second for workers that are still busy with an earlier run, then replace them.
@@ -210,6 +211,7 @@ class ProcessPool(Pool):
         self._stop_workers(at_once)
         self._workers.close()
         self._finalizer.detach()
+        self._relay.emit_last()
 
     def _stop_workers(self, at_once: bool) -> None:
         for handle in list(self._handles.values()):
@@ -219,8 +221,6 @@ class ProcessPool(Pool):
             self._collect(left)
         self._workers.end(self._workers.everyone())
         self._events = []
-        with interrupts_allowed():  # a stream or a handler may take its time
-            self._relay.emit()
 
     # -- workers -------------------------------------------------------------------------------------------------------
 
@@ -360,7 +360,8 @@ class ProcessPool(Pool):
 
     def _receive(self, handle: Handle) -> None:
         messages, ended = handle.channel.receive()
-        handle.output.settle()
+        if messages:
+            handle.output.settle()
         for message in messages:
             self._take(handle, message)
         if ended is not None:
@@ -394,7 +395,6 @@ class ProcessPool(Pool):
         with contextlib.suppress(KeyError, ValueError):
             self._workers.selector.get_key(handle.channel.sock)
             self._receive(handle)
-        handle.output.finish()
         with interrupts_held_back():
             if self._handles.get(handle.slot) is handle and handle.ending is None and self._busy:
                 self._events.append(handle.lost())

@@ -30,12 +30,16 @@ from poolagg.pools.process.descriptors import Closable, Descriptor, close_all, d
 from poolagg.pools.process.launch.bootstrap import identity_of_worker
 from poolagg.pools.process.launch.launchers import Launcher
 from poolagg.pools.process.output.relay import Relay
+from poolagg.pools.process.output.stack import ASK
 from poolagg.pools.process.output.worker_output import WorkerOutput
 from poolagg.pools.process.progress_cell import Batch, ProgressCell
 from poolagg.pools.process.worker_main import CLAIM
 from poolagg.pools.serialization.wire import as_reducer_error, pack_items, start_failed, unpack_failures, unpack_result
 
 __all__ = ["Handle"]
+
+ASKED = 0.25
+"""Seconds that a worker has to write its stack; one that is stopped, or has blocked signals, writes none."""
 
 RESULTS = {channel_module.FINISHED, channel_module.FLUSHED}
 """Messages whose values are a result; the last value is the arena region of its large buffers."""
@@ -172,6 +176,10 @@ class Handle:
             return
         sent = batch is None or self.cell.condemn(batch)
         self.killed = Killed(cause, how, batch, sent, blameless)
+        if sent and cause == "timeout":
+            self.output.expect_stack()
+            self.child.kill(ASK)
+            self.child.ends_within(ASKED)
         if sent:
             self.child.kill()
 
@@ -227,6 +235,7 @@ class Handle:
     def lost(self) -> Lost:
         """Return the event for a worker that has ended: what it was running, and how it ended."""
         exitcode, killed = self.child.reap(), self.killed
+        stack = self.output.finish(crashed=exitcode is None or exitcode < 0)
         batch = self.cell.read()
         if killed is not None and killed.batch is not None:
             if batch is None and killed.sent:  # it was killed while it wrote to the cell, before it left the batch
@@ -240,9 +249,10 @@ class Handle:
         if silent:
             suspect = self._begun()
         if killed is None:
-            return Lost(self.slot, suspect, "died", _worker_lost(exitcode), silent=silent, packing=packing)
+            return Lost(self.slot, suspect, "died", _worker_lost(exitcode, stack), silent=silent, packing=packing)
         how = f"it {killed.how}"
-        error = TimeoutError(how) if killed.cause == "timeout" else _worker_lost(exitcode, killed.how)
+        timeout = killed.cause == "timeout"
+        error = _timeout(how, stack) if timeout else _worker_lost(exitcode, stack, killed.how)
         return Lost(self.slot, suspect, killed.cause, error, how, silent=silent, packing=packing)
 
     def _begun(self) -> Interval | None:
@@ -282,11 +292,24 @@ class Handle:
 # -- how a worker was lost ---------------------------------------------------------------------------------------------
 
 
-def _worker_lost(exitcode: int | None, how: str = "") -> WorkerLost:
+def _worker_lost(exitcode: int | None, stack: str | None, how: str = "") -> WorkerLost:
     """Make the error of a lost worker; `how` says what the worker did, if the parent killed it."""
-    name = signal.Signals(-exitcode).name if exitcode is not None and exitcode < 0 else None
+    name = _name_of(-exitcode) if exitcode is not None and exitcode < 0 else None
     text = f"the worker {how or _ended(exitcode, name)}"
-    return WorkerLost(text, exitcode=exitcode, signal=name, index=None, item=None)
+    return WorkerLost(text, exitcode=exitcode, signal=name, index=None, item=None, stack=stack)
+
+
+def _timeout(how: str, stack: str | None) -> TimeoutError:
+    error = TimeoutError(how)
+    error.stack = stack  # type: ignore[attr-defined]
+    return error
+
+
+def _name_of(signum: int) -> str:
+    try:
+        return signal.Signals(signum).name
+    except ValueError:  # a real-time signal
+        return f"signal {signum}"
 
 
 def _ended(exitcode: int | None, name: str | None) -> str:

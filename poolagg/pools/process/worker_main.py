@@ -87,7 +87,7 @@ def main(
     os.close(cell_fd)
     with socket.socket(fileno=pipe_fd) as sock:
         pipe = Pipe(sock, cell)
-        cell.guard(Descriptors(sock, pipe, cell, claims_fd, death_fd, arena_fds).check)
+        cell.guard(Descriptors(sock, pipe, cell, claims_fd, death_fd, reports_fd, arena_fds).check)
         try:
             _Worker(pipe, cell, claims_fd, death_fd, Reporter(reports_fd), inherited, *arena_fds).serve()
         except (EOFError, ConnectionError):

@@ -1,10 +1,10 @@
-"""Frames on the pipe of a worker's reports: log records, warnings, and the plain text of a crash between them.
+"""Frames on the pipe of a worker's standard error: log records and warnings, with plain text between them.
 
     packet    magic, kind, last of its frame?, size, pid, number | at most so many bytes that a write is atomic
 
 The kernel never mixes two writes of up to PIPE_BUF bytes. So threads, signal handlers and forked children of a worker
 write without a lock, and the reader joins the packets of a frame by their pid and number. A process that dies in the
-middle of a frame costs that frame only. `faulthandler` writes plain ASCII text, in which the magic does not occur.
+middle of a frame costs that frame only. No UTF-8 text begins with the magic's first byte.
 """
 
 from __future__ import annotations
@@ -22,11 +22,8 @@ LOG, WARNING = range(2)
 ATOMIC: int = getattr(select, "PIPE_BUF", 512)
 """Most bytes of an atomic write to a pipe."""
 
-MOST_TEXT = 1 << 16
-"""Bytes of text to keep; the end counts."""
-
-_MAGIC = b"\xa6pg\x99"
-_HEADER = struct.Struct("=4sBBHIQ")
+_MAGIC = b"\xa6poolag\x99"
+_HEADER = struct.Struct("=8sBBHIQ")
 _ROOM = ATOMIC - _HEADER.size
 
 _numbers = itertools.count()
@@ -41,25 +38,24 @@ def send_frame(fd: int, kind: int, data: bytes) -> None:
 
 
 class FrameReader:
-    """Joins packets to frames, and collects the text between them in `text`."""
+    """Joins packets to frames."""
 
     def __init__(self) -> None:
         self._unread = bytearray()
         self._parts: dict[tuple[int, int], bytearray] = {}
-        self.text = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
-        """Take bytes as they come; yield the kind and the data of each frame that is complete."""
+    def feed(self, data: bytes, text: bytearray) -> Iterator[tuple[int, bytes]]:
+        """Take bytes as they come; yield the kind and the data of each complete frame, and append others to `text`."""
         self._unread += data
         while self._unread:
-            at = self._unread.find(_MAGIC[:1])
-            self._keep_text(len(self._unread) if at < 0 else at)
+            at = self._unread.find(_MAGIC)
+            if at < 0:
+                at = len(self._unread) - _begun(self._unread)
+            text += self._unread[:at]
+            del self._unread[:at]
             if len(self._unread) < _HEADER.size:
                 return
-            magic, kind, last, size, pid, number = _HEADER.unpack_from(self._unread)
-            if magic != _MAGIC:
-                self._keep_text(1)
-                continue
+            _, kind, last, size, pid, number = _HEADER.unpack_from(self._unread)
             end = _HEADER.size + size
             if len(self._unread) < end:
                 return
@@ -70,6 +66,7 @@ class FrameReader:
                 del self._parts[pid, number]
                 yield kind, bytes(whole)
 
-    def _keep_text(self, size: int) -> None:
-        self.text += self._unread[:size]
-        del self._unread[:size], self.text[:-MOST_TEXT]
+
+def _begun(data: bytearray) -> int:
+    """Return how many of the last bytes may be the beginning of the magic."""
+    return next((size for size in range(len(_MAGIC) - 1, 0, -1) if data.endswith(_MAGIC[:size])), 0)

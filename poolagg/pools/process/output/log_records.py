@@ -34,6 +34,8 @@ def hear(settings: Settings, send: Callable[[bytes], None]) -> None:
     for name, (level, disabled, _) in _told.items():
         logger = logging.getLogger(name)
         logger.disabled = disabled
+        if not before:
+            logger.filters.clear()  # inherited by a fork: the parent calls them
         logger.setLevel(level)
     logging.disable(settings.disabled)
     forwarding = _Forwarding(send)

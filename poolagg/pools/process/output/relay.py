@@ -13,6 +13,7 @@ from collections import deque
 from typing import Any
 
 from poolagg._runtime.exception_text import said
+from poolagg._runtime.interrupts import interrupts_allowed
 from poolagg._runtime.signals import raised_by_handler
 from poolagg.pools.process.output.frames import LOG
 from poolagg.pools.process.output.settings import Settings, current_settings
@@ -41,7 +42,7 @@ class Relay:
 
     def text(self, stream: str, text: str) -> None:
         """Keep text for one of the streams of `sys`."""
-        if text:
+        if text and self.output == "forward":
             self._pending.append((stream, text))
 
     def report(self, kind: int, frame: bytes) -> None:
@@ -74,6 +75,11 @@ class Relay:
         finally:
             for bar in bars:
                 bar.refresh(nolock=True)
+
+    def emit_last(self) -> None:
+        """Do the same at a run's end, where interrupts are held back: a stream or a handler may take its time."""
+        with interrupts_allowed():
+            self.emit()
 
     def _write(self, name: str, text: str) -> None:
         stream, texts = getattr(sys, name), [text]

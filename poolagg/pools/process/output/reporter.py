@@ -26,6 +26,7 @@ from poolagg.pools.process.channel import mark
 from poolagg.pools.process.launch.imports import when_imported
 from poolagg.pools.process.output.frames import LOG, WARNING, send_frame
 from poolagg.pools.process.output.settings import Pattern, Settings
+from poolagg.pools.process.output.stack import write_stacks
 
 __all__ = ["Reporter", "refuse_breakpoint", "take_streams"]
 
@@ -56,7 +57,8 @@ class Reporter:
     def __init__(self, fd: int) -> None:
         os.set_inheritable(fd, False)
         self._fd, self._pid = fd, os.getpid()
-        self._marked = mark(fd, signal.SIGUSR2)
+        self._marked = mark(fd, signal.SIGWINCH)
+        write_stacks(fd)
         self._output = "inherit"
         self._settings = Settings(None, 0, [])
         self._own: list[Any] = []

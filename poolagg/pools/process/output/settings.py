@@ -50,9 +50,13 @@ def current_settings() -> Settings:
         return Settings(None, 0, _plain)
     loggers: Loggers = {"root": _described(logging.root)}
     for name, logger in list(logging.root.manager.loggerDict.items()):
-        if getattr(logger, "level", 0) or getattr(logger, "handlers", ()) or getattr(logger, "disabled", False):
+        if isinstance(logger, logging.Logger) and _is_set_up(logger):
             loggers[name] = _described(logger)
     return Settings(loggers, logging.root.manager.disable, _plain)
+
+
+def _is_set_up(logger: Any) -> bool:
+    return bool(logger.level or logger.handlers or logger.filters or logger.disabled)
 
 
 def _described(logger: Any) -> tuple[int, bool, tuple[str, ...]]:

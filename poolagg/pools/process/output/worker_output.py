@@ -1,10 +1,11 @@
-"""The parent's side of what one worker says: its standard output, its standard error, its reports.
+"""The parent's side of what one worker says.
 
-    stdout, stderr    pipes in the place of the worker's descriptors 1 and 2, so that they carry what C code writes, too
-    reports           a pipe of frames: log records and warnings, and the stack of a crash (`frames.py`)
+    stdout    a pipe in the place of the worker's descriptor 1, so that it carries what C code writes, too
+    stderr    the same for descriptor 2; and beside the text, in frames, log records and warnings (`frames.py`)
 
 The parent reads whenever it waits. A worker that has filled a pipe waits until then, so memory is bounded. A pipe
-outlives its worker, so nothing is lost when the worker dies.
+outlives its worker, so nothing is lost when the worker dies. Then the end of the text is the stack of the crash, which
+`faulthandler` has written (`stack.py`). Where streams are not forwarded, a pipe carries such stacks only.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from poolagg.pools.process.descriptors import Closable, Descriptor, pipe
 from poolagg.pools.process.output.frames import ATOMIC, FrameReader
 from poolagg.pools.process.output.relay import Relay
+from poolagg.pools.process.output.stack import CRASH, stack_in
 
 __all__ = ["WorkerOutput"]
 
@@ -30,39 +32,34 @@ LONGEST = 1 << 20
 class WorkerOutput:
     """The reading ends of a worker's pipes. The caller holds the lock of `descriptors`, and closes `ours` and `theirs`.
 
-    `theirs`: the descriptors for the worker; the last two take the places of its standard streams.
+    `theirs`: the descriptors for the worker: for its reports, its standard output and its standard error.
     """
 
     def __init__(self, relay: Relay, ours: list[Closable], theirs: list[Closable]) -> None:
         self.mode = relay.output
-        self.theirs: list[int] = []
         self._ours, self._ends = ours, theirs
-        self._relay = relay
-        self._frames = FrameReader()
-        self._lines: list[_Lines] = []
         self._takes: dict[int, Callable[[bytes], object]] = {}
         self._poll = select.poll()
-        self._open(self._take_reports)
-        for number, stream in ((1, "stdout"), (2, "stderr")):
-            if relay.output == "forward":
-                self._lines.append(lines := _Lines(relay, stream))
-                self._open(lines.add)
-            elif relay.output == "inherit":
-                self._give(Descriptor(os.dup(number)))
-            else:
-                self._give(Descriptor(os.open(os.devnull, os.O_WRONLY)))
+        self._relay = relay
+        self._frames = FrameReader()
+        self._stdout, self._stderr = _Lines(relay, "stdout"), _Lines(relay, "stderr")
+        reports = self._pipe(self._take_stderr)
+        if relay.output == "forward":
+            ends = [self._pipe(self._stdout.add), Descriptor(os.dup(reports.fd))]
+        elif relay.output == "inherit":
+            ends = [Descriptor(os.dup(1)), Descriptor(os.dup(2))]
+        else:
+            ends = [Descriptor(os.open(os.devnull, os.O_WRONLY)) for _ in range(2)]
+        self._ends += [reports, *ends]
+        self.theirs = [end.fd for end in (reports, *ends)]
 
-    def _open(self, take: Callable[[bytes], object]) -> None:
+    def _pipe(self, take: Callable[[bytes], object]) -> Descriptor:
         reader, writer = pipe()
         self._ours.append(reader)
-        self._give(writer)
         os.set_blocking(reader.fd, False)
         self._takes[reader.fd] = take
         self._poll.register(reader.fd, select.POLLIN)
-
-    def _give(self, end: Descriptor) -> None:
-        self._ends.append(end)
-        self.theirs.append(end.fd)
+        return writer
 
     @property
     def fds(self) -> list[int]:
@@ -78,7 +75,7 @@ class WorkerOutput:
             data = os.read(fd, AT_ONCE)
         except BlockingIOError:
             return True
-        except OSError:  # closed by a forked child of this process, or by the program
+        except OSError:  # the program has closed it
             data = b""
         if data:
             self._takes[fd](data)
@@ -93,47 +90,67 @@ class WorkerOutput:
         """Read all that the worker wrote until now, and pass on the line that it has not ended."""
         for fd, _ in self._poll.poll(0):
             self.read(fd)
-        for lines in self._lines:
-            lines.settle(ATOMIC)
+        self._stdout.settle(ATOMIC)
+        self._stderr.settle(ATOMIC)
 
-    def finish(self) -> None:
-        """Read what is left by a worker that has ended; its children may go on writing."""
+    def expect_stack(self) -> None:
+        """Take what the worker writes to its standard error from now on for its stack, until it has ended."""
+        self.settle()
+        self._stderr.holds = True
+
+    def finish(self, crashed: bool = False) -> str | None:
+        """Read what is left by a worker that has ended, whose children may go on writing; return its stack, if any."""
         for fd in list(self._takes):
             for _ in range(LONGEST // AT_ONCE):
                 if not self._poll.poll(0) or not self.read(fd):
                     break
-        for lines in self._lines:
-            lines.settle(LONGEST)
+        crash = self._stderr.take_held() if crashed else ""
+        self._stderr.holds = False
+        self._stdout.settle(LONGEST)
+        self._stderr.settle(LONGEST)
+        return stack_in(crash)
 
-    @property
-    def crash(self) -> str:
-        """The text that `faulthandler` has written."""
-        return self._frames.text.decode("ascii", "replace")
-
-    def _take_reports(self, data: bytes) -> None:
-        for kind, frame in self._frames.feed(data):
+    def _take_stderr(self, data: bytes) -> None:
+        text = bytearray()
+        for kind, frame in self._frames.feed(data, text):
             self._relay.report(kind, frame)
+        self._stderr.add(text)
 
 
 class _Lines:
-    """Joins what is read to whole lines, so that lines of two workers do not mix."""
+    """Joins what is read to whole lines, so that lines of two workers do not mix. It holds back what may be a crash."""
 
     def __init__(self, relay: Relay, stream: str) -> None:
         self._relay, self._stream = relay, stream
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
         self._rest = ""
+        self.holds = self._held = False
 
-    def add(self, data: bytes) -> None:
+    def add(self, data: bytes | bytearray) -> None:
         """Pass on the lines that are complete."""
         text = self._rest + self._decoder.decode(data)
         end = text.rfind("\n") + 1
+        if self.holds or (at := text.find(CRASH)) >= 0:
+            end, self.holds = 0 if self.holds else at, True
         if len(text) - end > LONGEST:
             end = len(text)
         self._rest = text[end:]
         self._relay.text(self._stream, text[:end])
 
     def settle(self, most: int) -> None:
-        """Pass on the rest, if it is no longer than `most`: a longer one may be a write that is under way."""
-        if self._rest and len(self._rest) <= most:
+        """Pass on the rest, if it is no longer than `most`: a longer one may be a write that is under way.
+
+        A worker that goes on answering has not crashed: a child of its has. The first answer may be an earlier one.
+        """
+        if self.holds and not self._held:
+            self._held = True
+        elif self._held or len(self._rest) <= most:
             self._relay.text(self._stream, self._rest)
             self._rest = ""
+            self.holds = self._held = False
+
+    def take_held(self) -> str:
+        """Return what was held back, and do not pass it on."""
+        held = self._rest if self.holds else ""
+        self._rest, self.holds = self._rest[len(held) :], False
+        return held
