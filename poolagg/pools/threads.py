@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Any, TypeAlias
 
 from poolagg._input.batches import InputBatch
+from poolagg._input.worker_state import here
 from poolagg._runtime.arguments import checked_count
 from poolagg._runtime.interrupts import even_if_interrupted, interrupts_allowed, interrupts_held_back
 from poolagg._scheduler.messages import (
@@ -39,6 +40,8 @@ class ThreadPool(Pool):
     """Threads of this process, kept for many runs when entered with `with`, else for one.
 
     Items and partials go by reference and need not pickle, but the source must not reuse one buffer for all its items.
+    By default there are more threads than CPUs, `min(32, CPUs + 4)` as in `concurrent.futures`, since they are for work
+    that waits. `initializer()` runs first in each.
     A thread can't be killed: `item_timeout` is not supported, and a thread that is busy when its run ends is abandoned,
     and ends after its current batch.
 
@@ -48,7 +51,7 @@ class ThreadPool(Pool):
     """
 
     def __init__(self, workers: int | None = None, *, initializer: Callable[..., Any] | None = None) -> None:
-        self.workers = checked_count("workers", usable_cpus() if workers is None else workers)
+        self.workers = checked_count("workers", min(32, usable_cpus() + 4) if workers is None else workers)
         self._initializer = initializer
         self._slots: dict[int, _Thread] = {}
         self._events: PoolEvents = queue.SimpleQueue()  # a new one for each run, so that late events are dropped
@@ -102,7 +105,7 @@ class ThreadPool(Pool):
         for slot in range(slots):
             if slot not in self._slots:
                 with interrupts_held_back():
-                    self._slots[slot] = _Thread(slot, self._initializer)
+                    self._slots[slot] = _Thread(slot, self.workers, self._initializer)
             self._slots[slot].begin(job, self._events)
 
     def _forget_events(self) -> None:
@@ -144,8 +147,8 @@ PoolEvents: TypeAlias = "queue.SimpleQueue[PoolEvent | None]"
 class _Thread:
     """One worker's thread and its queue of instructions; it is its own `Heartbeat`."""
 
-    def __init__(self, slot: int, initializer: Callable[..., Any] | None) -> None:
-        self.slot = slot
+    def __init__(self, slot: int, workers: int, initializer: Callable[..., Any] | None) -> None:
+        self.slot, self._workers = slot, workers
         self.now: Batch | None = None
         self.sharing = Sharing(memoryview(array("q", [0, 0])))
         self._given = self._done = 0
@@ -221,6 +224,7 @@ class _Thread:
 
     def _serve(self) -> None:
         """Take instructions; while this waits for one, no variable refers to a run."""
+        here.become_worker(self.slot, self._workers)
         self._failed = self._initialized()
         while not self._left:
             self._take(*self._instructions.get())

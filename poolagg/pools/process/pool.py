@@ -22,7 +22,7 @@ from poolagg._runtime.arguments import checked_count
 from poolagg._runtime.interrupts import even_if_interrupted, interrupts_held_back
 from poolagg._scheduler import messages
 from poolagg.pools.chunk_runner import Job, pickle_job
-from poolagg.pools.cpus import WorkerEnviron, usable_cpus
+from poolagg.pools.cpus import WorkerEnviron, default_workers
 from poolagg.pools.pool import Lifecycle, Pool, PoolInstruction
 from poolagg.pools.process import arena
 from poolagg.pools.process import channel as channel_module
@@ -55,10 +55,18 @@ its pipe."""
 class ProcessPool(Pool):
     """Worker processes, kept for many runs when entered with `with`, else for one.
 
-    `workers`: how many (default: the CPUs this process may use). `initializer(*initargs)` runs first in each; `func`
+    `workers`: how many (default: the CPUs this process may use; inside a worker, its share). `initializer(*initargs)` runs first in each; `func`
     sees what it assigns to globals of the script. `start_method`: "forkserver" (the default where available), "spawn",
     or "fork", which shares memory copy-on-write and inherits any lock that a thread holds. `env`: environment variables
-    for the workers; BLAS and OpenMP threads default to CPUs divided by workers.
+    for the workers, or a function of `worker_index()` that returns them; BLAS and OpenMP threads default to CPUs divided
+    by workers.
+
+    `output`: "forward" hands what workers log, warn and print to this process, on the thread that runs the job. Its
+    loggers handle their log records, which have `item_index`, and its warning filters their warnings, with its levels
+    and filters as they are when a run starts. Lines on stdout and stderr, those of C code too, come out on `sys.stdout`
+    and `sys.stderr`, each worker's in its order, at the latest with the result of their chunk. A worker that has filled
+    its pipe waits until this process reads. "inherit" leaves streams, handlers and filters of workers alone; "discard"
+    drops all they say.
 
     A worker is a process of `multiprocessing`: it has a name and a parent, and proxies of a Manager connect in it. When
     it exits without being killed, it runs `atexit` functions and finalizers, and flushes files. Locks and values of
@@ -95,10 +103,10 @@ class ProcessPool(Pool):
         start_method: str | None = None,
         max_items_per_worker: int | None = None,
         memory_limit: int | str | None = None,
-        env: Mapping[str, str] | None = None,
+        env: Mapping[str, str] | Callable[[int], Mapping[str, str]] | None = None,
         output: str = "forward",
     ) -> None:
-        self.workers = checked_count("workers", usable_cpus() if workers is None else workers)
+        self.workers = checked_count("workers", default_workers() if workers is None else workers)
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a function, not {initializer!r}")
         self._initializer, self._initargs = initializer, tuple(initargs)
@@ -236,7 +244,10 @@ class ProcessPool(Pool):
         handle = self._workers.launch(slot)
         if self.lifecycle is not Lifecycle.OPEN:  # another thread closed the pool without seeing this worker
             handle.child.kill()
-        handle.start((self._environ.of(slot), folder(), import_path(), arena.LEAST_BUFFER, self._memory_limit), start)
+        handle.start(
+            (self.workers, self._environ.of(slot), folder(), import_path(), arena.LEAST_BUFFER, self._memory_limit),
+            start,
+        )
         self._brief(handle, self._encoder.definitions)
 
     def _brief(self, handle: Handle, definitions: Iterable[bytes] = ()) -> None:

@@ -117,7 +117,7 @@ class Handle:
 
     def start(self, settings: tuple[Any, ...], payload: bytes) -> None:
         """Tell the worker its identity for `multiprocessing`, its settings and its initializer."""
-        values = self._identity, self.output.mode, tuple(self._heard), *settings
+        values = self._identity, self.slot, self.output.mode, tuple(self._heard), *settings
         self.channel.send(channel_module.START, 0, values, [payload])
 
     def introduce(self) -> None:

@@ -22,6 +22,7 @@ from functools import partial
 from typing import Any
 
 from poolagg._input.batches import open_batch
+from poolagg._input.worker_state import here
 from poolagg._scheduler.worker_messages import ChunkResult, Failure, RunChunk
 from poolagg.pools.chunk_runner import ChunkRunner, Job, OpenedBatch
 from poolagg.pools.forked_child import leave
@@ -177,10 +178,11 @@ class _Worker:
         self._reporter.hear(Settings(*message.values))
 
     def _start(self, message: Message) -> None:
-        identity, output, settings, environ, cwd, path, least, self._memory_limit = message.values
+        identity, slot, output, settings, workers, environ, cwd, path, least, self._memory_limit = message.values
         introduce(identity, self._death_fd)
         self._reporter.begin(output, Settings(*settings))
         refuse_breakpoint()
+        here.make_process_worker(slot, workers)
         self._may_keep = self._memory_limit is None
         _set_environ(environ)
         sys.path[:] = path
