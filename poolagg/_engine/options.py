@@ -90,7 +90,7 @@ class RunOptions:
         return pool
 
     def _default_pool(self) -> Pool:
-        """Return a pool of processes; within a worker whose share is one CPU, the caller's thread: it is that worker."""
+        """Return a pool of processes; within a worker whose share of the CPUs is one, that worker itself."""
         nested = self._workers is None and here.worker is not None and default_workers() == 1
         return SerialPool() if nested and self.item_timeout is None else ProcessPool(self._workers)
 

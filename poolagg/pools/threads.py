@@ -42,6 +42,7 @@ class ThreadPool(Pool):
     Items and partials go by reference and need not pickle, but the source must not reuse one buffer for all its items.
     By default there are more threads than CPUs, `min(32, CPUs + 4)` as in `concurrent.futures`, since they are for work
     that waits. `initializer()` runs first in each.
+
     A thread can't be killed: `item_timeout` is not supported, and a thread that is busy when its run ends is abandoned,
     and ends after its current batch.
 

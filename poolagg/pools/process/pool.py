@@ -55,11 +55,11 @@ its pipe."""
 class ProcessPool(Pool):
     """Worker processes, kept for many runs when entered with `with`, else for one.
 
-    `workers`: how many (default: the CPUs this process may use; inside a worker, its share). `initializer(*initargs)` runs first in each; `func`
-    sees what it assigns to globals of the script. `start_method`: "forkserver" (the default where available), "spawn",
-    or "fork", which shares memory copy-on-write and inherits any lock that a thread holds. `env`: environment variables
-    for the workers, or a function of `worker_index()` that returns them; BLAS and OpenMP threads default to CPUs divided
-    by workers.
+    `workers`: how many (default: the CPUs this process may use; inside a worker, its share). `initializer(*initargs)`
+    runs first in each; `func` sees what it assigns to globals of the script. `start_method`: "forkserver" (the default
+    where available), "spawn", or "fork", which shares memory copy-on-write and inherits any lock that a thread holds.
+    `env`: environment variables for the workers, or a function of `worker_index()` that returns them; BLAS and OpenMP
+    threads default to CPUs divided by workers.
 
     `output`: "forward" hands what workers log, warn and print to this process, on the thread that runs the job. Its
     loggers handle their log records, which have `item_index`, and its warning filters their warnings, with its levels
@@ -244,10 +244,8 @@ class ProcessPool(Pool):
         handle = self._workers.launch(slot)
         if self.lifecycle is not Lifecycle.OPEN:  # another thread closed the pool without seeing this worker
             handle.child.kill()
-        handle.start(
-            (self.workers, self._environ.of(slot), folder(), import_path(), arena.LEAST_BUFFER, self._memory_limit),
-            start,
-        )
+        environ = self._environ.of(slot), folder(), import_path()
+        handle.start((self.workers, *environ, arena.LEAST_BUFFER, self._memory_limit), start)
         self._brief(handle, self._encoder.definitions)
 
     def _brief(self, handle: Handle, definitions: Iterable[bytes] = ()) -> None:

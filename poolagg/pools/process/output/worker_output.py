@@ -16,9 +16,10 @@ import select
 from collections.abc import Callable
 
 from poolagg.pools.process.descriptors import Closable, Descriptor, pipe
+from poolagg.pools.process.output.crash import stack_in
 from poolagg.pools.process.output.frames import ATOMIC, FrameReader
 from poolagg.pools.process.output.relay import Relay
-from poolagg.pools.process.output.stack import CRASH, stack_in
+from poolagg.pools.process.output.stack import CRASH
 
 __all__ = ["WorkerOutput"]
 
