@@ -369,8 +369,6 @@ class ProcessPool(Pool):
 
     def _receive(self, handle: Handle) -> None:
         messages, ended = handle.channel.receive()
-        if messages:
-            handle.output.settle()
         for message in messages:
             self._take(handle, message)
         if ended is not None:
@@ -394,6 +392,7 @@ class ProcessPool(Pool):
         if message.kind == channel_module.MISSED:
             handle.missed(*message.values)
             return
+        handle.output.settle()
         event = handle.event(message, self._keeps)
         if not handle.retiring and (reason := self._recycling.after_chunk(handle.child.pid, handle.items)):
             handle.retiring = True

@@ -97,10 +97,8 @@ class Handle:
         self.runs: dict[int, RunChunk] = {}
         """Chunks in flight, oldest first."""
         self._claimed: dict[int, int] = {}
-        self.items = 0
-        self.retiring = self._cut_short = False
+        self.items, self.retiring, self._cut_short = 0, False, False
         self._identity = identity_of_worker()
-        self._relay, self._heard = relay, relay.settings
         self.ending: int | None = None
         """The epoch whose end the worker has not yet acknowledged."""
         self.ended_at = 0.0
@@ -117,15 +115,14 @@ class Handle:
 
     def start(self, settings: tuple[Any, ...], payload: bytes) -> None:
         """Tell the worker its identity for `multiprocessing`, its settings and its initializer."""
-        values = self._identity, self.slot, self.output.mode, tuple(self._heard), *settings
+        values = self._identity, self.slot, self.output.mode, self.output.changed_settings(), *settings
         self.channel.send(channel_module.START, 0, values, [payload])
 
     def introduce(self) -> None:
         """Tell the worker what has changed: log levels, warning filters; its identity, since this process may have
         imported `multiprocessing`."""
-        if self._relay.settings != self._heard:
-            self._heard = self._relay.settings
-            self.channel.send(channel_module.HEAR, 0, tuple(self._heard))
+        if (settings := self.output.changed_settings()) is not None:
+            self.channel.send(channel_module.HEAR, 0, settings)
         identity = identity_of_worker(self._identity)
         if identity != self._identity:
             self._identity = identity

@@ -49,14 +49,11 @@ def current_settings() -> Settings:
     if logging is None:
         return Settings(None, 0, _plain)
     loggers: Loggers = {"root": _described(logging.root)}
+    placeholder = logging.PlaceHolder
     for name, logger in list(logging.root.manager.loggerDict.items()):
-        if isinstance(logger, logging.Logger) and _is_set_up(logger):
+        if type(logger) is not placeholder and (logger.level or logger.handlers or logger.filters or logger.disabled):
             loggers[name] = _described(logger)
     return Settings(loggers, logging.root.manager.disable, _plain)
-
-
-def _is_set_up(logger: Any) -> bool:
-    return bool(logger.level or logger.handlers or logger.filters or logger.disabled)
 
 
 def _described(logger: Any) -> tuple[int, bool, tuple[str, ...]]:

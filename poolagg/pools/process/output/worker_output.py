@@ -14,11 +14,13 @@ import codecs
 import os
 import select
 from collections.abc import Callable
+from typing import Any
 
 from poolagg.pools.process.descriptors import Closable, Descriptor, pipe
 from poolagg.pools.process.output.crash import stack_in
 from poolagg.pools.process.output.frames import ATOMIC, FrameReader
 from poolagg.pools.process.output.relay import Relay
+from poolagg.pools.process.output.settings import Settings
 from poolagg.pools.process.output.stack import CRASH
 
 __all__ = ["WorkerOutput"]
@@ -42,6 +44,7 @@ class WorkerOutput:
         self._takes: dict[int, Callable[[bytes], object]] = {}
         self._poll = select.poll()
         self._relay = relay
+        self._told: Settings | None = None
         self._frames = FrameReader()
         self._stdout, self._stderr = _Lines(relay, "stdout"), _Lines(relay, "stderr")
         reports = self._pipe(self._take_stderr)
@@ -66,6 +69,11 @@ class WorkerOutput:
     def fds(self) -> list[int]:
         """The descriptors to wait for."""
         return list(self._takes)
+
+    def changed_settings(self) -> tuple[Any, ...] | None:
+        """Return what the worker is to be told of levels and filters; None if it knows."""
+        before, self._told = self._told, self._relay.settings
+        return None if before == self._told else tuple(self._told)
 
     def __contains__(self, fd: object) -> bool:
         return fd in self._takes
