@@ -25,6 +25,7 @@ What runs, and over what
     with_item       return the item with the result: with_item(f)(x) == (x, f(x))
     per_worker      a value that each worker makes once, such as a model or a connection
     rng             a random generator for the item that is running
+    worker_index    the number of the worker that is running
     share           a value that is sent to each worker once, or mapped from shared memory
     blocks          cut files into blocks of whole lines, which the workers read
     prefetch        pull a slow input on a thread
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
     from poolagg._input.prefetch import prefetch as prefetch
     from poolagg._input.worker_state import per_worker as per_worker
     from poolagg._input.worker_state import rng as rng
+    from poolagg._input.worker_state import worker_index as worker_index
     from poolagg._report.progress import Progress as Progress
     from poolagg._report.report import Report as Report
     from poolagg.errors import CheckpointError as CheckpointError
@@ -149,7 +151,7 @@ else:  # Load each name at its first use: a worker process needs few of the modu
             "_input.blocks": "Block blocks",
             "_input.functions": "star with_item",
             "_input.prefetch": "prefetch",
-            "_input.worker_state": "per_worker rng",
+            "_input.worker_state": "per_worker rng worker_index",
             "_report.progress": "Progress",
             "_report.report": "Report",
         },

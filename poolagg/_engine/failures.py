@@ -11,7 +11,7 @@ from poolagg._engine.options import RunOptions
 from poolagg._input.batches import RetryBuffer
 from poolagg._input.functions import name_of
 from poolagg._input.kept_items import find_item
-from poolagg._runtime.exception_text import add_note, is_a, message_of, said, short_repr
+from poolagg._runtime.exception_text import add_note, is_a, message_of, said, short_repr, stack_of
 from poolagg._scheduler.messages import Fail, Failure, PartialState, Retry, Skip
 from poolagg.errors import PoolAggError, ReducerError, RemoteError, TaskError, WorkerLost, clipped
 from poolagg.events import ItemFailed
@@ -35,14 +35,17 @@ def error_of_item(instruction: Fail, func: str, index: int, item: Any) -> PoolAg
     error = instruction.error
     times = "once" if instruction.attempt == 1 else f"{instruction.attempt} times"
     what = f"item {index}, {short_repr(item)}, which ran {times}"
+    stack = None if instruction.cause == "raised" else stack_of(error)
+    where = "" if stack is None else f"\nIts worker was at\n{stack}"
     if type(error) is WorkerLost and instruction.cause == "died":
         return WorkerLost(
-            f"{message_of(error)} while it ran {what}. {ADVICE}",
-            exitcode=error.exitcode, signal=error.signal, index=index, item=item,
+            f"{message_of(error)} while it ran {what}. {ADVICE}{where}",
+            exitcode=error.exitcode, signal=error.signal, index=index, item=item, stack=stack,
         )  # fmt: skip
     raised = TaskError(
-        f"{func} failed on {what}: {_line_of(error)}. {ADVICE}", index=index, item=item, attempts=instruction.attempt
-    )
+        f"{func} failed on {what}: {_line_of(error)}. {ADVICE}{where}",
+        index=index, item=item, attempts=instruction.attempt, stack=stack,
+    )  # fmt: skip
     raised.__cause__ = error
     return raised
 

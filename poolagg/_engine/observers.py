@@ -15,7 +15,7 @@ from typing import Any
 from poolagg import events
 from poolagg._input.batches import RetryBuffer
 from poolagg._input.kept_items import find_item
-from poolagg._runtime.exception_text import said, short_repr
+from poolagg._runtime.exception_text import said, short_repr, stack_of
 from poolagg._runtime.interrupts import interrupts_allowed
 from poolagg._runtime.signals import raised_by_handler
 from poolagg._scheduler.messages import ChunkResult, Flushed, Lost, PartialState, nbytes_of
@@ -151,4 +151,5 @@ class Observers:
         error = lost.error
         exitcode, signal = (error.exitcode, error.signal) if isinstance(error, WorkerLost) else (None, None)
         suspect = lost.suspect[0] if lost.suspect is not None and lost.suspect[1] - lost.suspect[0] == 1 else None
-        self.tell_if(events.WorkerDied, exitcode, signal, suspect, lost.slot, monotonic(), lost.reason)
+        died_at = lost.slot, monotonic()
+        self.tell_if(events.WorkerDied, exitcode, signal, suspect, *died_at, lost.reason, stack_of(error))

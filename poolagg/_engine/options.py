@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from poolagg._input.functions import no_function_of_one_item
+from poolagg._input.worker_state import here
 from poolagg._runtime.arguments import checked_count
 from poolagg._runtime.durations import checked_seconds
 from poolagg._scheduler.options import SchedulerOptions
 from poolagg._scheduler.ranges import LeafGrid
 from poolagg.events import ItemFailed, RunEvent
-from poolagg.pools import Job, Pool, ProcessPool, as_pool
+from poolagg.pools import Job, Pool, ProcessPool, SerialPool, as_pool, default_workers
 from poolagg.reducers import Into, Reducer, as_reducer
 from poolagg.strategies import Combine, Ordered, Strategy, Stream, Tree
 
@@ -90,16 +91,19 @@ class RunOptions:
 
     def make_pool(self) -> Pool:
         """Return the pool to run on."""
-        if self._pool is None:
-            pool: Pool = ProcessPool(self._workers)
-            pool.single_run = True
-        else:
-            pool = as_pool(self._pool)
+        pool = self._default_pool() if self._pool is None else as_pool(self._pool)
         if self.item_timeout is not None and not pool.can_kill:
             raise ValueError(
                 f"item_timeout={self.item_timeout!r} requires a pool that can kill a running item, such as "
                 f"ProcessPool; {pool!r} cannot"
             )
+        return pool
+
+    def _default_pool(self) -> Pool:
+        """Return a pool of processes; within a worker whose share of the CPUs is one, that worker itself."""
+        nested = self._workers is None and here.worker is not None and default_workers() == 1
+        pool = SerialPool() if nested and self.item_timeout is None else ProcessPool(self._workers)
+        pool.single_run = True
         return pool
 
     def scheduler_options(self, pool: Pool, slots: int, total: int | None) -> SchedulerOptions:

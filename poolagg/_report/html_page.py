@@ -43,6 +43,8 @@ class Sheet:
     elapsed: float = 0.0
     deaths: Sequence[tuple[int, float, str]] = ()
     """Worker, time, and cause."""
+    stacks: Sequence[tuple[str, str]] = ()
+    """The cause of a death, and the Python stack of the worker at that moment."""
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------
@@ -71,6 +73,7 @@ td, th { padding: 2px 14px 2px 0; text-align: right; border-bottom: 1px solid va
   white-space: nowrap; }
 th { color: var(--soft); position: sticky; top: 0; background: var(--back); } tr > :first-child { text-align: left; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 16px; margin: 0; }
+pre { background: var(--mark); padding: 10px 14px; overflow: auto; font-size: 13px; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 """
 
@@ -97,6 +100,7 @@ def page(sheet: Sheet) -> str:
             *_drawing(sheet),
             *_table(sheet),
             *_listed(sheet.facts),
+            *_stacks(sheet.stacks),
             "</main>\n</body>\n</html>\n",
         ]
     )
@@ -137,6 +141,11 @@ def _listed(facts: Iterable[tuple[str, str]]) -> Iterator[str]:
     items = [f"<dt>{_escaped(name)}</dt><dd>{_escaped(fact)}</dd>" for name, fact in facts]
     if items:
         yield "<h2>Facts</h2>\n<dl>\n" + "\n".join(items) + "\n</dl>"
+
+
+def _stacks(stacks: Iterable[tuple[str, str]]) -> Iterator[str]:
+    for what, stack in stacks:
+        yield f"<h2>{_escaped(what[:1].upper() + what[1:])}, at</h2>\n<pre>{_escaped(stack)}</pre>"
 
 
 # -- the timeline ------------------------------------------------------------------------------------------------------

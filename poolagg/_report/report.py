@@ -129,6 +129,7 @@ class Report:
             started.at,
             stats.elapsed,
             [(death.worker, death.at, death.text) for death in stats.deaths],
+            [(death.text, death.stack) for death in stats.deaths if death.stack is not None],
         )
 
 

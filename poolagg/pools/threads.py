@@ -14,6 +14,7 @@ from typing import Any, Never, TypeAlias
 from weakref import WeakSet
 
 from poolagg._input.batches import InputBatch
+from poolagg._input.worker_state import here
 from poolagg._runtime.arguments import checked_count
 from poolagg._runtime.interrupts import even_if_interrupted, interrupts_allowed, interrupts_held_back
 from poolagg._scheduler.messages import (
@@ -42,6 +43,9 @@ class ThreadPool(Pool):
     """Threads of this process, kept for many runs: until the pool is closed, or collected.
 
     Items and partials go by reference and need not pickle, but the source must not reuse one buffer for all its items.
+    By default there are more threads than CPUs, `min(32, CPUs + 4)` as in `concurrent.futures`, since they are for work
+    that waits. `initializer()` runs first in each.
+
     A thread can't be killed: `item_timeout` is not supported, and a thread that is busy when its run ends is abandoned,
     and ends after its current batch.
 
@@ -64,7 +68,7 @@ class ThreadPool(Pool):
     ) -> None:
         super().__init__()
         refuse_standard_names(ThreadPool, unknown)
-        self.workers = checked_count("workers", usable_cpus() if workers is None else workers)
+        self.workers = checked_count("workers", min(32, usable_cpus() + 4) if workers is None else workers)
         checked = checked_initializer(initializer)
         self._initializer = None if checked is None else partial(checked, *initargs)
         self._slots: dict[int, _Thread] = {}
@@ -122,7 +126,7 @@ class ThreadPool(Pool):
         for slot in range(slots):
             if slot not in self._slots:
                 with interrupts_held_back():
-                    self._slots[slot] = _Thread(slot, self._initializer)
+                    self._slots[slot] = _Thread(slot, self.workers, self._initializer)
             self._slots[slot].begin(job, self._events, self._busy)
 
     def _forget_events(self) -> None:
@@ -169,8 +173,8 @@ PoolEvents: TypeAlias = "queue.SimpleQueue[PoolEvent | None]"
 class _Thread:
     """One worker's thread and its queue of instructions; it is its own `Heartbeat`."""
 
-    def __init__(self, slot: int, initializer: Callable[..., Any] | None) -> None:
-        self.slot = slot
+    def __init__(self, slot: int, workers: int, initializer: Callable[..., Any] | None) -> None:
+        self.slot, self._workers = slot, workers
         self.now: Batch | None = None
         self.sharing = Sharing(memoryview(array("q", [0, 0])))
         self._given = self._done = 0
@@ -248,6 +252,7 @@ class _Thread:
 
     def _serve(self) -> None:
         """Take instructions; while this waits for one, no variable refers to a run."""
+        here.become_worker(self.slot, self._workers)
         self._failed = self._initialized()
         while not self._left:
             self._take(*self._instructions.get())

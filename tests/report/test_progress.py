@@ -306,6 +306,23 @@ def test_a_terminal_that_does_not_know_its_size_has_80_columns(tmp_path):
     assert len(bar) == 80
 
 
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_what_workers_print_stands_above_the_bar(tmp_path, stream):
+    """Each line is whole, and the bar is drawn once, below them."""
+    script = tmp_path / "prints.py"
+    script.write_text(
+        "import sys, time\n"
+        "from poolagg import Count, ProcessPool, aggregate\n"
+        "def prints(x):\n"
+        "    time.sleep(0.02)\n"
+        f"    print('line', x, file=sys.{stream})\n"
+        "aggregate(prints, range(20), Count(), pool=ProcessPool(2), progress=True, chunksize=1)\n"
+    )
+    *lines, bar = screen(in_terminal([sys.executable, script], columns=60))
+    assert sorted(lines) == sorted(f"line {x}" for x in range(20))
+    assert bar.startswith("100%|")
+
+
 def in_terminal(command, columns, rows=24):
     """Return the output of `command` on a terminal of that size."""
     ours, theirs = pty.openpty()

@@ -52,6 +52,7 @@ from poolagg import (
     snapshots,
     star,
     with_item,
+    worker_index,
 )
 from poolagg.reducers import ReducerLike, as_reducer, reduced
 from poolagg.testing import check_reducer
@@ -237,6 +238,7 @@ def what_goes_around_func() -> None:
     assert_type(aggregate(star(pow), [(2, 3)], Count()), int)
     assert_type(per_worker(dict, [(1, "a")])(), dict[int, str])
     assert_type(per_worker(power, 2, 3)(), int)
+    assert_type(worker_index(), int)
     assert_type(share(WORDS).value, list[str])
 
 

@@ -39,6 +39,7 @@ __all__ = [
     "FINISHED",
     "FLUSH",
     "FLUSHED",
+    "HEAR",
     "IDENTITY",
     "JOB",
     "MAGIC",
@@ -58,7 +59,7 @@ __all__ = [
 
 START, DEFINE, JOB, RUN, FLUSH, END, EXIT = range(7)  # to the worker
 FINISHED, FLUSHED, ENDED, BROKEN, MISSED = range(7, 12)  # from it
-IDENTITY = 12  # to the worker
+IDENTITY, HEAR = 12, 13  # to the worker
 
 Bytes: TypeAlias = bytes | memoryview
 

@@ -49,12 +49,20 @@ class Descriptors:
     """The descriptors of a worker as they were when it started. Programs that it runs do not inherit them."""
 
     def __init__(
-        self, sock: socket.socket, pipe: Pipe, cell: ProgressCell, claims: int, death: int, arenas: Sequence[int]
+        self,
+        sock: socket.socket,
+        pipe: Pipe,
+        cell: ProgressCell,
+        claims: int,
+        death: int,
+        reports: int,
+        arenas: Sequence[int],
     ) -> None:
         self._pid = os.getpid()
         self._sock, self._pipe, self._cell = sock, pipe, cell
         self._marked = [pipe.marked, mark(claims, signal.SIGUSR2), mark(death, signal.SIGIO)]
-        for fd in (sock.fileno(), claims, death, *arenas):
+        self._marked.append(mark(reports, signal.SIGWINCH))
+        for fd in (sock.fileno(), claims, death, reports, *arenas):
             os.set_inheritable(fd, False)
         for fd in arenas:
             put_aside(fd)

@@ -6,6 +6,7 @@ parent  ◀───────────────────────
         ◀────────── cell (memory) ─────────────              which batch runs, since when
         ◀────────── arenas (memory) ──────────▶              large buffers, one arena for each direction
         ─────────── death (pipe) ─────────────▶              ends when the parent ends
+        ◀────────── output (three pipes) ──────              its streams; its log records and warnings
         ◀────────── pidfd ─────────────────────              readable when the worker has ended
 """
 
@@ -27,11 +28,17 @@ from poolagg.pools.process.descriptors import Closable, Descriptor, close_all, d
 from poolagg.pools.process.launch.bootstrap import identity_of_worker
 from poolagg.pools.process.launch.launchers import Launcher
 from poolagg.pools.process.launch.program import Program
+from poolagg.pools.process.output.relay import Relay
+from poolagg.pools.process.output.stack import ASK
+from poolagg.pools.process.output.worker_output import WorkerOutput
 from poolagg.pools.process.progress_cell import Batch, ProgressCell
 from poolagg.pools.process.worker_main import CLAIM
 from poolagg.pools.serialization.wire import as_reducer_error, pack_items, start_failed, unpack_failures, unpack_result
 
 __all__ = ["Handle"]
+
+ASKED = 0.25
+"""Seconds that a worker has to write its stack; one that is stopped, or has blocked signals, writes none."""
 
 RESULTS = {channel_module.FINISHED, channel_module.FLUSHED}
 """Messages whose values are a result; the last value is the arena region of its large buffers."""
@@ -54,7 +61,7 @@ class Killed(NamedTuple):
 class Handle:
     """One worker process, seen from the parent."""
 
-    def __init__(self, slot: int, launcher: Launcher) -> None:
+    def __init__(self, slot: int, launcher: Launcher, relay: Relay) -> None:
         self.slot = slot
         self._ours: list[Closable] = []
         theirs: list[Closable] = []
@@ -69,6 +76,7 @@ class Handle:
                 self._ours += [death_writer, claims_reader, claims_writer]
                 self.cell = held(ProgressCell())
                 self._ours.append(self.cell)
+                self.output = WorkerOutput(relay, self._ours, theirs)
                 to_parent, to_worker = self._arena_fd(), self._arena_fd()
             self._claims_reader, self._claims_writer = claims_reader.fd, claims_writer.fd
             os.set_blocking(self._claims_reader, False)
@@ -76,7 +84,7 @@ class Handle:
             self.channel = Channel(here, self.cell)
             self.borrowed_segments = BorrowedSegments(to_parent, self.cell.lent_to_parent)
             self._arena = Arena(to_worker, self.cell.lent_to_worker, LEAST_BUFFER) if to_worker >= 0 else None
-            fds = [there.fileno(), self.cell.fd, self._claims_reader, death_reader.fd]
+            fds = [there.fileno(), self.cell.fd, self._claims_reader, death_reader.fd, *self.output.theirs]
             self.child = launcher.launch([*fds, *(fd for fd in (to_parent, to_worker) if fd >= 0)])
             self.cell.close_fd()
         except BaseException:
@@ -88,8 +96,7 @@ class Handle:
         self.runs: dict[int, RunChunk] = {}
         """Chunks in flight, oldest first."""
         self._claimed: dict[int, int] = {}
-        self.items = 0
-        self.retiring = self._cut_short = False
+        self.items, self.retiring, self._cut_short = 0, False, False
         self._identity = identity_of_worker()
         self.ending: int | None = None
         """The epoch whose end the worker has not yet acknowledged."""
@@ -107,10 +114,15 @@ class Handle:
 
     def start(self, settings: tuple[Any, ...], payload: bytes) -> None:
         """Tell the worker its identity for `multiprocessing`, its program, its settings and its initializer."""
-        self.channel.send(channel_module.START, 0, (self._identity, tuple(Program.here()), *settings), [payload])
+        output = self.output.mode, self.output.changed_settings()
+        values = self._identity, tuple(Program.here()), self.slot, *output, *settings
+        self.channel.send(channel_module.START, 0, values, [payload])
 
     def introduce(self) -> None:
-        """Tell the worker its identity if it has changed: this process may have imported `multiprocessing` since."""
+        """Tell the worker what has changed: log levels, warning filters; its identity, since this process may have
+        imported `multiprocessing`."""
+        if (settings := self.output.changed_settings()) is not None:
+            self.channel.send(channel_module.HEAR, 0, settings)
         identity = identity_of_worker(self._identity)
         if identity != self._identity:
             self._identity = identity
@@ -161,6 +173,10 @@ class Handle:
             return
         sent = batch is None or self.cell.condemn(batch)
         self.killed = Killed(cause, how, batch, sent, blameless)
+        if sent and cause == "timeout":
+            self.output.expect_stack()
+            self.child.kill(ASK)
+            self.child.ends_within(ASKED)
         if sent:
             self.child.kill()
 
@@ -216,6 +232,7 @@ class Handle:
     def lost(self) -> Lost:
         """Return the event for a worker that has ended: what it was running, and how it ended."""
         exitcode, killed = self.child.reap(), self.killed
+        stack = self.output.finish(crashed=exitcode is None or exitcode < 0)
         batch = self.cell.read()
         if killed is not None and killed.batch is not None:
             if batch is None and killed.sent:  # it was killed while it wrote to the cell, before it left the batch
@@ -229,9 +246,10 @@ class Handle:
         if silent:
             suspect = self._begun()
         if killed is None:
-            return Lost(self.slot, suspect, "died", _worker_lost(exitcode), silent=silent, packing=packing)
+            return Lost(self.slot, suspect, "died", _worker_lost(exitcode, stack), silent=silent, packing=packing)
         how = f"it {killed.how}"
-        error = TimeoutError(how) if killed.cause == "timeout" else _worker_lost(exitcode, killed.how)
+        timeout = killed.cause == "timeout"
+        error = _timeout(how, stack) if timeout else _worker_lost(exitcode, stack, killed.how)
         return Lost(self.slot, suspect, killed.cause, error, how, silent=silent, packing=packing)
 
     def _begun(self) -> Interval | None:
@@ -271,11 +289,24 @@ class Handle:
 # -- how a worker was lost ---------------------------------------------------------------------------------------------
 
 
-def _worker_lost(exitcode: int | None, how: str = "") -> WorkerLost:
+def _worker_lost(exitcode: int | None, stack: str | None, how: str = "") -> WorkerLost:
     """Make the error of a lost worker; `how` says what the worker did, if the parent killed it."""
-    name = signal.Signals(-exitcode).name if exitcode is not None and exitcode < 0 else None
+    name = _name_of(-exitcode) if exitcode is not None and exitcode < 0 else None
     text = f"the worker {how or _ended(exitcode, name)}"
-    return WorkerLost(text, exitcode=exitcode, signal=name, index=None, item=None)
+    return WorkerLost(text, exitcode=exitcode, signal=name, index=None, item=None, stack=stack)
+
+
+def _timeout(how: str, stack: str | None) -> TimeoutError:
+    error = TimeoutError(how)
+    error.stack = stack  # type: ignore[attr-defined]
+    return error
+
+
+def _name_of(signum: int) -> str:
+    try:
+        return signal.Signals(signum).name
+    except ValueError:  # a real-time signal
+        return f"signal {signum}"
 
 
 def _ended(exitcode: int | None, name: str | None) -> str:

@@ -1,8 +1,8 @@
 """The worker process: one thread, one pipe, one loop.
 
-The parent gives it six descriptors: its pipe, its progress cell, the pipe of claims (below), the parent-death pipe, and
-the memory of two arenas, its own and its parent's. It may be killed at any instruction, since no other process waits
-for a lock of its.
+The parent gives it nine descriptors: its pipe, its progress cell, the pipe of claims (below), the parent-death pipe,
+those of its output (`output/`: reports, stdout, stderr), and the memory of two arenas, its own and its parent's. It may
+be killed at any instruction, since no other process waits for a lock of its.
 
 The parent can cancel a chunk that waits in the pipe behind a slow one. Each chunk comes with a claim, eight bytes in a
 pipe that both sides may read. The worker reads the claim before it starts the chunk, the parent reads it to cancel the
@@ -22,6 +22,7 @@ from functools import partial
 from typing import Any
 
 from poolagg._input.batches import open_batch
+from poolagg._input.worker_state import here
 from poolagg._scheduler.worker_messages import ChunkResult, Failure, RunChunk
 from poolagg.pools.chunk_runner import ChunkRunner, Job, OpenedBatch
 from poolagg.pools.forked_child import leave
@@ -35,6 +36,8 @@ from poolagg.pools.process.launch.program import Program
 from poolagg.pools.process.launch.standard_streams import flush_streams
 from poolagg.pools.process.malloc import give_back_freed, keep_freed
 from poolagg.pools.process.memory import fresh_memory
+from poolagg.pools.process.output.reporter import Reporter, refuse_breakpoint, take_streams
+from poolagg.pools.process.output.settings import Settings
 from poolagg.pools.process.progress_cell import NO_CHUNK, ProgressCell, RunCancelled
 from poolagg.pools.process.tampering import Descriptors, put_aside
 from poolagg.pools.serialization.outbox import Outbox
@@ -60,6 +63,9 @@ def main(
     cell_fd: int,
     claims_fd: int,
     death_fd: int,
+    reports_fd: int,
+    stdout_fd: int,
+    stderr_fd: int,
     *arena_fds: int,
     forked: bool = False,
     inherited: tuple[Any, Any] | None = None,
@@ -69,6 +75,7 @@ def main(
     `forked`: the parent itself forked this process; `inherited`: its initializer and initargs, which need not pickle.
     """
     os.environ.pop(STARTED_BY, None)
+    take_streams(stdout_fd, stderr_fd)
     ignore_interrupts()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     die_with_parent(death_fd)
@@ -85,9 +92,9 @@ def main(
     os.close(cell_fd)
     with socket.socket(fileno=pipe_fd) as sock:
         pipe = Pipe(sock, cell)
-        cell.guard(Descriptors(sock, pipe, cell, claims_fd, death_fd, arena_fds).check)
+        cell.guard(Descriptors(sock, pipe, cell, claims_fd, death_fd, reports_fd, arena_fds).check)
         try:
-            _Worker(pipe, cell, claims_fd, death_fd, inherited, *arena_fds).serve()
+            _Worker(pipe, cell, claims_fd, death_fd, Reporter(reports_fd), inherited, *arena_fds).serve()
         except (EOFError, ConnectionError):
             return  # the parent has closed the pipe
         except BrokenFrame:  # an item has read part of a message
@@ -103,6 +110,7 @@ class _Worker:
         cell: ProgressCell,
         claims_fd: int,
         death_fd: int,
+        reporter: Reporter,
         inherited: tuple[Any, Any] | None,
         arena_fd: int = -1,
         items_fd: int = -1,
@@ -112,6 +120,7 @@ class _Worker:
         self._pid = os.getpid()
         self._claims_fd = claims_fd
         self._death_fd = death_fd
+        self._reporter = reporter
         self._inherited = inherited
         self._arena_fd = arena_fd
         self._arena: Arena | None = None
@@ -131,6 +140,7 @@ class _Worker:
     def serve(self) -> None:
         handlers = {
             channel.IDENTITY: self._introduce,
+            channel.HEAR: self._hear,
             channel.START: self._start,
             channel.DEFINE: self._define,
             channel.JOB: self._begin,
@@ -168,9 +178,15 @@ class _Worker:
     def _introduce(self, message: Message) -> None:
         introduce(message.values, self._death_fd)
 
+    def _hear(self, message: Message) -> None:
+        self._reporter.hear(Settings(*message.values))
+
     def _start(self, message: Message) -> None:
-        identity, program, environ, cwd, least, self._memory_limit = message.values
+        identity, program, slot, output, settings, workers, environ, cwd, least, self._memory_limit = message.values
         introduce(identity, self._death_fd)
+        self._reporter.begin(output, Settings(*settings))
+        refuse_breakpoint()
+        here.make_process_worker(slot, workers)
         self._may_keep = self._memory_limit is None
         _set_environ(environ)
         Program(*program).become(forked=self._inherited is not None)
@@ -183,12 +199,14 @@ class _Worker:
         initializer, initargs = self._inherited or pickle.loads(message.payload)
         if initializer is not None:
             before = dict(main_namespace())
-            initializer(*initargs)
+            with self._reporter.initializing():
+                initializer(*initargs)
             after = main_namespace()
             self._assigned = {name for name in after if name not in before or after[name] is not before[name]}
 
     def _define(self, message: Message) -> None:
-        define(*pickle.loads(message.payload))
+        with self._reporter.opening():
+            define(*pickle.loads(message.payload))
 
     def _begin(self, message: Message) -> None:
         self._epoch = message.epoch
@@ -197,7 +215,8 @@ class _Worker:
         namespace = main_namespace()
         kept = {name: namespace[name] for name in self._assigned if name in namespace}
         try:
-            job: Job = open_job(message.payload)
+            with self._reporter.opening():
+                job: Job = open_job(message.payload)
         except Exception as error:
             raise job_does_not_open(error) from error
         namespace.update(kept)  # a name that the initializer assigned wins over the parent's
@@ -239,7 +258,9 @@ class _Worker:
             self._send(channel.FLUSHED, self._work.flushed(ChunkResult(0, NO_CHUNK, 0, 0.0)))
 
     def _send(self, kind: int, finished: ChunkResult) -> None:
-        self._pipe.send(kind, self._epoch, *put_result(finished, self._arena))
+        result = put_result(finished, self._arena)
+        flush_streams()  # so that the parent finds all output of a chunk when it has the answer
+        self._pipe.send(kind, self._epoch, *result)
 
     def _end(self, message: Message) -> None:
         self._work = None

@@ -23,6 +23,7 @@ from poolagg.pools.process.launch.forkserver import ForkserverLauncher, Forkserv
 from poolagg.pools.process.launch.launchers import LOOK, ForkLauncher, Launcher, SpawnLauncher
 from poolagg.pools.process.launch.parent_death import born_deaf
 from poolagg.pools.process.launch.standard_streams import standard_descriptors
+from poolagg.pools.process.output.relay import Relay
 from poolagg.pools.process.worker_handle import Handle
 
 __all__ = ["Workers"]
@@ -38,8 +39,9 @@ _all_workers: weakref.WeakSet[Workers] = weakref.WeakSet()
 class Workers:
     """The workers of one pool, their launcher and their selector; `owner` is the pid of the process that owns them."""
 
-    def __init__(self, owner: int) -> None:
+    def __init__(self, owner: int, relay: Relay) -> None:
         self._owner = owner
+        self._relay = relay
         self.handles: dict[int, Handle] = {}
         self.leaving: list[Handle] = []
         self.runner: int | None = None
@@ -76,11 +78,13 @@ class Workers:
         assert self.launcher is not None
         with _undisturbed():
             try:
-                handle = Handle(slot, self.launcher)
+                handle = Handle(slot, self.launcher, self._relay)
             except ForkserverLost:
-                handle = Handle(slot, self.launcher)
+                handle = Handle(slot, self.launcher, self._relay)
             self.handles[slot] = handle
             self.selector.register(handle.channel.sock, selectors.EVENT_READ, handle)
+            for fd in handle.output.fds:
+                self.selector.register(fd, selectors.EVENT_READ, handle)
             if handle.child.pidfd < 0:
                 self._unwatched = True
             else:
@@ -97,6 +101,12 @@ class Workers:
                 handle.child.kill()
             else:
                 handle.channel.send(EXIT, 0)
+
+    def read_output(self, handle: Handle, fd: int) -> None:
+        """Read what has come on a pipe of a worker's output; at its end, wait for it no longer."""
+        if not handle.output.read(fd):
+            self.selector.unregister(fd)
+            handle.output.forget(fd)
 
     def watch(self, handle: Handle) -> None:
         """Wait for what a worker writes, and for space in its pipe if unsent bytes are left."""
@@ -125,7 +135,9 @@ class Workers:
             for handle in handles:
                 handle.child.reap()
             for handle in handles:
-                for fd in (handle.channel.sock, handle.child.pidfd):
+                handle.output.finish()
+                sources: list[Any] = [handle.channel.sock, handle.child.pidfd, *handle.output.fds]
+                for fd in sources:
                     with contextlib.suppress(KeyError, ValueError):
                         self.selector.unregister(fd)
                 handle.close()

@@ -18,7 +18,7 @@ import io
 import pickle
 import sys
 from collections.abc import Callable, Mapping
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
 from poolagg._input.batches import Encoded, PackedItem
@@ -36,6 +36,7 @@ __all__ = [
     "in_main",
     "inherited_namespace",
     "main_namespace",
+    "pickle_start",
     "plainly",
     "raise_if_inherited_only",
     "refuse_inherited_only",
@@ -106,7 +107,9 @@ def pickler_by_value(rewrite: Callable[[tuple[Any, ...]], tuple[Any, ...]], is_c
     """
     import cloudpickle
 
-    from poolagg.pools.serialization.by_value import reduction  # workers seldom need them
+    # Workers seldom need these.
+    from poolagg.pools.serialization.by_value import reduction
+    from poolagg.pools.serialization.code_source import reduce_code
     from poolagg.pools.serialization.own_objects import own_object
 
     namespace = main_namespace()
@@ -117,6 +120,8 @@ def pickler_by_value(rewrite: Callable[[tuple[Any, ...]], tuple[Any, ...]], is_c
                 return own
             if (made_again := reduction(obj)) is not NotImplemented:
                 return made_again
+            if type(obj) is CodeType:
+                return reduce_code(obj, cloudpickle.Pickler.dispatch_table[CodeType](obj))
             reduced = super().reducer_override(obj)
             if isinstance(obj, FunctionType) and obj.__globals__ is namespace and isinstance(reduced, tuple):
                 return rewrite(reduced)
@@ -154,6 +159,15 @@ def raise_if_inherited_only(what: str, error: BaseException) -> None:
         f'manager.Value("i", 0) or manager.Queue(), which can be sent; or give it to workers that inherit it: '
         f'ProcessPool(start_method="fork", initializer=..., initargs=...)'
     ) from error
+
+
+def pickle_start(initializer: Any, initargs: tuple[Any, ...]) -> bytes:
+    """Pickle an initializer and its arguments by value, or raise the TypeError of `raise_if_inherited_only`."""
+    try:
+        return dumps_code((initializer, initargs))
+    except RuntimeError as error:
+        raise_if_inherited_only("initializer or initargs", error)
+        raise
 
 
 def refuse_inherited_only(what: str, value: Any) -> None:

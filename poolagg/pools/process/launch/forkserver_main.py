@@ -25,7 +25,8 @@ from poolagg.pools.process.launch.bootstrap import run_exits
 from poolagg.pools.process.launch.frozen import STARTED_BY
 from poolagg.pools.process.launch.parent_death import die_with_parent, ignore_interrupts
 
-FDS = 8
+FDS = 12
+"""Most descriptors of a worker."""
 
 REQUEST = struct.Struct("!cqq")
 """The request (F, R or L), its number, and a pid, if it has one."""

@@ -98,17 +98,17 @@ class Child:
         """A descriptor that is readable once the process has ended; -1 where the system has none, or if closed."""
         return -1 if self._watch is None else self._watch.fd
 
-    def kill(self) -> None:
-        """Kill it at once, unless it was reaped."""
+    def kill(self, signum: int = signal.SIGKILL) -> None:
+        """Send it a signal, which kills it at once, unless it was reaped."""
         with self._lock, contextlib.suppress(ProcessLookupError):
             if self._ended:
                 return
             if self.pidfd >= 0:
                 with contextlib.suppress(PermissionError):  # a container's filter forbids it
                     # A pidfd never refers to another process that reuses the pid.
-                    signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+                    signal.pidfd_send_signal(self.pidfd, signum)
                     return
-            os.kill(self.pid, signal.SIGKILL)
+            os.kill(self.pid, signum)
 
     def reap(self) -> int | None:
         """Wait for its end; return its exit code, negative for a signal, None if another process has reaped it."""
