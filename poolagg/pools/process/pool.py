@@ -31,6 +31,7 @@ from poolagg.pools.process.launch.launchers import checked_start_method, folder,
 from poolagg.pools.process.memory import checked_limit, peak_memory
 from poolagg.pools.process.progress_cell import NO_CHUNK, Batch
 from poolagg.pools.process.recycling import Recycling
+from poolagg.pools.process.systems.system import system_of
 from poolagg.pools.process.worker_handle import Handle
 from poolagg.pools.process.workers import Workers
 from poolagg.pools.serialization.pickling import (
@@ -114,7 +115,9 @@ class ProcessPool(Pool):
         self._recycling = Recycling(max_items_per_worker, self._memory_limit)
         self._env = dict(env or {})
         self._told: dict[str, str] | None = None
-        self._workers = Workers(os.getpid())
+        system = system_of(self.start_method)
+        self.in_flight = system.in_flight
+        self._workers = Workers(os.getpid(), system)
         self._handles, self._leaving = self._workers.handles, self._workers.leaving
         self._events: list[messages.PoolEvent] = []
         self._dirty = False
@@ -360,7 +363,7 @@ class ProcessPool(Pool):
             if fd is handle.channel.sock:
                 self._receive(handle)
         for fd, (handle, _) in ready.items():
-            if fd == handle.child.pidfd:
+            if fd == handle.child.sentinel:
                 self._ended(handle)
         for handle in workers.found_dead():
             self._ended(handle)

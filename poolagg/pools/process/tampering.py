@@ -15,27 +15,22 @@ A check costs about 4 microseconds, and a batch lasts a millisecond.
 
 from __future__ import annotations
 
-import contextlib
+import fcntl
 import os
 import select
-import signal
 import socket
 import struct
-from collections.abc import Sequence
+import termios
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from poolagg.pools.forked_child import leave
-from poolagg.pools.process.channel import Pipe, mark
+from poolagg.pools.process.channel import Pipe
 from poolagg.pools.process.progress_cell import ProgressCell
+from poolagg.pools.process.systems.posix import FileMemory
+from poolagg.pools.process.systems.system import MISUSED, Mark
 
-with contextlib.suppress(ImportError):  # not on every system where threads and the serial pool work
-    import fcntl
-    import termios
-
-__all__ = ["Descriptors", "put_aside"]
-
-ASIDE = 1 << 60
-"""The file position of the descriptors of shared memory."""
+__all__ = ["Descriptors"]
 
 _HANGUP = getattr(select, "POLLRDHUP", select.POLLHUP)
 _NOW = getattr(socket, "MSG_NOSIGNAL", 0) | getattr(socket, "MSG_DONTWAIT", 0)
@@ -46,16 +41,22 @@ class Descriptors:
     """The descriptors of a worker as they were when it started. Programs that it runs do not inherit them."""
 
     def __init__(
-        self, sock: socket.socket, pipe: Pipe, cell: ProgressCell, claims: int, death: int, arenas: Sequence[int]
+        self,
+        sock: socket.socket,
+        pipe: Pipe,
+        cell: ProgressCell,
+        pipes: Sequence[tuple[int, int]],
+        arenas: Sequence[FileMemory],
+        mark: Callable[[int, int], Mark],
     ) -> None:
         self._pid = os.getpid()
         self._sock, self._pipe, self._cell = sock, pipe, cell
-        self._marked = [pipe.marked, mark(claims, signal.SIGUSR2), mark(death, signal.SIGIO)]
-        for fd in (sock.fileno(), claims, death, *arenas):
+        self._marked = [pipe.marked, *(mark(fd, number) for fd, number in pipes)]
+        for fd in (sock.fileno(), *(fd for fd, _ in pipes), *(arena.fd for arena in arenas)):
             os.set_inheritable(fd, False)
-        for fd in arenas:
-            put_aside(fd)
-            self._marked.append((partial(os.lseek, fd, 0, os.SEEK_CUR), ASIDE))
+        for arena in arenas:
+            arena.put_aside()
+            self._marked.append((partial(os.lseek, arena.fd, 0, os.SEEK_CUR), arena.ASIDE))
         self._poll = select.poll()
         self._poll.register(sock.fileno(), _HANGUP)
 
@@ -71,7 +72,7 @@ class Descriptors:
         except OSError:
             intact = False
         if not intact:
-            os._exit(os.EX_IOERR)
+            os._exit(MISUSED)
 
     def _are_unused(self) -> bool:
         if self._poll.poll(0):
@@ -80,11 +81,6 @@ class Descriptors:
         sent = self._cell.sent()  # first, since more may arrive after this
         received = self._pipe.received
         return received >= sent or received + _unread(self._sock) >= sent
-
-
-def put_aside(fd: int) -> None:
-    """Move the file position of shared memory behind its contents, also for the duplicate in its mapping."""
-    os.lseek(fd, ASIDE, os.SEEK_SET)
 
 
 def _unread(sock: socket.socket) -> int:

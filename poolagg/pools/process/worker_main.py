@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-import socket
 import struct
 import sys
 import types
@@ -27,15 +26,15 @@ from poolagg.pools.chunk_runner import ChunkRunner, Job, OpenedBatch
 from poolagg.pools.forked_child import leave
 from poolagg.pools.process import channel
 from poolagg.pools.process.arena import Arena, Borrowed, BorrowedSegments, Region
-from poolagg.pools.process.channel import BrokenFrame, Message, Pipe, identity
+from poolagg.pools.process.channel import BrokenFrame, Message, Pipe
 from poolagg.pools.process.launch.bootstrap import forget_exits, introduce, new_random_numbers, run_exits
 from poolagg.pools.process.launch.frozen import STARTED_BY
-from poolagg.pools.process.launch.parent_death import die_with_parent, ignore_interrupts
+from poolagg.pools.process.launch.parent_death import ignore_interrupts
 from poolagg.pools.process.launch.standard_streams import flush_streams
 from poolagg.pools.process.malloc import give_back_freed, keep_freed
 from poolagg.pools.process.memory import fresh_memory
 from poolagg.pools.process.progress_cell import NO_CHUNK, ProgressCell, RunCancelled
-from poolagg.pools.process.tampering import Descriptors, put_aside
+from poolagg.pools.process.systems.system import MISUSED, System, WorkerEnds, native
 from poolagg.pools.serialization.outbox import Outbox
 from poolagg.pools.serialization.pickling import define, main_namespace
 from poolagg.pools.serialization.shared_value import open_job
@@ -53,66 +52,56 @@ __all__ = ["CLAIM", "main"]
 
 CLAIM = struct.Struct("=q")
 
+PIPE_MARK: int = getattr(signal, "SIGUSR1", 0)
+"""The number that marks the pipe."""
+
 
 def main(
-    pipe_fd: int,
-    cell_fd: int,
-    claims_fd: int,
-    death_fd: int,
-    *arena_fds: int,
+    *handed: Any,
     forked: bool = False,
     inherited: tuple[Any, Any] | None = None,
+    system: System | None = None,
 ) -> None:
     """Serve until the parent closes its end or sends EXIT.
 
-    `forked`: the parent itself forked this process; `inherited`: its initializer and initargs, which need not pickle.
+    `handed`: this worker's ends, as `Ends` has them. `forked`: the parent itself forked this process; `inherited`: its
+    initializer and initargs, which need not pickle.
     """
+    system = system or native()
+    ends = system.worker_ends(*handed)
     os.environ.pop(STARTED_BY, None)
     ignore_interrupts()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    die_with_parent(death_fd)
+    system.die_with_parent(ends.parent)
     new_random_numbers()
     if forked:
         forget_exits()
     else:
         sys.modules["__main__"] = types.ModuleType("__main__")
-    cell = ProgressCell(cell_fd)
-    put_aside(cell_fd)  # the mapping keeps a duplicate, which an item may write to
-    os.close(cell_fd)
-    with socket.socket(fileno=pipe_fd) as sock:
-        pipe = Pipe(sock, cell)
-        cell.guard(Descriptors(sock, pipe, cell, claims_fd, death_fd, arena_fds).check)
+    cell = ProgressCell(ends.cell)
+    with ends.sock:
+        pipe = Pipe(ends.sock, cell, system.mark(ends.sock.fileno(), PIPE_MARK))
+        if (check := system.check_of(ends, pipe, cell)) is not None:
+            cell.guard(check)
         try:
-            _Worker(pipe, cell, claims_fd, death_fd, inherited, *arena_fds).serve()
+            _Worker(pipe, cell, ends, inherited).serve()
         except (EOFError, ConnectionError):
             return  # the parent has closed the pipe
         except BrokenFrame:  # an item has read part of a message
-            os._exit(os.EX_IOERR)
+            os._exit(MISUSED)
     if forked:  # else the interpreter ends
         run_exits()
 
 
 class _Worker:
-    def __init__(
-        self,
-        pipe: Pipe,
-        cell: ProgressCell,
-        claims_fd: int,
-        death_fd: int,
-        inherited: tuple[Any, Any] | None,
-        arena_fd: int = -1,
-        items_fd: int = -1,
-    ) -> None:
+    def __init__(self, pipe: Pipe, cell: ProgressCell, ends: WorkerEnds, inherited: tuple[Any, Any] | None) -> None:
         self._pipe = pipe
         self._cell = cell
         self._pid = os.getpid()
-        self._claims_fd = claims_fd
-        self._death_fd = death_fd
+        self._ends = ends
         self._inherited = inherited
-        self._arena_fd = arena_fd
         self._arena: Arena | None = None
-        self._borrowed_segments = BorrowedSegments(items_fd, cell.lent_to_worker)
-        self._items_identity = identity(items_fd)
+        self._borrowed_segments = BorrowedSegments(ends.items, cell.lent_to_worker)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(before=self._borrowed_segments.before_fork)
         self._claim = -1
@@ -162,16 +151,16 @@ class _Worker:
     # -- messages from the parent --------------------------------------------------------------------------------------
 
     def _introduce(self, message: Message) -> None:
-        introduce(message.values, self._death_fd)
+        introduce(message.values, self._ends.parent)
 
     def _start(self, message: Message) -> None:
         identity, environ, cwd, path, least, self._memory_limit = message.values
-        introduce(identity, self._death_fd)
+        introduce(identity, self._ends.parent)
         self._may_keep = self._memory_limit is None
         _set_environ(environ)
         sys.path[:] = path
-        if self._arena_fd >= 0:
-            self._arena = Arena(self._arena_fd, self._cell.lent_to_parent, least)
+        if self._ends.arena is not None:
+            self._arena = Arena(self._ends.arena, self._cell.lent_to_parent, least)
         try:
             os.chdir(cwd)
         except OSError:
@@ -226,8 +215,8 @@ class _Worker:
 
     def _open(self, region: Region) -> Borrowed:
         """Open what the parent lent; end this process if an item has put another file in the arena's place."""
-        if identity(self._borrowed_segments.fd) != self._items_identity:
-            os._exit(os.EX_IOERR)
+        if not self._borrowed_segments.is_intact():
+            os._exit(MISUSED)
         return self._borrowed_segments.open(region)
 
     def _flush(self, message: Message) -> None:
@@ -247,13 +236,15 @@ class _Worker:
 
     def _claims(self, claim: int) -> bool:
         """Claim the chunk; False if the parent has cancelled it, or an item has read the claim."""
+        if self._ends.claims < 0:
+            return True
         if self._claim < claim:
             try:
-                self._claim = CLAIM.unpack(os.read(self._claims_fd, CLAIM.size))[0]
+                self._claim = CLAIM.unpack(os.read(self._ends.claims, CLAIM.size))[0]
             except BlockingIOError:
                 return False
             except (OSError, struct.error):  # an item has closed the pipe, or read a part of a claim
-                os._exit(os.EX_IOERR)
+                os._exit(MISUSED)
         return self._claim == claim
 
 

@@ -19,15 +19,17 @@ from typing import Any
 from poolagg._runtime.interrupts import interrupts_held_back
 from poolagg.pools.process.channel import EXIT
 from poolagg.pools.process.descriptors import close_all, descriptors, held
-from poolagg.pools.process.launch.forkserver import ForkserverLauncher, ForkserverLost
-from poolagg.pools.process.launch.launchers import LOOK, ForkLauncher, Launcher, SpawnLauncher
+from poolagg.pools.process.launch.forkserver import ForkserverLost
+from poolagg.pools.process.launch.launchers import ForkLauncher
 from poolagg.pools.process.launch.parent_death import born_deaf
 from poolagg.pools.process.launch.standard_streams import standard_descriptors
+from poolagg.pools.process.systems.system import Launcher, System
 from poolagg.pools.process.worker_handle import Handle
 
 __all__ = ["Workers"]
 
-_LAUNCHERS: dict[str, type[Any]] = {"forkserver": ForkserverLauncher, "spawn": SpawnLauncher, "fork": ForkLauncher}
+LOOK = 0.05
+"""Seconds between two checks of children without a sentinel; a check costs a system call for each."""
 
 _all_workers: weakref.WeakSet[Workers] = weakref.WeakSet()
 
@@ -35,8 +37,8 @@ _all_workers: weakref.WeakSet[Workers] = weakref.WeakSet()
 class Workers:
     """The workers of one pool, their launcher and their selector; `owner` is the pid of the process that owns them."""
 
-    def __init__(self, owner: int) -> None:
-        self._owner = owner
+    def __init__(self, owner: int, system: System) -> None:
+        self._owner, self._system = owner, system
         self.handles: dict[int, Handle] = {}
         self.leaving: list[Handle] = []
         self.runner: int | None = None
@@ -44,9 +46,9 @@ class Workers:
         self.launcher: Launcher | None = None
         self.selector: selectors.BaseSelector
         self.next_look = 0.0
-        """When to check again if workers without a pidfd have ended."""
+        """When to check again if workers without a sentinel have ended."""
         self._unwatched = False
-        """True if some workers have no pidfd."""
+        """True if some workers have no sentinel."""
 
     def everyone(self) -> list[Handle]:
         """Return the workers of all slots, and those that are exiting."""
@@ -55,10 +57,10 @@ class Workers:
     def open(self, start_method: str, environ: Mapping[str, str], by_value: bool, start: tuple[Any, Any]) -> None:
         """Open a launcher, and a selector for what it launches."""
         with _undisturbed():
-            launcher: Launcher = _LAUNCHERS[start_method](environ, by_value, start)
+            launcher = self._system.launcher(start_method, environ, by_value, start)
             try:
                 with descriptors:
-                    self.selector = held(selectors.DefaultSelector())
+                    self.selector = held(self._system.selector())
             except OSError:  # no descriptor left
                 launcher.close()
                 raise
@@ -70,15 +72,15 @@ class Workers:
         assert self.launcher is not None
         with _undisturbed():
             try:
-                handle = Handle(slot, self.launcher)
+                handle = Handle(slot, self.launcher, self._system)
             except ForkserverLost:
-                handle = Handle(slot, self.launcher)
+                handle = Handle(slot, self.launcher, self._system)
             self.handles[slot] = handle
             self.selector.register(handle.channel.sock, selectors.EVENT_READ, handle)
-            if handle.child.pidfd < 0:
+            if handle.child.sentinel < 0:
                 self._unwatched = True
             else:
-                self.selector.register(handle.child.pidfd, selectors.EVENT_READ, handle)
+                self.selector.register(handle.child.sentinel, selectors.EVENT_READ, handle)
         return handle
 
     def dismiss(self, handle: Handle, at_once: bool) -> None:
@@ -105,11 +107,11 @@ class Workers:
         return {key.fileobj: (key.data, events) for key, events in self.selector.select(timeout)}
 
     def found_dead(self) -> list[Handle]:
-        """Return the workers without a pidfd that have ended, if a check is due."""
+        """Return the workers without a sentinel that have ended, if a check is due."""
         if not self._unwatched or monotonic() < self.next_look:
             return []
         self.next_look = monotonic() + LOOK
-        return [handle for handle in self.everyone() if handle.child.pidfd < 0 and handle.child.has_ended()]
+        return [handle for handle in self.everyone() if handle.child.sentinel < 0 and handle.child.has_ended()]
 
     def end(self, handles: Sequence[Handle]) -> None:
         """Kill workers, reap them, and free their channels: each step for all before the next."""
@@ -119,7 +121,7 @@ class Workers:
             for handle in handles:
                 handle.child.reap()
             for handle in handles:
-                for fd in (handle.channel.sock, handle.child.pidfd):
+                for fd in (handle.channel.sock, handle.child.sentinel):
                     with contextlib.suppress(KeyError, ValueError):
                         self.selector.unregister(fd)
                 handle.close()

@@ -1,0 +1,193 @@
+"""The primitives that a process pool takes from the operating system: a Protocol, and the choice of its implementation.
+
+                  Linux                    macOS                     Windows                  portable, on Linux
+    worker        fork, spawn, forkserver  spawn, fork               spawn                    spawn
+    its ends      descriptors              descriptors               socket.share, names      descriptors
+    wait          epoll, pidfds            kqueue, for deaths, too   select, ask for deaths   select, ask for deaths
+    parent dies   a signal (SIGIO)         a thread                  a job object             a thread
+    memory        memfd, sealed            file without a name       named by a secret        file without a name
+    claims        a pipe that both read    the same                  none                     none
+
+Tests run "portable" on Linux, in the place of a start method: what macOS and Windows use, as far as Linux has it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import selectors
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from poolagg.pools.process.channel import Pipe
+    from poolagg.pools.process.descriptors import Closable
+    from poolagg.pools.process.progress_cell import ProgressCell
+
+__all__ = [
+    "MISUSED",
+    "Child",
+    "Ends",
+    "Launcher",
+    "Mark",
+    "Memory",
+    "System",
+    "WorkerEnds",
+    "native",
+    "system_of",
+]
+
+MISUSED = 74
+"""Exit code (EX_IOERR) of a worker whose ends an item has closed, replaced or used."""
+
+Mark: TypeAlias = tuple[Callable[[], object], object]
+"""A function that returns the mark of the file that a descriptor refers to now, and the mark of the right file."""
+
+
+class Memory(Protocol):
+    """Memory that the parent and a worker share. Both map parts of it; it grows, and has no name that others know."""
+
+    def map(self, offset: int, size: int) -> mmap.mmap:
+        """Map a part that the other side has allocated; raise OSError if there is no room."""
+
+    def allocate(self, offset: int, size: int) -> mmap.mmap:
+        """Allocate the pages of a new part, and map it; raise OSError or ValueError if there is no room."""
+
+    def read(self, into: memoryview, offset: int) -> None:
+        """Copy a part that cannot be mapped; raise OSError if that is impossible, too."""
+
+    def free(self, mapping: mmap.mmap, offset: int) -> None:
+        """Free the pages of a part that neither side needs."""
+
+    def is_intact(self) -> bool:
+        """Return False if an item has closed it, or put another file in its place."""
+
+
+class Child(Protocol):
+    """A started process."""
+
+    pid: int
+
+    @property
+    def sentinel(self) -> int:
+        """A descriptor that is readable once the process has ended; -1 where the system has none, or if closed."""
+
+    @property
+    def stopped(self) -> bool:
+        """True if it is stopped (SIGSTOP); False where the system does not tell."""
+
+    def kill(self) -> None:
+        """Kill it at once, unless it was reaped."""
+
+    def reap(self) -> int | None:
+        """Wait for its end; return its exit code, negative for a signal, None if unknown."""
+
+    def has_ended(self) -> bool:
+        """Tell if it has ended, and reap it then; for a child without a sentinel."""
+
+    def ends_within(self, seconds: float) -> bool:
+        """Tell if it ends within so many seconds."""
+
+    def close(self) -> None:
+        """Close what watches it."""
+
+
+class Launcher(Protocol):
+    """Starts worker processes."""
+
+    def launch(self, handed: Any) -> Child:
+        """Start a worker and hand it its ends; it holds none of the parent's. All stay open here."""
+
+    def close(self) -> None:
+        """Free everything, once all children have ended."""
+
+
+class Ends(NamedTuple):
+    """The parent's ends of what lies between it and one worker."""
+
+    sock: socket.socket
+    cell: mmap.mmap
+    claims: tuple[int, int] | None
+    """Both ends of the pipe of claims; None: a worker has one chunk at a time, and nothing to claim."""
+    to_parent: Memory | None
+    """The worker's arena; None: large buffers go through the pipe."""
+    to_worker: Memory | None
+    """The parent's arena."""
+    handed: Any
+    """What the launcher hands to the worker."""
+
+
+class WorkerEnds(NamedTuple):
+    """The worker's ends."""
+
+    sock: socket.socket
+    cell: mmap.mmap
+    claims: int
+    """The pipe of claims; -1: there is none."""
+    parent: int
+    """Ready once the parent has ended: a descriptor, on Windows a handle."""
+    arena: Memory | None
+    items: Memory | None
+    """The parent's arena."""
+
+
+class System(Protocol):
+    """What a process pool needs of an operating system."""
+
+    in_flight: int
+    """Most chunks of a worker: 2 where it claims them, so that the parent can cancel the one that waits; else 1."""
+    gathers: bool
+    """A socket sends several buffers by one call."""
+
+    # -- in the parent -------------------------------------------------------------------------------------------------
+
+    def ends(self, ours: list[Closable], theirs: list[Closable]) -> Ends:
+        """Open both ends; add to `ours` and `theirs` what the parent closes at the worker's end, and once it runs."""
+
+    def launcher(self, method: str, environ: Mapping[str, str], by_value: bool, start: tuple[Any, Any]) -> Launcher:
+        """Open what starts workers by this method."""
+
+    def selector(self) -> selectors.BaseSelector:
+        """Open what waits for sockets and sentinels at once."""
+
+    def watch_death(self, pid: int) -> Closable | None:
+        """Open a sentinel of a child, an object with a `fileno`; None where the parent has to ask."""
+
+    # -- in the worker -------------------------------------------------------------------------------------------------
+
+    def worker_ends(self, *handed: Any) -> WorkerEnds:
+        """Open what the launcher has handed over."""
+
+    def die_with_parent(self, parent: int) -> None:
+        """Have this process die when its parent does."""
+
+    def mark(self, fd: int, number: int) -> Mark:
+        """Mark the file of a descriptor by a number, where files take marks."""
+
+    def check_of(self, ends: WorkerEnds, pipe: Pipe, cell: ProgressCell) -> Callable[[], None] | None:
+        """Return the check that no item has touched this worker's ends; None where no item can."""
+
+
+def native() -> System:
+    """Return the primitives of this system."""
+    if sys.platform == "linux":
+        from poolagg.pools.process.systems.linux import LINUX
+
+        return LINUX
+    if sys.platform == "win32":
+        from poolagg.pools.process.systems.windows import WINDOWS
+
+        return WINDOWS
+    from poolagg.pools.process.systems.macos import MACOS
+
+    return MACOS
+
+
+def system_of(start_method: str) -> System:
+    """Return the primitives that a start method uses."""
+    if start_method != "portable":
+        return native()
+    from poolagg.pools.process.systems.portable import PORTABLE
+
+    return PORTABLE
