@@ -79,7 +79,7 @@ def test_an_interrupted_wait_for_a_template_leaves_no_answer_to_the_next() -> No
     usual = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
         while interrupted < 20:
-            handle = Handle(0, launcher)
+            handle = Handle(0, launcher, native())
             handle.child.kill()
             assert handle.child.ends_within(10), "it was a worker"
             try:
