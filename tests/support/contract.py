@@ -72,6 +72,7 @@ def theirs(make: Callable[[], Any]) -> Any:
 KINDS = [
     Kind("forkserver", functools.partial(ProcessPool, 2, start_method="forkserver")),
     Kind("spawn", functools.partial(ProcessPool, 2, start_method="spawn")),
+    Kind("portable", functools.partial(ProcessPool, 2, start_method="portable")),
     Kind("fork", functools.partial(ProcessPool, 2, start_method="fork")),
     Kind("threads", functools.partial(ThreadPool, 2), pickles=False, processes=False),
     Kind("serial", SerialPool, pickles=False, processes=False, slots=1),

@@ -17,8 +17,9 @@ from typing import Any
 
 from poolagg import Fold, Reducer
 
-METHODS = ["forkserver", "spawn", "fork"]
-"""Every start method, the default first."""
+METHODS = ["forkserver", "portable", "fork"]
+"""Every way to start workers, the default first. "portable" starts interpreters, as "spawn" does, and does the rest
+with the primitives of other systems; so it stands for both."""
 
 
 def square(x: int) -> int:
