@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 
 import leaks
+import portable
 import pytest
 import tasks
 from hypothesis import settings
@@ -30,19 +31,9 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-PORTABLE_CANNOT = {
-    "test_more_descriptors_than_select_can_count": "select() takes descriptors up to 1,023",
-    "test_kill_9_of_the_parent_ends_all_its_processes": "C code that holds the GIL delays the thread that watches",
-}
-"""Tests of what the portable primitives do not promise, and why; `sleep` holds no GIL."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave these tests out where their pool is portable."""
-    for item in items:
-        name, _, ways = item.name.partition("[")
-        if name in PORTABLE_CANNOT and "portable" in ways and "sleep" not in ways:
-            item.add_marker(pytest.mark.skip(reason=PORTABLE_CANNOT[name]))
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave out what the portable primitives do not promise."""
+    portable.leave_out(item)
 
 
 @pytest.fixture(params=tasks.METHODS)

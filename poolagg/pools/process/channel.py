@@ -24,8 +24,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 from poolagg._runtime.signals import raised_by_handler
 from poolagg.pools.forked_child import leave
+from poolagg.pools.process.descriptors import MISUSED, Mark
 from poolagg.pools.process.progress_cell import ProgressCell
-from poolagg.pools.process.systems.system import MISUSED, Mark
 
 __all__ = [
     "BROKEN",

@@ -15,11 +15,17 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Collection, Iterator
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from poolagg._runtime.interrupts import even_if_interrupted, interrupts_held_back
 
-__all__ = ["Closable", "Descriptor", "close_all", "descriptors", "held", "pipe", "spare"]
+__all__ = ["MISUSED", "Closable", "Descriptor", "Mark", "close_all", "descriptors", "held", "pipe", "spare"]
+
+MISUSED = 74
+"""Exit code (EX_IOERR) of a worker whose descriptors an item has closed, replaced or used."""
+
+Mark: TypeAlias = tuple[Callable[[], object], object]
+"""A function that returns the mark of the file that a descriptor refers to now, and the mark of the right file."""
 
 descriptors = threading.RLock()
 """Held for some microseconds, or while a process starts."""

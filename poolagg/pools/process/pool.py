@@ -31,7 +31,6 @@ from poolagg.pools.process.launch.launchers import checked_start_method, folder,
 from poolagg.pools.process.memory import checked_limit, peak_memory
 from poolagg.pools.process.progress_cell import NO_CHUNK, Batch
 from poolagg.pools.process.recycling import Recycling
-from poolagg.pools.process.systems.system import system_of
 from poolagg.pools.process.worker_handle import Handle
 from poolagg.pools.process.workers import Workers
 from poolagg.pools.serialization.pickling import (
@@ -115,10 +114,8 @@ class ProcessPool(Pool):
         self._recycling = Recycling(max_items_per_worker, self._memory_limit)
         self._env = dict(env or {})
         self._told: dict[str, str] | None = None
-        system = system_of(self.start_method)
-        self.in_flight = system.in_flight
-        self._workers = Workers(os.getpid(), system)
-        self._handles, self._leaving = self._workers.handles, self._workers.leaving
+        kept = self._workers = Workers(os.getpid(), self.start_method)
+        self._handles, self._leaving, self.in_flight = kept.handles, kept.leaving, kept.system.in_flight
         self._events: list[messages.PoolEvent] = []
         self._dirty = False
         """True while pipes are read or written: an exception then leaves them half way."""
@@ -227,7 +224,7 @@ class ProcessPool(Pool):
         self._told = None
         if self._workers.launcher is None:
             start = self._initializer, self._initargs
-            self._workers.open(self.start_method, self._environ(), by_value, start)
+            self._workers.open(self._environ(), by_value, start)
 
     def _launch(self, slot: int) -> None:
         start = b"" if self.start_method == "fork" else self._pickled_start()

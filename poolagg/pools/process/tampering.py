@@ -26,9 +26,9 @@ from functools import partial
 
 from poolagg.pools.forked_child import leave
 from poolagg.pools.process.channel import Pipe
+from poolagg.pools.process.descriptors import MISUSED, Mark
 from poolagg.pools.process.progress_cell import ProgressCell
-from poolagg.pools.process.systems.posix import FileMemory
-from poolagg.pools.process.systems.system import MISUSED, Mark
+from poolagg.pools.process.systems.file_memory import FileMemory
 
 __all__ = ["Descriptors"]
 

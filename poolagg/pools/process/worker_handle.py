@@ -24,10 +24,10 @@ from poolagg.errors import WorkerLost
 from poolagg.pools.process import channel as channel_module
 from poolagg.pools.process.arena import LEAST_BUFFER, Arena, BorrowedSegments
 from poolagg.pools.process.channel import Channel, Message
-from poolagg.pools.process.descriptors import Closable, close_all, descriptors, held
+from poolagg.pools.process.descriptors import MISUSED, Closable, close_all, descriptors, held
 from poolagg.pools.process.launch.bootstrap import identity_of_worker
 from poolagg.pools.process.progress_cell import Batch, ProgressCell
-from poolagg.pools.process.systems.system import MISUSED, Launcher, System
+from poolagg.pools.process.systems.system import Launcher, System
 from poolagg.pools.process.worker_main import CLAIM
 from poolagg.pools.serialization.wire import as_reducer_error, pack_items, start_failed, unpack_failures, unpack_result
 

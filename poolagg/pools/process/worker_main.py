@@ -27,6 +27,7 @@ from poolagg.pools.forked_child import leave
 from poolagg.pools.process import channel
 from poolagg.pools.process.arena import Arena, Borrowed, BorrowedSegments, Region
 from poolagg.pools.process.channel import BrokenFrame, Message, Pipe
+from poolagg.pools.process.descriptors import MISUSED
 from poolagg.pools.process.launch.bootstrap import forget_exits, introduce, new_random_numbers, run_exits
 from poolagg.pools.process.launch.frozen import STARTED_BY
 from poolagg.pools.process.launch.parent_death import ignore_interrupts
@@ -34,7 +35,8 @@ from poolagg.pools.process.launch.standard_streams import flush_streams
 from poolagg.pools.process.malloc import give_back_freed, keep_freed
 from poolagg.pools.process.memory import fresh_memory
 from poolagg.pools.process.progress_cell import NO_CHUNK, ProgressCell, RunCancelled
-from poolagg.pools.process.systems.system import MISUSED, System, WorkerEnds, native
+from poolagg.pools.process.systems.choice import native
+from poolagg.pools.process.systems.system import System, WorkerEnds
 from poolagg.pools.serialization.outbox import Outbox
 from poolagg.pools.serialization.pickling import define, main_namespace
 from poolagg.pools.serialization.shared_value import open_job

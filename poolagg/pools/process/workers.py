@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import os
 import selectors
+import sys
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,14 +20,17 @@ from typing import Any
 from poolagg._runtime.interrupts import interrupts_held_back
 from poolagg.pools.process.channel import EXIT
 from poolagg.pools.process.descriptors import close_all, descriptors, held
-from poolagg.pools.process.launch.forkserver import ForkserverLost
-from poolagg.pools.process.launch.launchers import ForkLauncher
+from poolagg.pools.process.launch.forkserver import ForkserverLauncher, ForkserverLost
+from poolagg.pools.process.launch.launchers import ForkLauncher, SpawnLauncher
 from poolagg.pools.process.launch.parent_death import born_deaf
 from poolagg.pools.process.launch.standard_streams import standard_descriptors
-from poolagg.pools.process.systems.system import Launcher, System
+from poolagg.pools.process.systems.choice import system_of
+from poolagg.pools.process.systems.system import Launcher
 from poolagg.pools.process.worker_handle import Handle
 
 __all__ = ["Workers"]
+
+_LAUNCHERS: dict[str, type[Any]] = {"forkserver": ForkserverLauncher, "spawn": SpawnLauncher, "fork": ForkLauncher}
 
 LOOK = 0.05
 """Seconds between two checks of children without a sentinel; a check costs a system call for each."""
@@ -37,8 +41,9 @@ _all_workers: weakref.WeakSet[Workers] = weakref.WeakSet()
 class Workers:
     """The workers of one pool, their launcher and their selector; `owner` is the pid of the process that owns them."""
 
-    def __init__(self, owner: int, system: System) -> None:
-        self._owner, self._system = owner, system
+    def __init__(self, owner: int, start_method: str) -> None:
+        self._owner, self._start_method = owner, start_method
+        self.system = system_of(start_method)
         self.handles: dict[int, Handle] = {}
         self.leaving: list[Handle] = []
         self.runner: int | None = None
@@ -54,13 +59,13 @@ class Workers:
         """Return the workers of all slots, and those that are exiting."""
         return [*self.handles.values(), *self.leaving]
 
-    def open(self, start_method: str, environ: Mapping[str, str], by_value: bool, start: tuple[Any, Any]) -> None:
+    def open(self, environ: Mapping[str, str], by_value: bool, start: tuple[Any, Any]) -> None:
         """Open a launcher, and a selector for what it launches."""
         with _undisturbed():
-            launcher = self._system.launcher(start_method, environ, by_value, start)
+            launcher: Launcher = _launcher(self._start_method)(environ, by_value, start)
             try:
                 with descriptors:
-                    self.selector = held(self._system.selector())
+                    self.selector = held(self.system.selector())
             except OSError:  # no descriptor left
                 launcher.close()
                 raise
@@ -72,9 +77,9 @@ class Workers:
         assert self.launcher is not None
         with _undisturbed():
             try:
-                handle = Handle(slot, self.launcher, self._system)
+                handle = Handle(slot, self.launcher, self.system)
             except ForkserverLost:
-                handle = Handle(slot, self.launcher, self._system)
+                handle = Handle(slot, self.launcher, self.system)
             self.handles[slot] = handle
             self.selector.register(handle.channel.sock, selectors.EVENT_READ, handle)
             if handle.child.sentinel < 0:
@@ -151,6 +156,19 @@ class Workers:
         self.leaving.clear()
         self.launcher = None  # another use of the pool, in the child, starts workers of the child's own
         self._owner, self.runner = os.getpid(), None
+
+
+def _launcher(start_method: str) -> type[Any]:
+    """Return what opens the launcher of a start method."""
+    if sys.platform == "win32":
+        from poolagg.pools.process.launch.windows import WindowsLauncher
+
+        return WindowsLauncher
+    if start_method == "portable":
+        from poolagg.pools.process.launch.portable import PortableLauncher
+
+        return PortableLauncher
+    return _LAUNCHERS[start_method]
 
 
 @contextlib.contextmanager

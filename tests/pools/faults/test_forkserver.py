@@ -14,9 +14,9 @@ from tasks import short, square
 from workers import template_of, workers_of
 
 from poolagg import ProcessPool, Sum, aggregate, events
+from poolagg.pools.process.launch.child import PosixChild
 from poolagg.pools.process.launch.forkserver import ForkserverLauncher
-from poolagg.pools.process.systems.posix import PosixChild
-from poolagg.pools.process.systems.system import native
+from poolagg.pools.process.systems.choice import native
 from poolagg.pools.process.worker_handle import Handle
 
 

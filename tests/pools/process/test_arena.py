@@ -20,7 +20,9 @@ from hypothesis import strategies as st
 from poolagg.pools.process import arena as arena_module
 from poolagg.pools.process.arena import MOST, Arena, BorrowedSegments, Region
 from poolagg.pools.process.progress_cell import CELL_SIZE, SEGMENTS, ProgressCell
-from poolagg.pools.process.systems.linux import LINUX, Memfd
+from poolagg.pools.process.systems.linux import LINUX
+from poolagg.pools.process.systems.portable import PORTABLE
+from poolagg.pools.process.systems.posix import Posix
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="no anonymous memory here")
 
@@ -30,11 +32,11 @@ MB = 1 << 20
 class Both:
     """A worker's side and a parent's side of one arena."""
 
-    def __init__(self) -> None:
+    def __init__(self, system: Posix = LINUX) -> None:
         self.cell = ProgressCell(mmap.mmap(-1, CELL_SIZE))
-        self.file = LINUX.file("poolagg-arena")
-        self.arena = Arena(Memfd(self.file.fd), self.cell.lent_to_parent, 1)
-        self.borrowed_segments = BorrowedSegments(Memfd(self.file.fd), self.cell.lent_to_parent)
+        self.file = system.file("poolagg-arena")
+        self.arena = Arena(system.memory(self.file.fd), self.cell.lent_to_parent, 1)
+        self.borrowed_segments = BorrowedSegments(system.memory(self.file.fd), self.cell.lent_to_parent)
 
     def send(self, *buffers: bytes) -> tuple[Region, list[memoryview]] | None:
         """Put the buffers into a slot and open it; None if there is none to be had."""
@@ -62,9 +64,9 @@ class Both:
         self.file.close()
 
 
-@pytest.fixture
-def both() -> Iterator[Both]:
-    both = Both()
+@pytest.fixture(params=[LINUX, PORTABLE], ids=["memory", "file"])
+def both(request: pytest.FixtureRequest) -> Iterator[Both]:
+    both = Both(request.param)
     yield both
     both.close()
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from poolagg.pools.process.channel import QUIETLY, without_sigpipe
 from poolagg.pools.process.descriptors import Closable, Descriptor, close_all, descriptors, held, pipe
+from poolagg.pools.process.launch.child import PosixChild
 from poolagg.pools.process.launch.forkserver_main import ALIVE, REPLY, REQUEST
 from poolagg.pools.process.launch.frozen import advice
 from poolagg.pools.process.launch.launchers import interpreter, seeded
-from poolagg.pools.process.systems.posix import PosixChild
 
 __all__ = ["ForkserverLauncher", "ForkserverLost"]
 

@@ -24,7 +24,7 @@ from poolagg.pools.process.channel import QUIETLY, without_sigpipe
 from poolagg.pools.process.launch.bootstrap import run_exits
 from poolagg.pools.process.launch.frozen import STARTED_BY
 from poolagg.pools.process.launch.parent_death import ignore_interrupts
-from poolagg.pools.process.systems.system import native
+from poolagg.pools.process.systems.choice import native
 
 FDS = 8
 

@@ -25,10 +25,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from poolagg.pools.process.descriptors import Closable, descriptors, spare
+from poolagg.pools.process.launch.child import PosixChild
 from poolagg.pools.process.launch.frozen import STARTED_BY, is_frozen
 from poolagg.pools.process.launch.frozen import command as frozen_command
 from poolagg.pools.process.launch.standard_streams import flush_streams
-from poolagg.pools.process.systems.posix import PosixChild
 
 __all__ = [
     "ForkLauncher",

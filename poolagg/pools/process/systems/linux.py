@@ -9,10 +9,10 @@ import mmap
 import os
 from functools import partial
 
-from poolagg.pools.process.descriptors import Closable, Descriptor
+from poolagg.pools.process.descriptors import Closable, Descriptor, Mark
 from poolagg.pools.process.launch.parent_death import die_by_signal
-from poolagg.pools.process.systems.posix import FileMemory, Posix
-from poolagg.pools.process.systems.system import Mark
+from poolagg.pools.process.systems.file_memory import FileMemory
+from poolagg.pools.process.systems.posix import Posix
 
 __all__ = ["LINUX", "Linux", "Memfd"]
 

@@ -14,7 +14,8 @@ import struct
 from typing import Any
 
 from poolagg.pools.process.descriptors import Closable, close_all, held
-from poolagg.pools.process.systems.posix import FileMemory, Posix
+from poolagg.pools.process.systems.file_memory import FileMemory
+from poolagg.pools.process.systems.posix import Posix
 
 __all__ = ["MACOS", "MacOS"]
 

@@ -1,4 +1,4 @@
-"""The primitives that a process pool takes from the operating system: a Protocol, and the choice of its implementation.
+"""The primitives that a process pool takes from the operating system.
 
                   Linux                    macOS                     Windows                  portable, on Linux
     worker        fork, spawn, forkserver  spawn, fork               spawn                    spawn
@@ -16,33 +16,22 @@ from __future__ import annotations
 import mmap
 import selectors
 import socket
-import sys
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from poolagg.pools.process.channel import Pipe
-    from poolagg.pools.process.descriptors import Closable
+    from poolagg.pools.process.descriptors import Closable, Mark
     from poolagg.pools.process.progress_cell import ProgressCell
 
 __all__ = [
-    "MISUSED",
     "Child",
     "Ends",
     "Launcher",
-    "Mark",
     "Memory",
     "System",
     "WorkerEnds",
-    "native",
-    "system_of",
 ]
-
-MISUSED = 74
-"""Exit code (EX_IOERR) of a worker whose ends an item has closed, replaced or used."""
-
-Mark: TypeAlias = tuple[Callable[[], object], object]
-"""A function that returns the mark of the file that a descriptor refers to now, and the mark of the right file."""
 
 
 class Memory(Protocol):
@@ -145,9 +134,6 @@ class System(Protocol):
     def ends(self, ours: list[Closable], theirs: list[Closable]) -> Ends:
         """Open both ends; add to `ours` and `theirs` what the parent closes at the worker's end, and once it runs."""
 
-    def launcher(self, method: str, environ: Mapping[str, str], by_value: bool, start: tuple[Any, Any]) -> Launcher:
-        """Open what starts workers by this method."""
-
     def selector(self) -> selectors.BaseSelector:
         """Open what waits for sockets and sentinels at once."""
 
@@ -167,27 +153,3 @@ class System(Protocol):
 
     def check_of(self, ends: WorkerEnds, pipe: Pipe, cell: ProgressCell) -> Callable[[], None] | None:
         """Return the check that no item has touched this worker's ends; None where no item can."""
-
-
-def native() -> System:
-    """Return the primitives of this system."""
-    if sys.platform == "linux":
-        from poolagg.pools.process.systems.linux import LINUX
-
-        return LINUX
-    if sys.platform == "win32":
-        from poolagg.pools.process.systems.windows import WINDOWS
-
-        return WINDOWS
-    from poolagg.pools.process.systems.macos import MACOS
-
-    return MACOS
-
-
-def system_of(start_method: str) -> System:
-    """Return the primitives that a start method uses."""
-    if start_method != "portable":
-        return native()
-    from poolagg.pools.process.systems.portable import PORTABLE
-
-    return PORTABLE
