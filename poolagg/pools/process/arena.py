@@ -27,7 +27,7 @@ from poolagg.pools.process.progress_cell import SEGMENTS, LentSegments
 if TYPE_CHECKING:
     import ctypes
 
-    from poolagg.pools.process.systems.system import Memory
+    from poolagg.pools.process.systems.ends import Memory
 
 __all__ = ["Arena", "ArenaBuffers", "BorrowedSegments", "Extent", "Region"]
 

@@ -18,7 +18,7 @@ import struct
 import sys
 import types
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from poolagg._input.batches import open_batch
 from poolagg._scheduler.worker_messages import ChunkResult, Failure, RunChunk
@@ -36,7 +36,7 @@ from poolagg.pools.process.malloc import give_back_freed, keep_freed
 from poolagg.pools.process.memory import fresh_memory
 from poolagg.pools.process.progress_cell import NO_CHUNK, ProgressCell, RunCancelled
 from poolagg.pools.process.systems.choice import native
-from poolagg.pools.process.systems.system import System, WorkerEnds
+from poolagg.pools.process.systems.ends import WorkerEnds
 from poolagg.pools.serialization.outbox import Outbox
 from poolagg.pools.serialization.pickling import define, main_namespace
 from poolagg.pools.serialization.shared_value import open_job
@@ -49,6 +49,9 @@ from poolagg.pools.serialization.wire import (
     put_result,
     unpack_items,
 )
+
+if TYPE_CHECKING:  # a worker starts without it
+    from poolagg.pools.process.systems.system import System
 
 __all__ = ["CLAIM", "main"]
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
-from poolagg.pools.process.systems.system import System
+if TYPE_CHECKING:  # a worker starts without it
+    from poolagg.pools.process.systems.system import System
 
 __all__ = ["native", "system_of"]
 

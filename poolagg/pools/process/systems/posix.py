@@ -7,7 +7,6 @@ import os
 import selectors
 import signal
 import socket
-import tempfile
 from collections.abc import Callable
 from functools import partial
 
@@ -15,8 +14,8 @@ from poolagg.pools.process.channel import Pipe
 from poolagg.pools.process.descriptors import Closable, Descriptor, Mark, descriptors, held, pipe
 from poolagg.pools.process.launch.parent_death import die_by_thread
 from poolagg.pools.process.progress_cell import CELL_SIZE, ProgressCell
+from poolagg.pools.process.systems.ends import Ends, Memory, WorkerEnds
 from poolagg.pools.process.systems.file_memory import FileMemory, identity
-from poolagg.pools.process.systems.system import Ends, Memory, WorkerEnds
 from poolagg.pools.process.tampering import Descriptors
 
 __all__ = ["Posix"]
@@ -58,6 +57,8 @@ class Posix:
 
     def file(self, name: str) -> Descriptor:
         """Open a file that has no name, and so leaves none behind; `name` is for people who list descriptors."""
+        import tempfile  # takes long, and Linux has better memory
+
         fd, path = tempfile.mkstemp(prefix=f"{name}-")
         opened = Descriptor(fd)
         os.unlink(path)

@@ -13,44 +13,21 @@ Tests run "portable" on Linux, in the place of a start method: what macOS and Wi
 
 from __future__ import annotations
 
-import mmap
 import selectors
-import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from poolagg.pools.process.channel import Pipe
     from poolagg.pools.process.descriptors import Closable, Mark
     from poolagg.pools.process.progress_cell import ProgressCell
+    from poolagg.pools.process.systems.ends import Ends, WorkerEnds
 
 __all__ = [
     "Child",
-    "Ends",
     "Launcher",
-    "Memory",
     "System",
-    "WorkerEnds",
 ]
-
-
-class Memory(Protocol):
-    """Memory that the parent and a worker share. Both map parts of it; it grows, and has no name that others know."""
-
-    def map(self, offset: int, size: int) -> mmap.mmap:
-        """Map a part that the other side has allocated; raise OSError if there is no room."""
-
-    def allocate(self, offset: int, size: int) -> mmap.mmap:
-        """Allocate the pages of a new part, and map it; raise OSError or ValueError if there is no room."""
-
-    def read(self, into: memoryview, offset: int) -> None:
-        """Copy a part that cannot be mapped; raise OSError if that is impossible, too."""
-
-    def free(self, mapping: mmap.mmap, offset: int) -> None:
-        """Free the pages of a part that neither side needs."""
-
-    def is_intact(self) -> bool:
-        """Return False if an item has closed it, or put another file in its place."""
 
 
 class Child(Protocol):
@@ -90,35 +67,6 @@ class Launcher(Protocol):
 
     def close(self) -> None:
         """Free everything, once all children have ended."""
-
-
-class Ends(NamedTuple):
-    """The parent's ends of what lies between it and one worker."""
-
-    sock: socket.socket
-    cell: mmap.mmap
-    claims: tuple[int, int] | None
-    """Both ends of the pipe of claims; None: a worker has one chunk at a time, and nothing to claim."""
-    to_parent: Memory | None
-    """The worker's arena; None: large buffers go through the pipe."""
-    to_worker: Memory | None
-    """The parent's arena."""
-    handed: Any
-    """What the launcher hands to the worker."""
-
-
-class WorkerEnds(NamedTuple):
-    """The worker's ends."""
-
-    sock: socket.socket
-    cell: mmap.mmap
-    claims: int
-    """The pipe of claims; -1: there is none."""
-    parent: int
-    """Ready once the parent has ended: a descriptor, on Windows a handle."""
-    arena: Memory | None
-    items: Memory | None
-    """The parent's arena."""
 
 
 class System(Protocol):

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from poolagg.pools.process.channel import Pipe
 from poolagg.pools.process.descriptors import Closable, Mark, descriptors, held
 from poolagg.pools.process.progress_cell import CELL_SIZE, ProgressCell
-from poolagg.pools.process.systems.system import Ends, WorkerEnds
+from poolagg.pools.process.systems.ends import Ends, WorkerEnds
 
 __all__ = ["WINDOWS", "Handed", "TaggedMemory", "Windows"]
 
