@@ -8,6 +8,7 @@ import operator
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -17,7 +18,7 @@ from typing import Any
 
 from poolagg import Fold, Reducer
 
-METHODS = ["forkserver", "portable", "fork"]
+METHODS = ["spawn"] if sys.platform == "win32" else ["forkserver", "portable", "fork"]
 """Every way to start workers, the default first. "portable" starts interpreters, as "spawn" does, and does the rest
 with the primitives of other systems; so it stands for both."""
 
