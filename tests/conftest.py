@@ -7,7 +7,6 @@ import signal
 from collections.abc import Iterator
 
 import leaks
-import portable
 import pytest
 import tasks
 from hypothesis import settings
@@ -29,11 +28,6 @@ def pytest_configure(config: pytest.Config) -> None:
     # A job in the background ignores Ctrl-C, and so would the programs that are tested, which inherit it.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Leave out what the portable primitives do not promise."""
-    portable.leave_out(item)
 
 
 @pytest.fixture(params=tasks.METHODS)
