@@ -55,8 +55,7 @@ class Descriptors:
         for fd in (sock.fileno(), *(fd for fd, _ in pipes), *(arena.fd for arena in arenas)):
             os.set_inheritable(fd, False)
         for arena in arenas:
-            arena.put_aside()
-            self._marked.append((partial(os.lseek, arena.fd, 0, os.SEEK_CUR), arena.ASIDE))
+            self._marked.append((partial(os.lseek, arena.fd, 0, os.SEEK_CUR), arena.put_aside()))
         self._poll = select.poll()
         self._poll.register(sock.fileno(), _HANGUP)
 

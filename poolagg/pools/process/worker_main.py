@@ -1,12 +1,12 @@
 """The worker process: one thread, one pipe, one loop.
 
-The parent gives it six descriptors: its pipe, its progress cell, the pipe of claims (below), the parent-death pipe, and
-the memory of two arenas, its own and its parent's. It may be killed at any instruction, since no other process waits
-for a lock of its.
+The parent gives it six ends: its pipe, its progress cell, the pipe of claims (below), the parent-death pipe, and the
+memory of two arenas, its own and its parent's (`systems/ends.py`). It may be killed at any instruction, since no other
+process waits for a lock of its.
 
 The parent can cancel a chunk that waits in the pipe behind a slow one. Each chunk comes with a claim, eight bytes in a
 pipe that both sides may read. The worker reads the claim before it starts the chunk, the parent reads it to cancel the
-chunk; the kernel gives it to one of them.
+chunk; the kernel gives it to one of them. Where a system has no claims, a worker has one chunk at a time.
 """
 
 from __future__ import annotations

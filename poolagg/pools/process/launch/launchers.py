@@ -1,4 +1,4 @@
-"""Three ways to start a worker process, and one way to know that it has ended.
+"""Three ways to start a worker process, where processes inherit descriptors. (Windows: `windows.py`.)
 
     forkserver   a process started once per pool forks the workers: quick, and no lock can be inherited
                  (`forkserver.py`)

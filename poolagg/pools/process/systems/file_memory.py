@@ -12,6 +12,9 @@ __all__ = ["FileMemory", "identity"]
 
 ZEROS = bytes(1 << 20)
 
+IN_MEMORY, ON_DISK = 1 << 60, 1 << 43
+"""File positions far behind all segments; disks have smaller files."""
+
 
 def identity(fd: int) -> tuple[int, int] | None:
     """Return device and inode of the file that a descriptor refers to; None if it is closed."""
@@ -24,9 +27,6 @@ def identity(fd: int) -> tuple[int, int] | None:
 
 class FileMemory:
     """Memory behind a descriptor, which the caller owns."""
-
-    ASIDE = 1 << 43
-    """A file position far behind all segments, which file systems still take."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -67,9 +67,11 @@ class FileMemory:
             with contextlib.suppress(OSError):
                 mapping.madvise(mmap.MADV_REMOVE)
 
-    def put_aside(self) -> None:
-        """Move the file position behind the contents, also for the duplicate in a mapping."""
-        os.lseek(self.fd, self.ASIDE, os.SEEK_SET)
+    def put_aside(self) -> int:
+        """Move the file position far behind the contents, also for the duplicate in a mapping; return the position."""
+        with contextlib.suppress(OSError):
+            return os.lseek(self.fd, IN_MEMORY, os.SEEK_SET)
+        return os.lseek(self.fd, ON_DISK, os.SEEK_SET)
 
     def is_intact(self) -> bool:
         """Tell if the descriptor still refers to the same file."""

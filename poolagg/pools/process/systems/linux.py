@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import mmap
 import os
 from functools import partial
 
@@ -16,23 +15,30 @@ from poolagg.pools.process.systems.posix import Posix
 
 __all__ = ["LINUX", "Linux", "Memfd"]
 
-NO_PIDFD = {errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EINVAL}
-"""Errors from kernels without pidfds, and from the filters of containers."""
+NOT_HERE = {errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EINVAL}
+"""Errors from kernels without pidfds or memfds, and from the filters of containers."""
 
 
 class Memfd(FileMemory):
-    """Memory without a file."""
-
-    ASIDE = 1 << 60
+    """Memory without a file, or a file where that is refused."""
 
     def _allocate_pages(self, offset: int, size: int) -> None:
         os.posix_fallocate(self.fd, offset, size)
 
-    def free(self, mapping: mmap.mmap, offset: int) -> None:
-        """Punch a hole, which frees the pages."""
-        del offset
-        with contextlib.suppress(OSError):
-            mapping.madvise(mmap.MADV_REMOVE)
+
+def _memfd(name: str) -> Descriptor | None:
+    """Make memory that no process may shorten under a mapping, which would be a SIGBUS for a reader."""
+    if not hasattr(os, "memfd_create"):
+        return None
+    try:
+        memory = Descriptor(os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
+    except OSError as error:
+        if error.errno in NOT_HERE:
+            return None
+        raise
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(memory.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    return memory
 
 
 class Linux(Posix):
@@ -41,17 +47,14 @@ class Linux(Posix):
     memory = Memfd
 
     def file(self, name: str) -> Descriptor:
-        """Make memory that its owner may not shorten under a mapping, which would be a SIGBUS for a reader."""
-        if not hasattr(os, "memfd_create"):
-            return super().file(name)
-        memory = Descriptor(os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
-        with contextlib.suppress(OSError):
-            fcntl.fcntl(memory.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
-        return memory
+        """Make memory, or a file where the system has no such memory."""
+        return _memfd(name) or super().file(name)
 
     def arenas(self, ours: list[Closable]) -> list[Descriptor]:
         """Open two arenas, but not on a disk: there the pipe is better."""
-        return super().arenas(ours) if hasattr(os, "memfd_create") else []
+        arenas = [arena for arena in map(_memfd, ["poolagg-arena"] * 2) if arena is not None]
+        ours += arenas
+        return arenas
 
     def watch_death(self, pid: int) -> Descriptor | None:
         """Open a pidfd, where the kernel has them and no filter forbids them."""
@@ -60,7 +63,7 @@ class Linux(Posix):
         try:
             return Descriptor(os.pidfd_open(pid))
         except OSError as error:
-            if error.errno in NO_PIDFD:
+            if error.errno in NOT_HERE:
                 return None
             raise
 
