@@ -23,6 +23,10 @@ METHODS = ["spawn"] if sys.platform == "win32" else ["forkserver", "portable", "
 with the primitives of other systems; so it stands for both."""
 
 
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
+"""The signal that kills at once; on Windows each does, and is the exit code."""
+
+
 def square(x: int) -> int:
     return x * x
 
@@ -94,7 +98,7 @@ def fail(how: str) -> None:
     if how == "exit":
         os._exit(3)
     faulthandler.disable()  # which a forked worker inherits from the test runner
-    os.kill(os.getpid(), getattr(signal, how))
+    os.kill(os.getpid(), getattr(signal, how, KILL))
     time.sleep(100)  # the signal may take a moment
 
 
