@@ -54,7 +54,7 @@ class Linux(Posix):
         """Open two arenas, but not on a disk: there the pipe is better."""
         arenas = [arena for arena in map(_memfd, ["poolagg-arena"] * 2) if arena is not None]
         ours += arenas
-        return arenas
+        return arenas if len(arenas) == 2 else []
 
     def watch_death(self, pid: int) -> Descriptor | None:
         """Open a pidfd, where the kernel has them and no filter forbids them."""
