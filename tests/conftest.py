@@ -25,6 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Orphans count, and a test may make some."""
     config.addinivalue_line("markers", "orphans: the test makes orphans by killing their parent; they may be zombies")
     leaks.adopt_orphans()
+    os.environ["POOLAGG_PORTABLE"] = "1"  # offers the portable primitives as a start method
     # A job in the background ignores Ctrl-C, and so would the programs that are tested, which inherit it.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

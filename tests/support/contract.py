@@ -17,6 +17,7 @@ from typing import Any
 
 import dask_cluster
 import pytest
+from tasks import METHODS
 
 from poolagg import ProcessPool, SerialPool, ThreadPool
 
@@ -75,9 +76,7 @@ def theirs(make: Callable[[], Any]) -> Any:
 
 
 KINDS = [
-    Kind("forkserver", functools.partial(ProcessPool, 2, start_method="forkserver")),
-    Kind("spawn", functools.partial(ProcessPool, 2, start_method="spawn")),
-    Kind("fork", functools.partial(ProcessPool, 2, start_method="fork")),
+    *(Kind(method, functools.partial(ProcessPool, 2, start_method=method)) for method in sorted({*METHODS, "spawn"})),
     Kind("threads", functools.partial(ThreadPool, 2), pickles=False, processes=False),
     Kind("serial", SerialPool, pickles=False, processes=False, slots=1),
     Kind("executor of processes", lambda: theirs(lambda: ProcessPoolExecutor(2)), processes=False, ours=False),

@@ -147,6 +147,10 @@ def forkserver() -> ProcessPool:
     return ProcessPool(2, start_method="forkserver")
 
 
+def portable() -> ProcessPool:
+    return ProcessPool(2, start_method="portable")
+
+
 REDUCERS = {
     "Count": family(third, Count()),
     "Sum": family(third, Sum()),
@@ -269,6 +273,7 @@ PROCESSES = {
                                           reproducible=True),
     "skip": family(failing, Frequencies(), pool=forked, on_error="skip", watch=lambda: [Report()]),
     "forkserver": family(third, Sum(), pool=forkserver),
+    "portable": family(third, Sum(), pool=portable),
 }  # fmt: skip
 """With workers, which die as well."""
 

@@ -8,6 +8,7 @@ import operator
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -17,8 +18,13 @@ from typing import Any
 
 from poolagg import Fold, Reducer
 
-METHODS = ["forkserver", "spawn", "fork"]
-"""Every start method, the default first."""
+METHODS = ["spawn"] if sys.platform == "win32" else ["forkserver", "portable", "fork"]
+"""Every way to start workers, the default first. "portable" starts interpreters, as "spawn" does, and does the rest
+with the primitives of other systems; so it stands for both."""
+
+
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
+"""The signal that kills at once; on Windows each does, and is the exit code."""
 
 
 def square(x: int) -> int:
@@ -94,7 +100,7 @@ def fail(how: str) -> None:
     # Which a forked worker inherits from the test runner; imported here, since an interpreter of a pool of interpreters
     # cannot.
     importlib.import_module("faulthandler").disable()
-    os.kill(os.getpid(), getattr(signal, how))
+    os.kill(os.getpid(), getattr(signal, how, KILL))
     time.sleep(100)  # the signal may take a moment
 
 

@@ -16,14 +16,16 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Collection, Iterator
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from poolagg._runtime.interrupts import even_if_interrupted, interrupts_held_back
 
 __all__ = [
+    "MISUSED",
     "REFUSED",
     "Closable",
     "Descriptor",
+    "Mark",
     "close_all",
     "descriptors",
     "held",
@@ -33,11 +35,17 @@ __all__ = [
     "spare",
 ]
 
+MISUSED = 74
+"""Exit code (EX_IOERR) of a worker whose descriptors an item has closed, replaced or used."""
+
 REFUSED = {errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EINVAL}
 """Errors of a system call from kernels that do not have it, and from the filters of containers."""
 
-OF_WORKER, OF_POOL = 8, 10
+OF_WORKER, OF_POOL = 10, 14
 """Descriptors that each worker takes in the parent, and those that a pool takes while it starts one."""
+
+Mark: TypeAlias = tuple[Callable[[], object], object]
+"""A function that returns the mark of the file that a descriptor refers to now, and the mark of the right file."""
 
 descriptors = threading.RLock()
 """Held for some microseconds, or while a process starts."""

@@ -121,8 +121,8 @@ class ProcessPool(Pool):
         self._recycling = Recycling(max_items_per_worker, self._memory_limit)
         self._environ = WorkerEnviron(self.workers, env)
         self._relay = Relay(checked_output(output))
-        self._workers = Workers(os.getpid(), self._relay)
-        self._handles, self._leaving = self._workers.handles, self._workers.leaving
+        kept = self._workers = Workers(os.getpid(), self.start_method, self._relay)
+        self._handles, self._leaving, self.in_flight = kept.handles, kept.leaving, kept.system.in_flight
         self._events: list[messages.PoolEvent] = []
         self._dirty = False
         """True while pipes are read or written: an exception then leaves them half way."""
@@ -235,7 +235,7 @@ class ProcessPool(Pool):
         self._relay.begin()
         if self._workers.launcher is None:
             start = self._initializer, self._initargs
-            self._workers.open(self.workers, self.start_method, self._environ.of_all(), by_value, start)
+            self._workers.open(self.workers, self._environ.of_all(), by_value, start)
 
     def _launch(self, slot: int) -> None:
         start = b"" if self.start_method == "fork" else pickle_start(self._initializer, self._initargs)
@@ -360,7 +360,7 @@ class ProcessPool(Pool):
             elif fd in handle.output:
                 workers.read_output(handle, fd)
         for fd, (handle, _) in ready.items():
-            if fd == handle.child.pidfd:
+            if fd == handle.child.sentinel:
                 self._ended(handle)
         for handle in workers.found_dead():
             self._ended(handle)

@@ -15,27 +15,22 @@ A check costs about 4 microseconds, and a batch lasts two milliseconds.
 
 from __future__ import annotations
 
-import contextlib
+import fcntl
 import os
 import select
-import signal
 import socket
 import struct
-from collections.abc import Sequence
+import termios
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from poolagg.pools.forked_child import leave
-from poolagg.pools.process.channel import Pipe, mark
+from poolagg.pools.process.channel import Pipe
+from poolagg.pools.process.descriptors import MISUSED, Mark
 from poolagg.pools.process.progress_cell import ProgressCell
+from poolagg.pools.process.systems.file_memory import FileMemory
 
-with contextlib.suppress(ImportError):  # not on every system where threads and the serial pool work
-    import fcntl
-    import termios
-
-__all__ = ["Descriptors", "put_aside"]
-
-ASIDE = 1 << 60
-"""The file position of the descriptors of shared memory."""
+__all__ = ["Descriptors"]
 
 FAR_IN_A_FILE = 1 << 31
 """The same where a file system is in the place of anonymous memory; each lets a file be that long."""
@@ -53,20 +48,17 @@ class Descriptors:
         sock: socket.socket,
         pipe: Pipe,
         cell: ProgressCell,
-        claims: int,
-        death: int,
-        reports: int,
-        arenas: Sequence[int],
+        pipes: Sequence[tuple[int, int]],
+        arenas: Sequence[FileMemory],
+        mark: Callable[[int, int], Mark],
     ) -> None:
         self._pid = os.getpid()
         self._sock, self._pipe, self._cell = sock, pipe, cell
-        self._marked = [pipe.marked, mark(claims, signal.SIGUSR2), mark(death, signal.SIGIO)]
-        self._marked.append(mark(reports, signal.SIGWINCH))
-        for fd in (sock.fileno(), claims, death, reports, *arenas):
+        self._marked = [pipe.marked, *(mark(fd, number) for fd, number in pipes)]
+        for fd in (sock.fileno(), *(fd for fd, _ in pipes), *(arena.fd for arena in arenas)):
             os.set_inheritable(fd, False)
-        for fd in arenas:
-            put_aside(fd)
-            self._marked.append((partial(os.lseek, fd, 0, os.SEEK_CUR), ASIDE))
+        for arena in arenas:
+            self._marked.append((partial(os.lseek, arena.fd, 0, os.SEEK_CUR), arena.put_aside()))
         self._poll = select.poll()
         self._poll.register(sock.fileno(), _HANGUP)
 
@@ -82,7 +74,7 @@ class Descriptors:
         except OSError:
             intact = False
         if not intact:
-            os._exit(os.EX_IOERR)
+            os._exit(MISUSED)
 
     def _are_unused(self) -> bool:
         if self._poll.poll(0):
@@ -91,14 +83,6 @@ class Descriptors:
         sent = self._cell.sent()  # first, since more may arrive after this
         received = self._pipe.received
         return received >= sent or received + _unread(self._sock) >= sent
-
-
-def put_aside(fd: int) -> None:
-    """Move the file position of shared memory behind its contents, also for the duplicate in its mapping."""
-    try:
-        os.lseek(fd, ASIDE, os.SEEK_SET)
-    except OSError:  # not anonymous memory, which the system refuses, but a file on a disk
-        os.lseek(fd, FAR_IN_A_FILE, os.SEEK_SET)
 
 
 def _unread(sock: socket.socket) -> int:

@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import os
 import selectors
+import sys
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,10 +21,12 @@ from poolagg._runtime.interrupts import interrupts_held_back
 from poolagg.pools.process.channel import EXIT
 from poolagg.pools.process.descriptors import close_all, descriptors, held, refuse_too_many
 from poolagg.pools.process.launch.forkserver import ForkserverLauncher, ForkserverLost
-from poolagg.pools.process.launch.launchers import LOOK, ForkLauncher, Launcher, SpawnLauncher
+from poolagg.pools.process.launch.launchers import ForkLauncher, SpawnLauncher
 from poolagg.pools.process.launch.parent_death import born_deaf
 from poolagg.pools.process.launch.standard_streams import standard_descriptors
 from poolagg.pools.process.output.relay import Relay
+from poolagg.pools.process.systems.choice import system_of
+from poolagg.pools.process.systems.system import Launcher
 from poolagg.pools.process.worker_handle import Handle
 
 __all__ = ["Workers"]
@@ -33,15 +36,18 @@ GOODBYE = 1.0
 
 _LAUNCHERS: dict[str, type[Any]] = {"forkserver": ForkserverLauncher, "spawn": SpawnLauncher, "fork": ForkLauncher}
 
+LOOK = 0.05
+"""Seconds between two checks of children without a sentinel; a check costs a system call for each."""
+
 _all_workers: weakref.WeakSet[Workers] = weakref.WeakSet()
 
 
 class Workers:
     """The workers of one pool, their launcher and their selector; `owner` is the pid of the process that owns them."""
 
-    def __init__(self, owner: int, relay: Relay) -> None:
-        self._owner = owner
-        self._relay = relay
+    def __init__(self, owner: int, start_method: str, relay: Relay) -> None:
+        self._owner, self._start_method, self._relay = owner, start_method, relay
+        self.system = system_of(start_method)
         self.handles: dict[int, Handle] = {}
         self.leaving: list[Handle] = []
         self.runner: int | None = None
@@ -49,24 +55,22 @@ class Workers:
         self.launcher: Launcher | None = None
         self.selector: selectors.BaseSelector
         self.next_look = 0.0
-        """When to check again if workers without a pidfd have ended."""
+        """When to check again if workers without a sentinel have ended."""
         self._unwatched = False
-        """True if some workers have no pidfd."""
+        """True if some workers have no sentinel."""
 
     def everyone(self) -> list[Handle]:
         """Return the workers of all slots, and those that are exiting."""
         return [*self.handles.values(), *self.leaving]
 
-    def open(
-        self, workers: int, start_method: str, environ: Mapping[str, str], by_value: bool, start: tuple[Any, Any]
-    ) -> None:
+    def open(self, workers: int, environ: Mapping[str, str], by_value: bool, start: tuple[Any, Any]) -> None:
         """Open a launcher, and a selector for what it launches; refuse more workers than there are descriptors for."""
         refuse_too_many(workers)
         with _undisturbed():
-            launcher: Launcher = _LAUNCHERS[start_method](environ, by_value, start)
+            launcher: Launcher = _launcher(self._start_method)(environ, by_value, start)
             try:
                 with descriptors:
-                    self.selector = held(selectors.DefaultSelector())
+                    self.selector = held(self.system.selector())
             except OSError:  # no descriptor left
                 launcher.close()
                 raise
@@ -78,17 +82,17 @@ class Workers:
         assert self.launcher is not None
         with _undisturbed():
             try:
-                handle = Handle(slot, self.launcher, self._relay)
+                handle = Handle(slot, self.launcher, self.system, self._relay)
             except ForkserverLost:
-                handle = Handle(slot, self.launcher, self._relay)
+                handle = Handle(slot, self.launcher, self.system, self._relay)
             self.handles[slot] = handle
             self.selector.register(handle.channel.sock, selectors.EVENT_READ, handle)
             for fd in handle.output.fds:
                 self.selector.register(fd, selectors.EVENT_READ, handle)
-            if handle.child.pidfd < 0:
+            if handle.child.sentinel < 0:
                 self._unwatched = True
             else:
-                self.selector.register(handle.child.pidfd, selectors.EVENT_READ, handle)
+                self.selector.register(handle.child.sentinel, selectors.EVENT_READ, handle)
         return handle
 
     def dismiss(self, handle: Handle, at_once: bool) -> None:
@@ -121,11 +125,11 @@ class Workers:
         return {key.fileobj: (key.data, events) for key, events in self.selector.select(timeout)}
 
     def found_dead(self) -> list[Handle]:
-        """Return the workers without a pidfd that have ended, if a check is due."""
+        """Return the workers without a sentinel that have ended, if a check is due."""
         if not self._unwatched or monotonic() < self.next_look:
             return []
         self.next_look = monotonic() + LOOK
-        return [handle for handle in self.everyone() if handle.child.pidfd < 0 and handle.child.has_ended()]
+        return [handle for handle in self.everyone() if handle.child.sentinel < 0 and handle.child.has_ended()]
 
     def end(self, handles: Sequence[Handle]) -> None:
         """Kill workers, reap them, and free their channels: each step for all before the next."""
@@ -136,7 +140,7 @@ class Workers:
                 handle.child.reap()
             for handle in handles:
                 handle.output.finish()
-                sources: list[Any] = [handle.channel.sock, handle.child.pidfd, *handle.output.fds]
+                sources: list[Any] = [handle.channel.sock, handle.child.sentinel, *handle.output.fds]
                 for fd in sources:
                     with contextlib.suppress(KeyError, ValueError):
                         self.selector.unregister(fd)
@@ -175,6 +179,19 @@ class Workers:
         self.leaving.clear()
         self.launcher = None  # another use of the pool, in the child, starts workers of the child's own
         self._owner, self.runner = os.getpid(), None
+
+
+def _launcher(start_method: str) -> type[Any]:
+    """Return what opens the launcher of a start method."""
+    if sys.platform == "win32":
+        from poolagg.pools.process.launch.windows import WindowsLauncher
+
+        return WindowsLauncher
+    if start_method == "portable":
+        from poolagg.pools.process.launch.portable import PortableLauncher
+
+        return PortableLauncher
+    return _LAUNCHERS[start_method]
 
 
 @contextlib.contextmanager

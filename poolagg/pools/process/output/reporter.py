@@ -17,18 +17,21 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from poolagg._runtime.exception_text import message_of
 from poolagg._runtime.signals import raised_by_handler
-from poolagg.pools.process.channel import mark
+from poolagg.pools.process.descriptors import Mark
 from poolagg.pools.process.launch.imports import when_imported
 from poolagg.pools.process.output.frames import LOG, WARNING, send_frame
 from poolagg.pools.process.output.settings import Pattern, Settings
 from poolagg.pools.process.output.stack import write_stacks
 
-__all__ = ["Reporter", "refuse_breakpoint", "take_streams"]
+__all__ = ["REPORTS_MARK", "Reporter", "refuse_breakpoint", "take_streams"]
+
+REPORTS_MARK: int = getattr(signal, "SIGWINCH", 0)
+"""The number that marks the pipe of reports."""
 
 
 def take_streams(*fds: int) -> None:
@@ -54,11 +57,12 @@ def _no_debugger(*_: Any, **__: Any) -> NoReturn:
 class Reporter:
     """Reports to the parent what this worker logs and warns; with `output="inherit"` it changes nothing."""
 
-    def __init__(self, fd: int) -> None:
-        os.set_inheritable(fd, False)
+    def __init__(self, fd: int, mark: Callable[[int, int], Mark]) -> None:
         self._fd, self._pid = fd, os.getpid()
-        self._marked = mark(fd, signal.SIGWINCH)
-        write_stacks(fd)
+        if fd >= 0:
+            os.set_inheritable(fd, False)
+            self._marked = mark(fd, REPORTS_MARK)
+            write_stacks(fd)
         self._output = "inherit"
         self._settings = Settings(None, 0, [])
         self._own: list[Any] = []

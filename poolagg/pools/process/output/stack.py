@@ -11,7 +11,7 @@ import signal
 
 __all__ = ["ASK", "CRASH", "write_stacks"]
 
-ASK = signal.SIGRTMIN + 13 if hasattr(signal, "SIGRTMIN") else int(signal.SIGXCPU)
+ASK: int = signal.SIGRTMIN + 13 if hasattr(signal, "SIGRTMIN") else getattr(signal, "SIGXCPU", 0)
 """The signal by which the parent asks for a stack."""
 
 CRASH = "Fatal Python error: "

@@ -35,18 +35,22 @@ LONGEST = 1 << 20
 class WorkerOutput:
     """The reading ends of a worker's pipes. The caller holds the lock of `descriptors`, and closes `ours` and `theirs`.
 
-    `theirs`: the descriptors for the worker: for its reports, its standard output and its standard error.
+    `theirs`: the descriptors for the worker: for its reports, its standard output and its standard error. `has_pipes`:
+    the system can hand them over; else the worker inherits its streams.
     """
 
-    def __init__(self, relay: Relay, ours: list[Closable], theirs: list[Closable]) -> None:
-        self.mode = relay.output
+    def __init__(self, relay: Relay, ours: list[Closable], theirs: list[Closable], has_pipes: bool) -> None:
+        self.mode = relay.output if has_pipes else "inherit"
+        self.theirs: list[int] = []
         self._ours, self._ends = ours, theirs
         self._takes: dict[int, Callable[[bytes], object]] = {}
-        self._poll = select.poll()
         self._relay = relay
         self._told: Settings | None = None
         self._frames = FrameReader()
         self._stdout, self._stderr = _Lines(relay, "stdout"), _Lines(relay, "stderr")
+        if not has_pipes:
+            return
+        self._poll = select.poll()
         reports = self._pipe(self._take_stderr)
         if relay.output == "forward":
             ends = [self._pipe(self._stdout.add), Descriptor(os.dup(reports.fd))]
@@ -97,7 +101,7 @@ class WorkerOutput:
 
     def settle(self) -> None:
         """Read all that the worker wrote until now, and pass on the line that it has not ended."""
-        for fd, _ in self._poll.poll(0):
+        for fd, _ in self._poll.poll(0) if self._takes else ():
             self.read(fd)
         self._stdout.settle(ATOMIC)
         self._stderr.settle(ATOMIC)
