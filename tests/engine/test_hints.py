@@ -67,7 +67,7 @@ def reducers() -> list[tuple[Any, str]]:
     return found
 
 
-@pytest.mark.parametrize(("function", "hint"), reducers(), ids=str)
+@pytest.mark.parametrize(("function", "hint"), reducers(), ids=lambda value: getattr(value, "__qualname__", value))
 def test_a_function_that_stands_for_a_reducer_names_it(function: Any, hint: str) -> None:
     with pytest.raises(TypeError) as caught:
         as_reducer(function)
