@@ -25,12 +25,14 @@ NAME = "poolagg.tests.heard"
 @pytest.fixture(params=["forkserver", "spawn", "fork", "threads"])
 def pool(request: pytest.FixtureRequest) -> Any:
     """Every start method, and threads."""
-    return ThreadPool(2) if request.param == "threads" else ProcessPool(2, start_method=request.param)
+    with ThreadPool(2) if request.param == "threads" else ProcessPool(2, start_method=request.param) as pool:
+        yield pool
 
 
 @pytest.fixture
-def processes(method: str) -> ProcessPool:
-    return ProcessPool(2, start_method=method)
+def processes(method: str) -> Iterator[ProcessPool]:
+    with ProcessPool(2, start_method=method) as pool:
+        yield pool
 
 
 class Listener(logging.Handler):
