@@ -37,7 +37,7 @@ __all__ = ["Descriptors", "put_aside"]
 ASIDE = 1 << 60
 """The file position of the descriptors of shared memory."""
 
-_HANGUP = getattr(select, "POLLRDHUP", select.POLLHUP)
+_HANGUP = getattr(select, "POLLRDHUP", getattr(select, "POLLHUP", 0))
 _NOW = getattr(socket, "MSG_NOSIGNAL", 0) | getattr(socket, "MSG_DONTWAIT", 0)
 _INT = struct.Struct("i")
 
