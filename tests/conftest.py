@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 
 import leaks
 import pytest
 import tasks
+import windows
 from hypothesis import settings
 
 # No example is too slow on a machine that does other things too. What decides whether a change lands is run on the
@@ -27,6 +29,12 @@ def pytest_configure(config: pytest.Config) -> None:
     # A job in the background ignores Ctrl-C, and so would the programs that are tested, which inherit it.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what Windows does not have."""
+    if sys.platform == "win32":
+        windows.leave_out(config, items)
 
 
 @pytest.fixture(params=tasks.METHODS)
