@@ -43,8 +43,8 @@ CAN_REPLACE_OPEN_FILES = False
 HOW_TO_KEEP_FILE, HOW_TO_KEEP_FOLDER = windows_acl.HOW_TO_KEEP_FILE, windows_acl.HOW_TO_KEEP_FOLDER
 other_owner, other_writers = windows_acl.other_owner, windows_acl.other_writers
 
-LOCKED_BYTE = 1 << 62
-"""The byte that a lock locks, beyond the end of each file: locked bytes cannot be read by others."""
+LOCKED_BYTE = 1 << 43
+"""The byte that a lock locks, 8 TiB behind the start (Wine takes little more): others cannot read locked bytes."""
 
 REFUSED = {0, errno.EACCES, errno.EDEADLK}
 """What `msvcrt.locking` reports if the lock is taken; 0 is Wine's."""
