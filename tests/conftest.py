@@ -37,6 +37,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         windows.leave_out(config, items)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """A test that skips itself on Windows fails where the suite decides: its name belongs into the list."""
+    report = yield
+    if sys.platform == "win32" and "POOLAGG_CI" in os.environ:
+        windows.no_skip(report)
+    return report
+
+
 @pytest.fixture(params=tasks.METHODS)
 def method(request: pytest.FixtureRequest) -> str:
     """Every start method."""

@@ -13,9 +13,10 @@ import sys
 import places
 import postgres
 import pytest
+import windows
 from runs_into import made
 
-from poolagg import ProcessPool, Sum, aggregate
+from poolagg import ProcessPool, Sum, ThreadPool, aggregate
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def address(postgresql):
 @pytest.fixture(scope="module")
 def pool():
     """Two workers for the tests that need some, started before anything is counted."""
-    with ProcessPool(2) as made:
+    with (ThreadPool if windows.needs_process_pool() else ProcessPool)(2) as made:
         aggregate(abs, range(100), Sum(), pool=made)
         yield made
 

@@ -5,15 +5,40 @@ A name is a file, a test, or one case of a test. A name that no test has is an e
 
 from __future__ import annotations
 
-import pytest
+import sys
 
-NEEDS_PROCESS_POOL: tuple[str, ...] = ()
-"""Tests of runs in worker processes, which the pool does not have on Windows yet."""
+import pytest
+from paths import SUPPORT
+
+NEEDS_PROCESS_POOL = SUPPORT / "awaits_process_pool.txt"
+"""Tests that run worker processes, one in a line. Delete the file when the process pool runs on Windows."""
 
 LEFT_OUT: dict[str, tuple[str, ...]] = {
-    "it acts as another user, by setuid": ("tests/checkpoint/test_ownership.py",),
+    "it acts as another user, by setuid, or sets the bits of a mode": ("tests/checkpoint/test_ownership.py",),
     "the standard library's ProcessPoolExecutor hangs under Wine": (
         "tests/report/test_report.py::test_slots_of_external_pools_are_not_workers",
+    ),
+    "it needs a terminal of POSIX, Chromium or a notebook": (
+        "tests/report/test_progress.py::test_a_notebook_without_widgets_gets_the_text_bar_and_no_warning",
+        "tests/report/test_progress.py::test_a_terminal_that_does_not_know_its_size_has_80_columns",
+        "tests/report/test_progress.py::test_in_a_terminal_the_bar_is_one_line_and_the_cursor_is_below_it",
+        "tests/report/test_report_in_a_browser.py",
+    ),
+    "before Python 3.13, the clock of waits has steps of 16 ms on Windows": (
+        "tests/checkpoint/test_continued_runs.py::test_nothing_is_committed_after_a_fold_that_broke_midway",
+        "tests/report/test_report.py::test_a_run_that_fails_is_told_too",
+    ),
+    "a file's name is text on Windows, and not any bytes": (
+        "tests/cli/test_command_line.py::test_what_the_output_cannot_encode_is_escaped",
+    ),
+    "it sends a signal to another process": (
+        "tests/cli/test_command_line.py::test_ctrl_c_is_exit_code_130_without_a_traceback",
+    ),
+    "it compiles thousands of programs, which takes Wine minutes; nothing in it is a system's": (
+        "tests/checkpoint/test_fingerprint.py",
+    ),
+    "it interrupts a run at each of thousands of lines, which takes Wine minutes": (
+        "tests/resources/test_interrupts.py",
     ),
 }
 """Tests of what Windows does not have, by the reason."""
@@ -28,18 +53,34 @@ SERVER = "postgres"
 
 def leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect the tests that are listed here."""
-    listed = {name for names in (*LEFT_OUT.values(), NEEDS_PROCESS_POOL) for name in names}
+    awaiting = set(NEEDS_PROCESS_POOL.read_text("utf-8").splitlines()) if needs_process_pool() else set()
+    listed = {name for names in LEFT_OUT.values() for name in names} | awaiting
     met, kept, left = set(), [], []
     for item in items:
         found = listed.intersection(_names(item.nodeid))
         met |= found
         (left if found or SERVER in item.nodeid else kept).append(item)
+    counted = sum(bool(set(_names(item.nodeid)) & (listed - awaiting)) for item in items)
+    if len(items) > 1000 and counted > MOST * len(items):
+        raise pytest.UsageError(f"{counted} of {len(items)} tests are left out on Windows: at most {MOST:.0%} may be")
     files = {item.nodeid.partition("::")[0] for item in items}
     unknown = {name for name in listed - met if name.partition("::")[0] in files}
     if unknown and not config.option.keyword:
         raise pytest.UsageError(f"tests/support/windows.py names tests that do not exist: {sorted(unknown)}")
     config.hook.pytest_deselected(items=left)
     items[:] = kept
+
+
+def needs_process_pool() -> bool:
+    """Tell whether the process pool is still missing here."""
+    return sys.platform == "win32" and NEEDS_PROCESS_POOL.exists()
+
+
+def no_skip(report: pytest.TestReport) -> None:
+    """Fail a test that skipped itself."""
+    if report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"{report.nodeid} skips itself: name it in tests/support/windows.py. {report.longrepr}"
 
 
 def _names(nodeid: str) -> tuple[str, str, str]:
