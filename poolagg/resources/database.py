@@ -332,12 +332,14 @@ class Database:
 
     def _half_written(self, pieces: list[str]) -> NoReturn:
         """Raise for a ledger that is marked open: a function has committed only a part of its batch."""
-        mend = f"UPDATE {TABLE} SET piece = '{checksum(joined(pieces))}' WHERE run = '{self._run}' AND number = 0"
+        run = self._run.replace("'", "''")
+        mend = f"DELETE FROM {TABLE} WHERE run = '{run}'"
+        if pieces[1:]:
+            mend = f"UPDATE {TABLE} SET piece = '{checksum(joined(pieces))}' WHERE run = '{run}' AND number = 0"
         raise ResourceError(
             f"{self!r}: a part of a batch is in the database without its ledger, because {_shown(self._write)} has "
             "committed. Nothing was added, so that no row is there twice. Restore a copy; or delete the rows that came "
-            "after the last whole batch, and then execute "
-            + (f"{mend!r}" if pieces[1:] else repr(f"DELETE FROM {TABLE} WHERE run = '{self._run}'"))
+            f'after the last whole batch, and then execute "{mend}"'
         )
 
     def _suspects(self, session: Session) -> None:
