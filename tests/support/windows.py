@@ -98,6 +98,10 @@ def leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
     unknown = {name for name in listed - met if name.partition("::")[0] in files}
     if unknown and not config.option.keyword:
         raise pytest.UsageError(f"tests/support/windows.py names tests that do not exist: {sorted(unknown)}")
+    waiting = sum(bool(set(_names(item.nodeid)) & awaiting) for item in items)
+    config.get_terminal_writer().line(
+        f"left out on Windows: {counted} by name, {waiting} that need the process pool, of {len(items)}"
+    )
     config.hook.pytest_deselected(items=left)
     items[:] = kept
 
