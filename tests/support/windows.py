@@ -38,6 +38,7 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
     "Wine does not follow the symbolic links that it makes": (
         "tests/checkpoint/test_store.py::test_two_runs_at_once_are_refused",
     ),
+    "it makes a FIFO": ("tests/input/test_sources.py::test_what_cannot_be_cut_is_refused_at_the_call",),
     "it forks": (
         "tests/checkpoint/test_store.py::test_a_lock_ends_with_its_process",
         "tests/resources/test_into_file.py::test_a_lock_file_goes_with_its_lock",
