@@ -19,19 +19,18 @@ from weakref import WeakValueDictionary
 
 from poolagg._checkpoint.checkpoint import LONGEST_HEAD, NOTHING, CheckpointData, check_format
 from poolagg._runtime.files import (
-    Exposed,
     OpenFile,
+    ReplaceableFile,
     check_folder_is_writable,
     create,
     errors_of_the_disk,
-    exposure_of_file,
-    open_own,
     read,
     remove,
     replace,
     within,
 )
 from poolagg._runtime.interrupts import interrupts_held_back
+from poolagg._runtime.ownership import Exposed, exposure_of_file, open_own
 from poolagg.errors import CheckpointError, ResourceError
 from poolagg.resources import Resource
 
@@ -125,7 +124,7 @@ class FileStore(Store):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         self._real = os.path.realpath(self.path)
-        self._file = OpenFile()
+        self._file = ReplaceableFile(self._real)
         super().__init__(f"the checkpoint {self.path!r}", self._real)
 
     def look(self) -> CheckpointData:

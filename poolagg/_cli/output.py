@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import signal
 import sys
 from typing import Any
 
 __all__ = ["CommandError", "complain", "show_warning", "write"]
+
+
+SIGPIPE = 13
+"""The signal that ends other programs in this case; Windows has none, and the exit code is the same there."""
+
+CLOSED_PIPE = {errno.EPIPE, errno.EINVAL} if sys.platform == "win32" else {errno.EPIPE}
 
 
 class CommandError(Exception):
@@ -32,8 +38,10 @@ def write(text: str) -> int:
         # Escape characters that the terminal cannot show: hours of work must not end in an error of the output.
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
+        if error.errno not in CLOSED_PIPE:
+            raise
         # The reader has closed the pipe (`| head`). Python would fail once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return 128 + SIGPIPE
     return 0

@@ -6,7 +6,6 @@ chunk and each wait.
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable, Iterable
 from time import monotonic
@@ -18,6 +17,7 @@ from poolagg._input.kept_items import find_item
 from poolagg._runtime.exception_text import said, short_repr, stack_of
 from poolagg._runtime.interrupts import interrupts_allowed
 from poolagg._runtime.signals import raised_by_handler
+from poolagg._runtime.system import this
 from poolagg._scheduler.messages import ChunkResult, Flushed, Lost, PartialState, nbytes_of
 from poolagg.errors import WorkerLost
 from poolagg.events import ParentMeasured, RunEvent
@@ -53,12 +53,7 @@ class ParentTimes:
 
     def measured(self) -> ParentMeasured:
         """Return the times, and the peaks of memory."""
-        import resource
-
-        unit = 1 if sys.platform == "darwin" else 1024
-        here, children = (
-            resource.getrusage(who).ru_maxrss * unit for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-        )
+        here, children = this.peak_memory()
         times = max(0.0, self.pulling), self._pickling, self._waiting, self._receiving
         return ParentMeasured(*times, here, self.workers_memory, children)
 

@@ -1,36 +1,31 @@
-"""Files: atomic writes, locks that end with their process, and checks of ownership.
+"""Files: atomic writes, and locks that end with their process.
 
-poolagg unpickles only files that no other user can have written: a regular file of this user's own, which no other
-user may write, in a folder in which no other user may make files. The private group that many systems give each user
-does not count as others. SQLite plays back a journal beside its database, so the checks cover those files, too.
+Windows cannot replace a file that is open. There a file that is to be replaced is locked by another file next to it,
+`PATH.lock`, and is closed for the moment of its replacement.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import random
-import stat
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from time import monotonic
 
 from poolagg._runtime.interrupts import interrupts_allowed, interrupts_held_back
+from poolagg._runtime.system import this
 
 __all__ = [
     "FIRST_PAUSE",
-    "Exposed",
     "LockFile",
     "OpenFile",
+    "ReplaceableFile",
     "check_folder_is_writable",
     "create",
     "errors_of_the_disk",
-    "exposure_of_database",
-    "exposure_of_file",
-    "open_own",
     "pause",
     "read",
     "remove",
@@ -39,17 +34,10 @@ __all__ = [
     "write_all",
 ]
 
-BESIDE = ("-journal", "-wal", "-shm")
-"""Suffixes of the files that SQLite reads beside a database, and plays back into it."""
-
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 1.0
 """Seconds between two tries, doubled each time; `pause` waits a random part, so that two runs get out of step."""
 
 # -- errors ------------------------------------------------------------------------------------------------------------
-
-
-class Exposed(Exception):
-    """Another user can have written the file; the message says how."""
 
 
 @contextlib.contextmanager
@@ -95,16 +83,12 @@ class OpenFile:
     def open(self, path: str, flags: int, mode: int = 0o600) -> None:
         """Open the file at a path."""
         with interrupts_held_back():
-            self._descriptor = os.open(path, flags | os.O_CLOEXEC, mode)
+            self._descriptor = this.open_file(path, flags, mode)
 
     def lock(self) -> bool:
         """Lock the file, unless another process or another part of this one has locked it."""
-        try:
-            fcntl.flock(self.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        self._locked = True
-        return True
+        self._locked = this.try_lock(self.fileno())
+        return self._locked
 
     def has_name(self, path: str) -> bool:
         """Tell whether the path names this file."""
@@ -119,8 +103,8 @@ class OpenFile:
             descriptor, self._descriptor = self._descriptor, None
             if descriptor is not None:
                 try:
-                    if self._locked:  # closing alone leaves the lock to a copy that a fork has just made
-                        fcntl.flock(descriptor, fcntl.LOCK_UN)
+                    if self._locked:
+                        this.unlock(descriptor)
                 finally:
                     self._locked = False
                     os.close(descriptor)
@@ -162,7 +146,7 @@ class LockFile:
         with interrupts_held_back():
             try:
                 while True:
-                    self._file.open(self._path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW)
+                    self._file.open(self._path, os.O_CREAT | os.O_RDWR | this.NO_FOLLOW)
                     if not self._file.lock():
                         self._file.close()
                         return False
@@ -177,9 +161,45 @@ class LockFile:
         """Release the lock, and remove the file."""
         with interrupts_held_back():
             if self._file.is_open:
-                with contextlib.suppress(OSError):
+                if not this.CAN_REPLACE_OPEN_FILES:
+                    self._file.close()
+                with contextlib.suppress(OSError):  # on Windows another process may have it open
                     os.unlink(self._path)
                 self._file.close()
+
+
+class ReplaceableFile(OpenFile):
+    """An open file that stays open and locked when `replace` replaces it."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._path = path
+        self._lock_file = None if this.CAN_REPLACE_OPEN_FILES else LockFile(f"{path}.lock")
+
+    def lock(self) -> bool:
+        """Lock the file; on Windows, lock another one next to it."""
+        return super().lock() if self._lock_file is None else self._lock_file.acquire()
+
+    def close(self) -> None:
+        """Release the lock, and close the file."""
+        with interrupts_held_back():
+            super().close()
+            if self._lock_file is not None:
+                self._lock_file.release()
+
+    def become(self, new: OpenFile, made: str) -> None:
+        """Rename the new file `made`, and take its place."""
+        if self._lock_file is None:
+            new.lock()
+            this.rename(made, self._path)
+            self.take(new)
+            return
+        new.close()
+        super().close()
+        try:
+            this.rename(made, self._path)
+        finally:
+            self.open(self._path, os.O_RDWR)
 
 
 def pause(seconds: float) -> float:
@@ -206,7 +226,7 @@ def read(file: OpenFile, most: int | None = None) -> bytes:
     most = os.fstat(file.fileno()).st_size if most is None else most
     parts = list[bytes]()
     done = 0
-    while done < most and (part := os.pread(file.fileno(), most - done, done)):
+    while done < most and (part := this.read_at(file.fileno(), most - done, done)):
         parts.append(part)
         done += len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -220,7 +240,7 @@ def write_all(file: OpenFile, data: bytes | bytearray) -> None:
             written += os.write(file.fileno(), view[written:])
 
 
-def replace(path: str, parts: Iterable[bytes], old: OpenFile | None = None) -> None:
+def replace(path: str, parts: Iterable[bytes], old: ReplaceableFile | None = None) -> None:
     """Replace the file at a path atomically: after `kill -9`, or an error, the old file or the new one is there.
 
     `old`, an open and locked file, becomes the new one, open and locked. Only one process may call this at a time.
@@ -230,11 +250,11 @@ def replace(path: str, parts: Iterable[bytes], old: OpenFile | None = None) -> N
         remove(made)  # left behind by a run that was killed
         with _written(made, parts) as new:
             if old is not None:
-                new.lock()
-            os.replace(made, path)
-            if old is not None:
-                old.take(new)
-        _sync_folder(os.path.dirname(path))
+                old.become(new, made)
+            else:
+                new.close()
+                this.rename(made, path)
+        this.sync_folder(os.path.dirname(path))
 
 
 def create(path: str, parts: Iterable[bytes]) -> None:
@@ -244,7 +264,8 @@ def create(path: str, parts: Iterable[bytes]) -> None:
     """
     made = f"{path}.{os.urandom(4).hex()}.new"
     with interrupts_held_back():
-        with _written(made, parts):
+        with _written(made, parts) as new:
+            new.close()
             try:
                 os.link(made, path)
             except FileExistsError:
@@ -252,7 +273,7 @@ def create(path: str, parts: Iterable[bytes]) -> None:
             except OSError:  # the file system has no links
                 os.rename(made, path)
             remove(made)
-        _sync_folder(os.path.dirname(path))
+        this.sync_folder(os.path.dirname(path))
 
 
 @contextlib.contextmanager
@@ -262,7 +283,7 @@ def _written(path: str, parts: Iterable[bytes]) -> Iterator[OpenFile]:
     Interrupts may strike during the write.
     """
     new = OpenFile()
-    new.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW)
+    new.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | this.NO_FOLLOW)
     try:
         with interrupts_allowed():
             for part in parts:
@@ -270,6 +291,7 @@ def _written(path: str, parts: Iterable[bytes]) -> Iterator[OpenFile]:
             os.fsync(new.fileno())
         yield new
     except BaseException:
+        new.close()
         with contextlib.suppress(OSError):
             os.unlink(path)
         raise
@@ -281,107 +303,3 @@ def remove(path: str) -> None:
     """Remove a file if it exists."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
-
-
-def _sync_folder(path: str) -> None:
-    folder = OpenFile()
-    folder.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder.fileno())
-    finally:
-        folder.close()
-
-
-# -- ownership ---------------------------------------------------------------------------------------------------------
-
-
-def exposure_of_database(path: str) -> str | None:
-    """Say how another user can change what SQLite reads from the real path `path`; None if no other user can."""
-    beside = (_exposure_of_entry(path + end) for end in BESIDE)
-    return exposure_of_file(path) or next((reason for reason in beside if reason is not None), None)
-
-
-def exposure_of_file(path: str) -> str | None:
-    """Say how another user can change or replace the file at the real path `path`; None if no other user can."""
-    return _exposure_of_folder(path) or _exposure_of_entry(path)
-
-
-def exposure(path: str, status: os.stat_result) -> str | None:
-    """Say how another user can have written the file at `path`, whose status is this; None if no other user can."""
-    if not stat.S_ISREG(status.st_mode):
-        return f"{path!r} is not a regular file"
-    if status.st_uid != os.geteuid():
-        return (
-            f"{path!r} belongs to another user (uid {status.st_uid}), and opening it can run code: if you trust its "
-            "contents, make a copy of your own"
-        )
-    if _others_may_write(path, status):
-        return (
-            f"others may write {path!r} ({_shown(status)}), and opening it can run code: if you trust its contents, "
-            "chmod 600"
-        )
-    return None
-
-
-def open_own(file: OpenFile, path: str, flags: int = os.O_RDONLY) -> None:
-    """Open a file; raise `Exposed` if another user can have written it. The check reads the open file, not the path."""
-    with interrupts_held_back():
-        file.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)  # or a FIFO would block
-        if (reason := exposure(path, os.fstat(file.fileno()))) is not None:
-            file.close()
-            raise Exposed(reason)
-
-
-def _exposure_of_entry(path: str) -> str | None:
-    try:
-        return exposure(path, os.lstat(path))
-    except FileNotFoundError:
-        return None
-
-
-def _exposure_of_folder(path: str) -> str | None:
-    folder = os.path.dirname(path)
-    try:
-        status = os.lstat(folder)
-    except FileNotFoundError:  # without the folder no user can make a file in it
-        return None
-    if status.st_uid not in (0, os.geteuid()):
-        where = f"{path!r} lies in {folder!r}, a folder of another user (uid {status.st_uid})"
-    elif _others_may_write(folder, status):
-        where = f"{path!r} lies in {folder!r}, where others may make files ({_shown(status)})"
-    else:
-        return None
-    return (
-        f"{where}: another user can put a file in its place or beside it, and opening that can run code. Take a folder "
-        "of your own (mkdir -m 700), or chmod go-w that one if it is yours"
-    )
-
-
-def _others_may_write(path: str, status: os.stat_result) -> bool:
-    if status.st_mode & stat.S_IWOTH:
-        return True
-    return bool(status.st_mode & stat.S_IWGRP) and not (_is_private_group(status.st_gid) and not _has_acl(path))
-
-
-def _is_private_group(number: int) -> bool:
-    """Tell whether a group has this user's name and no other member."""
-    import grp
-    import pwd
-
-    try:
-        user, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(number)
-    except KeyError:
-        return False
-    return user.pw_gid == number and group.gr_name == user.pw_name and not set(group.gr_mem) - {user.pw_name}
-
-
-def _has_acl(path: str) -> bool:
-    """Tell whether the file has an ACL: then the group's bits are the upper bound for all users that it lists."""
-    try:
-        return bool(os.getxattr(path, "system.posix_acl_access", follow_symlinks=False))
-    except (OSError, AttributeError):  # the file has none, or the system has no ACLs
-        return False
-
-
-def _shown(status: os.stat_result) -> str:
-    return f"mode {stat.S_IMODE(status.st_mode):o}, uid {status.st_uid}, gid {status.st_gid}"

@@ -23,8 +23,9 @@ from typing import Any, NoReturn, TypeVar
 from poolagg._runtime.arguments import checked_count
 from poolagg._runtime.durations import checked_seconds
 from poolagg._runtime.exception_text import said
-from poolagg._runtime.files import FIRST_PAUSE, exposure_of_database, pause, within
+from poolagg._runtime.files import FIRST_PAUSE, pause, within
 from poolagg._runtime.interrupts import interrupts_allowed, interrupts_held_back
+from poolagg._runtime.ownership import exposure_of_database
 from poolagg.errors import ResourceError, short_repr
 from poolagg.reducers import Into
 from poolagg.resources.pieces import are_whole, checksum, cut, joined
@@ -331,12 +332,14 @@ class Database:
 
     def _half_written(self, pieces: list[str]) -> NoReturn:
         """Raise for a ledger that is marked open: a function has committed only a part of its batch."""
-        mend = f"UPDATE {TABLE} SET piece = '{checksum(joined(pieces))}' WHERE run = '{self._run}' AND number = 0"
+        run = self._run.replace("'", "''")
+        mend = f"DELETE FROM {TABLE} WHERE run = '{run}'"
+        if pieces[1:]:
+            mend = f"UPDATE {TABLE} SET piece = '{checksum(joined(pieces))}' WHERE run = '{run}' AND number = 0"
         raise ResourceError(
             f"{self!r}: a part of a batch is in the database without its ledger, because {_shown(self._write)} has "
             "committed. Nothing was added, so that no row is there twice. Restore a copy; or delete the rows that came "
-            "after the last whole batch, and then execute "
-            + (f"{mend!r}" if pieces[1:] else repr(f"DELETE FROM {TABLE} WHERE run = '{self._run}'"))
+            f'after the last whole batch, and then execute "{mend}"'
         )
 
     def _suspects(self, session: Session) -> None:

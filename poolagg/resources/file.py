@@ -16,8 +16,10 @@ import os
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from poolagg._runtime.files import Exposed, OpenFile, errors_of_the_disk, open_own, read, replace, within, write_all
+from poolagg._runtime.files import OpenFile, errors_of_the_disk, read, replace, within, write_all
 from poolagg._runtime.interrupts import interrupts_held_back
+from poolagg._runtime.ownership import Exposed, open_own
+from poolagg._runtime.system import this
 from poolagg.errors import ResourceError, short_repr
 from poolagg.reducers import Into
 
@@ -153,7 +155,7 @@ class File:
         size = self._size()
         side = self._read_side()
         if side is None:  # in the first run, all that the file contains counts
-            if size and os.pread(self._file.fileno(), 1, size - 1) != b"\n":
+            if size and this.read_at(self._file.fileno(), 1, size - 1) != b"\n":
                 raise ResourceError(f"{self!r}: the file does not end with a line end: append one")
             side = Side(size, self._tail(size), None)
             self._write_side(side)
@@ -177,7 +179,7 @@ class File:
     def _tail(self, length: int) -> str:
         """Return the digest of the last bytes before `length`."""
         start = max(0, length - TAIL)
-        return blake2b(os.pread(self._file.fileno(), length - start, start), digest_size=16).hexdigest()
+        return blake2b(this.read_at(self._file.fileno(), length - start, start), digest_size=16).hexdigest()
 
     def _write_lines(self) -> None:
         lines, self._lines = self._lines, bytearray()

@@ -20,6 +20,9 @@ from poolagg.testing.laws import LawBroken, fewest
 
 __all__ = ["check_resource"]
 
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
+"""On Windows, `os.kill` ends a process at once by any signal, as SIGKILL does elsewhere."""
+
 LEDGERS = (b"a ledger", b"", bytes(range(256)), os.urandom(100_000), b"a shorter one")
 """Bytes of any kind and length, because a resource must treat them as opaque."""
 
@@ -207,7 +210,7 @@ def _killed(trial: Trial) -> Pairs:
         _apply(resource, first)
         resource.commit(b"by another process")
         _apply(resource, second)
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), KILL)
 
     with contextlib.suppress(WorkerLost):
         aggregate(die, [0], Into(_nothing), workers=1, retries=0)

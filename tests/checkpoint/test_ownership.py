@@ -22,11 +22,12 @@ import pytest
 from poolagg import CheckpointError, CheckpointMismatch, Count, ResourceError, SerialPool, Sum, aggregate
 from poolagg._checkpoint.checkpoint import NOTHING
 from poolagg._checkpoint.store import FileStore, ResourceStore
-from poolagg._runtime.files import _is_private_group, exposure_of_database, exposure_of_file
+from poolagg._runtime.ownership import exposure_of_database, exposure_of_file
+from poolagg._runtime.system import this
 from poolagg.resources import IntoDatabase, IntoFile
 
 NOBODY = 65534
-ROOT = os.geteuid() == 0
+ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
 as_root = pytest.mark.skipif(not ROOT, reason="to act as another user takes root")
 
@@ -270,7 +271,7 @@ def test_in_a_folder_of_ones_own_nothing_can_be_planted(target: type[Target], fo
     """And the run goes on, in one that a private group may write, too."""
     victim = target(folder, workshop)
     victim.run(items=10)
-    for mode in (0o700, 0o755, *([0o775] if _is_private_group(os.getegid()) else [])):
+    for mode in (0o700, 0o755, *([0o775] if this._is_private_group(os.getegid()) else [])):
         os.chmod(folder, mode)
         assert not planted(victim)
         shutil.rmtree(workshop)
@@ -315,7 +316,7 @@ def test_a_list_of_users_who_may_write_counts(folder: str) -> None:
     """Such a list hides behind the bits of the group."""
     os.chmod(folder, 0o770)
     path = os.path.join(folder, "run.ckpt")
-    if not _is_private_group(os.stat(folder).st_gid):
+    if not this._is_private_group(os.stat(folder).st_gid):
         pytest.skip("root's group has members here")
     assert exposure_of_database(path) is exposure_of_file(path) is None
     entries = [(1, 7, 2**32 - 1), (2, 7, NOBODY), (4, 5, 2**32 - 1), (16, 7, 2**32 - 1), (32, 5, 2**32 - 1)]
@@ -391,7 +392,7 @@ def test_a_ledger_next_to_a_file_is_checked_when_it_is_open(
     assert not os.path.exists(marker)
 
 
-@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("/dev/zero", path), os.mkdir])
+@pytest.mark.parametrize("make", [lambda path: os.mkfifo(path), lambda path: os.symlink("/dev/zero", path), os.mkdir])
 def test_what_is_not_a_file_is_not_waited_for(make: Callable[[str], Any], folder: str) -> None:
     """A named pipe, a link, a folder: an error, at once."""
     make(os.path.join(folder, "lines.ledger"))

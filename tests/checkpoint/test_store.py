@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import random
-import resource
 import sqlite3
 import subprocess
 import sys
@@ -23,6 +22,8 @@ from poolagg._checkpoint.store import FileStore, look
 from poolagg.strategies import Stream
 
 # -- the file ----------------------------------------------------------------------------------------------------------
+
+ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
 
 def test_a_file_is_one_persons(path):
@@ -211,7 +212,7 @@ def test_a_file_that_others_may_write_is_not_opened(path):
         aggregate(abs, range(3), Sum(), pool=SERIAL, checkpoint=path)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
+@pytest.mark.skipif(not ROOT, reason="only root may give a file away")
 def test_a_file_of_another_user_is_not_opened(path):
     """Not even by root."""
     aggregate(abs, range(3), Sum(), pool=SERIAL, checkpoint=path)
@@ -220,7 +221,7 @@ def test_a_file_of_another_user_is_not_opened(path):
         aggregate(abs, range(3), Sum(), pool=SERIAL, checkpoint=path)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="a test as another user takes root")
+@pytest.mark.skipif(not ROOT, reason="a test as another user takes root")
 def test_a_folder_that_is_not_ones_own_to_write(path):
     """A file cannot be made there, nor one that is there be changed: the error names it."""
     with tempfile.TemporaryDirectory() as folder:
@@ -247,6 +248,8 @@ def test_a_full_disk_ends_the_run_and_the_last_commit_stands(path):
     small, large = (functools.partial(aggregate, str, range(n), Collect(), pool=SERIAL) for n in (100, 60_000))
     small(checkpoint=path)
     before = look(path)
+    import resource
+
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))
     try:

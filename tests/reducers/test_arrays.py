@@ -65,7 +65,8 @@ def test_dtypes_that_differ_are_errors_in_any_order():
     for a, b in (("f4", "f8"), ("f8", "f4"), ("i1", "u1"), ("u1", "i1"), ("i8", "f8")):
         with pytest.raises(TypeError, match="convert them to one dtype"):
             reduced(ArraySum(), [np.zeros(2, a), np.zeros(2, b)])
-    assert reduced(ArraySum(), [np.ones(2, "i1"), np.ones(2, "i2")]).dtype == np.int64
+    small = [np.ones(2, "i1"), np.ones(2, "i2")]
+    assert reduced(ArraySum(), small).dtype == sum(small).sum().dtype  # numpy 1 widens to 32 bits on Windows
 
 
 def test_a_partial_that_is_not_an_array_of_numbers_is_refused():

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import os
-import pty
 import re
 import struct
 import subprocess
 import sys
-import termios
 import textwrap
 import threading
 
@@ -325,6 +322,10 @@ def test_what_workers_print_stands_above_the_bar(tmp_path, stream):
 
 def in_terminal(command, columns, rows=24):
     """Return the output of `command` on a terminal of that size."""
+    import fcntl
+    import pty
+    import termios
+
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, close_fds=True) as child:

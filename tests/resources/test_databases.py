@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import resource as limits
 import sqlite3
 
 import places
@@ -249,6 +248,8 @@ def test_a_partial_that_is_no_row_is_refused(table):
 
 def test_a_full_disk_is_told_with_the_name_of_the_database(tmp_path):
     """A limit on file sizes is a disk that is full."""
+    import resource as limits
+
     where = places.place("sqlite", tmp_path)
     where.make()
     into(pair, range(30), where)

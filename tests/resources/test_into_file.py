@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import resource as limits
 import signal
 from pathlib import Path
 
@@ -106,6 +105,8 @@ def test_a_partial_that_is_no_line_is_refused(partial, said, tmp_path):
 
 def test_a_full_disk_is_told_with_the_name_of_the_file(lines):
     """A limit on file sizes is a disk that is full."""
+    import resource as limits
+
     into(pair, range(30), lines)
     soft, hard = limits.getrlimit(limits.RLIMIT_FSIZE)
     limits.setrlimit(limits.RLIMIT_FSIZE, (60_000, hard))

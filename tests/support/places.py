@@ -7,11 +7,11 @@ script that is to be killed can go on with it: `place(*sys.argv[1:4])`.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import pickle
 import sqlite3
+import sys
 from typing import Any
 
 from poolagg import Into
@@ -119,6 +119,25 @@ class Own(Position):
         return Pickled(self.path("found.pickle")).load()[0]
 
 
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(file: Any) -> None:
+        msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
+
+    def _unlock(file: Any) -> None:
+        msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(file: Any) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+    def _unlock(file: Any) -> None:
+        fcntl.flock(file, fcntl.LOCK_UN)  # forked workers may have it open, too
+
+
 class Pickled:
     """All partials and the ledger in one file, which is written anew and then renamed."""
 
@@ -135,7 +154,7 @@ class Pickled:
 
     def begin(self) -> bytes | None:
         self.lock = open(f"{self.path}.lock", "w")
-        fcntl.flock(self.lock, fcntl.LOCK_EX)
+        _lock(self.lock)
         self.partials, ledger = self.load()
         return ledger
 
@@ -148,5 +167,5 @@ class Pickled:
         os.replace(f"{self.path}.new", self.path)
 
     def rollback(self) -> None:
-        fcntl.flock(self.lock, fcntl.LOCK_UN)  # forked workers may have it open, too
+        _unlock(self.lock)
         self.lock.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import types
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -15,7 +16,8 @@ __all__ = ["counted_as", "is_imported", "is_own", "is_reached", "is_reached_anyw
 
 PACKAGE = __name__.partition(".")[0]
 
-_STDLIB = os.path.dirname(os.__file__) + os.sep
+# The embeddable Python has its library in a zip, and `os`, which is frozen, names a folder all the same.
+_STDLIB = tuple({os.path.dirname(str(module.__file__)) + os.sep for module in (os, types)})
 
 
 def is_own(module: Any) -> bool:

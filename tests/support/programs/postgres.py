@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
-import pwd
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -47,6 +47,8 @@ def server() -> Iterator[str]:
 
 def _programs() -> str:
     """The folder that the server's programs are in; Debian does not put it on PATH."""
+    if sys.platform == "win32":
+        raise Missing("tests use PostgreSQL on other systems alone")
     found = shutil.which("postgres")
     if found is not None:
         return os.path.dirname(found)
@@ -59,6 +61,8 @@ def _programs() -> str:
 def _another_user(folder: str) -> dict[str, object]:
     if os.geteuid() != 0:
         return {}
+    import pwd
+
     nobody = pwd.getpwnam("nobody")
     os.chown(folder, nobody.pw_uid, nobody.pw_gid)
     return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}

@@ -1,0 +1,125 @@
+"""Tests that are left out on Windows, by name, with the reason; a conftest reads this.
+
+A name is a file, a test, or one case of a test. A name that no test has is an error.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from paths import SUPPORT
+
+NEEDS_PROCESS_POOL = SUPPORT / "awaits_process_pool.txt"
+"""Tests that run worker processes, one in a line. Delete the file when the process pool runs on Windows."""
+
+LEFT_OUT: dict[str, tuple[str, ...]] = {
+    "it acts as another user, by setuid, or sets the bits of a mode": ("tests/checkpoint/test_ownership.py",),
+    "the standard library's ProcessPoolExecutor hangs under Wine": (
+        "tests/report/test_report.py::test_slots_of_external_pools_are_not_workers",
+    ),
+    "it needs a terminal of POSIX, Chromium or a notebook": (
+        "tests/report/test_progress.py::test_a_notebook_without_widgets_gets_the_text_bar_and_no_warning",
+        "tests/report/test_progress.py::test_a_terminal_that_does_not_know_its_size_has_80_columns",
+        "tests/report/test_progress.py::test_in_a_terminal_the_bar_is_one_line_and_the_cursor_is_below_it",
+        "tests/report/test_report_in_a_browser.py",
+    ),
+    "before Python 3.13, the clock of waits has steps of 16 ms on Windows": (
+        "tests/checkpoint/test_continued_runs.py::test_nothing_is_committed_after_a_fold_that_broke_midway",
+        "tests/resources/test_transactions.py::test_what_would_not_be_one_line_is_refused_and_named",
+        "tests/report/test_report.py::test_a_run_that_fails_is_told_too",
+    ),
+    "a file's name is text on Windows, and not any bytes": (
+        "tests/cli/test_command_line.py::test_what_the_output_cannot_encode_is_escaped",
+    ),
+    "Windows lets no file go that is open": (
+        "tests/checkpoint/test_store.py::test_a_file_that_is_replaced_during_a_run_stays",
+    ),
+    "Wine does not follow the symbolic links that it makes": (
+        "tests/checkpoint/test_store.py::test_two_runs_at_once_are_refused",
+    ),
+    "it makes a FIFO": ("tests/input/test_sources.py::test_what_cannot_be_cut_is_refused_at_the_call",),
+    "it forks": (
+        "tests/checkpoint/test_store.py::test_a_lock_ends_with_its_process",
+        "tests/resources/test_into_file.py::test_a_lock_file_goes_with_its_lock",
+        "tests/resources/test_into_file.py::test_what_is_in_a_file_before_the_first_run_stays",
+        "tests/resources/test_killed_resources.py::test_a_process_that_dies_before_any_call_loses_and_doubles_nothing",
+        "tests/resources/test_refused_resources.py::test_workers_that_are_forked_neither_keep_the_lock_nor_end_the_session",
+        "tests/resources/test_transactions.py::test_kill_9_around_the_end_of_a_transaction_loses_and_doubles_nothing",
+    ),
+    "a limit on the size of files, the bits of a mode and a kill in C code are POSIX's": (
+        "tests/checkpoint/test_killed_runs.py::test_kill_9_in_the_middle_of_a_commit",
+        "tests/checkpoint/test_store.py::test_a_file_is_one_persons",
+        "tests/checkpoint/test_store.py::test_a_file_of_another_user_is_not_opened",
+        "tests/checkpoint/test_store.py::test_a_file_that_others_may_write_is_not_opened",
+        "tests/checkpoint/test_store.py::test_a_folder_that_is_not_ones_own_to_write",
+        "tests/checkpoint/test_store.py::test_a_full_disk_ends_the_run_and_the_last_commit_stands",
+        "tests/resources/test_databases.py::test_a_full_disk_is_told_with_the_name_of_the_database",
+        "tests/resources/test_into_file.py::test_a_full_disk_is_told_with_the_name_of_the_file",
+        "tests/resources/test_into_file.py::test_a_ledger_beside_a_file_is_one_persons",
+        "tests/resources/test_refused_resources.py::test_a_pickle_is_not_kept_where_others_may_write_it",
+    ),
+    "it counts or limits the calls by which POSIX reads and replaces a file": (
+        "tests/checkpoint/test_store.py::test_what_is_committed_is_there",
+        "tests/resources/test_killed_resources.py::test_a_file_system_that_fails_at_any_call_loses_and_doubles_nothing",
+    ),
+    "it sends a signal to another process": (
+        "tests/cli/test_command_line.py::test_ctrl_c_is_exit_code_130_without_a_traceback",
+    ),
+    "it compiles thousands of programs, which takes Wine minutes; nothing in it is a system's": (
+        "tests/checkpoint/test_fingerprint.py",
+    ),
+    "it interrupts a run at each of thousands of lines, which takes Wine minutes": (
+        "tests/resources/test_interrupts.py",
+    ),
+}
+"""Tests of what Windows does not have, by the reason."""
+
+MOST = 0.1
+"""The share of tests that may be left out, beside those that need the process pool."""
+
+
+SERVER = "postgres"
+"""Cases with this word are about PostgreSQL's server, which other systems try; they are not counted."""
+
+
+def leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the tests that are listed here."""
+    awaiting = set(NEEDS_PROCESS_POOL.read_text("utf-8").splitlines()) if needs_process_pool() else set()
+    listed = {name for names in LEFT_OUT.values() for name in names} | awaiting
+    met, kept, left = set(), [], []
+    for item in items:
+        found = listed.intersection(_names(item.nodeid))
+        met |= found
+        (left if found or SERVER in item.nodeid else kept).append(item)
+    counted = sum(bool(set(_names(item.nodeid)) & (listed - awaiting)) for item in items)
+    if len(items) > 1000 and counted > MOST * len(items):
+        raise pytest.UsageError(f"{counted} of {len(items)} tests are left out on Windows: at most {MOST:.0%} may be")
+    files = {item.nodeid.partition("::")[0] for item in items}
+    unknown = {name for name in listed - met if name.partition("::")[0] in files}
+    if unknown and not config.option.keyword:
+        raise pytest.UsageError(f"tests/support/windows.py names tests that do not exist: {sorted(unknown)}")
+    waiting = sum(bool(set(_names(item.nodeid)) & awaiting) for item in items)
+    config.get_terminal_writer().line(
+        f"left out on Windows: {counted} by name, {waiting} that need the process pool, of {len(items)}"
+    )
+    config.hook.pytest_deselected(items=left)
+    items[:] = kept
+
+
+def needs_process_pool() -> bool:
+    """Tell whether the process pool is still missing here."""
+    return sys.platform == "win32" and NEEDS_PROCESS_POOL.exists()
+
+
+def no_skip(report: pytest.TestReport) -> None:
+    """Fail a test that skipped itself, but for want of the server."""
+    if report.skipped and not hasattr(report, "wasxfail") and "PostgreSQL" not in str(report.longrepr):
+        report.outcome = "failed"
+        report.longrepr = f"{report.nodeid} skips itself: name it in tests/support/windows.py. {report.longrepr}"
+
+
+def _names(nodeid: str) -> tuple[str, str, str]:
+    """The file, the test and the case."""
+    file, _, test = nodeid.partition("::")
+    return file, f"{file}::{test.partition('[')[0]}", nodeid
