@@ -30,7 +30,7 @@ from poolagg._runtime.files import (
     within,
 )
 from poolagg._runtime.interrupts import interrupts_held_back
-from poolagg._runtime.ownership import Exposed, exposure_of_file, open_own
+from poolagg._runtime.system.ownership import Exposed, exposure_of_file, open_own
 from poolagg.errors import CheckpointError, ResourceError
 from poolagg.resources import Resource
 

@@ -25,7 +25,7 @@ from poolagg._runtime.durations import checked_seconds
 from poolagg._runtime.exception_text import said
 from poolagg._runtime.files import FIRST_PAUSE, pause, within
 from poolagg._runtime.interrupts import interrupts_allowed, interrupts_held_back
-from poolagg._runtime.ownership import exposure_of_database
+from poolagg._runtime.system.ownership import exposure_of_database
 from poolagg.errors import ResourceError, short_repr
 from poolagg.reducers import Into
 from poolagg.resources.pieces import are_whole, checksum, cut, joined

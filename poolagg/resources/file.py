@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 from poolagg._runtime.files import OpenFile, errors_of_the_disk, read, replace, within, write_all
 from poolagg._runtime.interrupts import interrupts_held_back
-from poolagg._runtime.ownership import Exposed, open_own
 from poolagg._runtime.system import this
+from poolagg._runtime.system.ownership import Exposed, open_own
 from poolagg.errors import ResourceError, short_repr
 from poolagg.reducers import Into
 

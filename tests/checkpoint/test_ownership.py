@@ -22,8 +22,8 @@ import pytest
 from poolagg import CheckpointError, CheckpointMismatch, Count, ResourceError, SerialPool, Sum, aggregate
 from poolagg._checkpoint.checkpoint import NOTHING
 from poolagg._checkpoint.store import FileStore, ResourceStore
-from poolagg._runtime.ownership import exposure_of_database, exposure_of_file
 from poolagg._runtime.system import this
+from poolagg._runtime.system.ownership import exposure_of_database, exposure_of_file
 from poolagg.resources import IntoDatabase, IntoFile
 
 NOBODY = 65534

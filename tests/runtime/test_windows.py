@@ -13,8 +13,8 @@ import pytest
 
 from poolagg import Checkpoint, CheckpointError, Collect, SerialPool, aggregate
 from poolagg._runtime.files import LockFile, OpenFile, ReplaceableFile, replace
-from poolagg._runtime.ownership import exposure_of_file
 from poolagg._runtime.system import this
+from poolagg._runtime.system.ownership import exposure_of_file
 
 EVERYONE_WRITES = "D:P(A;;FA;;;SY)(A;;FA;;;OW)(A;;0x12019f;;;WD)"
 ONLY_OWNER = "D:P(A;;FA;;;SY)(A;;FA;;;OW)"
