@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import tasks
 from contract import Kind, kinds
-from tasks import short, square
+from tasks import METHODS, short, square
 
 from poolagg import (
     Collect,
@@ -141,7 +141,7 @@ def test_process_pools_within_pools(pool: Any) -> None:
 
 def test_an_error_of_a_pool_within_a_pool_is_the_items_own(pool: Any) -> None:
     def inner(x: int) -> Any:
-        with ProcessPool(1, start_method="fork") as pool:
+        with ProcessPool(1, start_method=METHODS[-1]) as pool:
             return aggregate(lambda y: os._exit(3), [x], Sum(), pool=pool, retries=0)
 
     with pytest.raises(TaskError) as caught:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import ctypes
 import os
-import pickle
 import subprocess
 import sys
 import threading
@@ -58,7 +58,7 @@ class WindowsLauncher:
             shared = handed.there.share(process.pid)  # type: ignore[attr-defined]
             assert process.stdin is not None
             with contextlib.suppress(OSError), process.stdin:  # it has died
-                process.stdin.write(pickle.dumps((shared, handed.names, os.getpid())))
+                process.stdin.write(repr((shared, handed.names, os.getpid())).encode())
         except BaseException:
             process.kill()
             process.wait()
@@ -162,4 +162,4 @@ def main() -> None:
     os.dup2(null, 0)
     os.close(null)
     if handed:  # else the parent has died
-        worker_main.main(*pickle.loads(handed), system=WINDOWS)
+        worker_main.main(*ast.literal_eval(handed.decode()), system=WINDOWS)
