@@ -158,6 +158,10 @@ def _open_files() -> set[str]:
 # -- what works there --------------------------------------------------------------------------------------------------
 
 
+OF_POSIX = "tampering", "posix", "portable", "child", "launchers", "forkserver", "forkserver_main", "parent_death"
+"""Modules of processes that a system without descriptors of pipes, signals or forks never imports."""
+
+
 def imports() -> None:
     """Every module, but those that are named for another system, and the adapters of clusters."""
     import poolagg
@@ -165,7 +169,7 @@ def imports() -> None:
     root = Path(poolagg.__file__).parent
     names = [".".join(path.relative_to(root.parent).with_suffix("").parts) for path in sorted(root.rglob("*.py"))]
     own = ("posix", "linux", "macos", "windows", "windows_acl")
-    names = [name for name in names if name.rpartition(".")[2] not in (*own, "__main__", "dask", "ray", "portable")]
+    names = [name for name in names if name.rpartition(".")[2] not in (*own, "__main__", "dask", "ray", *OF_POSIX)]
     assert len(names) > 100
     for name in names:
         importlib.import_module(name)
