@@ -22,6 +22,7 @@ from poolagg._engine.input_feed import InputFeed
 from poolagg._engine.observers import Observers, ParentTimes
 from poolagg._engine.options import RunOptions
 from poolagg._engine.snapshot import Snapshot
+from poolagg._engine.units import Units
 from poolagg._input.source import Source
 from poolagg._runtime.durations import bounded
 from poolagg._runtime.exception_text import add_note, message_of
@@ -67,7 +68,8 @@ class Run:
         slots = self._pool.workers if self._total is None else max(1, min(self._pool.workers, self._total))
         self._options = settings.scheduler_options(self._pool, slots, self._total)
         self._parent_times = parent_times
-        self._observers = Observers(settings.watchers(), parent_times, self._retry_buffer, self._total)
+        units = Units(self._pool.advanced, slots)
+        self._observers = Observers(settings.watchers(), parent_times, self._retry_buffer, self._total, units)
         self._failures = Failures(settings, self._retry_buffer, self._observers)
         self._began = monotonic()
         self._next_snapshot = 0.0

@@ -38,6 +38,7 @@ from poolagg import (
     Top,
     Unique,
     Variance,
+    advance,
     aggregate,
     per_worker,
     share,
@@ -221,6 +222,7 @@ def what_goes_around_func() -> None:
     assert_type(per_worker(dict, [(1, "a")])(), dict[int, str])
     assert_type(per_worker(power, 2, 3)(), int)
     assert_type(worker_index(), int)
+    advance(3)
     assert_type(share(WORDS).value, list[str])
 
 
