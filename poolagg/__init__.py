@@ -25,6 +25,7 @@ What runs, and over what
     with_item       return the item with the result: with_item(f)(x) == (x, f(x))
     per_worker      a value that each worker makes once, such as a model or a connection
     rng             a random generator for the item that is running
+    advance         move the progress bar from inside an item
     worker_index    the number of the worker that is running
     share           a value that is sent to each worker once, or mapped from shared memory
     blocks          cut files into blocks of whole lines, which the workers read
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
     from poolagg._input.functions import star as star
     from poolagg._input.functions import with_item as with_item
     from poolagg._input.prefetch import prefetch as prefetch
+    from poolagg._input.worker_state import advance as advance
     from poolagg._input.worker_state import per_worker as per_worker
     from poolagg._input.worker_state import rng as rng
     from poolagg._input.worker_state import worker_index as worker_index
@@ -151,7 +153,7 @@ else:  # Load each name at its first use: a worker process needs few of the modu
             "_input.blocks": "Block blocks",
             "_input.functions": "star with_item",
             "_input.prefetch": "prefetch",
-            "_input.worker_state": "per_worker rng worker_index",
+            "_input.worker_state": "advance per_worker rng worker_index",
             "_report.progress": "Progress",
             "_report.report": "Report",
         },

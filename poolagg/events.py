@@ -125,11 +125,15 @@ class FinalMergeStarted:
 
 @dataclass(frozen=True, slots=True)
 class Progressed:
-    """The progress, at most ten times a second: items `done`, in running chunks too, and, beside these, `failed`."""
+    """The progress, at most ten times a second: items `done`, in running chunks too, and, beside these, `failed`.
+
+    `units`: how far items have called `advance()`, in running items too; None if none has.
+    """
 
     done: int
     failed: int
     total: int | None
+    units: int | None = None
 
 
 @opened_when_asked("item")

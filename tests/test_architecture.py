@@ -66,7 +66,7 @@ EXPORTED = {
     *("ArrayMean", "ArrayStd", "Concat"),
     *("Quantiles", "Distinct", "HeavyHitters"),
     *("Fold", "Reduce", "Into", "Tee"),
-    *("star", "with_item", "per_worker", "share", "rng", "worker_index"),
+    *("star", "with_item", "per_worker", "share", "rng", "worker_index", "advance"),
     *("ProcessPool", "ThreadPool", "SerialPool"),
     *("Progress", "Report", "blocks", "prefetch", "Checkpoint"),
     *("PoolAggError", "TaskError", "WorkerLost", "ReducerError", "CheckpointError", "CheckpointMismatch", "PoolBusy"),
@@ -74,7 +74,7 @@ EXPORTED = {
     *("errors", "events", "pools", "resources", "strategies", "testing"),
 }
 
-NO_EXAMPLE = {"Snapshot", "rng", "worker_index"}
+NO_EXAMPLE = {"Snapshot", "rng", "worker_index", "advance"}
 """Beside errors and modules: what only a run makes, and what only works inside one."""
 
 

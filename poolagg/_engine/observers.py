@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Any
 
 from poolagg import events
+from poolagg._engine.units import Units
 from poolagg._input.batches import RetryBuffer
 from poolagg._input.kept_items import find_item
 from poolagg._runtime.exception_text import said, short_repr, stack_of
@@ -67,11 +68,13 @@ class Observers:
         parent_times: ParentTimes,
         retry_buffer: RetryBuffer,
         total: int | None,
+        units: Units,
     ) -> None:
         self._watchers = list(watchers)
         self._parent_times = parent_times
         self._retry_buffer = retry_buffer
         self._total = total
+        self._units = units
         self.next_redraw = 0.0
 
     def __bool__(self) -> bool:
@@ -101,7 +104,7 @@ class Observers:
     def progressed(self, done: int, failed: int) -> None:
         """Tell the progress of the run."""
         self.next_redraw = monotonic() + REDRAW
-        self.tell(events.Progressed(done, failed, self._total))
+        self.tell(events.Progressed(done, failed, self._total, self._units.total()))
 
     def ended(self, done: int, failed: int, elapsed: float, error: BaseException | None, stopped: bool) -> None:
         """Tell the last events; `stopped`: the result was known before all items had run.
@@ -110,7 +113,7 @@ class Observers:
         """
         with interrupts_allowed():
             if error is None:
-                self.tell_if(events.Progressed, done, failed, self._total)
+                self.tell_if(events.Progressed, done, failed, self._total, self._units.total(ended=True))
             self.tell_if(self._parent_times.measured)
             self.tell_if(events.RunEnded, done, failed, elapsed, error, stopped and error is None)
 
@@ -121,6 +124,7 @@ class Observers:
             event.pack_seconds, event.open_seconds, nbytes_of(event.states or ()), event.began,
             event.slowest, self._slow_item(*event.slowest),
         )  # fmt: skip
+        self._units.ran(start, event)
         self.tell(done)
 
     def _slow_item(self, start: int, stop: int, seconds: float) -> Any:
@@ -135,6 +139,7 @@ class Observers:
 
     def state_merged(self, state: PartialState, began: float, seconds: float) -> None:
         """Tell that the parent merged a state."""
+        self._units.covered(state.covers)
         self.tell_if(events.StateMerged, state.items, state.nbytes, seconds, began + seconds)
 
     def worker_retired(self, slot: int, reason: str) -> None:
@@ -143,6 +148,7 @@ class Observers:
 
     def worker_died(self, lost: Lost) -> None:
         """Tell that a worker died, and the index of its item if there is a single suspect."""
+        self._units.lost(lost.slot)
         error = lost.error
         exitcode, signal = (error.exitcode, error.signal) if isinstance(error, WorkerLost) else (None, None)
         suspect = lost.suspect[0] if lost.suspect is not None and lost.suspect[1] - lost.suspect[0] == 1 else None

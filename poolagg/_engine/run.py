@@ -21,6 +21,7 @@ from poolagg._engine.failures import Failures
 from poolagg._engine.input_feed import InputFeed
 from poolagg._engine.observers import Observers, ParentTimes
 from poolagg._engine.options import RunOptions
+from poolagg._engine.units import Units
 from poolagg._input.source import Source
 from poolagg._runtime.durations import bounded
 from poolagg._runtime.interrupts import even_if_interrupted, interrupts_held_back
@@ -73,7 +74,8 @@ class Run:
         self._total = settings.total if settings.total is not None else self._source.total
         slots = self._pool.workers if self._total is None else max(1, min(self._pool.workers, self._total))
         self._options = settings.scheduler_options(self._pool, slots, self._total)
-        self._observers = Observers(settings.watchers(), self._parent_times, self._retry_buffer, self._total)
+        units = Units(self._pool.advanced, slots)
+        self._observers = Observers(settings.watchers(), self._parent_times, self._retry_buffer, self._total, units)
         self._failures = Failures(settings, self._retry_buffer, self._observers)
         self._began = monotonic()
         self._next_snapshot = 0.0

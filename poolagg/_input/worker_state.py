@@ -6,7 +6,7 @@ import contextlib
 import operator
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, TypeVarTuple
 
 from poolagg._input.functions import name_of
@@ -14,7 +14,7 @@ from poolagg._input.functions import name_of
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["here", "per_worker", "rng", "worker_index"]
+__all__ = ["advance", "here", "per_worker", "rng", "worker_index"]
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
@@ -69,9 +69,14 @@ class _Here(threading.local):
     worker: int | None = None
     workers: int = 1
     made: dict[str, Any] = _made
+    units: int
+    """What the items of the chunk have advanced, without those that failed."""
+    of_items: dict[int, int]
+    """The part of the batch, by item."""
 
     def __init__(self) -> None:
         self.generators = {}
+        self.begin_chunk(_tell_nobody)
 
     def become_worker(self, index: int, workers: int) -> None:
         """Make the calling thread one of so many workers."""
@@ -80,7 +85,7 @@ class _Here(threading.local):
     def make_process_worker(self, index: int, workers: int) -> None:
         """Make all threads of this process one of so many workers."""
         vars(self).clear()  # the thread that forked may have been a worker
-        self.generators = {}
+        self.__init__()  # type: ignore[misc]
         _Here.worker, _Here.workers = index, workers
 
     @contextlib.contextmanager
@@ -93,6 +98,22 @@ class _Here(threading.local):
         finally:
             self.worker, self.workers = outer
 
+    def begin_chunk(self, tell: Callable[[int], None]) -> None:
+        """Count the units of a chunk from zero; `tell` passes on the sum whenever it changes."""
+        self.units, self.of_items, self._tell = 0, {}, tell
+        tell(0)
+
+    def advance(self, index: int, units: int) -> None:
+        """Count units of an item."""
+        self.of_items[index] = self.of_items.get(index, 0) + units
+        self.units += units
+        self._tell(self.units)
+
+    def forget_units(self, items: Sequence[int]) -> None:
+        """Take back what these items of the batch have advanced, since their attempt does not count."""
+        for index in self.of_items.keys() & set(items):
+            self.advance(index, -self.of_items[index])
+
     def enter(self, source: Iterator[Any] | None, stop: int) -> None:
         """Note that the thread begins to run the items of `source`, the last of which has index `stop - 1`."""
         self.source, self.stop = source, stop
@@ -101,11 +122,13 @@ class _Here(threading.local):
     def within(self) -> Iterator[None]:
         """Save and restore the place around a nested run, which runs on this thread within an item of another run."""
         outer = self.source, self.stop, self.generators
+        units = self.units, self.of_items, self._tell
         self.generators = {}
         try:
             yield
         finally:
             self.source, self.stop, self.generators = outer
+            self.units, self.of_items, self._tell = units
 
     @property
     def index(self) -> int:
@@ -120,7 +143,24 @@ class _Here(threading.local):
         return None if self.source is None else self.index
 
 
+def _tell_nobody(units: int) -> None:
+    pass
+
+
 here = _Here()
+
+
+def advance(n: int = 1) -> None:
+    """Move the progress bar by `n` units of the item that is running: documents of a file, steps of a simulation.
+
+    From the first call on the bar of the run counts units and not items; `Progress(unit="docs", total=5000)` names them
+    and says how many there are. It moves while the item runs. What an attempt has advanced does not count if it fails
+    or its worker dies. Raises RuntimeError outside of `func`.
+    """
+    index = here.running
+    if index is None:
+        raise RuntimeError("advance() needs an item that is running: call it inside func, during a run")
+    here.advance(index, operator.index(n))
 
 
 def worker_index() -> int:

@@ -30,6 +30,8 @@ class Progress:
     terminal or a notebook it redraws at most ten times a second. In a pipe or a file it writes a line at the start, one
     a minute (or every `mininterval` seconds), and one at the end. It can watch several runs, one after another.
 
+    If `func` calls `advance()`, the bar counts its units; `Progress(unit="docs", total=5000)` says what and how many.
+
     >>> from poolagg.events import Progressed, RunEnded, RunStarted
     >>> progress = Progress(file=sys.stdout, bar_format="{n_fmt} of {total_fmt}{postfix}")
     >>> progress(RunStarted(total=3, workers=2, pool="ProcessPool", strategy="Combine", reducer="Sum()"))
@@ -44,6 +46,7 @@ class Progress:
         self._arguments = tqdm_arguments
         self._bar: Any = None
         self._trouble: Counter[str] = Counter()
+        self._units: int | None = None
 
     def __call__(self, event: RunEvent) -> None:
         if isinstance(event, RunStarted):
@@ -51,7 +54,7 @@ class Progress:
         elif self._bar is None:
             return
         elif isinstance(event, Progressed):
-            self._move(event.done, event.failed, event.total)
+            self._move(event.done, event.failed, event.total, event.units)
         elif isinstance(event, ItemFailed):
             self._trouble["retried"] += event.will_retry
         elif isinstance(event, WorkerDied):
@@ -63,17 +66,24 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
         self._trouble.clear()
+        self._units = None
         self._bar = _bar({"total": event.total, **self._arguments, "initial": event.done})
         self._bar.recent_rate = Rate(event.done, monotonic())
 
-    def _move(self, done: int, failed: int, total: int | None, ended: Mapping[str, str] = {}) -> None:
+    def _move(
+        self, done: int, failed: int, total: int | None, units: int | None, ended: Mapping[str, str] = {}
+    ) -> None:
         self._trouble["failed"] = failed
-        if total not in (None, self._bar.total):
+        if units is not None and self._units is None:
+            self._bar.learn_total(self._arguments.get("total"))  # of units, which the run does not know
+        self._units = units
+        if units is None and total not in (None, self._bar.total):
             self._bar.learn_total(total)
         if postfix := {**ended, **{what: count for what, count in sorted(self._trouble.items()) if count}}:
             self._bar.set_postfix(postfix, refresh=False)
-        self._bar.recent_rate.reach(done + failed, monotonic())
-        self._bar.update(done + failed - self._bar.n)  # items that failed for good are over, too
+        shown = done + failed if units is None else units  # items that failed for good are over, too
+        self._bar.recent_rate.reach(shown, monotonic())
+        self._bar.update(shown - self._bar.n)
 
     def _close(self, event: RunEnded) -> None:
         """Leave the bar at its true count: `close` draws it one last time.
@@ -85,7 +95,7 @@ class Progress:
             ended = {"ended": "early"} if event.early else {}
             # Without the other items the bar is complete, and a notebook does not draw it as a failure.
             total = event.done + event.failed if event.early and self._bar.total is not None else None
-            self._move(max(event.done, ran), event.failed, total, ended)
+            self._move(max(event.done, ran), event.failed, total, self._units, ended)
         finally:
             self._bar.close()
             self._bar = None
@@ -171,7 +181,7 @@ def _bar_class() -> Any:
                 return known  # the average, as tqdm shows it in the end
             return known | {"rate": self.recent_rate.per_second}
 
-        def learn_total(self, total: int) -> None:
+        def learn_total(self, total: int | None) -> None:
             self.total = total
             if hasattr(self, "container"):  # the widget, which has its own maximum
                 bar = self.container.children[1]

@@ -99,10 +99,11 @@ class ChunkResult(NamedTuple):
     began: float = 0.0
     """The time at which the worker began it (`time.monotonic()`); 0 if its clock may be another machine's."""
     slowest: Slowest = NONE_YET
+    units: int = 0
+    """What its items have advanced the progress bar."""
 
     def with_states(self, states: tuple[PartialState, ...] | None, pack_seconds: float) -> "ChunkResult":
         """Return a copy with states. (`_replace` takes three times as long.)"""
-        slot, chunk, stop, seconds, failures, _, reducing, _, opening, began, slowest = self
-        return ChunkResult(
-            slot, chunk, stop, seconds, failures, states, reducing, pack_seconds, opening, began, slowest
-        )
+        slot, chunk, stop, seconds, failures, _, reducing, _, opening, began, slowest, units = self
+        times = reducing, pack_seconds, opening, began
+        return ChunkResult(slot, chunk, stop, seconds, failures, states, *times, slowest, units)

@@ -40,6 +40,9 @@ class Heartbeat(Protocol):
     def rest(self) -> None:
         """Report that the worker is mapping no item."""
 
+    def advanced(self, chunk: int, units: int) -> None:
+        """Report how many units the items of a chunk have advanced so far."""
+
     def full(self) -> bool:
         """Tell if the worker has too much memory to go on; it then hands back the rest of a chunk that may be cut."""
 
@@ -112,6 +115,7 @@ class BatchMapper:
         With `chunk`, the batch ends early, at `cut`, once the parent asks that chunk to yield.
         """
         here.generators.clear()
+        here.of_items.clear()
         self.cut = None
         runs: Sequence[tuple[int, Sequence[Any]]] = [(index, items)]
         self._opened = []
@@ -139,6 +143,7 @@ class BatchMapper:
             del self.failures[failed:]
             self.cut = None
             here.generators.clear()
+            here.forget_units(list(here.of_items))
             self._heartbeat.batch(*self._now)  # restarts the clock of item_timeout
         self._aliasing.copies = self._holds or sum(len(run) for _, run in runs) > 1
         mapped = self._each(self._aliasing, runs, chunk)
@@ -232,6 +237,8 @@ class BatchMapper:
 
     def fail(self, index: int, error: BaseException) -> None:
         """Record that an item has failed."""
+        if here.of_items:
+            here.forget_units([index])
         trace = traceback_of(error)
         while trace is not None and trace.tb_frame.f_code.co_filename in OUR_FILES:
             trace = trace.tb_next

@@ -10,6 +10,7 @@ operations) negligible, short enough to keep the cell's report to the parent cur
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import inf
 from time import monotonic, perf_counter
 from typing import Any, NamedTuple, NoReturn, TypeAlias
@@ -130,18 +131,20 @@ class ChunkRunner:
         at, began = monotonic(), perf_counter()
         self._start, stop = run.start, run.stop
         with here.within():
+            here.begin_chunk(partial(self._heartbeat.advanced, run.chunk))
             for interval in without((run.start, run.stop), run.without):
                 reached = self._run_interval(run, interval, items, unpack, began + run.budget)
                 if reached < interval[1]:
                     stop = reached
                     break
+            units = here.units
         self._heartbeat.rest()
         self._reduce(self._worker_fold.close, stop)
         failures = mapper.end()
         seconds = perf_counter() - began - (0.0 if outbox is None else outbox.seconds)
         if outbox is not None:
             failures = outbox.take_failures()
-        times = self._reduce_seconds, 0.0, 0.0, at, self._slowest
+        times = self._reduce_seconds, 0.0, 0.0, at, self._slowest, units
         return ChunkResult(run.slot, run.chunk, stop, seconds, failures, None, *times)
 
     def adopt(self, covers: tuple[Interval, ...], data: Any) -> None:

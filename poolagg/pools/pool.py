@@ -329,6 +329,11 @@ class Pool(ABC):
         del slot
         return None
 
+    def advanced(self, slot: int) -> tuple[int, int]:
+        """Return the chunk that a worker runs, and how many units its items have advanced; -1 and 0 if unknown."""
+        del slot
+        return -1, 0
+
     def items_run(self) -> Mapping[int, int]:
         """Return how many items the worker of each slot has run in earlier runs, where a limit counts them."""
         return {}

@@ -31,6 +31,9 @@ class NoHeartbeat:
     def rest(self) -> None:
         """Ignore it."""
 
+    def advanced(self, chunk: int, units: int) -> None:
+        """Ignore it."""
+
     def full(self) -> bool:
         """Return False: memory is not limited."""
         return False

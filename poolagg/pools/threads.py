@@ -117,6 +117,10 @@ class ThreadPool(Pool):
         """Return the batch that the thread is mapping."""
         return self._slots[slot].now
 
+    def advanced(self, slot: int) -> tuple[int, int]:
+        """Return the units of the thread's chunk."""
+        return self._slots[slot].units if slot in self._slots else (-1, 0)
+
     def _begin(self, job: Job, slots: int) -> None:
         self._forget_events()
         if self._started_in != os.getpid():  # a forked child does not have its parent's threads
@@ -176,6 +180,7 @@ class _Thread:
     def __init__(self, slot: int, workers: int, initializer: Callable[..., Any] | None) -> None:
         self.slot, self._workers = slot, workers
         self.now: Batch | None = None
+        self.units = -1, 0
         self.sharing = Sharing(memoryview(array("q", [0, 0])))
         self._given = self._done = 0
         self._initializer = initializer
@@ -195,6 +200,7 @@ class _Thread:
         with self._lock:  # here, since the thread may read the job only after chunks were cancelled
             self._claimed = -1
             self._cancelled.clear()
+        self.units = -1, 0
         self.sharing.reset()
         self._instructions.put((job, events))
 
@@ -245,6 +251,10 @@ class _Thread:
     def rest(self) -> None:
         """Report that the thread is mapping no item."""
         self.now = None
+
+    def advanced(self, chunk: int, units: int) -> None:
+        """Report the units of a chunk."""
+        self.units = chunk, units
 
     def full(self) -> bool:
         """Return False: threads share their memory, which is not limited."""

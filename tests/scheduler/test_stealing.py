@@ -91,6 +91,9 @@ class Slot:
     def rest(self) -> None:
         self.now = None
 
+    def advanced(self, chunk: int, units: int) -> None:
+        pass
+
     def full(self) -> bool:
         return False
 

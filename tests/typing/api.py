@@ -46,6 +46,7 @@ from poolagg import (
     Top,
     Unique,
     Variance,
+    advance,
     aggregate,
     per_worker,
     share,
@@ -239,6 +240,7 @@ def what_goes_around_func() -> None:
     assert_type(per_worker(dict, [(1, "a")])(), dict[int, str])
     assert_type(per_worker(power, 2, 3)(), int)
     assert_type(worker_index(), int)
+    advance(3)
     assert_type(share(WORDS).value, list[str])
 
 

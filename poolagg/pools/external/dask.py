@@ -218,6 +218,9 @@ class _Marked:
         """Clear the mark: a death from now on is between items."""
         self._mark.set(NONE)
 
+    def advanced(self, chunk: int, units: int) -> None:
+        """Ignore it."""
+
     def full(self) -> bool:
         """Return False, since dask's nanny watches the worker's memory."""
         return False

@@ -312,6 +312,10 @@ class ProcessPool(Pool):
         known = batch is not None and handle is not None and (batch.chunk in handle.runs or batch.chunk == NO_CHUNK)
         return batch if known else None
 
+    def advanced(self, slot: int) -> tuple[int, int]:
+        """Read the units in the worker's progress cell."""
+        return self._handles[slot].cell.units(self._epoch) if slot in self._handles else (-1, 0)
+
     def items_run(self) -> Mapping[int, int]:
         """Return the item count of each worker, which continues from run to run."""
         return {slot: handle.items for slot, handle in self._handles.items()}

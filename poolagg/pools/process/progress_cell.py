@@ -44,6 +44,7 @@ _OVER = struct.Struct("=q")
 _BYTES = struct.Struct("q")  # natively aligned, so that a store is atomic
 _FROM_WORKER = 64
 _SHARING = slice(72, 88)
+_UNITS, _UNITS_AT = struct.Struct("=3q"), 88  # epoch, chunk, units
 _OVER_AT, _TO_WORKER, _CONDEMNED_AT = 128, 136, 144  # what the parent writes is in a cache line of its own
 _LENT = 192  # where the bytes of the segments begin
 CELL_SIZE = _LENT + 2 * SEGMENTS
@@ -199,6 +200,10 @@ class ProgressCell:
         self._resting = False
         self._write(self._epoch, chunk, reached, reached, monotonic_ns(), 0, 1)
 
+    def advanced(self, chunk: int, units: int) -> None:
+        """Report how many units the items of a chunk have advanced. A torn read only moves a bar."""
+        _UNITS.pack_into(self._memory, _UNITS_AT, self._epoch, chunk, units)
+
     def rest(self) -> None:
         """Report that no item is being mapped; the last chunk stays recorded."""
         if self._check is not None and not self._resting:
@@ -246,6 +251,11 @@ class ProgressCell:
                 there = packing or (chunk >= 0 and stop)
                 return before, Batch(chunk, start, stop, since / 1e9, left, bool(packing)) if there else None
         return -1, None
+
+    def units(self, epoch: int) -> tuple[int, int]:
+        """Return the last chunk of this run, and its units; -1 and 0 if there is none yet."""
+        of, chunk, units = _UNITS.unpack_from(self._memory, _UNITS_AT)
+        return (chunk, units) if of == epoch else (-1, 0)
 
     def condemn(self, batch: Batch) -> bool:
         """Decide that the worker is to die in this batch; return True if it is still in it, and may be killed.

@@ -233,8 +233,8 @@ def put_result(result: ChunkResult, arena: Arena | None) -> tuple[tuple[Any, ...
     failures, blobs = put_failures(result.failures)
     states, payloads, region = (None, [], None) if result.states is None else put_states(result.states, arena)
     seconds = result.pack_seconds + perf_counter() - began
-    _, chunk, stop, working, _, _, reducing, _, _, began_at, slowest = result
-    values = (chunk, stop, working, failures, states, reducing, seconds, began_at, slowest, region and tuple(region))
+    _, chunk, stop, working, _, _, reducing, _, _, *others = result
+    values = (chunk, stop, working, failures, states, reducing, seconds, *others, region and tuple(region))
     return values, [*blobs, *payloads]
 
 
@@ -287,13 +287,13 @@ def unpack_result(
     slot: int, values: tuple[Any, ...], payload: Any, borrowed_segments: BorrowedSegments, retains_input: bool
 ) -> ChunkResult:
     """Unpack a worker's result. `retains_input`: see `unpack_states`."""
-    chunk, stop, seconds, failures, states, reducing, packing, began_at, slowest, region = values
+    chunk, stop, seconds, failures, states, reducing, packing, *others, region = values
     began = monotonic()
     rest, opened = unpack_failures(failures, payload)
     if states is not None:
         states = unpack_states(states, rest, region and borrowed_segments.open(Region(*region)), retains_input)
     opening = monotonic() - began
-    return ChunkResult(slot, chunk, stop, seconds, opened, states, reducing, packing, opening, began_at, slowest)
+    return ChunkResult(slot, chunk, stop, seconds, opened, states, reducing, packing, opening, *others)
 
 
 def unpack_states(
