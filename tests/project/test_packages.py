@@ -1,4 +1,4 @@
-"""What a release consists of: the same bytes from every build, a front page whose links work on PyPI, a conda recipe."""
+"""What a release consists of: the same bytes from every build, links that work on PyPI, a recipe for conda-forge."""
 
 from __future__ import annotations
 
