@@ -30,7 +30,7 @@ def build(tree, folder):
             extras.missing(backend.replace("_", "-"))
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, tree]
     environ = {**os.environ, "SOURCE_DATE_EPOCH": "1767225600"}
-    built = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=50, umask=0o022)
+    built = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=50)
     assert built.returncode == 0, built.stderr
     return {file.name: file for file in folder.iterdir()}
 
