@@ -25,6 +25,7 @@ What runs, and over what
     with_item       return the item with the result: with_item(f)(x) == (x, f(x))
     per_worker      a value that each worker makes once, such as a model or a connection
     rng             a random generator for the item that is running
+    worker_index    the number of the worker that is running
     share           a value that is sent to each worker once, or mapped from shared memory
     blocks          cut files into blocks of whole lines, which the workers read
     prefetch        pull a slow input on a thread
@@ -33,6 +34,7 @@ How partial results become one: a reducer, a dict or tuple of them, or a functio
     numbers         Count, Sum, Mean, Variance, Std, Histogram
     arrays          ArraySum, ArrayReduce
     picking         Min, Max, Top, Bottom, First, Last, Sample
+    deciding        AnyTrue, AllTrue
     collecting      Collect, Unique, Frequencies, MergeCounts, GroupBy
     functions       Reduce, Fold, Into (calls a function in the parent)
     several at once Tee
@@ -77,6 +79,7 @@ if TYPE_CHECKING:
     from poolagg._input.prefetch import prefetch as prefetch
     from poolagg._input.worker_state import per_worker as per_worker
     from poolagg._input.worker_state import rng as rng
+    from poolagg._input.worker_state import worker_index as worker_index
     from poolagg._report.progress import Progress as Progress
     from poolagg._report.report import Report as Report
     from poolagg.errors import CheckpointError as CheckpointError
@@ -93,15 +96,22 @@ if TYPE_CHECKING:
     from poolagg.pools import SerialPool as SerialPool
     from poolagg.pools import ThreadPool as ThreadPool
     from poolagg.pools import share as share
+    from poolagg.reducers import AllTrue as AllTrue
+    from poolagg.reducers import AnyTrue as AnyTrue
+    from poolagg.reducers import ArrayMean as ArrayMean
     from poolagg.reducers import ArrayReduce as ArrayReduce
+    from poolagg.reducers import ArrayStd as ArrayStd
     from poolagg.reducers import ArraySum as ArraySum
     from poolagg.reducers import Bottom as Bottom
     from poolagg.reducers import Collect as Collect
+    from poolagg.reducers import Concat as Concat
     from poolagg.reducers import Count as Count
+    from poolagg.reducers import Distinct as Distinct
     from poolagg.reducers import First as First
     from poolagg.reducers import Fold as Fold
     from poolagg.reducers import Frequencies as Frequencies
     from poolagg.reducers import GroupBy as GroupBy
+    from poolagg.reducers import HeavyHitters as HeavyHitters
     from poolagg.reducers import Histogram as Histogram
     from poolagg.reducers import Into as Into
     from poolagg.reducers import Last as Last
@@ -109,6 +119,7 @@ if TYPE_CHECKING:
     from poolagg.reducers import Mean as Mean
     from poolagg.reducers import MergeCounts as MergeCounts
     from poolagg.reducers import Min as Min
+    from poolagg.reducers import Quantiles as Quantiles
     from poolagg.reducers import Reduce as Reduce
     from poolagg.reducers import Reducer as Reducer
     from poolagg.reducers import Sample as Sample
@@ -129,8 +140,9 @@ else:  # Load each name at its first use: a worker process needs few of the modu
         ),
         pools="ProcessPool SerialPool ThreadPool share",
         reducers=(
-            "ArrayReduce ArraySum Bottom Collect Count First Fold Frequencies GroupBy Histogram Into Last Max "
-            "Mean MergeCounts Min Reduce Reducer Sample Std Sum Tee Top Unique Variance"
+            "AllTrue AnyTrue ArrayMean ArrayReduce ArrayStd ArraySum Bottom Collect Concat Count Distinct First Fold "
+            "Frequencies GroupBy HeavyHitters Histogram Into Last Max Mean MergeCounts Min Quantiles Reduce Reducer "
+            "Sample Std Sum Tee Top Unique Variance"
         ),
         **{
             "_checkpoint.checkpoint": "Checkpoint",
@@ -139,7 +151,7 @@ else:  # Load each name at its first use: a worker process needs few of the modu
             "_input.blocks": "Block blocks",
             "_input.functions": "star with_item",
             "_input.prefetch": "prefetch",
-            "_input.worker_state": "per_worker rng",
+            "_input.worker_state": "per_worker rng worker_index",
             "_report.progress": "Progress",
             "_report.report": "Report",
         },

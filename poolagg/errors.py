@@ -12,6 +12,7 @@ from poolagg._input.kept_items import opened_when_asked, repr_of
 from poolagg._runtime.exception_text import short_repr
 
 __all__ = [
+    "AcceptedChanges",
     "CheckpointError",
     "CheckpointMismatch",
     "PoolAggError",
@@ -63,7 +64,8 @@ class TaskError(_WithValues):
     """One item failed: `func`, or a function of the reducer that runs in the map phase, raised or timed out.
 
     `index` is the item's position in the input, `item` the item itself, `attempts` the number of times it ran. The
-    original exception is `__cause__`; a `RemoteError` stands for one that does not survive pickling.
+    original exception is `__cause__`; a `RemoteError` stands for one that does not survive pickling. After an
+    `item_timeout`, `stack` is the Python stack of the worker at that moment, as text.
 
     The error keeps an item of a class of yours as a pickle and unpickles it when you first read `item`. An
     `UnreadableItem` stands for an item that does not unpickle. `item_repr` unpickles nothing.
@@ -72,6 +74,7 @@ class TaskError(_WithValues):
     index: int
     item: Any
     attempts: int
+    stack: str | None = None
 
     @property
     def item_repr(self) -> str:
@@ -85,13 +88,15 @@ class WorkerLost(_WithValues):
 
     `exitcode` is the process's exit code or None, `signal` the signal's name or None. `index` and `item` are those of
     the item that the worker was running; both are None if it was running none, or if the item is unknown. The error
-    unpickles the item when you first read it, as `TaskError` does.
+    unpickles the item when you first read it, as `TaskError` does. After a crash (a segmentation fault, an abort),
+    `stack` is the Python stack of the worker at that moment, as text.
     """
 
     exitcode: int | None
     signal: str | None
     index: int | None
     item: Any
+    stack: str | None = None
 
     @property
     def item_repr(self) -> str:
@@ -116,7 +121,7 @@ class ResourceError(PoolAggError):
 
 
 class PoolBusy(PoolAggError):
-    """The pool is running another job: a pool runs one job at a time."""
+    """The pool is running another job for the same thread: a pool runs one job at a time."""
 
 
 class RemoteError(PoolAggError):
@@ -133,3 +138,7 @@ class RemoteError(PoolAggError):
 
 class SkippedItems(UserWarning):
     """The warning of `on_error="skip"`: how many items are missing from the result, and the first few of them."""
+
+
+class AcceptedChanges(UserWarning):
+    """The warning of `Checkpoint(accept_changes=True)`: what differs between this func and the one before."""

@@ -158,7 +158,8 @@ class WorkerDied:
     """A worker died.
 
     `suspect` is the index of the item that it was running, None if that is not a single known item. `reason` is why
-    the pool killed it (`item_timeout`, `memory_limit`); it is empty if the pool did not.
+    the pool killed it (`item_timeout`, `memory_limit`); it is empty if the pool did not. `stack` is its Python stack
+    when it crashed, or when an item exceeded `item_timeout`, as text; else None.
     """
 
     exitcode: int | None
@@ -167,6 +168,7 @@ class WorkerDied:
     worker: int = -1
     at: float = 0.0
     reason: str = ""
+    stack: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,12 +213,13 @@ class ParentMeasured:
 
 @dataclass(frozen=True, slots=True)
 class RunEnded:
-    """The run ended; `error` is None if it has a result."""
+    """The run ended; `error` is None if it has a result, and `early` is True if it has one without all items."""
 
     done: int
     failed: int
     elapsed: float
     error: BaseException | None = None
+    early: bool = False
 
 
 RunEvent: TypeAlias = (

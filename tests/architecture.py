@@ -28,7 +28,7 @@ MAY_IMPORT = {
         *("_runtime", "_input", "errors", "events", "reducers", "_scheduler", "strategies", "_report", "pools"),
         "_checkpoint",
     },
-    "testing": {"errors", "reducers", "pools", "_engine"},
+    "testing": {"errors", "reducers", "_engine"},
     "__init__": {
         *("_runtime", "_input", "errors", "events", "reducers", "strategies", "_report", "pools", "resources"),
         *("_checkpoint", "_engine", "testing"),
@@ -48,8 +48,8 @@ DEFERRED = {
     # A reducer's derived forms are reducers, and `Reducer` has methods that make them.
     ("reducers.reducer", "reducers.derived"),
     ("reducers.reducer", "reducers.grouping"),
-    # `imap_unordered` is a function of the engine, which drives pools.
-    ("pools.pool", "_engine.api"),
+    # `map` and its kin are functions of the engine, which drives pools.
+    ("pools.pool", "_engine.mapping"),
 }
 """What a method imports when it is called, against the map: importer and imported."""
 

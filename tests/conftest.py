@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 from collections.abc import Iterator
@@ -24,9 +25,18 @@ def pytest_configure(config: pytest.Config) -> None:
     """Orphans count, and a test may make some."""
     config.addinivalue_line("markers", "orphans: the test makes orphans by killing their parent; they may be zombies")
     leaks.adopt_orphans()
+    os.environ["POOLAGG_PORTABLE"] = "1"  # offers the portable primitives as a start method
     # A job in the background ignores Ctrl-C, and so would the programs that are tested, which inherit it.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The examples in docstrings of sketches run where their library is installed."""
+    if importlib.util.find_spec("datasketches") is None:
+        for item in items:
+            if item.name.startswith("poolagg.reducers.sketches."):
+                item.add_marker(pytest.mark.skip("datasketches is not installed: pip install 'poolagg[sketches]'"))
 
 
 @pytest.fixture(params=tasks.METHODS)
@@ -40,6 +50,6 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """No process, descriptor, thread or shared memory outlives the test that made it."""
     before, servers = leaks.held(), leaks.standard_servers()
     yield
-    leaks.stop_standard_servers(servers)
-    extra = leaks.left_behind(before, orphans=request.node.get_closest_marker("orphans") is not None)
+    orphans = leaks.stop_standard_servers(servers) or request.node.get_closest_marker("orphans") is not None
+    extra = leaks.left_behind(before, orphans=orphans)
     assert not extra, f"left behind: {extra}"

@@ -62,8 +62,11 @@ EXPORTED = {
     *("aggregate", "snapshots", "Snapshot"),
     *("Reducer", "Count", "Sum", "Mean", "Variance", "Std", "Min", "Max", "Top", "Bottom", "First", "Last"),
     *("Frequencies", "MergeCounts", "GroupBy", "Collect", "Unique", "Histogram", "ArraySum", "ArrayReduce", "Sample"),
+    *("AnyTrue", "AllTrue"),
+    *("ArrayMean", "ArrayStd", "Concat"),
+    *("Quantiles", "Distinct", "HeavyHitters"),
     *("Fold", "Reduce", "Into", "Tee"),
-    *("star", "with_item", "per_worker", "share", "rng"),
+    *("star", "with_item", "per_worker", "share", "rng", "worker_index"),
     *("ProcessPool", "ThreadPool", "SerialPool"),
     *("Progress", "Report", "blocks", "prefetch", "Checkpoint"),
     *("PoolAggError", "TaskError", "WorkerLost", "ReducerError", "CheckpointError", "CheckpointMismatch", "PoolBusy"),
@@ -71,7 +74,7 @@ EXPORTED = {
     *("errors", "events", "pools", "resources", "strategies", "testing"),
 }
 
-NO_EXAMPLE = {"Snapshot", "rng"}
+NO_EXAMPLE = {"Snapshot", "rng", "worker_index"}
 """Beside errors and modules: what only a run makes, and what only works inside one."""
 
 

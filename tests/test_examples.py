@@ -140,6 +140,14 @@ def test_into_sqlite():
     assert re.fullmatch(r"the longest: \d+ lines, \w+ in \S+\.py", longest)
 
 
+def test_in_asyncio():
+    """The event loop goes on during a run; cancelling its task ends a run of items that take a day."""
+    assert run_example("in_asyncio.py") == [
+        f"{sum(len(str(2**number)) for number in range(100))} digits, and the event loop went on meanwhile: True",
+        "cancelled: True, within two seconds: True",
+    ]
+
+
 def test_billion_rows():
     """In the official format, and of every row."""
     summary, rows = run_example("billion_rows.py")

@@ -51,6 +51,8 @@ class Checkpoint:
     every          most seconds between two commits; by default commits take 1 % of the run's time
     retry_failed   run items again that an earlier run skipped as failed, and no item that is in the result already
     key            identifies func and reducer: any run with the same key continues the checkpoint
+    accept_changes continue with another func than before, after a warning (`poolagg.errors.AcceptedChanges`). What is
+                   in the result already stays; from then on the checkpoint belongs to the new func
 
     >>> Checkpoint("run.ckpt", every=60)
     Checkpoint('run.ckpt', every=60)
@@ -60,6 +62,7 @@ class Checkpoint:
     every: float | None = None
     retry_failed: bool = False
     key: str | None = None
+    accept_changes: bool = False
 
     def __post_init__(self) -> None:
         if self.path is not None:
@@ -68,10 +71,16 @@ class Checkpoint:
             object.__setattr__(self, "every", checked_seconds("Checkpoint(every=...)", self.every))
         if self.key is not None and not isinstance(self.key, str):
             raise TypeError(f"Checkpoint(key=...) takes a text, such as 'v1', not {self.key!r}")
+        if self.key is not None and self.accept_changes:
+            raise ValueError(
+                f"Checkpoint(key={self.key!r}, accept_changes=True): runs with the same key count as the same "
+                "whatever changes in func, so there is no change to accept. Leave one of the two out"
+            )
 
     def __repr__(self) -> str:
-        given = {"every": self.every, "retry_failed": self.retry_failed, "key": self.key}
-        options = [f"{name}={value!r}" for name, value in given.items() if value not in (None, False)]
+        names = "every", "retry_failed", "key", "accept_changes"
+        given = [(name, getattr(self, name)) for name in names]
+        options = [f"{name}={value!r}" for name, value in given if value not in (None, False)]
         return f"Checkpoint({', '.join([*([] if self.path is None else [repr(os.fspath(self.path))]), *options])})"
 
 

@@ -71,12 +71,21 @@ def add_run_arguments(run: argparse.ArgumentParser) -> None:
     run.add_argument("--item-timeout", type=float, metavar="S", help="seconds that one item may take")
     run.add_argument("--reproducible", action="store_true", help="give the same bits for any number of workers")
     run.add_argument("--chunksize", type=int, metavar="N", help="items per chunk; default: adapted to measured cost")
-    run.add_argument("--checkpoint", metavar="FILE", help="keep the state in FILE, and continue from it")
-    run.add_argument("--retry-failed", action="store_true", help="with --checkpoint: run skipped items again")
+    _add_checkpoint_arguments(run)
     run.add_argument(
         "--report", metavar="FILE", help="show where the time went: FILE.html, a page, or FILE.json, a trace"
     )
     run.add_argument("--format", choices=list(FORMATS), default="table", help="how to print the result; default: table")
+
+
+def _add_checkpoint_arguments(run: argparse.ArgumentParser) -> None:
+    run.add_argument("--checkpoint", metavar="FILE", help="keep the state in FILE, and continue from it")
+    run.add_argument("--retry-failed", action="store_true", help="with --checkpoint: run skipped items again")
+    run.add_argument(
+        "--accept-changes",
+        action="store_true",
+        help="with --checkpoint: continue with a changed FUNC, after a warning that names what differs",
+    )
 
 
 def run(options: argparse.Namespace) -> str:
@@ -139,7 +148,8 @@ def _pool(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     elif kind == "process":
         yield {"workers": options.workers}
     else:
-        yield {"pool": poolagg.SerialPool() if kind == "serial" else poolagg.ThreadPool(options.workers)}
+        with poolagg.SerialPool() if kind == "serial" else poolagg.ThreadPool(options.workers) as pool:
+            yield {"pool": pool}
 
 
 @contextlib.contextmanager
@@ -165,7 +175,11 @@ def _cluster(kind: str, address: str, options: argparse.Namespace) -> Iterator[A
 def _checkpoint(options: argparse.Namespace) -> poolagg.Checkpoint | None:
     if options.checkpoint is None and options.retry_failed:
         raise CommandError("--retry-failed needs --checkpoint FILE, which lists the items that failed")
-    return options.checkpoint and poolagg.Checkpoint(options.checkpoint, retry_failed=options.retry_failed)
+    if options.checkpoint is None and options.accept_changes:
+        raise CommandError("--accept-changes needs --checkpoint FILE, which an earlier FUNC has begun")
+    return options.checkpoint and poolagg.Checkpoint(
+        options.checkpoint, retry_failed=options.retry_failed, accept_changes=options.accept_changes
+    )
 
 
 def _reports(typed: str | None) -> list[poolagg.Report]:

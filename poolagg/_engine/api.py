@@ -1,27 +1,24 @@
-"""The entry points: `aggregate`, `snapshots`, and the `imap_unordered` of pools. Each drives one `Run`."""
+"""The entry points: `aggregate` and `snapshots`. Each drives one `Run`."""
 
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Never, Self, TypeVar, Unpack, overload
 
 from poolagg import events
 from poolagg._engine.options import Options, RunOptions
 from poolagg._engine.run import Run
 from poolagg._engine.snapshot import Snapshot
 from poolagg._runtime.durations import checked_seconds
-from poolagg.pools import Pool
-from poolagg.reducers import Into
-from poolagg.strategies import Strategy, Stream
+from poolagg.strategies import Strategy
 
 if TYPE_CHECKING:
     from poolagg._checkpoint.checkpoint import Checkpoint
     from poolagg.reducers import Reducer, ReducerLike
 
-__all__ = ["aggregate", "imap_unordered", "snapshots"]
+__all__ = ["aggregate", "snapshots"]
 
 Item = TypeVar("Item")
 Partial = TypeVar("Partial")
@@ -106,6 +103,7 @@ def aggregate(
     total: int | None = None,
     watch: Iterable[Callable[[events.RunEvent], Any]] | Callable[[events.RunEvent], Any] = (),
     checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
+    **unknown: Never,
 ) -> Any:
     """Run `func` over `iterable` in a pool of workers, and fold the partial results into one result, each exactly once.
 
@@ -141,7 +139,7 @@ def aggregate(
     settings = RunOptions(
         func, iterable, reducer, pool=pool, workers=workers, strategy=strategy, reproducible=reproducible,
         chunksize=chunksize, retries=retries, item_timeout=item_timeout, on_error=on_error, progress=progress,
-        total=total, watch=watch, checkpoint=checkpoint,
+        total=total, watch=watch, checkpoint=checkpoint, **unknown,
     )  # fmt: skip
     with Run(settings) as run:
         while run.step():
@@ -274,18 +272,3 @@ def _yield_snapshots(run: Run) -> Generator[Any, None, None]:
                 yield run.snapshot(final=False)
     run.warn_of_skipped(stacklevel=3)
     yield run.snapshot(final=True)
-
-
-def imap_unordered(pool: Pool, func: Callable[[Any], Any], iterable: Iterable[Any]) -> Iterator[Any]:
-    """Run `func` over `iterable` in `pool`, and yield the results as they arrive: the method of every pool."""
-    arrived: deque[Any] = deque()
-    run = Run(RunOptions(func, iterable, Into(arrived.append), pool=pool, strategy=Stream()))
-    return _drain(arrived, run)
-
-
-def _drain(arrived: deque[Any], run: Run) -> Iterator[Any]:
-    with run:
-        while run.step():
-            while arrived:
-                yield arrived.popleft()
-    yield from arrived

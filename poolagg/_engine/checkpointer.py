@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from time import monotonic
 from typing import Any, NoReturn
 
 from poolagg import events
 from poolagg._checkpoint.checkpoint import NOTHING, Checkpoint, CheckpointData, FailedItem, packed, unpacked
-from poolagg._checkpoint.fingerprint import differences, fingerprint
+from poolagg._checkpoint.comparison import compared
+from poolagg._checkpoint.fingerprint import fingerprint, parts_of_reducer
 from poolagg._checkpoint.input_digest import InputDigest, Known
 from poolagg._checkpoint.schedule import CheckpointSchedule
 from poolagg._checkpoint.store import FileStore, ResourceStore, Store, is_private
@@ -23,10 +24,12 @@ from poolagg._engine.failures import Skipped
 from poolagg._engine.options import RunOptions
 from poolagg._input.functions import name_of
 from poolagg._input.source import Source
-from poolagg._runtime.exception_text import add_note, said, trace_of
+from poolagg._runtime.callers import warn_caller
+from poolagg._runtime.exception_text import add_note, message_of, said, trace_of
+from poolagg._runtime.interrupts import interrupts_allowed
 from poolagg._scheduler.options import SchedulerOptions
 from poolagg._scheduler.ranges import Interval, LeafGrid, RangeSet
-from poolagg.errors import CheckpointMismatch, RemoteError, clipped, short_repr
+from poolagg.errors import AcceptedChanges, CheckpointMismatch, RemoteError, clipped, short_repr
 from poolagg.strategies import ParentFold
 
 __all__ = ["Checkpointer"]
@@ -94,7 +97,7 @@ class Checkpointer:
     def _restore(self, data: CheckpointData, options: SchedulerOptions) -> None:
         if not data.facts:
             return
-        self._compare(data.facts)
+        accepted = self._accepts_changes(data)
         self._digest.expect(Known(**{**data.facts["input"], **_bytes(data)}), self.mismatch)
         covered = RangeSet((start, stop) for start, stop in data.facts["covered"])
         failed = data.all_failed
@@ -108,7 +111,7 @@ class Checkpointer:
             self._schedule.expect(len(data.state))
             self._parent_fold.restore(unpacked(self._store.name, self._expected(data.state)))
         self._facts["begun"], self._finished = data.facts["begun"], data.facts["finished"]
-        self.changed = again
+        self.changed = again or accepted
 
     def _expected(self, state: bytes) -> bytes:
         """Refuse a state that this run would never write: it is a pickle, and may be another user's."""
@@ -116,18 +119,37 @@ class Checkpointer:
             self.mismatch("it holds a state, but this run keeps none")
         return state
 
-    def _compare(self, before: dict[str, Any]) -> None:
-        if names := differences(before["parts"], self._facts["parts"]):
-            found = [_described(name, before, self._facts) for name in _cause_of(names)]
-            self.mismatch(f"another run made it: {'; '.join(found)}")
+    def _accepts_changes(self, data: CheckpointData) -> bool:
+        """Compare this run with the earlier one; return whether func differs, and the caller accepts that."""
+        settings = self._settings
+        found = compared(data.facts, self._facts, lambda: parts_of_reducer(settings.func, settings.reducer))
+        if found is None:
+            return False
+        if not found.only_func:
+            self.mismatch(f"another run made it: {found.words}")
+        if not self._checkpoint.accept_changes:
+            self.mismatch(
+                f"another run made it: {found.words}",
+                "; to continue with the changed func, pass Checkpoint(..., accept_changes=True) (poolagg run: "
+                "--accept-changes), and the result mixes what both functions returned",
+            )
+        count = sum(stop - start for start, stop in data.facts["covered"]) - len(data.all_failed)
+        warn_caller(
+            AcceptedChanges(
+                f"{self._store.name} continues with another func: {found.words}. The {count} items in it keep the "
+                "results of the earlier func, and this func runs the others; if they must not be mixed, begin anew: "
+                f"{self._store.anew}"
+            )
+        )
+        return True
 
-    def mismatch(self, what: str) -> NoReturn:
+    def mismatch(self, what: str, remedy: str = "") -> NoReturn:
         """Refuse to continue another run's state, and stop committing over it."""
         self._dirty = True
         raise CheckpointMismatch(
-            f"{self._store.name} does not fit this call: {what}. To continue it, call with what it was made with; to "
-            f"begin anew, {self._store.anew}. (With Checkpoint(..., key=...), from the first run on, you say yourself "
-            "which func and reducer count as the same)"
+            f"{self._store.name} does not fit this call: {what}. To continue it, call with what it was made with"
+            f"{remedy}; to begin anew, {self._store.anew}. (With Checkpoint(..., key=...), from the first run on, you "
+            "say yourself which func and reducer count as the same)"
         )
 
     def _refuse_retry(self, options: SchedulerOptions, failed: RangeSet) -> None:
@@ -231,9 +253,10 @@ class Checkpointer:
                 f"{said(error)}. Wrap it in a class with __reduce__"
             ) from error
 
-    def finish(self) -> events.Checkpointed | None:
+    def commit_rest(self, tell: Callable[[events.RunEvent], None]) -> None:
         """Commit what is not committed yet as the run ends, in success or failure, unless the state is dirty."""
-        return self.commit() if self._ready else None
+        if self._ready:
+            tell(self.commit())
 
     def finished(self) -> None:
         """Note that the run has its result."""
@@ -243,7 +266,19 @@ class Checkpointer:
         """Release the file or the resource. If an interrupt strikes, call it again."""
         self._store.close()
 
-    def release(self, error: BaseException | None) -> None:
+    def end(self, error: BaseException | None, tell: Callable[[events.RunEvent], None]) -> None:
+        """Commit what is not committed yet, and release the checkpoint, however the run ended."""
+        try:
+            with interrupts_allowed():
+                self.commit_rest(tell)
+        except Exception as another:
+            if error is None:
+                raise
+            add_note(error, f"poolagg: the last commit of the checkpoint failed: {message_of(another)}")
+        finally:
+            self._release(error)
+
+    def _release(self, error: BaseException | None) -> None:
         """Release the file or the resource even if interrupted, after a run that may have ended with `error`."""
         try:
             self.close()
@@ -309,25 +344,6 @@ def _facts(settings: RunOptions, grid: LeafGrid | None) -> dict[str, Any]:
         "begun": time.time(),
         "python": sys.version.split()[0],
     }
-
-
-def _cause_of(names: list[str]) -> list[str]:
-    """Keep the difference that the others follow from, if there is one."""
-    for name in ("the key", "the strategy"):
-        if name in names:
-            return [name]
-    return names
-
-
-def _described(name: str, before: dict[str, Any], now: dict[str, Any]) -> str:
-    """Describe a difference, with both values if they can be shown."""
-    shown = ("the key", "the strategy", "the chunksize", "the version of Python")
-    old, new = (facts["parts"].get(name) for facts in (before, now))
-    if name == "the reducer":
-        old, new = before["reducer"], now["reducer"]
-    elif name not in shown:
-        old, new = ("there" if part else "not there" for part in (old, new))
-    return f"{name} differs" if old == new else f"{name} was {old or 'not there'} and is {new or 'not there'}"
 
 
 def _bytes(data: CheckpointData) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from poolagg._engine.options import RunOptions
 from poolagg._input.batches import RetryBuffer
 from poolagg._input.functions import name_of
 from poolagg._input.kept_items import find_item
-from poolagg._runtime.exception_text import add_note, is_a, message_of, said, short_repr
+from poolagg._runtime.exception_text import add_note, is_a, message_of, said, short_repr, stack_of
 from poolagg._scheduler.messages import Fail, Failure, PartialState, Retry, Skip
 from poolagg.errors import PoolAggError, ReducerError, RemoteError, TaskError, WorkerLost, clipped
 from poolagg.events import ItemFailed
 
-__all__ = ["Failures", "Skipped", "error_of_item", "error_of_run", "note_of_fold", "note_of_input"]
+__all__ = ["Failures", "Skipped", "error_of_item", "error_of_run", "note_of_fold", "note_of_input", "note_of_item"]
 
 ADVICE = 'Pass on_error="skip" to leave failing items out, or retries=N to run them again.'
 
@@ -35,14 +35,17 @@ def error_of_item(instruction: Fail, func: str, index: int, item: Any) -> PoolAg
     error = instruction.error
     times = "once" if instruction.attempt == 1 else f"{instruction.attempt} times"
     what = f"item {index}, {short_repr(item)}, which ran {times}"
+    stack = None if instruction.cause == "raised" else stack_of(error)
+    where = "" if stack is None else f"\nIts worker was at\n{stack}"
     if type(error) is WorkerLost and instruction.cause == "died":
         return WorkerLost(
-            f"{message_of(error)} while it ran {what}. {ADVICE}",
-            exitcode=error.exitcode, signal=error.signal, index=index, item=item,
+            f"{message_of(error)} while it ran {what}. {ADVICE}{where}",
+            exitcode=error.exitcode, signal=error.signal, index=index, item=item, stack=stack,
         )  # fmt: skip
     raised = TaskError(
-        f"{func} failed on {what}: {_line_of(error)}. {ADVICE}", index=index, item=item, attempts=instruction.attempt
-    )
+        f"{func} failed on {what}: {_line_of(error)}. {ADVICE}{where}",
+        index=index, item=item, attempts=instruction.attempt, stack=stack,
+    )  # fmt: skip
     raised.__cause__ = error
     return raised
 
@@ -137,6 +140,11 @@ class Skipped:
 def note_of_input(position: int) -> str:
     """Say where in the input the exception was raised."""
     return f"poolagg: the input raised this when item {position} was pulled from it"
+
+
+def note_of_item(func: str, index: int, item: str) -> str:
+    """Say which item failed."""
+    return f"poolagg: {func} failed on item {index}, {item}"
 
 
 def note_of_fold(reducer: str, state: PartialState, at: int | None, item: Any) -> str:

@@ -28,15 +28,31 @@ IN_HAND = 0.05
 
 
 class InputFeed:
-    """The input of one run: its source, and the batches that a retry may need."""
+    """The input of one run: its source, and the batches that a retry may need.
 
-    def __init__(self, source: Source, parent_times: ParentTimes) -> None:
+    `error_last`: an exception of the input ends the input, and waits in `take_error` until all items before are done.
+    """
+
+    def __init__(self, source: Source, parent_times: ParentTimes, error_last: bool, chunksize: int | None) -> None:
         self.source = source
         self.retry_buffer = RetryBuffer()
         self.checkpointer: Checkpointer | None = None
         self._parent_times = parent_times
         self._pulling_since: float | None = None
         self._end_told = False
+        self._error_last, self._chunksize = error_last, chunksize
+        self._error: Exception | None = None
+
+    def take_error(self) -> Exception | None:
+        """Return what the input raised, once."""
+        error, self._error = self._error, None
+        return error
+
+    def end(self, drop: bool) -> None:
+        """Pull no more; `drop` the items in hand."""
+        self.source.ended = True
+        if drop and self.source.in_hand:
+            self.source.seal(self.source.in_hand)
 
     def next_event(self, scheduler: Scheduler) -> Pulled | SourceEnded | None:
         """Pull for a millisecond at most; return the scheduler's next event of the input, None if there is none."""
@@ -77,7 +93,10 @@ class InputFeed:
             raise
         except Exception as error:
             add_note(error, note_of_input(self.source.position))
-            raise
+            if not self._error_last:
+                raise
+            self._error = error
+            self.end(drop=self._chunksize is not None)  # as in the standard library: the chunk is not complete
         self._parent_times.pulling += monotonic() - (until - PULLING)
 
     def _seal(self, scheduler: Scheduler) -> Pulled | None:

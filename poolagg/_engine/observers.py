@@ -15,7 +15,7 @@ from typing import Any
 from poolagg import events
 from poolagg._input.batches import RetryBuffer
 from poolagg._input.kept_items import find_item
-from poolagg._runtime.exception_text import said, short_repr
+from poolagg._runtime.exception_text import said, short_repr, stack_of
 from poolagg._runtime.interrupts import interrupts_allowed
 from poolagg._runtime.signals import raised_by_handler
 from poolagg._scheduler.messages import ChunkResult, Flushed, Lost, PartialState, nbytes_of
@@ -108,12 +108,16 @@ class Observers:
         self.next_redraw = monotonic() + REDRAW
         self.tell(events.Progressed(done, failed, self._total))
 
-    def ended(self, done: int, failed: int, elapsed: float, error: BaseException | None) -> None:
-        """Tell the last three events."""
+    def ended(self, done: int, failed: int, elapsed: float, error: BaseException | None, stopped: bool) -> None:
+        """Tell the last events; `stopped`: the result was known before all items had run.
+
+        After an error the last `Progressed` stands: it counts unmerged items as well.
+        """
         with interrupts_allowed():
-            self.tell_if(events.Progressed, done, failed, self._total)
+            if error is None:
+                self.tell_if(events.Progressed, done, failed, self._total)
             self.tell_if(self._parent_times.measured)
-            self.tell_if(events.RunEnded, done, failed, elapsed, error)
+            self.tell_if(events.RunEnded, done, failed, elapsed, error, stopped and error is None)
 
     def chunk_done(self, event: ChunkResult, start: int) -> None:
         """Tell that a worker finished the chunk that begins with item `start`."""
@@ -147,4 +151,5 @@ class Observers:
         error = lost.error
         exitcode, signal = (error.exitcode, error.signal) if isinstance(error, WorkerLost) else (None, None)
         suspect = lost.suspect[0] if lost.suspect is not None and lost.suspect[1] - lost.suspect[0] == 1 else None
-        self.tell_if(events.WorkerDied, exitcode, signal, suspect, lost.slot, monotonic(), lost.reason)
+        died_at = lost.slot, monotonic()
+        self.tell_if(events.WorkerDied, exitcode, signal, suspect, *died_at, lost.reason, stack_of(error))

@@ -4,12 +4,14 @@ import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
+from poolagg._input.functions import no_function_of_one_item
+from poolagg._input.worker_state import here
 from poolagg._runtime.arguments import checked_count
 from poolagg._runtime.durations import checked_seconds
 from poolagg._scheduler.options import SchedulerOptions
 from poolagg._scheduler.ranges import LeafGrid
 from poolagg.events import ItemFailed, RunEvent
-from poolagg.pools import Job, Pool, ProcessPool, as_pool
+from poolagg.pools import Job, Pool, ProcessPool, SerialPool, as_pool, default_workers
 from poolagg.reducers import Into, Reducer, as_reducer
 from poolagg.strategies import Combine, Ordered, Strategy, Stream, Tree
 
@@ -39,6 +41,18 @@ class Options(TypedDict, total=False):
 
 NAMES = frozenset(Options.__annotations__)
 
+MEANT = {
+    **dict.fromkeys(("n_jobs", "n_workers", "num_workers", "max_workers", "processes"), "workers"),
+    **dict.fromkeys(("chunk_size", "chunks", "batch_size"), "chunksize"),
+    **dict.fromkeys(("timeout", "task_timeout"), "item_timeout"),
+    **dict.fromkeys(("backend", "executor", "client"), "pool"),
+    **dict.fromkeys(("verbose", "tqdm", "progress_bar"), "progress"),
+    **dict.fromkeys(("initial", "init", "start"), "Fold(step, init=factory) as the reducer"),
+    **dict.fromkeys(("initializer", "initargs", "start_method"), "pool=ProcessPool(...) with that argument"),
+    **dict.fromkeys(("max_items_per_worker", "memory_limit", "env"), "pool=ProcessPool(...) with that argument"),
+}
+"""Arguments that other libraries have, and what stands for them here."""
+
 
 class RunOptions:
     """The checked arguments of one run; the docstring of `aggregate` explains each."""
@@ -47,10 +61,7 @@ class RunOptions:
         self, func: Callable[[Any], Any], iterable: Iterable[Any], reducer: Any, **options: Unpack[Options]
     ) -> None:
         if unknown := options.keys() - NAMES:
-            raise TypeError(
-                f"aggregate() and snapshots() have no argument {', '.join(map(repr, sorted(unknown)))}: "
-                f"the options are {', '.join(sorted(NAMES))}"
-            )
+            raise TypeError(_unknown(sorted(unknown)))
         self.func = _function(func)
         self.iterable = _iterable(iterable)
         self.reducer = as_reducer(reducer)
@@ -63,6 +74,8 @@ class RunOptions:
         self.on_error = _on_error(options.get("on_error", "raise"))
         strategy, reproducible = options.get("strategy"), options.get("reproducible", False)
         self.strategy = _strategy(strategy, self.reducer, reproducible)
+        if reproducible and (part := _varying(self.reducer)) is not None:
+            raise ValueError(f"reproducible=True is not possible with {part!r}: {part.varies}")
         self._fixed = strategy is not None or reproducible
         """Whether the caller asked for the strategy, and so for the shape in which states meet."""
         self.why = "as it was asked for" if strategy is not None else _why(self.strategy, self.reducer, reproducible)
@@ -78,7 +91,7 @@ class RunOptions:
 
     def make_pool(self) -> Pool:
         """Return the pool to run on."""
-        pool = ProcessPool(self._workers) if self._pool is None else as_pool(self._pool)
+        pool = self._default_pool() if self._pool is None else as_pool(self._pool)
         if self.item_timeout is not None and not pool.can_kill:
             raise ValueError(
                 f"item_timeout={self.item_timeout!r} requires a pool that can kill a running item, such as "
@@ -86,11 +99,19 @@ class RunOptions:
             )
         return pool
 
+    def _default_pool(self) -> Pool:
+        """Return a pool of processes; within a worker whose share of the CPUs is one, that worker itself."""
+        nested = self._workers is None and here.worker is not None and default_workers() == 1
+        pool = SerialPool() if nested and self.item_timeout is None else ProcessPool(self._workers)
+        pool.single_run = True
+        return pool
+
     def scheduler_options(self, pool: Pool, slots: int, total: int | None) -> SchedulerOptions:
         """Return the scheduler's part of the options."""
         return SchedulerOptions(
             slots=slots,
-            stateful=self.strategy.stateful and pool.keeps_state,
+            # A state that stays in its worker would keep the run from its early end.
+            stateful=self.strategy.stateful and pool.keeps_state and not self.reducer.ends_early,
             in_order=self.strategy.in_order,
             grid=self._grid(pool.most_items),
             chunksize=self.chunksize,
@@ -141,9 +162,24 @@ class RunOptions:
         return [*self._watchers, Progress()]
 
 
+def _unknown(names: list[str]) -> str:
+    """Say that there are no such arguments, and which ones may be meant."""
+    meant = []
+    for name in names:
+        import difflib  # slow to import
+
+        close = difflib.get_close_matches(name, NAMES, 1)
+        meant += [MEANT[name]] if name in MEANT else close
+    hint = f"did you mean {' and '.join(dict.fromkeys(meant))}? " if meant else ""
+    options = f"The options are {', '.join(sorted(NAMES))}"
+    return f"aggregate() and snapshots() have no argument {', '.join(map(repr, names))}: {hint}{options}"
+
+
 def _function(func: Any) -> Callable[[Any], Any]:
     if not callable(func):
         raise TypeError(f"func must be a function of one item, not {func!r}")
+    if reason := no_function_of_one_item(func):
+        raise TypeError(reason)
     return func  # type: ignore[no-any-return]
 
 
@@ -225,6 +261,13 @@ def _intos(reducer: Reducer) -> list[Into]:
     return [reducer, *found] if isinstance(reducer, Into) else found
 
 
+def _varying(reducer: Reducer) -> Reducer | None:
+    """Return the first part of the reducer that gives different results in two runs, if any."""
+    if reducer.varies is not None:
+        return reducer
+    return next(filter(None, map(_varying, getattr(reducer, "parts", ()))), None)
+
+
 def _strategy(strategy: Strategy | None, reducer: Reducer, reproducible: bool) -> Strategy:
     if strategy is None:
         return _chosen(reducer, reproducible)
@@ -252,5 +295,6 @@ def _why(chosen: Strategy, reducer: Reducer, reproducible: bool) -> str:
         where = f"in input order, because {order}" if chosen.in_order else "as they come"
         return f"{reducer!r} has no merge, so the parent folds partials {where}"
     if chosen.stateful:
-        return f"{reducer!r} merges in any order, so partials meet in the workers, which flush when that is cheap"
+        when = "with each chunk, because it may end the run early" if reducer.ends_early else "when that is cheap"
+        return f"{reducer!r} merges in any order, so partials meet in the workers, which flush {when}"
     return f"states of {reducer!r} meet in a fixed shape, in input order, because {order}"

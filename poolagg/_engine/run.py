@@ -23,12 +23,11 @@ from poolagg._engine.observers import Observers, ParentTimes
 from poolagg._engine.options import RunOptions
 from poolagg._input.source import Source
 from poolagg._runtime.durations import bounded
-from poolagg._runtime.exception_text import add_note, message_of
-from poolagg._runtime.interrupts import even_if_interrupted, interrupts_allowed, interrupts_held_back
+from poolagg._runtime.interrupts import even_if_interrupted, interrupts_held_back
 from poolagg._scheduler import messages as messages
 from poolagg._scheduler.scheduler import Counts, Scheduler
 from poolagg.errors import PoolAggError, SkippedItems
-from poolagg.pools import Watch
+from poolagg.pools import Turn, Watch
 from poolagg.reducers import Into
 
 if TYPE_CHECKING:  # few runs have a checkpoint, and its modules take long to import
@@ -49,33 +48,38 @@ class Run:
     _scheduler: Scheduler
     _entered = _ended = _planned = _stopped = False
 
-    def __init__(self, settings: RunOptions, every: float | None = None) -> None:
+    def __init__(
+        self, settings: RunOptions, every: float | None = None, within: Turn | None = None, error_last: bool = False
+    ) -> None:
         self._settings = settings
         self._every = every
         self._pool = settings.make_pool()
-        self._pool.check_free()
+        self._within = within is not None
+        """A part of another run, in whose turn it runs."""
+        self.turn = Turn() if within is None else within
+        """The pool knows the turn, and not the run itself, whose `__del__` must be able to end it."""
+        if not self._within:
+            self._pool.check_free()
         self._strategy = settings.strategy
         self._parent_fold = self._strategy.parent_fold(settings.reducer)
+        self._ends_early = settings.reducer.ends_early
         self._digest = settings.input_digest()
         self._checkpointer: Checkpointer | None = None
         observer = None if self._digest is None or self._digest.sliced else self._digest
-        parent_times = ParentTimes()
-        self._source = Source(settings.iterable, self._pool.encode(), observer)
-        self._feed = InputFeed(self._source, parent_times)
-        self._retry_buffer = self._feed.retry_buffer
+        self._parent_times = ParentTimes()
+        self._source = Source(settings.iterable, self._pool.encode(refuse=error_last), observer)
+        self.feed = InputFeed(self._source, self._parent_times, error_last, settings.chunksize)
+        self._retry_buffer = self.feed.retry_buffer
         self._total = settings.total if settings.total is not None else self._source.total
         slots = self._pool.workers if self._total is None else max(1, min(self._pool.workers, self._total))
         self._options = settings.scheduler_options(self._pool, slots, self._total)
-        self._parent_times = parent_times
-        self._observers = Observers(settings.watchers(), parent_times, self._retry_buffer, self._total)
+        self._observers = Observers(settings.watchers(), self._parent_times, self._retry_buffer, self._total)
         self._failures = Failures(settings, self._retry_buffer, self._observers)
         self._began = monotonic()
         self._next_snapshot = 0.0
         timeout = settings.item_timeout
         self._watch = None if timeout is None else Watch(self._pool, timeout)
         self._working = False
-        self._token = object()
-        """The pool's token for this run. Not the run itself, whose `__del__` must be able to end it."""
 
     def value(self, last: bool = False) -> Any:
         """Return the finished result of what the parent has folded."""
@@ -86,7 +90,9 @@ class Run:
     def __enter__(self) -> Self:
         self._entered = True
         try:
-            with self._pool.used():
+            if not self._within:
+                self._pool.take_turn(self.turn)
+            with self._pool.used(self.turn):
                 self._begin()
         except BaseException as error:
             self._end(error)
@@ -95,11 +101,11 @@ class Run:
 
     def step(self) -> bool:
         """Do one round: pull, wait for events, carry out instructions. Return False when the run is over."""
-        with self._pool.used():
+        with self._pool.used(self.turn):
             return self._step()
 
     def _step(self) -> bool:
-        while (event := self._feed.next_event(self._scheduler)) is not None:
+        while (event := self.feed.next_event(self._scheduler)) is not None:
             if isinstance(event, messages.Pulled):
                 self._begin_work()  # the total that said there were no items was wrong
             self._do(self._scheduler.handle(event))
@@ -134,11 +140,9 @@ class Run:
         if final_stage is None or not self._working:
             return
         self._observers.tell(events.FinalMergeStarted(len(final_stage.items), final_stage.why, monotonic()))
-        self._pool.end(clean=True, again=True, run=self._token)
-        with (
-            contextlib.suppress(PoolAggError),
-            Run(RunOptions(final_stage.func, final_stage.items, Into(final_stage.take), pool=self._pool)) as run,
-        ):
+        self._pool.end(self.turn, clean=True, again=True)
+        settings = RunOptions(final_stage.func, final_stage.items, Into(final_stage.take), pool=self._pool)
+        with contextlib.suppress(PoolAggError), Run(settings, within=self.turn) as run:
             while run.step():
                 pass
 
@@ -157,7 +161,7 @@ class Run:
         if self._every is None or monotonic() < self._next_snapshot:
             return False
         self._next_snapshot = monotonic() + self._every
-        with self._pool.used():
+        with self._pool.used(self.turn):
             self._do(self._scheduler.handle(messages.FlushAll()))
         # Of no partials some reducers have no result.
         return self._scheduler.counts().merged > 0
@@ -182,9 +186,11 @@ class Run:
         self._next_snapshot = self._began + (self._every or 0)
         covered, failed_before = ((), ()) if self._digest is None else self._continue(self._digest)
         self._scheduler, self._planned = Scheduler(options, covered, failed_before), True
-        if self._checkpointer is not None and covered and self._parent_fold.done():
-            self._checkpointer.skip(self._source, self._checkpointer.needed)
-            self._stop()
+        if self._checkpointer is not None and covered:
+            self._is_enough(self._checkpointer.covered.prefix)
+            if self._stopped:
+                self._scheduler.stop()
+                self._checkpointer.skip(self._source, self._checkpointer.needed)
         merged, failed, _ = self._scheduler.counts()
         # A continued run may need no workers: it starts them when it pulls an item.
         if self._total != 0 and not (merged or failed):
@@ -200,7 +206,7 @@ class Run:
     def _begin_work(self) -> None:
         if not self._working:
             settings, options = self._settings, self._options
-            self._pool.begin(settings.job(options.grid), options.slots, self._token)
+            self._pool.begin(settings.job(options.grid), options.slots, self.turn)
             self._working = True
             items_run = {slot: items for slot, items in self._pool.items_run().items() if slot < options.slots}
             self._do(self._scheduler.handle(messages.ItemsRun(items_run)))
@@ -216,17 +222,18 @@ class Run:
                 self._parent_times.workers_memory = self._pool.peak_memory()
             try:
                 interrupted = error is not None and not issubclass(type(error), Exception)
-                self._pool.end(clean, interrupted, run=self._token)
+                self._pool.end(self.turn, clean, interrupted, again=self._within)
             finally:
                 try:
-                    self._release_checkpoint(error)
+                    if self._checkpointer is not None:
+                        self._checkpointer.end(error, self._observers.tell)
                 finally:
                     done, failed, _ = self._scheduler.counts() if self._planned else Counts()
-                    self._observers.ended(done, failed, monotonic() - self._began, error)
+                    self._observers.ended(done, failed, monotonic() - self._began, error, self._stopped)
 
     def _patience(self) -> float | None:
         """Return the seconds to wait for events at most: 0 while there are items to pull, None for no limit."""
-        if self._feed.is_wanted(self._scheduler):
+        if self.feed.is_wanted(self._scheduler):
             return 0.0
         deadlines = []
         if self._observers:
@@ -267,7 +274,7 @@ class Run:
         from poolagg._engine.checkpointer import Checkpointer
 
         self._checkpointer = Checkpointer(self._settings, self._parent_fold, digest, self._options)
-        self._feed.checkpointer, self._failures.note_in_checkpoint = self._checkpointer, self._checkpointer.skip_failed
+        self.feed.checkpointer, self._failures.note_in_checkpoint = self._checkpointer, self._checkpointer.skip_failed
         self._checkpointer.begin(self._options)
         if self._settings.on_error == "skip":
             self._checkpointer.tell_skipped(self._failures.skipped)
@@ -276,25 +283,7 @@ class Run:
     def _keep_result(self) -> None:
         if self._checkpointer is not None:
             self._checkpointer.finished()
-            self._keep_rest(self._checkpointer)
-
-    def _keep_rest(self, checkpointer: Checkpointer) -> None:
-        if (committed := checkpointer.finish()) is not None:
-            self._observers.tell(committed)
-
-    def _release_checkpoint(self, error: BaseException | None) -> None:
-        """Commit what is not committed yet, however the run ended, and release the checkpoint."""
-        if self._checkpointer is None:
-            return
-        try:
-            with interrupts_allowed():
-                self._keep_rest(self._checkpointer)
-        except Exception as another:
-            if error is None:
-                raise
-            add_note(error, f"poolagg: the last commit of the checkpoint failed: {message_of(another)}")
-        finally:
-            self._checkpointer.release(error)
+            self._checkpointer.commit_rest(self._observers.tell)
 
     # -- events in, instructions out -----------------------------------------------------------------------------------
 
@@ -313,7 +302,7 @@ class Run:
 
     def _do(self, todo: Iterable[messages.Instruction]) -> None:
         pending = deque(todo)
-        while pending:
+        while pending and not self._stopped:
             instruction = pending.popleft()
             match instruction:
                 case messages.RunChunk():
@@ -329,20 +318,21 @@ class Run:
                         self._observers.chunk_done(finished, start)
                 case messages.Release(start, stop):
                     self._retry_buffer.release(start, stop)
-                case messages.Commit(state):
-                    pending.extend(self._commit(state))
+                case messages.Commit(state, settled):
+                    pending.extend(self._commit(state, settled))
                 case messages.Retry():
                     self._failures.retry(instruction)
                 case messages.Skip():
                     self._failures.skip(instruction)
+                    self._is_enough(instruction.settled)
                 case messages.LeaveOut(leaf):
                     self._leave_out(leaf)
                 case messages.Fail():
                     self._failures.fail(instruction)
-
-    def _commit(self, state: messages.PartialState) -> list[messages.Instruction]:
         if self._stopped:
-            return []
+            self._scheduler.stop(pending)
+
+    def _commit(self, state: messages.PartialState, settled: int) -> list[messages.Instruction]:
         began, keeper = monotonic(), self._checkpointer
         try:
             with contextlib.nullcontext() if keeper is None else keeper.covering(state.covers, state.nbytes):
@@ -354,19 +344,22 @@ class Run:
         for start, stop in state.covers:
             self._retry_buffer.release(start, stop)
         self._observers.state_merged(state, began, seconds)
-        if self._parent_fold.done():
-            self._stop()
-        return self._scheduler.handle(messages.Merged(seconds))
+        return self._scheduler.handle(messages.Merged(seconds, self._ends_early and self._is_enough(settled)))
 
-    def _stop(self) -> None:
-        """End the run early, because no further partial can change the result."""
-        self._stopped = True
-        self._scheduler.stop()
+    def _is_enough(self, settled: int) -> bool:
+        """Return whether the items pulled so far decide the result; end the run if those `settled` do.
+
+        What is true of the items `settled` is true of all that were pulled, so most calls ask once.
+        """
+        if not (self._ends_early and self._parent_fold.done(max(settled, self._scheduler.demand.start))):
+            return False
+        self._stopped = bool(self._parent_fold.done(settled))
+        return True
 
     def _leave_out(self, leaf: int) -> None:
         """Tell the parent fold that a leaf has no state, so that it need not keep the leaves beside it."""
         leave_out = getattr(self._parent_fold, "leave_out", None)
-        if leave_out is not None and not self._stopped:
+        if leave_out is not None:
             with contextlib.nullcontext() if self._checkpointer is None else self._checkpointer.covering(()):
                 leave_out(leaf)
 

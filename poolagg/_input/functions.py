@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from types import CodeType, FunctionType
 from typing import Any, Generic, TypeVar
 
-__all__ = ["name_of", "star", "with_item"]
+__all__ = ["name_of", "no_function_of_one_item", "star", "with_item"]
+
+ASYNCHRONOUS = 0x80 | 0x200
+"""The flags of the code of an `async def`, a coroutine or a generator (`inspect.CO_COROUTINE`, slow to import)."""
 
 Item = TypeVar("Item")
 T = TypeVar("T")
@@ -53,6 +57,36 @@ class with_item(Generic[T]):  # noqa: N801
 
     def __repr__(self) -> str:
         return f"with_item({name_of(self.func)})"
+
+
+def no_function_of_one_item(func: Any) -> str | None:
+    """Say why calling `func` with one item cannot give a partial, and what to write instead; None if it may.
+
+    >>> no_function_of_one_item(lambda x, y: x * y)
+    'func, <lambda>, requires 2 arguments and is called with one item: star(<lambda>) unpacks items that are tuples'
+    """
+    inner = func
+    while hasattr(inner, "func"):  # star, with_item, functools.partial
+        inner = inner.func
+    own: Any = type(inner)
+    code = getattr(inner, "__code__", None) or getattr(own.__call__, "__code__", None)
+    if type(code) is not CodeType:
+        return None
+    name = name_of(func)
+    if code.co_flags & ASYNCHRONOUS:
+        return (
+            f"func, {name}, is an async function, whose coroutine no worker awaits: "
+            f"lambda item: asyncio.run({name}(item)) runs it in a worker"
+        )
+    if type(inner) is not FunctionType or inner is not func:
+        return None  # a method, or a function of which some arguments are given
+    required = code.co_argcount - len(inner.__defaults__ or ())
+    if required > 1:
+        return (
+            f"func, {name}, requires {required} arguments and is called with one item: star({name}) unpacks items "
+            f"that are tuples"
+        )
+    return None
 
 
 def name_of(func: object) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Generic, TypeVar
+
+from poolagg._runtime.threads import HelperThread
 
 __all__ = ["Prefetch", "prefetch"]
 
@@ -36,7 +37,7 @@ class Prefetch(Generic[T], Iterator[T]):
     # The thread refers to the link, never to this object, so this can be collected while the thread waits.
     def __init__(self, source: Iterator[T], n: int) -> None:
         self._link: _Link[T] = _Link(n)
-        threading.Thread(target=_pull, args=(source, self._link), name="poolagg-prefetch", daemon=True).start()
+        HelperThread(target=_pull, args=(source, self._link), name="poolagg-prefetch").start()
 
     def __next__(self) -> T:
         if self._link.closed:

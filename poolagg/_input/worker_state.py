@@ -1,4 +1,4 @@
-"""What `func` may use while it runs: values that a worker makes once (`per_worker`) and random numbers (`rng`)."""
+"""What `func` may use while it runs: its worker's number, values that a worker makes once, and random numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from poolagg._input.functions import name_of
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["here", "per_worker", "rng"]
+__all__ = ["here", "per_worker", "rng", "worker_index"]
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
@@ -24,10 +24,11 @@ _making = threading.RLock()
 
 
 class per_worker(Generic[T]):  # noqa: N801
-    """A value that each worker process makes for itself at its first use: a model, a connection, a cache.
+    """A value that each worker makes for itself at its first use: a model, a connection, a cache.
 
     Write `model = per_worker(load_model)` in the module and `model()` inside `func`. Workers receive the factory, not
-    the value. `factory(*arguments)` runs once per process, under a lock, so once even if the workers are threads.
+    the value. `factory(*arguments)` runs once per worker: in a `ThreadPool` each thread has a value of its own. Other
+    threads, such as those that `func` starts, share the value of their process; a lock has one of them make it.
 
     >>> numbers = per_worker(list, (1, 2, 3))
     >>> numbers() is numbers()
@@ -39,15 +40,16 @@ class per_worker(Generic[T]):  # noqa: N801
             raise TypeError(f"per_worker() takes a function that makes the value, not the value itself: {factory!r}")
         self._factory = factory
         self._arguments = arguments
-        # A unique name, by which each unpickled copy of this object finds the value in its process.
+        # A unique name, by which each unpickled copy of this object finds the value in its worker.
         self._name = os.urandom(16).hex()
 
     def __call__(self) -> T:
-        with _making:
-            if self._name not in _made:
-                _made[self._name] = self._factory(*self._arguments)
-        made: T = _made[self._name]
-        return made
+        made = here.made
+        with _making if made is _made else contextlib.nullcontext():
+            if self._name not in made:
+                made[self._name] = self._factory(*self._arguments)
+        value: T = made[self._name]
+        return value
 
     def __repr__(self) -> str:
         return f"per_worker({', '.join([name_of(self._factory), *map(name_of, self._arguments)])})"
@@ -63,9 +65,33 @@ class _Here(threading.local):
     source: Iterator[Any] | None = None
     stop: int = 0
     generators: dict[tuple[int, int], Any]
+    # The class holds the values of a process, which is one worker, or none; a thread that is a worker has its own.
+    worker: int | None = None
+    workers: int = 1
+    made: dict[str, Any] = _made
 
     def __init__(self) -> None:
         self.generators = {}
+
+    def become_worker(self, index: int, workers: int) -> None:
+        """Make the calling thread one of so many workers."""
+        self.worker, self.workers, self.made = index, workers, {}
+
+    def make_process_worker(self, index: int, workers: int) -> None:
+        """Make all threads of this process one of so many workers."""
+        vars(self).clear()  # the thread that forked may have been a worker
+        self.generators = {}
+        _Here.worker, _Here.workers = index, workers
+
+    @contextlib.contextmanager
+    def as_only_worker(self) -> Iterator[None]:
+        """Make the calling thread a pool's only worker while the block runs."""
+        outer = self.worker, self.workers
+        self.worker, self.workers = 0, 1
+        try:
+            yield
+        finally:
+            self.worker, self.workers = outer
 
     def enter(self, source: Iterator[Any] | None, stop: int) -> None:
         """Note that the thread begins to run the items of `source`, the last of which has index `stop - 1`."""
@@ -88,8 +114,27 @@ class _Here(threading.local):
             raise RuntimeError("rng() needs an item that is running: call it inside func, during a run")
         return self.stop - operator.length_hint(self.source) - 1
 
+    @property
+    def running(self) -> int | None:
+        """The index of the item that is running; None if none is."""
+        return None if self.source is None else self.index
+
 
 here = _Here()
+
+
+def worker_index() -> int:
+    """Return the number of the worker that runs `func` or the initializer: 0 to workers - 1.
+
+    A worker that takes the place of another has its number. In a `SerialPool` it is 0. Raises RuntimeError outside of a
+    run, and in pools of other libraries, which do not number their workers.
+    """
+    if here.worker is None:
+        raise RuntimeError(
+            "worker_index() needs a worker: call it inside func or the initializer, in a ProcessPool, a ThreadPool or "
+            "a SerialPool"
+        )
+    return here.worker
 
 
 def rng(seed: int = 0) -> np.random.Generator:

@@ -1,4 +1,4 @@
-"""A report as a self-contained page of HTML, and as a trace in the format that Perfetto reads.
+"""A report as a self-contained page of HTML, as a part of a notebook, and as a trace in the format that Perfetto reads.
 
 Rule: values in, text out. The page has no script and loads nothing; it is light or dark as its reader prefers, and
 stays readable with many workers and chunks, because it draws no more than a screen can show.
@@ -16,7 +16,7 @@ from typing import Any
 from poolagg._report.bottleneck import seconds
 from poolagg._report.timeline import KINDS, PARENT, Timeline, TimeSpan, most_joined
 
-__all__ = ["Sheet", "page", "trace"]
+__all__ = ["Sheet", "fragment", "page", "trace"]
 
 BARS = 6_000
 """Bars on a page at most, approximately: a megabyte of text."""
@@ -43,6 +43,8 @@ class Sheet:
     elapsed: float = 0.0
     deaths: Sequence[tuple[int, float, str]] = ()
     """Worker, time, and cause."""
+    stacks: Sequence[tuple[str, str]] = ()
+    """The cause of a death, and the Python stack of the worker at that moment."""
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------
@@ -71,6 +73,7 @@ td, th { padding: 2px 14px 2px 0; text-align: right; border-bottom: 1px solid va
   white-space: nowrap; }
 th { color: var(--soft); position: sticky; top: 0; background: var(--back); } tr > :first-child { text-align: left; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 16px; margin: 0; }
+pre { background: var(--mark); padding: 10px 14px; overflow: auto; font-size: 13px; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 """
 
@@ -97,7 +100,23 @@ def page(sheet: Sheet) -> str:
             *_drawing(sheet),
             *_table(sheet),
             *_listed(sheet.facts),
+            *_stacks(sheet.stacks),
             "</main>\n</body>\n</html>\n",
+        ]
+    )
+
+
+def fragment(sheet: Sheet) -> str:
+    """Return the sentences and tables for a notebook, which styles them; there is no timeline."""
+    left = '<td style="text-align: left">'
+    facts = [f"<tr>{left}{_escaped(name)}</td>{left}{_escaped(fact)}</td></tr>" for name, fact in sheet.facts]
+    table = [_table_row("th", sheet.columns), *(_table_row("td", row) for row in sheet.rows)] if sheet.rows else []
+    return "\n".join(
+        [
+            f"<div>\n<p><strong>{_escaped(sheet.headline)}</strong></p>\n<p>{_escaped(sheet.what)}</p>",
+            f"<p>{_escaped(sheet.diagnosis)}</p>",
+            *(f"<table>{''.join(rows)}</table>" for rows in (table, facts) if rows),
+            "</div>",
         ]
     )
 
@@ -122,6 +141,11 @@ def _listed(facts: Iterable[tuple[str, str]]) -> Iterator[str]:
     items = [f"<dt>{_escaped(name)}</dt><dd>{_escaped(fact)}</dd>" for name, fact in facts]
     if items:
         yield "<h2>Facts</h2>\n<dl>\n" + "\n".join(items) + "\n</dl>"
+
+
+def _stacks(stacks: Iterable[tuple[str, str]]) -> Iterator[str]:
+    for what, stack in stacks:
+        yield f"<h2>{_escaped(what[:1].upper() + what[1:])}, at</h2>\n<pre>{_escaped(stack)}</pre>"
 
 
 # -- the timeline ------------------------------------------------------------------------------------------------------

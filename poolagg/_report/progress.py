@@ -11,11 +11,13 @@ import os
 import sys
 import warnings
 from collections import Counter
+from collections.abc import Mapping
+from time import monotonic
 from typing import Any
 
 from poolagg.events import ItemFailed, Progressed, RunEnded, RunEvent, RunStarted, WorkerDied
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "Rate"]
 
 # Seconds between lines where a line cannot be redrawn: the log of a day shows progress and stays readable.
 _BETWEEN_LINES = 60.0
@@ -62,22 +64,63 @@ class Progress:
             self._bar.close()
         self._trouble.clear()
         self._bar = _bar({"total": event.total, **self._arguments, "initial": event.done})
+        self._bar.recent_rate = Rate(event.done, monotonic())
 
-    def _move(self, done: int, failed: int, total: int | None) -> None:
+    def _move(self, done: int, failed: int, total: int | None, ended: Mapping[str, str] = {}) -> None:
         self._trouble["failed"] = failed
         if total not in (None, self._bar.total):
             self._bar.learn_total(total)
-        if trouble := {what: count for what, count in sorted(self._trouble.items()) if count}:
-            self._bar.set_postfix(trouble, refresh=False)
+        if postfix := {**ended, **{what: count for what, count in sorted(self._trouble.items()) if count}}:
+            self._bar.set_postfix(postfix, refresh=False)
+        self._bar.recent_rate.reach(done + failed, monotonic())
         self._bar.update(done + failed - self._bar.n)  # items that failed for good are over, too
 
     def _close(self, event: RunEnded) -> None:
-        """Leave the bar at its true count: `close` draws it one last time."""
+        """Leave the bar at its true count: `close` draws it one last time.
+
+        A run that broke off may have merged fewer items than it ran. Its bar stays where it was, unless it was full.
+        """
+        ran = 0 if event.error is None or self._bar.n == self._bar.total else self._bar.n - event.failed
         try:
-            self._move(event.done, event.failed, None)
+            ended = {"ended": "early"} if event.early else {}
+            # Without the other items the bar is complete, and a notebook does not draw it as a failure.
+            total = event.done + event.failed if event.early and self._bar.total is not None else None
+            self._move(max(event.done, ran), event.failed, total, ended)
         finally:
             self._bar.close()
             self._bar = None
+
+
+class Rate:
+    """Items per second, of which the later half of the run counts most.
+
+    tqdm's own rate takes the time since the last redraw for that of an item, so it is right only if each redraw shows
+    new items. Here each count weighs as much as the time that led to it, and both fade as the run goes on: in half if
+    the run takes as long again.
+
+    >>> rate = Rate(done=0, now=0.0)
+    >>> for seconds in (5, 10, 15):                     # two workers, each with an item of five seconds
+    ...     rate.reach(2 * seconds // 5, seconds)
+    >>> rate.per_second
+    0.4
+    """
+
+    def __init__(self, done: int, now: float) -> None:
+        self._done, self._began, self._at = done, now, now
+        self._items = self._seconds = 0.0
+
+    @property
+    def per_second(self) -> float | None:
+        """Items per second; None if there is no progress yet."""
+        return self._items / self._seconds if self._items > 0 < self._seconds else None
+
+    def reach(self, done: int, now: float) -> None:
+        """Note how many items are done at a time."""
+        if done != self._done and now > self._began:
+            fading = (self._at - self._began) / (now - self._began)
+            self._items = self._items * fading + done - self._done
+            self._seconds = self._seconds * fading + now - self._at
+            self._done, self._at = done, now
 
 
 def _check(arguments: dict[str, Any]) -> None:
@@ -118,6 +161,15 @@ def _bar_class() -> Any:
         # The thread lock of all bars. tqdm's default adds a multiprocessing lock, which would fix the start method
         # and may start a process. A lock that is already in use stays.
         _lock = getattr(std.tqdm, "_lock", std.TqdmDefaultWriteLock.th_lock)
+
+        recent_rate: Rate | None = None
+
+        @property
+        def format_dict(self) -> dict[str, Any]:
+            known: dict[str, Any] = super().format_dict
+            if self.disable or not self.smoothing or self.recent_rate is None:
+                return known  # the average, as tqdm shows it in the end
+            return known | {"rate": self.recent_rate.per_second}
 
         def learn_total(self, total: int) -> None:
             self.total = total

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
 from poolagg._report.bottleneck import Bottleneck, diagnose, percent, seconds
-from poolagg._report.html_page import Sheet, page, trace
+from poolagg._report.html_page import Sheet, fragment, page, trace
 from poolagg._report.statistics import RunStatistics, WorkerStatistics
 from poolagg._runtime.sizes import size
 from poolagg.events import ParentMeasured, RunEvent, RunStarted
@@ -42,11 +43,11 @@ COLUMNS = ("", "busy", "func", "step", "pickling", "idle", "chunks", "items", "s
 class Report:
     """Where the time of a run went, and what limited it: a watcher to print, or to save as a page or a trace.
 
-    `print(report)` fits a terminal. `report.bottleneck` is one word: "map", "step" (the reducer's, in the workers),
-    "reducer" (in the parent), "pickling" (of results), "items" (pickling them), "input", "scheduling", "straggler" (a
-    slow item at the end), "keys" (merging many), "start", or "nothing" (stands out). `report.diagnosis` explains it in
-    sentences, with the numbers and what to do. A report costs one event for each chunk, and bounded memory. After
-    several runs, it describes the last; you can print it during a run.
+    `print(report)` fits a terminal, and a notebook shows `report` as tables. `report.bottleneck` is one word: "map",
+    "step" (the reducer's, in the workers), "reducer" (in the parent), "pickling" (of results), "items" (pickling them),
+    "input", "scheduling", "straggler" (a slow item at the end), "keys" (merging many), "start", or "nothing" (stands
+    out). `report.diagnosis` explains it in sentences, with the numbers and what to do. A report costs one event for
+    each chunk, and bounded memory. After several runs, it describes the last; you can print it during a run.
 
     >>> from poolagg import SerialPool, Sum, aggregate
     >>> import time
@@ -92,6 +93,11 @@ class Report:
     def __repr__(self) -> str:
         return "Report()" if self._statistics is None else f"<Report of {_headline(self._statistics)}>"
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the sentences and the tables, as `print` does."""
+        sheet = self._sheet()
+        return fragment(replace(sheet, rows=_few(sheet.rows)))
+
     def __str__(self) -> str:
         if self._statistics is None:
             return f"Report(): {NOTHING}"
@@ -123,6 +129,7 @@ class Report:
             started.at,
             stats.elapsed,
             [(death.worker, death.at, death.text) for death in stats.deaths],
+            [(death.text, death.stack) for death in stats.deaths if death.stack is not None],
         )
 
 
@@ -137,7 +144,9 @@ def _headline(stats: RunStatistics) -> str:
     text = f"{_count(stats.done, 'item')}{of}{before} in {seconds(stats.elapsed)}, {workers}"
     if stats.ended is None:
         return f"{text}, so far"
-    return f"{text}; it ended with {stats.error}" if stats.error else text
+    if stats.error:
+        return f"{text}; it ended with {stats.error}"
+    return f"{text}; it ended early, when the result was known" if stats.ended.early else text
 
 
 def _facts(stats: RunStatistics) -> Iterable[tuple[str, str]]:
@@ -194,7 +203,11 @@ def _troubles(stats: RunStatistics) -> Iterable[tuple[str, str]]:
         yield "lost", death.text
     if stats.lost:
         again = max(0, stats.ran - (stats.done - stats.started.done) - stats.skipped)
-        yield "again", f"{_count(stats.lost, 'worker')} died; {again:,} items that they had not flushed ran again"
+        most = "at most " if stats.ended and stats.ended.early else ""  # some ran, and were not needed any more
+        yield (
+            "again",
+            f"{_count(stats.lost, 'worker')} died; {most}{again:,} items that they had not flushed ran again",
+        )
     if stats.retired:
         yield "replaced", f"{_count(stats.retired, 'worker')} after a chunk, the last because {stats.retirement}"
     for failure in stats.failures:

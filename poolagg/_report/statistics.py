@@ -75,11 +75,12 @@ class Slow:
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """The death of a worker, in words."""
+    """The death of a worker, in words, and its Python stack, if known."""
 
     worker: int
     at: float
     text: str
+    stack: str | None = None
 
 
 class Queue:
@@ -240,7 +241,8 @@ class RunStatistics:
             code = "cause unknown" if event.exitcode is None else f"exit code {event.exitcode}"
             how = event.reason or event.signal or code
             at_what = "" if event.suspect is None else f", running item {event.suspect:,}"
-            self.deaths.append(Death(event.worker, event.at, f"worker {event.worker} died ({how}){at_what}"))
+            text = f"worker {event.worker} died ({how}){at_what}"
+            self.deaths.append(Death(event.worker, event.at, text, event.stack))
 
     def _checkpoint(self, event: Checkpointed) -> None:
         self.checkpoints += 1

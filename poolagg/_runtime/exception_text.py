@@ -21,6 +21,7 @@ __all__ = [
     "said",
     "set_traceback",
     "short_repr",
+    "stack_of",
     "trace_of",
     "traceback_of",
     "works",
@@ -126,6 +127,12 @@ def add_note(error: BaseException, note: str) -> None:
         notes.append(note)
     else:
         _attributes(error).setdefault("__notes__", [note])
+
+
+def stack_of(error: BaseException) -> str | None:
+    """Return the attribute `stack`, the stack of a lost worker, if there is one."""
+    stack = _attributes(error).get("stack")
+    return stack if type(stack) is str else None
 
 
 def traceback_of(error: BaseException) -> TracebackType | None:

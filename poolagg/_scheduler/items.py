@@ -7,14 +7,23 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable
+from typing import NamedTuple
 
-from poolagg._scheduler.messages import PartialState
+from poolagg._scheduler.messages import Commit, Instruction, PartialState, Skip
 from poolagg._scheduler.ranges import Interval, LeafGrid, RangeSet, overlaps, without
 
-__all__ = ["ItemTracker"]
+__all__ = ["Counts", "ItemTracker"]
 
 GAPS = 1024
 """Intervals of failed items from which on the tracker forgets those that no longer matter."""
+
+
+class Counts(NamedTuple):
+    """How many items are in the result, how many failed for good, and how many have run without a failure."""
+
+    merged: int = 0
+    failed: int = 0
+    done: int = 0
 
 
 class ItemTracker:
@@ -33,6 +42,7 @@ class ItemTracker:
         self.arrived: list[tuple[int, int, PartialState]] = []  # a heap: the oldest first
         self.arrived_bytes = 0
         self._arrivals = 0
+        self._dropped = Counts()
 
     # -- pulled and waiting --------------------------------------------------------------------------------------------
 
@@ -128,6 +138,21 @@ class ItemTracker:
     def _failed_leaf(self, grid: LeafGrid, index: int) -> int | None:
         number, start, stop = grid.leaf(index)
         return number if self.failed.near(start, stop) and self.failed.end(start) >= stop else None
+
+    def drop(self, instructions: Iterable[Instruction]) -> None:
+        """Leave out of the counts what the engine has not carried out, because the run ended early."""
+        merged, failed, _ = self._dropped
+        for instruction in instructions:
+            if isinstance(instruction, Commit):
+                merged += instruction.state.items
+            failed += isinstance(instruction, Skip)
+        self._dropped = Counts(merged, failed)
+
+    def counts(self, in_workers: int) -> Counts:
+        """Count the items by their state, with those that have run and are still in workers."""
+        failed = self.failures - self._dropped.failed
+        merged = len(self.covered) - self.failures - self._dropped.merged
+        return Counts(merged, failed, merged + in_workers + sum(state.items for *_, state in self.arrived))
 
     @property
     def _settled(self) -> int:

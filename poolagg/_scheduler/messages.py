@@ -174,9 +174,13 @@ class SourceEnded(NamedTuple):
 
 
 class Merged(NamedTuple):
-    """The parent has folded a partial state in `seconds`."""
+    """The parent has folded a partial state in `seconds`.
+
+    `enough`: if the pulled items bring nothing new, the result is known, so that no more should be pulled yet.
+    """
 
     seconds: float
+    enough: bool = False
 
 
 class ItemsRun(NamedTuple):
@@ -200,9 +204,10 @@ class FlushAll(NamedTuple):
 
 
 class Commit(NamedTuple):
-    """Fold this partial state into the result."""
+    """Fold this partial state into the result; then all items before `settled` are in it, or have failed."""
 
     state: PartialState
+    settled: int
 
 
 class ChunkRan(NamedTuple):
@@ -227,10 +232,11 @@ class Retry(NamedTuple):
 
 
 class Skip(NamedTuple):
-    """Leave out an item that failed for good."""
+    """Leave out an item that failed for good; all items before `settled` are in the result, or have failed."""
 
     failure: Failure
     attempt: int
+    settled: int
 
 
 class LeaveOut(NamedTuple):

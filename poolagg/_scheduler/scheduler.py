@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from poolagg._scheduler.chunk_sizing import ChunkSizer
 from poolagg._scheduler.flushing import Flushing
-from poolagg._scheduler.items import ItemTracker
+from poolagg._scheduler.items import Counts, ItemTracker
 from poolagg._scheduler.losses import Losses
 from poolagg._scheduler.messages import (
     Broken,
@@ -68,14 +68,6 @@ class Demand(NamedTuple):
     """A worker is idle, so that an item at hand must not wait for the next."""
 
 
-class Counts(NamedTuple):
-    """How many items are in the result, how many failed for good, and how many have run without a failure."""
-
-    merged: int = 0
-    failed: int = 0
-    done: int = 0
-
-
 class Scheduler:
     """Takes events by `handle`, which returns instructions; between two events the engine reads five properties."""
 
@@ -84,7 +76,7 @@ class Scheduler:
     ) -> None:
         self.options = options
         self.sizer = ChunkSizer(options.slots, options.chunksize, not options.stateful, options.chunk_seconds)
-        self._ended = False
+        self._ended = self._enough = False
         self._instructions = Instructions()
         self._items = ItemTracker(options.grid, covered, failed)
         self._suspects = SuspectTracker(self._items, options, self._instructions)
@@ -115,7 +107,7 @@ class Scheduler:
         """Return how many items a chunk for this slot should have, 0 if none is wanted."""
         if slot is None or self._instructions.stopped or self._ended or self._items.waiting:
             return 0
-        if self.options.in_order and not self._window_open():
+        if (self._enough and self._items.uncovered) or (self.options.in_order and not self._window_open()):
             return 0
         total, pulled = self.options.total, self._items.pulled
         # A total that the input exceeds was wrong, so it is ignored from then on.
@@ -136,19 +128,17 @@ class Scheduler:
 
     def counts(self, reached: Iterable[tuple[int, int, int]] = ()) -> Counts:
         """Count the items by their state; `reached`: slots, their chunks, and the item that each has come to."""
-        failed, covered = self._items.failures, len(self._items.covered)
-        held = sum(stop - start for slot in self._slots for start, stop in slot.held)
-        arrived = sum(state.items for *_, state in self._items.arrived)
-        merged, done = covered - failed, held + arrived
+        in_workers = sum(stop - start for slot in self._slots for start, stop in slot.held)
         for slot, chunk, index in reached:
-            done += sum(index - run.start for run in self._slots[slot].chunks if run.chunk == chunk)
-        return Counts(merged, failed, merged + done)
+            in_workers += sum(index - run.start for run in self._slots[slot].chunks if run.chunk == chunk)
+        return self._items.counts(in_workers)
 
     # -- events --------------------------------------------------------------------------------------------------------
 
-    def stop(self) -> None:
-        """End the run: give no more instructions."""
+    def stop(self, dropped: Iterable[Instruction] = ()) -> None:
+        """End the run: give no more instructions. The engine has not carried out those `dropped`."""
         self._instructions.stopped = True
+        self._items.drop(dropped)
 
     def handle(self, event: Event) -> list[Instruction]:
         """Take in an event; return the instructions that follow from it."""
@@ -160,8 +150,9 @@ class Scheduler:
                 self.sizer.pulled(stop - start, nbytes)
                 for interval in self._items.pull(start, stop):
                     self._instructions.add(Release(*interval))
-            case Merged(seconds):
+            case Merged(seconds, enough):
                 self.sizer.merged(seconds)
+                self._enough = enough
             case SourceEnded():
                 self._ended = True
             case ItemsRun(items_run):
@@ -254,7 +245,7 @@ class Scheduler:
     def _commit(self, state: PartialState) -> None:
         self._suspects.progress()
         self._items.cover(state)
-        self._instructions.add(Commit(state))
+        self._instructions.add(Commit(state, self._items.covered.prefix))
 
     # -- failure -------------------------------------------------------------------------------------------------------
 

@@ -51,8 +51,9 @@ class SuspectTracker:
         if again:
             self._instructions.add(Retry(failure, attempt))
         elif self._skip:
-            self._instructions.add(Skip(failure, attempt))
-            if (leaf := self._items.skip(failure.index)) is not None:
+            leaf = self._items.skip(failure.index)
+            self._instructions.add(Skip(failure, attempt, self._items.covered.prefix))
+            if leaf is not None:
                 self._instructions.add(LeaveOut(leaf))
         else:
             self._instructions.fail(Fail(failure.index, failure.error, attempt, failure.cause, failure.item))

@@ -14,6 +14,7 @@ from poolagg._input import reused_buffers
 from poolagg._input.reused_buffers import Aliasing
 from poolagg._input.worker_state import here
 from poolagg._runtime.exception_text import set_traceback, short_repr, traceback_of
+from poolagg._runtime.signals import raised_by_handler
 from poolagg._scheduler.worker_messages import Failure
 from poolagg.pools.forked_child import leave
 from poolagg.pools.process.progress_cell import Sharing
@@ -209,6 +210,25 @@ class BatchMapper:
                     error = RuntimeError("the function raised StopIteration")
                 self.fail(start, error)
                 start += 1
+
+    def validated(
+        self, validate: Callable[[Sequence[Any]], None], runs: Sequence[tuple[int, list[Any]]]
+    ) -> Sequence[tuple[int, list[Any]]]:
+        """Return the runs without the partials that the reducer rejects, which fail their items."""
+        try:
+            for _, prepareds in runs:
+                validate(prepareds)
+            return runs
+        except Exception as error:
+            self.leave_fork(error)
+            if raised_by_handler(error):
+                raise
+
+        def validated(prepared: Any) -> Any:
+            validate((prepared,))
+            return prepared
+
+        return self._each(validated, runs)
 
     def fail(self, index: int, error: BaseException) -> None:
         """Record that an item has failed."""

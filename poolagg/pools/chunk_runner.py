@@ -22,8 +22,8 @@ from poolagg._scheduler.worker_messages import NONE_YET, ChunkResult, PartialSta
 from poolagg.errors import ReducerError
 from poolagg.pools.batch_mapper import BatchMapper, Heartbeat
 from poolagg.pools.serialization.outbox import Outbox
-from poolagg.pools.serialization.pickling import dumps_by_value, only_inherited
-from poolagg.reducers import Reducer
+from poolagg.pools.serialization.pickling import dumps_code, raise_if_inherited_only
+from poolagg.reducers import Reducer, Rejection
 from poolagg.strategies import Strategy
 
 __all__ = ["ChunkRunner", "Job", "OpenedBatch", "pickle_job"]
@@ -65,14 +65,13 @@ class Job(NamedTuple):
 def pickle_job(job: Job, inherited: Mapping[str, Any] | None = None) -> bytes:
     """Pickle the job, or raise a TypeError that names what does not pickle."""
     try:
-        return dumps_by_value(job, inherited)
+        return dumps_code(job, inherited)
     except Exception as error:
         for name, value in (("func", job.func), ("the reducer", job.reducer)):
             try:
-                dumps_by_value(value)
+                dumps_code(value)
             except Exception:
-                if (refusal := only_inherited(f"{name}, {value!r},", error)) is not None:
-                    raise refusal from error
+                raise_if_inherited_only(f"{name}, {value!r},", error)
                 raise TypeError(
                     f"{name}, {value!r}, can't be sent to a worker: {said(error)}. Make what it refers to inside the "
                     f"worker (per_worker, or an initializer), or use a ThreadPool"
@@ -102,6 +101,11 @@ class ChunkRunner:
         holds = job.reducer.retains_input or not job.strategy.stateful
         self._mapper = BatchMapper(job.func, job.reducer, holds, heartbeat, fatal, outbox)
         self._outbox = outbox
+        rejection = job.reducer.rejection
+        self._folds_at_once = getattr(self._worker_fold, "folds_at_once", False)
+        self._validates = rejection is not Rejection.NONE
+        self._validates_first = rejection is Rejection.MIDWAY or not self._folds_at_once
+        self._start = 0
         self._partials = outbox if getattr(self._worker_fold, "flushes_partials", False) else None
         self._batch = 1
         self._reduce_seconds = 0.0
@@ -124,7 +128,7 @@ class ChunkRunner:
         self._reduce_seconds, self._slowest = 0.0, NONE_YET
         mapper.begin()
         at, began = monotonic(), perf_counter()
-        stop = run.stop
+        self._start, stop = run.start, run.stop
         with here.within():
             for interval in without((run.start, run.stop), run.without):
                 reached = self._run_interval(run, interval, items, unpack, began + run.budget)
@@ -215,18 +219,33 @@ class ChunkRunner:
         self.heavy = self.heavy or size > HEAVY
         self._batch = max(1, int(min(by_time, by_size, self._batch * 4)))
 
-    def _fold_batch(self, mapped: list[tuple[int, list[Any]]]) -> int:
+    def _fold_batch(self, mapped: Sequence[tuple[int, list[Any]]]) -> int:
         """Fold the mapped partials and pack the failures; return the approximate bytes of one partial."""
         size = 0
+        if self._validates and self._validates_first:
+            mapped = self._mapper.validated(self._job.reducer.validate, mapped)
         for start, prepareds in mapped:
             size = sys.getsizeof(prepareds[-1], 0)
             if self._partials is None:
-                self._reduce(self._worker_fold.add, start, prepareds)
+                self._fold_run(start, prepareds)
             else:
                 for failure in self._partials.add(start, prepareds):
                     self._mapper.fail(failure.index, failure.error)
         self._mapper.pack_failures()
         return size
+
+    def _fold_run(self, start: int, prepareds: list[Any]) -> None:
+        """Fold a run. If that fails and leaves the accumulator unchanged, fold it without what the reducer rejects."""
+        try:
+            self._reduce(self._worker_fold.add, start, prepareds)
+        except ReducerError:
+            if self._validates_first or not self._validates:
+                raise
+            valid = self._mapper.validated(self._job.reducer.validate, [(start, prepareds)])
+            if sum(len(run) for _, run in valid) == len(prepareds):
+                raise
+            for index, run in valid:
+                self._reduce(self._worker_fold.add, index, run)
 
     def _reduce(self, method: Callable[..., None], *arguments: Any) -> None:
         began = perf_counter()
@@ -236,9 +255,14 @@ class ChunkRunner:
             self._mapper.leave_fork(error)
             if not is_a(error, Exception):
                 raise
-            self._raise_as_reducers(error, f"near item {arguments[0]}")
+            self._raise_as_reducers(error, f"as it folded {self._folded(*arguments)}")
         self._mapper.leave_fork()
         self._reduce_seconds += perf_counter() - began
+
+    def _folded(self, index: int, prepareds: Sequence[Any] = ()) -> str:
+        """Name the items that are being folded: those of a batch, or all so far if the strategy keeps batches."""
+        start, last = index if self._folds_at_once else self._start, index + len(prepareds) - 1
+        return f"items {start} to {last}" if start < last else f"item {last}"
 
     def _raise_as_reducers(self, error: Exception, where: str) -> NoReturn:
         if raised_by_handler(error):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-__all__ = ["usable_cpus", "with_thread_limits"]
+from poolagg._input.worker_state import here
+
+__all__ = ["WorkerEnviron", "default_workers", "usable_cpus"]
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -29,7 +31,42 @@ def usable_cpus() -> int:
     return count
 
 
-def with_thread_limits(environ: Mapping[str, str], workers: int) -> dict[str, str]:
-    """Divide the CPUs among the workers by thread limits; what `environ` already sets has priority."""
-    threads = str(max(1, usable_cpus() // workers))
-    return dict.fromkeys(THREAD_VARIABLES, threads) | dict(environ)
+def default_workers() -> int:
+    """Count the workers that a pool of processes has by default; inside a worker, its share of the CPUs, 1 at least."""
+    return max(1, usable_cpus() // here.workers)
+
+
+class WorkerEnviron:
+    """The environment variables of each worker, computed once a run, since copying `os.environ` is slow.
+
+    The CPUs are divided among the workers by thread limits; this process's variables have priority, and `env` has most.
+    """
+
+    def __init__(self, workers: int, env: Mapping[str, str] | Callable[[int], Mapping[str, str]] | None) -> None:
+        if not (env is None or callable(env) or isinstance(env, Mapping)):
+            raise TypeError(f"env must be a mapping, or a function of worker_index() that returns one, not {env!r}")
+        self._workers = workers
+        self._env = env if callable(env) else dict(env or {})
+        self._now: dict[str, str] | None = None
+
+    def renew(self) -> None:
+        """Forget the variables, since those of this process may have changed."""
+        self._now = None
+
+    def of_all(self) -> dict[str, str]:
+        """Return the variables that all workers have."""
+        if self._now is None:
+            threads = str(max(1, usable_cpus() // self._workers))
+            self._now = dict.fromkeys(THREAD_VARIABLES, threads) | dict(os.environ)
+            if not callable(self._env):
+                self._now |= self._env
+        return self._now
+
+    def of(self, worker: int) -> dict[str, str]:
+        """Return the variables of one worker."""
+        if not callable(self._env):
+            return self.of_all()
+        own = self._env(worker)
+        if not isinstance(own, Mapping):
+            raise TypeError(f"env({worker}) must return a mapping, not {own!r}")
+        return self.of_all() | dict(own)

@@ -1,9 +1,9 @@
 """The interface of a pool: workers that take instructions and return events. A pool does not know the scheduler.
 
-begin(job) … perform(instruction), wait() → events … end(). One job at a time: a second `begin` raises `PoolBusy` at
-once. `end` closes a pool that was never entered (`with pool:`).
+take_turn() … begin(job) … perform(instruction), wait() → events … end(). One job at a time: another thread waits in
+`take_turn`, and the thread of the current run gets `PoolBusy` (`turns.py`).
 
-`end` ends a run, `close` the pool. A subclass implements:
+`end` ends a run, `close` the pool, which keeps its workers until then. A subclass implements:
 
     _end(clean)      the run is over, and the pool waits for the next
     _interrupt()     the same, after Ctrl-C: all work ends now
@@ -14,25 +14,56 @@ once. `end` closes a pool that was never entered (`with pool:`).
 from __future__ import annotations
 
 import enum
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from threading import Event, Lock
 from types import TracebackType
-from typing import Any, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 from poolagg._input.batches import Encoded, InputBatch
+from poolagg._input.functions import star
 from poolagg._runtime.interrupts import even_if_interrupted, interrupts_held_back
 from poolagg._scheduler.messages import Cancel, Flush, PoolEvent, RestartWorker, RunChunk, Yield
 from poolagg.errors import PoolBusy
 from poolagg.pools.chunk_runner import Job
 from poolagg.pools.process.progress_cell import Batch
+from poolagg.pools.turns import Turn, Turns
 
-__all__ = ["Lifecycle", "Pool", "PoolInstruction"]
+__all__ = ["Lifecycle", "Pool", "PoolInstruction", "checked_initializer", "refuse_standard_names"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 PoolInstruction = RunChunk | Flush | Cancel | Yield | RestartWorker
+
+INSTEAD = {
+    "apply": "call func here, or use map(func, [item])",
+    "apply_async": "use imap_unordered, or aggregate with a reducer; concurrent.futures has submit",
+    "map_async": "use imap, which returns at once, or asyncio.to_thread(pool.map, func, items)",
+    "starmap_async": "use imap with star(func), which returns at once, or asyncio.to_thread(pool.starmap, func, items)",
+    "submit": "use imap_unordered, or aggregate with a reducer; concurrent.futures has submit",
+}
+"""What to use instead of the methods of other pools that these pools do not have."""
+
+RENAMED = {"processes": "workers", "maxtasksperchild": "max_items_per_worker"}
+"""The arguments of the standard library's pools that have another name here."""
+
+
+def checked_initializer(initializer: Callable[..., Any] | None) -> Callable[..., Any] | None:
+    """Return the initializer if it is a function or None; raise TypeError otherwise."""
+    if initializer is not None and not callable(initializer):
+        raise TypeError(f"initializer must be a function, not {initializer!r}")
+    return initializer
+
+
+def refuse_standard_names(pool: type[Pool], unknown: Iterable[str]) -> None:
+    """Raise a TypeError for unknown keyword arguments, which says how those of the standard library are called here."""
+    for name in unknown:
+        code = pool.__init__.__code__
+        known = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
+        new = RENAMED.get(name, "")
+        hint = f"it is called {new} here" if new in known else f"the arguments are {', '.join(known)}"
+        raise TypeError(f"{pool.__name__}() has no argument {name!r}: {hint}")
 
 
 class Lifecycle(enum.Enum):
@@ -45,15 +76,16 @@ class Lifecycle(enum.Enum):
 
 
 class _Used:
-    """Defers a concurrent `close` until this block ends.
+    """Defers a concurrent `close` until this block ends, and notes which thread runs the job.
 
     (`contextlib.contextmanager` sets `__traceback__` of exceptions that pass, and an exception may forbid that.)
     """
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    def __init__(self, pool: Pool, turn: Turn) -> None:
+        self._pool, self._turn = pool, turn
 
     def __enter__(self) -> None:
+        self._turn.step()
         self._before, self._pool.in_use = self._pool.in_use, True
         try:
             self._pool.check_open()  # after the flag: either `close` sees the flag, or this check sees `close`
@@ -88,30 +120,90 @@ class Pool(ABC):
     waited: float = 0.0
     """Seconds that the caller's thread has spent waiting for workers, in all runs."""
 
+    single_run = False
+    """The pool was made for one run, whose end closes it."""
     lifecycle = Lifecycle.OPEN
-    _entered = False
-    """The pool stays open from run to run."""
-    _busy: object = None
-    """The current run, as given to `begin`."""
-    _process = 0
-    """The process of the current run: a forked child does not continue a run of another thread."""
+    _busy: Turn | None = None
+    """The turn of the run that has begun."""
     in_use = False
     """A step of a run is in progress."""
 
+    def __init__(self) -> None:
+        self._turns = Turns()
+        self._once = Lock()
+        """Held by the call that frees the pool's resources."""
+        self._all_ended = Event()
+
     # -- for users -----------------------------------------------------------------------------------------------------
 
-    def imap_unordered(self, func: Callable[[Item], Result], iterable: Iterable[Item]) -> Iterator[Result]:
-        """Yield each result of `func` once, as they come: as in the standard library, with poolagg's guarantees.
+    def map(
+        self, func: Callable[[Item], Result], iterable: Iterable[Item], chunksize: int | None = None
+    ) -> list[Result]:
+        """Return the list of the results of `func`, in the order of the items.
 
-        The pool pulls the input lazily, only as fast as you take results. Leaving the loop stops the run cleanly. An
-        exception in `func` is raised as `TaskError`.
+        An exception in `func`, or in the iteration of `iterable`, is raised as it is: the one that a plain loop would
+        raise. `chunksize` is the number of items of a chunk; None adapts it to their cost.
+
+        >>> from poolagg import SerialPool
+        >>> SerialPool().map(abs, [-3, 1, -2])
+        [3, 1, 2]
         """
-        from poolagg._engine.api import imap_unordered  # here, since the engine imports the pools
+        from poolagg._engine.mapping import mapped  # here, since the engine imports the pools
 
-        return imap_unordered(self, func, iterable)
+        return mapped(self, func, iterable, chunksize)
+
+    def starmap(
+        self, func: Callable[..., Result], iterable: Iterable[Iterable[Any]], chunksize: int | None = None
+    ) -> list[Result]:
+        """Return `map` of a function of several arguments: each item is the tuple of its arguments.
+
+        >>> from poolagg import SerialPool
+        >>> SerialPool().starmap(pow, [(2, 5), (3, 2)])
+        [32, 9]
+        """
+        from poolagg._engine.mapping import mapped
+
+        return mapped(self, star(func), iterable, chunksize)
+
+    def imap(
+        self, func: Callable[[Item], Result], iterable: Iterable[Item], chunksize: int | None = None
+    ) -> Iterator[Result]:
+        """Yield the results of `func` in the order of the items.
+
+        The run begins with the first `next`. The pool pulls the input lazily, only as fast as you take results, and
+        leaving the loop stops the run cleanly. An exception in `func`, or in the iteration of `iterable`, is raised as
+        it is, after the results that came before it, and ends the iteration.
+
+        >>> from poolagg import SerialPool
+        >>> list(SerialPool().imap(abs, [-3, 1, -2]))
+        [3, 1, 2]
+        """
+        from poolagg._engine.mapping import imap
+
+        return imap(self, func, iterable, chunksize)
+
+    def imap_unordered(
+        self, func: Callable[[Item], Result], iterable: Iterable[Item], chunksize: int | None = None
+    ) -> Iterator[Result]:
+        """Yield each result of `func` once, as they come; otherwise like `imap`.
+
+        >>> from poolagg import SerialPool
+        >>> sorted(SerialPool().imap_unordered(abs, [-3, 1, -2]))
+        [1, 2, 3]
+        """
+        from poolagg._engine.mapping import imap
+
+        return imap(self, func, iterable, chunksize, in_order=False)
+
+    if not TYPE_CHECKING:  # a class with this method has any attribute, for a type checker
+
+        def __getattr__(self, name: str) -> NoReturn:
+            """Raise an AttributeError that says what to use instead of a method of other pools."""
+            hint = f": {INSTEAD[name]}" if name in INSTEAD else ""
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}", name=name, obj=self)
 
     def __enter__(self) -> Self:
-        self._entered = True
+        self.check_open()
         try:
             self.open()
         except BaseException:
@@ -127,16 +219,31 @@ class Pool(ABC):
     def close(self, at_once: bool = False) -> None:
         """End all workers without waiting for pending work; with `at_once`, not even for idle workers to exit.
 
-        A run in progress, in another thread or around this call, ends with a ValueError.
+        A run in progress, in another thread or around this call, ends with a ValueError, and so does one that waits for
+        its turn.
         """
         if self.lifecycle is not Lifecycle.OPEN:
             return
         with interrupts_held_back():
             self.lifecycle = Lifecycle.CLOSING
-            if self._busy and self.in_use:
+            self._turns.call_all()
+            if self.in_use and self._turns.current() is not None:
                 self._stop()
             else:
                 self._free(at_once)
+
+    def terminate(self) -> None:
+        """End all workers at once."""
+        self.close(at_once=True)
+
+    def join(self) -> None:
+        """Wait until all workers of the closed pool have ended."""
+        if self.lifecycle is Lifecycle.OPEN:
+            raise ValueError(f"{self!r} is open: call close() or terminate() before join()")
+        if self.lifecycle is Lifecycle.CLOSING and self._turns.is_inside():
+            raise PoolBusy(f"join() of {self!r} would wait for the job that calls it: call join() after the job")
+        self._all_ended.wait()
+        self._join()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"{self!r} can't be pickled: func must not refer to it, but may make a pool of its own")
@@ -144,54 +251,69 @@ class Pool(ABC):
     # -- for the engine ------------------------------------------------------------------------------------------------
 
     def check_free(self) -> None:
-        """Raise `PoolBusy` if a run is in progress, ValueError if the pool is closed."""
-        if self._busy and self._process == os.getpid():
-            raise PoolBusy(f"{self!r} is running another job: a pool runs one at a time, so use a second pool")
+        """Raise ValueError if the pool is closed, `PoolBusy` if the current run would wait for this thread."""
         self.check_open()
+        if self._turns.is_inside():
+            raise PoolBusy(
+                f"{self!r} is running another job for this thread: a pool runs one at a time, so end that job first, "
+                "or use a second pool"
+            )
 
-    def used(self) -> _Used:
+    def take_turn(self, turn: Turn) -> None:
+        """Wait until the runs of other threads have ended; `end` gives the turn to the next."""
+        self.check_free()
+        self._turns.take(turn, self.check_open)
+
+    def used(self, turn: Turn) -> _Used:
         """Return a context manager that defers a concurrent `close`."""
-        return _Used(self)
+        return _Used(self, turn)
 
     def check_open(self) -> None:
         """Raise ValueError if the pool is closed."""
         if self.lifecycle is not Lifecycle.OPEN:
-            raise ValueError(f"{self!r} is closed: make a new one, or keep it open with `with`")
+            raise ValueError(f"{self!r} is closed: make a new one")
 
-    def begin(self, job: Job, slots: int, run: object = True) -> None:
-        """Start a run on the first `slots` workers; `end` identifies it by `run`."""
-        self.check_free()
-        self._busy, self._process = run, os.getpid()
+    def begin(self, job: Job, slots: int, turn: Turn) -> None:
+        """Start the run that has this turn, on the first `slots` workers."""
+        self.check_open()
+        self._busy = turn
         try:
             self._begin(job, slots)
         except BaseException as error:
-            self.end(clean=False, interrupted=not issubclass(type(error), Exception))
+            self.end(turn, clean=False, interrupted=not issubclass(type(error), Exception), again=True)
             raise
 
-    def end(self, clean: bool, interrupted: bool = False, again: bool = False, run: object = None) -> None:
-        """End the run; `clean` if every worker is idle. A pool that was never entered is closed.
+    def end(self, turn: Turn, clean: bool, interrupted: bool = False, again: bool = False) -> None:
+        """End the run that has this turn; `clean` if every worker is idle.
 
-        `interrupted`: the user wants all work to end now, by Ctrl-C, say. `again`: another run follows at once.
-        `run`: end this run only, and not one that has replaced it.
+        `interrupted`: the user wants all work to end now, by Ctrl-C, say. `again`: another run follows in this turn.
         """
         with interrupts_held_back():
-            if not self._busy or run not in (None, self._busy):
-                return
-            self._busy = None
-            if self.lifecycle is not Lifecycle.OPEN:
-                self._free(at_once=True)
-            elif not self._entered and not again:
-                self._free(at_once=not clean)
-            elif interrupted:
-                self._interrupt()
-            else:
-                self._end(clean)
+            try:
+                begun = self._busy is turn  # false in a forked child that has replaced it
+                if begun:
+                    self._busy = None
+                if self.lifecycle is not Lifecycle.OPEN and self._turns.current() is turn:
+                    self._free(at_once=True)
+                elif self.single_run and not again:
+                    self._free(at_once=not clean)
+                elif begun and interrupted:
+                    self._interrupt()
+                elif begun:
+                    self._end(clean)
+            finally:
+                if not again:
+                    self._turns.leave(turn)
 
     def open(self) -> None:  # noqa: B027 - most pools start workers in `begin`
         """Start the workers ahead of the first run."""
 
-    def encode(self) -> Callable[[Any], Encoded] | None:
-        """Return the function that pickles an item; None if items go by reference."""
+    def encode(self, refuse: bool) -> Callable[[Any], Encoded] | None:
+        """Return the function that pickles an item; None if items go by reference.
+
+        An item that does not pickle fails in its worker; with `refuse`, the function raises instead.
+        """
+        del refuse
         return None
 
     @abstractmethod
@@ -228,9 +350,12 @@ class Pool(ABC):
         raise NotImplementedError
 
     def _free(self, at_once: bool) -> None:
-        if self.lifecycle is not Lifecycle.CLOSED:
+        if self._once.acquire(blocking=False):
             self.lifecycle = Lifecycle.CLOSED
-            self._close(at_once)
+            try:
+                self._close(at_once)
+            finally:
+                self._all_ended.set()
 
     @abstractmethod
     def _begin(self, job: Job, slots: int) -> None: ...
@@ -246,3 +371,6 @@ class Pool(ABC):
 
     @abstractmethod
     def _close(self, at_once: bool) -> None: ...
+
+    def _join(self) -> None:  # noqa: B027 - most pools wait in `_close`
+        """Wait for workers that `_close` leaves to end by themselves."""

@@ -9,6 +9,7 @@ from functools import partial
 from time import monotonic
 
 from poolagg._input.batches import InputBatch, open_batch
+from poolagg._input.worker_state import here
 from poolagg._runtime.signals import handlers, raised_by_handler
 from poolagg._scheduler.messages import Broken, Cancel, Cancelled, ChunkResult, Flush, Flushed, PoolEvent, RunChunk
 from poolagg.errors import ReducerError
@@ -82,6 +83,7 @@ class SerialPool(Pool):
     workers = 1
 
     def __init__(self) -> None:
+        super().__init__()
         self._instructions: deque[tuple[PoolInstruction, InputBatch | None]] = deque()
         self._work: ChunkRunner | None = None
 
@@ -103,7 +105,8 @@ class SerialPool(Pool):
                 began = monotonic()
                 try:
                     # In no variable, since tracebacks keep this frame.
-                    return [carry_out(self._work, instruction, input_batch)]
+                    with here.as_only_worker():
+                        return [carry_out(self._work, instruction, input_batch)]
                 finally:
                     del input_batch
                     self.waited += monotonic() - began  # the caller's thread is the worker

@@ -7,11 +7,14 @@ import queue
 import threading
 import weakref
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from time import monotonic
-from typing import Any, TypeAlias
+from typing import Any, Never, TypeAlias
+from weakref import WeakSet
 
 from poolagg._input.batches import InputBatch
+from poolagg._input.worker_state import here
 from poolagg._runtime.arguments import checked_count
 from poolagg._runtime.interrupts import even_if_interrupted, interrupts_allowed, interrupts_held_back
 from poolagg._scheduler.messages import (
@@ -27,34 +30,54 @@ from poolagg._scheduler.messages import (
 )
 from poolagg.pools.chunk_runner import ChunkRunner, Job
 from poolagg.pools.cpus import usable_cpus
-from poolagg.pools.pool import Pool, PoolInstruction
+from poolagg.pools.pool import Pool, PoolInstruction, checked_initializer, refuse_standard_names
 from poolagg.pools.process.progress_cell import Batch, RunCancelled, Sharing
 from poolagg.pools.serial import carry_out
 from poolagg.pools.serialization.wire import as_reducer_error, start_failed
+from poolagg.pools.turns import Turn, WorkerThread
 
 __all__ = ["ThreadPool"]
 
 
 class ThreadPool(Pool):
-    """Threads of this process, kept for many runs when entered with `with`, else for one.
+    """Threads of this process, kept for many runs: until the pool is closed, or collected.
 
     Items and partials go by reference and need not pickle, but the source must not reuse one buffer for all its items.
+    By default there are more threads than CPUs, `min(32, CPUs + 4)` as in `concurrent.futures`, since they are for work
+    that waits. `initializer()` runs first in each.
+
     A thread can't be killed: `item_timeout` is not supported, and a thread that is busy when its run ends is abandoned,
     and ends after its current batch.
+
+    It needs no GIL, for each object has one owner or a lock. A thread owns its accumulators and its place in the input;
+    a partial state is the caller's thread's once it is in the queue of events. Beside queues both sides use fields that
+    one of them writes, and what has a lock: the chunks that a thread has claimed, and how a chunk is divided. The
+    threads share `func`, the reducer and the items, which are read and not changed, unless `func` itself changes them.
 
     >>> with ThreadPool(workers=2) as pool:
     ...     sorted(pool.imap_unordered(abs, [-3, 1, -2]))
     [1, 2, 3]
     """
 
-    def __init__(self, workers: int | None = None, *, initializer: Callable[..., Any] | None = None) -> None:
-        self.workers = checked_count("workers", usable_cpus() if workers is None else workers)
-        self._initializer = initializer
+    def __init__(
+        self,
+        workers: int | None = None,
+        initializer: Callable[..., Any] | None = None,
+        initargs: Iterable[Any] = (),
+        **unknown: Never,
+    ) -> None:
+        super().__init__()
+        refuse_standard_names(ThreadPool, unknown)
+        self.workers = checked_count("workers", min(32, usable_cpus() + 4) if workers is None else workers)
+        checked = checked_initializer(initializer)
+        self._initializer = None if checked is None else partial(checked, *initargs)
         self._slots: dict[int, _Thread] = {}
+        self._left: WeakSet[WorkerThread] = WeakSet()
+        """Threads that were abandoned and may still run their last batch."""
         self._events: PoolEvents = queue.SimpleQueue()  # a new one for each run, so that late events are dropped
         self._now: list[PoolEvent] = []
         self._started_in = os.getpid()
-        self._finalizer = weakref.finalize(self, even_if_interrupted, _leave, self._slots)
+        self._finalizer = weakref.finalize(self, even_if_interrupted, _leave, self._slots, self._left)
         self._finalizer.atexit = False  # daemons end with the interpreter
 
     def __repr__(self) -> str:
@@ -98,12 +121,13 @@ class ThreadPool(Pool):
         self._forget_events()
         if self._started_in != os.getpid():  # a forked child does not have its parent's threads
             self._slots.clear()
+            self._left.clear()
             self._started_in = os.getpid()
         for slot in range(slots):
             if slot not in self._slots:
                 with interrupts_held_back():
-                    self._slots[slot] = _Thread(slot, self._initializer)
-            self._slots[slot].begin(job, self._events)
+                    self._slots[slot] = _Thread(slot, self.workers, self._initializer)
+            self._slots[slot].begin(job, self._events, self._busy)
 
     def _forget_events(self) -> None:
         self._events, self._now = queue.SimpleQueue(), []
@@ -112,7 +136,7 @@ class ThreadPool(Pool):
         self._forget_events()
         for slot, thread in list(self._slots.items()):
             if not clean and thread.busy:
-                thread.leave()
+                self._left.add(thread.leave())
                 del self._slots[slot]
             else:
                 thread.drop()
@@ -123,18 +147,23 @@ class ThreadPool(Pool):
     def _close(self, at_once: bool) -> None:
         self._finalizer.detach()
         idle = [thread for thread in self._slots.values() if not thread.busy]
-        _leave(self._slots)
+        _leave(self._slots, self._left)
         if self._started_in == os.getpid():
             with interrupts_allowed():  # an initializer may take its time
                 for thread in idle:
                     thread.join()
 
+    def _join(self) -> None:
+        if self._started_in == os.getpid():
+            for thread in list(self._left):
+                thread.join()
 
-def _leave(slots: dict[int, _Thread]) -> None:
+
+def _leave(slots: dict[int, _Thread], left: WeakSet[WorkerThread]) -> None:
     """Have each thread end after its current batch."""
     with interrupts_held_back():
         for thread in slots.values():
-            thread.leave()
+            left.add(thread.leave())
         slots.clear()
 
 
@@ -144,8 +173,8 @@ PoolEvents: TypeAlias = "queue.SimpleQueue[PoolEvent | None]"
 class _Thread:
     """One worker's thread and its queue of instructions; it is its own `Heartbeat`."""
 
-    def __init__(self, slot: int, initializer: Callable[..., Any] | None) -> None:
-        self.slot = slot
+    def __init__(self, slot: int, workers: int, initializer: Callable[..., Any] | None) -> None:
+        self.slot, self._workers = slot, workers
         self.now: Batch | None = None
         self.sharing = Sharing(memoryview(array("q", [0, 0])))
         self._given = self._done = 0
@@ -158,10 +187,11 @@ class _Thread:
         self._instructions: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._cancelled: set[int] = set()
         self._claimed = -1
-        self._thread = threading.Thread(target=self._serve, name=f"poolagg-{slot}", daemon=True)
+        self._thread = WorkerThread(target=self._serve, name=f"poolagg-{slot}", daemon=True)
         self._thread.start()
 
-    def begin(self, job: Job, events: PoolEvents) -> None:
+    def begin(self, job: Job, events: PoolEvents, turn: Turn | None) -> None:
+        self._thread.serves = turn
         with self._lock:  # here, since the thread may read the job only after chunks were cancelled
             self._claimed = -1
             self._cancelled.clear()
@@ -194,10 +224,11 @@ class _Thread:
             self._cancelled.add(chunk)
             return True
 
-    def leave(self) -> None:
-        """End after the current batch."""
+    def leave(self) -> WorkerThread:
+        """End after the current batch; return the thread."""
         self._left = True
         self._instructions.put((None, None))
+        return self._thread
 
     def join(self) -> None:
         self._thread.join()
@@ -221,6 +252,7 @@ class _Thread:
 
     def _serve(self) -> None:
         """Take instructions; while this waits for one, no variable refers to a run."""
+        here.become_worker(self.slot, self._workers)
         self._failed = self._initialized()
         while not self._left:
             self._take(*self._instructions.get())

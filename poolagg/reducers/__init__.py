@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING
 from poolagg._runtime.lazy_imports import lazily
 
 if TYPE_CHECKING:
+    from poolagg.reducers.arrays import ArrayMean as ArrayMean
+    from poolagg.reducers.arrays import ArrayMoments as ArrayMoments
     from poolagg.reducers.arrays import ArrayReduce as ArrayReduce
+    from poolagg.reducers.arrays import ArrayStd as ArrayStd
     from poolagg.reducers.arrays import ArraySum as ArraySum
     from poolagg.reducers.arrays import Histogram as Histogram
     from poolagg.reducers.collecting import Collect as Collect
+    from poolagg.reducers.collecting import Concat as Concat
     from poolagg.reducers.collecting import Frequencies as Frequencies
     from poolagg.reducers.collecting import MergeCounts as MergeCounts
     from poolagg.reducers.collecting import Unique as Unique
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
     from poolagg.reducers.moments import Std as Std
     from poolagg.reducers.moments import Sum as Sum
     from poolagg.reducers.moments import Variance as Variance
+    from poolagg.reducers.picking import AllTrue as AllTrue
+    from poolagg.reducers.picking import AnyTrue as AnyTrue
     from poolagg.reducers.picking import Bottom as Bottom
     from poolagg.reducers.picking import First as First
     from poolagg.reducers.picking import Last as Last
@@ -38,24 +44,36 @@ if TYPE_CHECKING:
     from poolagg.reducers.picking import Top as Top
     from poolagg.reducers.reducer import Position as Position
     from poolagg.reducers.reducer import Reducer as Reducer
+    from poolagg.reducers.reducer import Rejection as Rejection
     from poolagg.reducers.reducer import fold as fold
     from poolagg.reducers.reducer import join as join
     from poolagg.reducers.reducer import reduced as reduced
+    from poolagg.reducers.sketches.distinct import Distinct as Distinct
+    from poolagg.reducers.sketches.distinct import SetSketch as SetSketch
+    from poolagg.reducers.sketches.heavy_hitters import CountSketch as CountSketch
+    from poolagg.reducers.sketches.heavy_hitters import HeavyHitters as HeavyHitters
+    from poolagg.reducers.sketches.quantiles import Quantiles as Quantiles
+    from poolagg.reducers.sketches.quantiles import RankSketch as RankSketch
     from poolagg.reducers.tee import ReducerLike as ReducerLike
     from poolagg.reducers.tee import Tee as Tee
     from poolagg.reducers.tee import as_reducer as as_reducer
 else:
     __getattr__, __dir__, __all__ = lazily(
         __name__,
-        unlisted="FloatSum Mark Moments Total",
-        arrays="ArrayReduce ArraySum Histogram",
+        unlisted="ArrayMoments CountSketch FloatSum Mark Moments RankSketch Rejection SetSketch Total",
+        arrays="ArrayMean ArrayMoments ArrayReduce ArrayStd ArraySum Histogram",
         exact_sum="FloatSum Total",
         functions="Fold Into Reduce",
-        collecting="Collect Frequencies MergeCounts Unique",
+        collecting="Collect Concat Frequencies MergeCounts Unique",
         grouping="GroupBy",
         keys="Mark",
         moments="Count Mean Moments Std Sum Variance",
-        picking="Bottom First Last Max Min Sample Top",
-        reducer="Position Reducer fold join reduced",
+        picking="AllTrue AnyTrue Bottom First Last Max Min Sample Top",
+        reducer="Position Reducer Rejection fold join reduced",
         tee="ReducerLike Tee as_reducer",
+        **{
+            "sketches.distinct": "Distinct SetSketch",
+            "sketches.heavy_hitters": "CountSketch HeavyHitters",
+            "sketches.quantiles": "Quantiles RankSketch",
+        },
     )

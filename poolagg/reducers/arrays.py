@@ -1,4 +1,4 @@
-"""Histogram, ArraySum, ArrayReduce: numpy arrays, reduced in place.
+"""Histogram, ArraySum, ArrayReduce, ArrayMean, ArrayStd: numpy arrays, reduced element by element.
 
 Rule: an accumulator owns its array, never a view of a partial. Arrays that do not match are errors: these reducers
 never broadcast, and cast only on request. They import numpy when the first is made.
@@ -11,9 +11,10 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from functools import lru_cache
 from numbers import Real
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from poolagg._runtime.arguments import call, shown
+from poolagg._runtime.arguments import call, need_count, shown
+from poolagg._runtime.plain_values import plain
 from poolagg.reducers.reducer import Reducer
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     Array: TypeAlias = NDArray[Any] | Any
     Counts: TypeAlias = NDArray[np.int64]
 
-__all__ = ["ArrayReduce", "ArraySum", "Histogram"]
+__all__ = ["ArrayMean", "ArrayMoments", "ArrayReduce", "ArrayStd", "ArraySum", "Histogram"]
 
 
 class ArrayReduce(Reducer["Array"]):
@@ -55,14 +56,7 @@ class ArrayReduce(Reducer["Array"]):
         self.dtype: Any = None
 
     def prepare(self, partial: Any) -> Any:
-        import numpy as np
-
-        kind: Any = type(partial)
-        if kind is not np.ndarray and (reason := _more_than_numbers(kind)):
-            raise TypeError(f"{self!r} {reason}")
-        array = np.asarray(partial)
-        if array.dtype.kind not in "biufc":
-            raise TypeError(f"{self!r} requires arrays of numbers, got dtype {array.dtype} from {shown(partial)}")
+        array = _array_of_numbers(self, partial)
         return array if self.dtype is None else array.astype(self.dtype, casting="same_kind", copy=False)
 
     def init(self) -> Any:
@@ -90,10 +84,7 @@ class ArrayReduce(Reducer["Array"]):
         return self.ufunc.reduce(np.empty((1, 0), dtype), axis=0, dtype=self.dtype).dtype
 
     def _into(self, acc: Any, array: Any, dtype: Any) -> Any:
-        if array.shape != acc.shape:
-            raise ValueError(
-                f"{self!r} got arrays of shapes {acc.shape} and {array.shape}: all must have the same shape"
-            )
+        _need_same_shape(self, acc, array)
         if dtype != acc.dtype:
             raise TypeError(
                 f"{self!r} got arrays reduced in {acc.dtype} and in {dtype}: convert them to one dtype with .of(f)"
@@ -127,6 +118,107 @@ class ArraySum(ArrayReduce):
 
     def __repr__(self) -> str:
         return call("ArraySum", dtype=self.dtype)
+
+
+@plain
+class ArrayMoments(NamedTuple):
+    """The count of arrays, their mean, and the sum of their squared deviations from it (None in `ArrayMean`)."""
+
+    n: int = 0
+    mean: Any = None
+    squares: Any = None
+
+
+ArrayMoments.__module__ = "poolagg.reducers"
+
+
+class ArrayMean(Reducer["Array"]):
+    """The mean of equally shaped arrays, element by element, as `numpy.mean(partials, axis=0)`; None for no partials.
+
+    Means merge by the formula of Chan, Golub and LeVeque (1979), in float64 or a wider dtype, so a large mean costs no
+    digits, and sums do not overflow. Linear; a step makes a few temporary arrays. Floats depend on the order of
+    arrival: `reproducible=True` fixes the bits. Raises ValueError for shapes that differ, and TypeError as ArraySum.
+
+    >>> import numpy as np
+    >>> from poolagg.reducers import reduced
+    >>> reduced(ArrayMean(), [np.array([1, 5]), np.array([2, 2])])
+    array([1.5, 3.5])
+    """
+
+    retains_input = False
+    deviates = False
+
+    def prepare(self, partial: Any) -> Any:
+        return _array_of_numbers(self, partial)
+
+    def init(self) -> ArrayMoments:
+        return ArrayMoments()
+
+    def step(self, acc: ArrayMoments, prepared: Any) -> ArrayMoments:
+        import numpy as np
+
+        mean = prepared.astype(np.result_type(prepared, np.float64))
+        return self.merge(acc, ArrayMoments(1, mean, np.zeros_like(mean) if self.deviates else None))
+
+    def merge(self, acc: ArrayMoments, other: ArrayMoments) -> ArrayMoments:
+        import numpy as np
+
+        if not other.n:
+            return acc
+        if not acc.n:
+            return ArrayMoments(*map(_copy_of, other))
+        _need_same_shape(self, acc.mean, other.mean)
+        n = acc.n + other.n
+        with np.errstate(all="ignore"):  # infinities and nan give nan, as in numpy's own mean
+            delta = other.mean - acc.mean
+            mean = acc.mean + delta * (other.n / n)
+            sound = np.isfinite(delta)
+            if not sound.all():
+                mean = np.where(sound, mean, acc.mean * (acc.n / n) + other.mean * (other.n / n))
+            if not self.deviates:
+                return ArrayMoments(n, np.asarray(mean))
+            squares = acc.squares + other.squares + delta * delta * (acc.n * (other.n / n))
+            if not sound.all():
+                squares = np.where(np.isfinite(mean), squares, np.nan)
+        return ArrayMoments(n, np.asarray(mean), np.asarray(squares))
+
+    def finish(self, acc: ArrayMoments) -> Any:
+        return _copy_of(acc.mean)
+
+
+class ArrayStd(ArrayMean):
+    """The standard deviation of equally shaped arrays, element by element: `numpy.std(partials, axis=0, ddof=ddof)`.
+
+    None for no partials; nan for too few, and where an element is infinite or nan. Squared deviations merge by the
+    formula of Chan, Golub and LeVeque (1979), so a large mean does not cancel a small spread. Costs and errors as
+    ArrayMean, and a TypeError for complex numbers.
+
+    >>> import numpy as np
+    >>> from poolagg.reducers import reduced
+    >>> reduced(ArrayStd(ddof=0), [np.array([1e9, 5]), np.array([1e9 + 2, 5])])
+    array([1., 0.])
+    """
+
+    deviates = True
+
+    def __init__(self, ddof: int = 1) -> None:
+        self.ddof = need_count("ArrayStd(ddof)", ddof, least=0)
+
+    def prepare(self, partial: Any) -> Any:
+        array = super().prepare(partial)
+        if array.dtype.kind == "c":
+            raise TypeError(f"{self!r} requires real numbers, got dtype {array.dtype}: .of(numpy.abs), or its parts")
+        return array
+
+    def finish(self, acc: ArrayMoments) -> Any:
+        import numpy as np
+
+        if not acc.n:
+            return None
+        return np.sqrt(acc.squares / (acc.n - self.ddof)) if acc.n > self.ddof else np.full_like(acc.mean, np.nan)
+
+    def __repr__(self) -> str:
+        return call("ArrayStd", ddof=None if self.ddof == 1 else self.ddof)
 
 
 class Histogram(Reducer["Counts"]):
@@ -199,6 +291,29 @@ class Histogram(Reducer["Counts"]):
 
     def __repr__(self) -> str:
         return call("Histogram", self.edges.tolist())
+
+
+def _array_of_numbers(reducer: Reducer, partial: Any) -> Any:
+    import numpy as np
+
+    kind: Any = type(partial)
+    if kind is not np.ndarray and (reason := _more_than_numbers(kind)):
+        raise TypeError(f"{reducer!r} {reason}")
+    array = np.asarray(partial)
+    if array.dtype.kind not in "biufc":
+        raise TypeError(f"{reducer!r} requires arrays of numbers, got dtype {array.dtype} from {shown(partial)}")
+    return array
+
+
+def _need_same_shape(reducer: Reducer, acc: Any, array: Any) -> None:
+    if array.shape != acc.shape:
+        raise ValueError(
+            f"{reducer!r} got arrays of shapes {acc.shape} and {array.shape}: all must have the same shape"
+        )
+
+
+def _copy_of(value: Any) -> Any:
+    return value.copy() if hasattr(value, "copy") else value
 
 
 def _within(x: Any, partial: Any) -> str:

@@ -1,27 +1,37 @@
-"""Reducers that collect: lists, sets of distinct values, and counts of keys."""
+"""Reducers that collect: lists, concatenated frames and arrays, sets of distinct values, and counts of keys."""
 
 from __future__ import annotations
 
+import importlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
+from operator import length_hint
 from typing import Any
 
-from poolagg.reducers.keys import all_equal_themselves, as_key, as_result, mark_new, may_hold_marks, without_marks
-from poolagg.reducers.reducer import Position, Reducer
+from poolagg._runtime.arguments import shown
+from poolagg._runtime.value_types import types_of
+from poolagg.reducers.keys import (
+    SURE,
+    all_equal_themselves,
+    as_key,
+    as_result,
+    mark_new,
+    may_hold_marks,
+    without_marks,
+)
+from poolagg.reducers.reducer import Position, Positions, R, Reducer, Rejection
 
-__all__ = ["Collect", "Frequencies", "MergeCounts", "Unique"]
+__all__ = ["Collect", "Concat", "Frequencies", "MergeCounts", "Unique"]
+
+HASHABLE = SURE | {float, complex}
+"""Types whose values are all hashable, and are found again by their hash, except nan."""
 
 
-class Collect(Reducer[list[Any]]):
-    """The list of the partials in input order, whatever order they arrive in. The values are not copied.
+class InOrder(Reducer[R]):
+    """Keeps partials in input order, whatever order they arrive in. The values are not copied.
 
-    The accumulator maps the position of each stretch's first partial to the stretch, an immutable tuple. Linear; only
-    `finish` sorts.
-
-    >>> from poolagg.reducers import reduced
-    >>> reduced(Collect(), "abc")
-    ['a', 'b', 'c']
+    The accumulator maps the position of each stretch's first partial to the stretch, an immutable tuple.
     """
 
     def init(self) -> dict[Position, tuple[Any, ...]]:
@@ -31,17 +41,105 @@ class Collect(Reducer[list[Any]]):
         acc[place] = (prepared,)
         return acc
 
-    def steps_at(self, acc: dict[Position, tuple[Any, ...]], place: Position, prepareds: Sequence[Any]) -> Any:
+    def _steps_among(self, acc: dict[Position, tuple[Any, ...]], places: Positions, prepareds: Sequence[Any]) -> Any:
         if len(prepareds):
-            acc[place] = tuple(prepareds)
+            acc[places[0]] = tuple(prepareds)
         return acc
 
     def merge(self, acc: dict[Position, tuple[Any, ...]], other: dict[Position, tuple[Any, ...]]) -> Any:
         acc.update(other)
         return acc
 
-    def finish(self, acc: dict[Position, tuple[Any, ...]]) -> list[Any]:
+    def finish(self, acc: dict[Position, tuple[Any, ...]]) -> Any:
         return list(chain.from_iterable(acc[place] for place in sorted(acc)))
+
+
+class Collect(InOrder[list[Any]]):
+    """The list of the partials in input order, whatever order they arrive in. The values are not copied.
+
+    Linear; only `finish` sorts, by stretches of partials that arrived together.
+
+    >>> from poolagg.reducers import reduced
+    >>> reduced(Collect(), "abc")
+    ['a', 'b', 'c']
+    """
+
+
+class Concat(InOrder[Any]):
+    """All partials in one, in input order, as their library concatenates them; None for no partials.
+
+    Partials are DataFrames or Series of pandas or polars, Tables of pyarrow, or arrays of numpy, all of one kind. The
+    function is `pandas.concat`, `polars.concat`, `pyarrow.concat_tables` or `numpy.concatenate`, with its defaults.
+    Linear; the partials are kept as they are until the end.
+
+    Each worker keeps to the kind of its first partial: one of another kind is its item's error. Raises TypeError for a
+    partial that cannot be concatenated (`Collect().flat()` joins lists); and, at the end, if workers kept to different
+    kinds.
+
+    >>> import numpy as np
+    >>> from poolagg.reducers import reduced
+    >>> reduced(Concat(), [np.array([1, 2]), np.array([3])])
+    array([1, 2, 3])
+    """
+
+    def __init__(self) -> None:
+        self._kept_to: list[str] | None = None
+
+    def worker_side(self) -> Concat:
+        """Return a reducer for the workers of one run, which knows the kind of the first partial that it gets."""
+        clone = Concat()
+        clone._kept_to = []
+        return clone
+
+    def prepare(self, partial: Any, /) -> Any:
+        found = _kind_of(partial)
+        if found is None:
+            raise TypeError(
+                f"Concat() requires DataFrames, Series, Tables or arrays, got {shown(partial)}: .where(f) leaves "
+                f"partials out, Collect().flat() joins lists"
+            )
+        if self._kept_to is not None:
+            self._kept_to = self._kept_to or [found]
+            self._need_one_kind([*self._kept_to, found])
+        return partial
+
+    def finish(self, acc: dict[Position, tuple[Any, ...]]) -> Any:
+        parts = super().finish(acc)
+        found = [str(_kind_of(part)) for part in parts]
+        self._need_one_kind(found)
+        return _concatenated(found[0], parts) if found else None
+
+    def _need_one_kind(self, found: Sequence[str]) -> None:
+        if len(several := list(dict.fromkeys(found))) > 1:
+            raise TypeError(f"Concat() got {several[1]} after {several[0]}: convert them to one kind with .of(f)")
+
+
+CONCATENATED = {
+    ("numpy", "ndarray"): "an array of numpy",
+    ("pandas", "DataFrame"): "a DataFrame of pandas",
+    ("pandas", "Series"): "a Series of pandas",
+    ("polars", "DataFrame"): "a DataFrame of polars",
+    ("polars", "Series"): "a Series of polars",
+    ("pyarrow", "Table"): "a Table of pyarrow",
+}
+"""The kinds of data for `Concat`, by package and class. They are known by name, since none need be installed."""
+
+
+def _kind_of(partial: Any) -> str | None:
+    own: Any = type(partial)
+    for base in own.__mro__:
+        kind = CONCATENATED.get((base.__module__.partition(".")[0], base.__name__))
+        if base.__name__ == "ndarray" and (base is not own or not partial.shape):
+            return None  # numpy would drop a mask, say, and concatenates along an axis
+        if kind is not None:
+            return kind
+    return None
+
+
+def _concatenated(kind: str, parts: list[Any]) -> Any:
+    package = importlib.import_module(kind.rpartition(" ")[2])
+    function = {"numpy": "concatenate", "pyarrow": "concat_tables"}.get(package.__name__, "concat")
+    return getattr(package, function)(parts)
 
 
 class Unique(Reducer[set[Any]]):
@@ -52,17 +150,29 @@ class Unique(Reducer[set[Any]]):
     ['a', 'b', 'c']
     """
 
+    _rejection = Rejection.ATOMIC
+
     def init(self) -> set[Any]:
         return set()
 
     def step(self, acc: set[Any], prepared: Any) -> set[Any]:
-        acc.add(as_key(prepared))
-        return acc
+        return self.steps(acc, [prepared])
 
     def steps(self, acc: set[Any], prepareds: Sequence[Any]) -> set[Any]:
         elements = prepareds if isinstance(prepareds, (list, str)) else list(prepareds)
-        acc.update(elements if all_equal_themselves(elements) else map(as_key, elements))
+        found = types_of(elements)
+        try:
+            if not found <= SURE and not all_equal_themselves(elements):
+                elements = list(map(as_key, elements))
+            acc.update(elements if found <= HASHABLE else set(elements))  # a set of its own: all of them, or none
+        except TypeError as error:
+            error.add_note("Unique() collects hashable partials; .flat() collects the elements of each")
+            raise
         return acc
+
+    def validate(self, prepareds: Sequence[Any]) -> None:
+        if not types_of(prepareds) <= HASHABLE:
+            super().validate(prepareds)
 
     def merge(self, acc: set[Any], other: set[Any]) -> set[Any]:
         acc.update(other)
@@ -89,6 +199,11 @@ class MergeCounts(Reducer[Counter[Any]]):
             raise TypeError(
                 f"MergeCounts() adds mappings of counts, got {partial!r}: Frequencies().flat() counts elements"
             )
+        try:
+            sum(partial.values())
+        except TypeError as error:
+            error.add_note("MergeCounts() adds counts; GroupBy(reducer).flat().of(dict.items) reduces other values")
+            raise
         return partial
 
     def init(self) -> Counter[Any]:
@@ -99,14 +214,8 @@ class MergeCounts(Reducer[Counter[Any]]):
 
     def steps(self, acc: Counter[Any], prepareds: Sequence[Any]) -> Counter[Any]:
         before = len(acc)
-        try:
-            for counts in prepareds:
-                if not acc:
-                    sum(counts.values())  # an empty Counter copies values without adding: check that they add
-                acc.update(counts)
-        except TypeError as error:
-            error.add_note("MergeCounts() adds counts; GroupBy(reducer).flat().of(dict.items) reduces other values")
-            raise
+        for counts in prepareds:
+            acc.update(counts)
         if len(acc) > before:
             mark_new(acc, before)
         return acc
@@ -136,15 +245,33 @@ class Frequencies(MergeCounts):
     [('a', 3)]
     """
 
+    _rejection = Rejection.ATOMIC
     prepare = Reducer.prepare
 
     def steps(self, acc: Counter[Any], prepareds: Sequence[Any]) -> Counter[Any]:
         before = len(acc)
+        elements = prepareds if type(prepareds) in (list, tuple, str) else list(prepareds)
+        remaining = iter(elements)  # an iterator: a mapping would be added, not counted
         try:
-            acc.update(iter(prepareds))  # an iterator: a mapping would be added, not counted
-        except TypeError as error:
-            error.add_note("Frequencies() counts hashable partials; .flat() counts the elements of each")
+            acc.update(remaining)
+        except Exception as error:
+            _take_back(acc, before, elements, remaining)
+            if isinstance(error, TypeError):
+                error.add_note("Frequencies() counts hashable partials; .flat() counts the elements of each")
             raise
         if len(acc) > before:
             mark_new(acc, before)
         return acc
+
+    def validate(self, prepareds: Sequence[Any]) -> None:
+        if not types_of(prepareds) <= HASHABLE:
+            super().validate(prepareds)
+
+
+def _take_back(counts: Counter[Any], before: int, elements: Sequence[Any], remaining: Iterator[Any]) -> None:
+    """Take back what a failed count has added to `counts`, which had `before` keys, oldest first."""
+    counted = len(elements) - 1 - length_hint(remaining)
+    for key in islice(elements, counted):
+        counts[key] -= 1
+    for key in list(islice(reversed(counts), len(counts) - before)):
+        del counts[key]

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from poolagg._input.reused_buffers import listed
 from poolagg._runtime.arguments import need_callable, shown
 from poolagg.reducers.keys import DROPPED
-from poolagg.reducers.reducer import Combinator, Position, R, Reducer
+from poolagg.reducers.reducer import Combinator, Positions, R, Reducer, Rejection
 
 __all__ = ["Derived", "Flat", "Of", "Then", "Where"]
 
@@ -41,8 +41,11 @@ class Derived(Combinator[R]):
     def init(self) -> Any:
         return self.inner.init()
 
-    def steps_at(self, acc: Any, place: Position, prepareds: Sequence[Any]) -> Any:
-        return self.inner.steps_at(acc, place, prepareds)
+    def _steps_among(self, acc: Any, places: Positions, prepareds: Sequence[Any]) -> Any:
+        return self.inner._steps_among(acc, places, prepareds)
+
+    def validate(self, prepareds: Sequence[Any]) -> None:
+        self.inner.validate(prepareds)
 
     def merge(self, acc: Any, other: Any) -> Any:
         return self.inner.merge(acc, other)
@@ -51,8 +54,12 @@ class Derived(Combinator[R]):
         result: R = self.inner.finish(acc)
         return result
 
-    def done(self, acc: Any) -> bool:
-        return self.inner.done(acc)
+    @property
+    def ends_early(self) -> bool:
+        return self.inner.ends_early
+
+    def done(self, acc: Any, settled: int) -> bool:
+        return self.inner.done(acc, settled)
 
     def _checked(self, before: Any, after: Any, method: str) -> Any:
         return self.inner._checked(before, after, method)
@@ -92,12 +99,14 @@ class Where(Derived[R]):
     def prepare(self, partial: Any) -> Any:
         return self.inner.prepare(partial) if self.pred(partial) else DROPPED
 
-    def steps_at(self, acc: Any, place: Position, prepareds: Sequence[Any]) -> Any:
-        if not self.positional:
-            return self.inner.steps_at(acc, place, [x for x in prepareds if x is not DROPPED])
-        for start, stretch in _kept_runs(place, prepareds):
-            acc = self.inner.steps_at(acc, start, stretch)
-        return acc
+    def _steps_among(self, acc: Any, places: Positions, prepareds: Sequence[Any]) -> Any:
+        kept = [prepared for prepared in prepareds if prepared is not DROPPED]
+        if self.positional and len(kept) < len(prepareds):
+            places = places.chosen([k for k, prepared in enumerate(prepareds) if prepared is not DROPPED])
+        return self.inner._steps_among(acc, places, kept) if kept else acc
+
+    def validate(self, prepareds: Sequence[Any]) -> None:
+        self.inner.validate([x for x in prepareds if x is not DROPPED])
 
     def __repr__(self) -> str:
         return f"{self.inner!r}.where({shown(self.pred)})"
@@ -111,18 +120,22 @@ class Flat(Derived[R]):
         return True
 
     def prepare(self, partial: Any) -> Any:
-        elements = _sequence(partial)
-        return listed(lambda: map(self.inner.prepare, elements)) if self.inner.has_prepare else elements
+        return self.inner._prepare_all(_sequence(partial))
 
-    def steps_at(self, acc: Any, place: Position, prepareds: Sequence[Any]) -> Any:
+    def _steps_among(self, acc: Any, places: Positions, prepareds: Sequence[Any]) -> Any:
         if not self.positional:
-            for stretch in _stretches(prepareds):
-                acc = self.inner.steps_at(acc, place, stretch)
+            stretches = list(_stretches(prepareds))
+            if len(stretches) > 1 and self.rejection is Rejection.ATOMIC:
+                self.validate(prepareds)  # it restores the accumulator of one stretch, but not of those before
+            for stretch in stretches:
+                acc = self.inner._steps_among(acc, places, stretch)
             return acc
-        *front, last = place
-        for k, elements in enumerate(prepareds, last):
-            acc = self.inner.steps_at(acc, (*front, k, 0), elements)
-        return acc
+        elements = list(chain.from_iterable(prepareds))
+        return self.inner._steps_among(acc, places.inside(map(len, prepareds)), elements) if elements else acc
+
+    def validate(self, prepareds: Sequence[Any]) -> None:
+        for stretch in _stretches(prepareds):
+            self.inner.validate(stretch)
 
     def __repr__(self) -> str:
         return f"{self.inner!r}.flat()"
@@ -144,16 +157,6 @@ class Then(Derived[S]):
 
     def __repr__(self) -> str:
         return f"{self.inner!r}.then({shown(self.f)})"
-
-
-def _kept_runs(place: Position, prepareds: Sequence[Any]) -> Iterator[tuple[Position, list[Any]]]:
-    """Yield the stretches between dropped partials, each with the position of its first."""
-    *front, start = place
-    for dropped, group in groupby(prepareds, lambda prepared: prepared is DROPPED):
-        stretch = list(group)
-        if not dropped:
-            yield (*front, start), stretch
-        start += len(stretch)
 
 
 def _sequence(partial: Any) -> Sequence[Any]:

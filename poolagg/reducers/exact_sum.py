@@ -250,6 +250,11 @@ class Total(NamedTuple):
     real: FloatSum | None = None
     imag: FloatSum | None = None
 
+    @property
+    def only_ints(self) -> bool:
+        """Whether only ints were added so far."""
+        return type(self.plain) is int and self.real is None and self.imag is None
+
     def plus(self, batch: Numbers) -> Total:
         """Add numbers: a batch of ints, or of floats, at the speed of `sum` and `math.fsum`."""
         plain = _exact_sum(self.plain, batch.plain) if batch.plain else self.plain

@@ -15,6 +15,9 @@ __all__ = ["Fold", "Into", "Reduce"]
 
 T = TypeVar("T")
 
+IN_PLACE = {"append": "Collect()", "extend": "Collect().flat()", "add": "Unique()", "update": "MergeCounts()"}
+"""Methods that change a container and return None, and the reducers to write instead."""
+
 
 class Fold(Reducer[R]):
     """A reducer from functions: `functools.reduce(step, partials, init())`, in the parent and in input order.
@@ -76,12 +79,28 @@ class Fold(Reducer[R]):
         return EMPTY if self._init is None else self._init()
 
     def step(self, acc: Any, prepared: Any) -> Any:
-        return prepared if acc is EMPTY else self._step(acc, prepared)
+        try:
+            return prepared if acc is EMPTY else self._step(acc, prepared)
+        except AttributeError as error:
+            self._advise(error)
+            raise
 
     def steps(self, acc: Any, prepareds: Sequence[Any]) -> Any:
-        if acc is not EMPTY:
-            return functools.reduce(self._step, prepareds, acc)
-        return functools.reduce(self._step, prepareds) if len(prepareds) else EMPTY
+        try:
+            if acc is not EMPTY:
+                return functools.reduce(self._step, prepareds, acc)
+            return functools.reduce(self._step, prepareds) if len(prepareds) else EMPTY
+        except AttributeError as error:
+            self._advise(error)
+            raise
+
+    def _advise(self, error: AttributeError) -> None:
+        """Add a note for a function that returned None, or got a first partial that was no container."""
+        if (instead := IN_PLACE.get(str(error.name))) is not None:
+            error.add_note(
+                f"the function of {self!r} must return the accumulator, which .{error.name}() does not: write "
+                f"{instead}, or Fold(f, init=factory) with an f that ends with: return acc"
+            )
 
     def merge(self, acc: Any, other: Any) -> Any:
         if self._merge is None:

@@ -27,6 +27,7 @@ __all__ = [
     "NAN",
     "NO_DATE",
     "NO_SPAN",
+    "SURE",
     "Mark",
     "all_equal_themselves",
     "as_key",

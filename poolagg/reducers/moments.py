@@ -15,7 +15,7 @@ from poolagg._runtime.arguments import need_count
 from poolagg._runtime.plain_values import plain
 from poolagg._runtime.value_types import types_of
 from poolagg.reducers.exact_sum import Numbers, Total, numbers, quotient, square_root
-from poolagg.reducers.reducer import Reducer
+from poolagg.reducers.reducer import Reducer, Rejection
 
 __all__ = ["Count", "Mean", "Std", "Sum", "Variance"]
 
@@ -29,6 +29,7 @@ class Count(Reducer[int]):
     """
 
     retains_input = False
+    _rejection = Rejection.PERSISTENT
 
     def init(self) -> int:
         return 0
@@ -42,6 +43,9 @@ class Count(Reducer[int]):
 
     def merge(self, acc: int, other: int) -> int:
         return acc + other
+
+    def validate(self, prepareds: Sequence[Any]) -> None:
+        """Accept everything."""
 
 
 class Sum(Reducer[Any]):
@@ -61,6 +65,7 @@ class Sum(Reducer[Any]):
 
     retains_input = False
     accepts_iterators = False
+    _rejection = Rejection.PERSISTENT
 
     def init(self) -> Total:
         return Total()
@@ -75,11 +80,15 @@ class Sum(Reducer[Any]):
             except Exception:  # `numbers` raises a better error
                 total = None
             if type(total) is int:  # then all were ints: checking the type of each takes longer than adding it
-                return acc.plus(Numbers((total,)))
+                return Total(acc.plain + total) if acc.only_ints else acc.plus(Numbers((total,)))
         return acc.plus(numbers(prepareds))
 
     def merge(self, acc: Total, other: Total) -> Total:
         return acc.join(other)
+
+    def validate(self, prepareds: Sequence[Any]) -> None:
+        if not _are_reals(prepareds):
+            super().validate(prepareds)
 
     def finish(self, acc: Total) -> Any:
         return acc.value()
@@ -109,6 +118,7 @@ class Mean(Reducer[float]):
 
     retains_input = False
     accepts_iterators = False
+    _rejection = Rejection.PERSISTENT
 
     def init(self) -> Moments:
         return Moments()
@@ -121,6 +131,10 @@ class Mean(Reducer[float]):
 
     def merge(self, acc: Moments, other: Moments) -> Moments:
         return Moments(acc.n + other.n, acc.total.join(other.total), acc.squares.join(other.squares))
+
+    def validate(self, prepareds: Sequence[Any]) -> None:
+        if not _are_reals(prepareds):
+            super().validate(prepareds)
 
     def finish(self, acc: Moments) -> Any:
         return acc.total.mean(acc.n) if acc.n else math.nan
@@ -137,6 +151,8 @@ class Variance(Mean):
     >>> reduced(Variance(), [1e16, 1e16 + 2, 1e16 + 4])
     4.0
     """
+
+    _rejection = Rejection.PERSISTENT
 
     def __init__(self, ddof: int = 1) -> None:
         self.ddof = need_count(f"{type(self).__name__}(ddof)", ddof, least=0)
@@ -170,6 +186,14 @@ class Variance(Mean):
         sxx, square_unit = squares.ratio()
         numerator = n * sxx * unit * unit - sx * sx * square_unit
         return numerator, square_unit * unit * unit * n * (n - self.ddof)
+
+
+def _are_reals(batch: Sequence[Any]) -> bool:
+    """Tell whether adding the batch, which is the fastest check, shows that it holds ints and floats alone."""
+    try:
+        return type(sum(batch)) in (int, float)
+    except Exception:  # `numbers` raises a better error
+        return False
 
 
 def _is_special(x: Any) -> bool:

@@ -2,6 +2,8 @@
 
 Rule: every entry carries its position, so input order breaks ties in any order of arrival, and the reducers commute.
 An accumulator is a list of at most k entries (key, position, value), best first.
+
+First, AnyTrue and AllTrue end a run early, as soon as one partial decides the result.
 """
 
 from __future__ import annotations
@@ -12,12 +14,18 @@ from numbers import Real
 from operator import itemgetter
 from typing import Any, TypeAlias
 
-from poolagg._runtime.arguments import call, need_callable, need_count
-from poolagg.reducers.reducer import Position, R, Reducer
+from poolagg._runtime.arguments import call, need_callable, need_count, shown
+from poolagg._runtime.value_types import types_of
+from poolagg.reducers.reducer import Position, Positions, R, Reducer, Rejection
 
-__all__ = ["Bottom", "First", "Last", "Max", "Min", "Sample", "Top"]
+__all__ = ["AllTrue", "AnyTrue", "Bottom", "First", "Last", "Max", "Min", "Sample", "Top"]
 
 Entry: TypeAlias = tuple[Any, Position, Any]
+IN_ORDER = {int, float, str, bytes, bool}
+"""Types whose values compare with one another."""
+
+NUMBERS = {int, float}
+
 MISSING = {"MaskedConstant", "NaTType"}
 """Names of the types of missing values: in numpy's masked arrays, and among the dates of pandas."""
 
@@ -31,6 +39,7 @@ class Picking(Reducer[R]):
     """
 
     largest = False
+    _rejection = Rejection.PERSISTENT
 
     def __init__(self, k: int, key: Callable[[Any], Any] | None = None) -> None:
         name = type(self).__name__
@@ -50,12 +59,12 @@ class Picking(Reducer[R]):
         return []
 
     def step_at(self, acc: list[Entry], place: Position, prepared: Any) -> list[Entry]:
-        return self.steps_at(acc, place, (prepared,))
+        return self._steps_among(acc, Positions(place), (prepared,))
 
-    def steps_at(self, acc: list[Entry], place: Position, prepareds: Sequence[Any]) -> list[Entry]:
+    def _steps_among(self, acc: list[Entry], places: Positions, prepareds: Sequence[Any]) -> list[Entry]:
         if self.key is None:
-            return self._admit(acc, place, prepareds, prepareds)
-        return self._admit(acc, place, [key for key, _ in prepareds], [value for _, value in prepareds])
+            return self._admit(acc, places, prepareds, prepareds)
+        return self._admit(acc, places, [key for key, _ in prepareds], [value for _, value in prepareds])
 
     def merge(self, acc: list[Entry], other: list[Entry]) -> list[Entry]:
         return self._best(acc + other)
@@ -63,21 +72,55 @@ class Picking(Reducer[R]):
     def finish(self, acc: list[Entry]) -> Any:
         return [value for _, _, value in acc]
 
-    def _admit(self, acc: list[Entry], place: Position, keys: Sequence[Any], values: Sequence[Any]) -> list[Entry]:
-        *front, start = place
-        chosen = self._contenders(acc, keys)
-        return self._best([*acc, *((keys[i], (*front, start + i), values[i]) for i in chosen)]) if chosen else acc
+    def _admit(self, acc: list[Entry], places: Positions, keys: Sequence[Any], values: Sequence[Any]) -> list[Entry]:
+        plain = _are_plain(keys)
+        chosen = self._best_of(keys) if plain else range(len(keys))
+        chosen = self._contenders(acc, keys, chosen)
+        if not chosen:
+            return acc
+        if not plain:
+            self._need_order(keys if len(chosen) == len(keys) else [keys[i] for i in chosen])
+        entries = [(keys[i], places[i], values[i]) for i in chosen]
+        return entries if self.k == 1 and plain and not acc else self._best([*acc, *entries])
 
-    def _contenders(self, acc: list[Entry], keys: Sequence[Any]) -> Sequence[int]:
+    def _best_of(self, keys: Sequence[Any]) -> Sequence[int]:
+        """Return the indices of the best k of some numbers or texts, and of those equal to the last of them."""
+        if self.k == 1:
+            return (keys.index(max(keys) if self.largest else min(keys)),)
+        if len(keys) <= 2 * self.k:
+            return range(len(keys))
+        last = sorted(keys, reverse=self.largest)[self.k - 1]
+        return self._not_worse(last, keys, range(len(keys)))
+
+    def _not_worse(self, than: Any, keys: Sequence[Any], indices: Sequence[int]) -> Sequence[int]:
+        if self.largest:
+            return [i for i in indices if not keys[i] < than]
+        return [i for i in indices if not than < keys[i]]
+
+    def _contenders(self, acc: list[Entry], keys: Sequence[Any], indices: Sequence[int]) -> Sequence[int]:
         """Return the indices of the keys that may enter: all, or those not worse than the worst of k entries."""
         if len(acc) < self.k or _is_nan(worst := acc[-1][0]):
-            return range(len(keys))
+            return indices
         try:
-            if self.largest:
-                return [i for i, key in enumerate(keys) if not key < worst]
-            return [i for i, key in enumerate(keys) if not worst < key]
+            return self._not_worse(worst, keys, indices)
         except InvalidOperation:  # a Decimal that is nan raises it; `_best` handles it
-            return range(len(keys))
+            return indices
+
+    def validate(self, prepareds: Sequence[Any]) -> None:
+        self._need_order(prepareds if self.key is None else [key for key, _ in prepareds])
+
+    def _need_order(self, keys: Sequence[Any]) -> None:
+        """Raise TypeError for a key that does not even compare with itself."""
+        if types_of(keys) <= IN_ORDER:
+            return
+        for key in keys:
+            try:
+                _is_nan(key) or bool(key < key)
+            except Exception as error:
+                raise TypeError(
+                    f"{self!r} compares with <, which raises {type(error).__name__} for {shown(key)}: .where(f) "
+                    f"leaves partials out, key=f compares f(partial)"
+                ) from error
 
     def _best(self, entries: list[Entry]) -> list[Entry]:
         entries.sort(key=_place)  # stable sorts: by place first, so that equal keys stay in input order
@@ -167,10 +210,9 @@ class Sample(Picking[list[Any]]):
         super().__init__(k)
         self.seed = need_count("Sample(seed)", seed, least=0)
 
-    def steps_at(self, acc: list[Entry], place: Position, prepareds: Sequence[Any]) -> list[Entry]:
-        *front, start = place
-        keys = [_hash(self.seed, (*front, start + i)) for i in range(len(prepareds))]
-        return self._admit(acc, place, keys, prepareds)
+    def _steps_among(self, acc: list[Entry], places: Positions, prepareds: Sequence[Any]) -> list[Entry]:
+        keys = [_hash(self.seed, places[k]) for k in range(len(prepareds))]
+        return self._admit(acc, places, keys, prepareds)
 
     def finish(self, acc: list[Entry]) -> list[Any]:
         return [value for _, _, value in sorted(acc, key=_place)]
@@ -179,36 +221,7 @@ class Sample(Picking[list[Any]]):
         return call("Sample", self.k, seed=self.seed)
 
 
-class First(Reducer[Any]):
-    """The first partial of the input; None for no partials.
-
-    The run ends early once the partial at position 0 arrives; with `where`, an earlier one may still come.
-
-    >>> from poolagg.reducers import reduced
-    >>> reduced(First().where(str.isupper), ["a", "B", "C"])
-    'B'
-    """
-
-    def init(self) -> tuple[Position, Any] | None:
-        return None
-
-    def step_at(self, acc: tuple[Position, Any] | None, place: Position, prepared: Any) -> tuple[Position, Any]:
-        return (place, prepared) if acc is None or place < acc[0] else acc
-
-    def steps_at(self, acc: tuple[Position, Any] | None, place: Position, prepareds: Sequence[Any]) -> Any:
-        return self.step_at(acc, place, prepareds[0]) if len(prepareds) else acc
-
-    def merge(self, acc: tuple[Position, Any] | None, other: tuple[Position, Any] | None) -> Any:
-        return acc if other is None else self.step_at(acc, *other)
-
-    def finish(self, acc: tuple[Position, Any] | None) -> Any:
-        return None if acc is None else acc[1]
-
-    def done(self, acc: tuple[Position, Any] | None) -> bool:
-        return acc is not None and not any(acc[0])
-
-
-class Last(First):
+class Last(Reducer[Any]):
     """The last partial of the input; None for no partials.
 
     >>> from poolagg.reducers import reduced
@@ -216,17 +229,94 @@ class Last(First):
     'c'
     """
 
+    def init(self) -> tuple[Position, Any] | None:
+        return None
+
     def step_at(self, acc: tuple[Position, Any] | None, place: Position, prepared: Any) -> tuple[Position, Any]:
         return (place, prepared) if acc is None or place > acc[0] else acc
 
-    def steps_at(self, acc: tuple[Position, Any] | None, place: Position, prepareds: Sequence[Any]) -> Any:
-        *front, start = place
-        end = (*front, start + len(prepareds) - 1)
-        return self.step_at(acc, end, prepareds[-1]) if len(prepareds) else acc
+    def _steps_among(self, acc: tuple[Position, Any] | None, places: Positions, prepareds: Sequence[Any]) -> Any:
+        return self.step_at(acc, places[len(prepareds) - 1], prepareds[-1]) if len(prepareds) else acc
 
-    def done(self, acc: tuple[Position, Any] | None) -> bool:
-        del acc
-        return False
+    def merge(self, acc: tuple[Position, Any] | None, other: tuple[Position, Any] | None) -> Any:
+        return acc if other is None else self.step_at(acc, *other)
+
+    def finish(self, acc: tuple[Position, Any] | None) -> Any:
+        return None if acc is None else acc[1]
+
+
+class First(Last):
+    """The first partial of the input; None for no partials.
+
+    The run ends early: with `where`, soon after one is found and all items before it have run.
+
+    >>> from poolagg.reducers import reduced
+    >>> reduced(First().where(str.isupper), ["a", "B", "C"])
+    'B'
+    """
+
+    def step_at(self, acc: tuple[Position, Any] | None, place: Position, prepared: Any) -> tuple[Position, Any]:
+        return (place, prepared) if acc is None or place < acc[0] else acc
+
+    def _steps_among(self, acc: tuple[Position, Any] | None, places: Positions, prepareds: Sequence[Any]) -> Any:
+        return self.step_at(acc, places[0], prepareds[0]) if len(prepareds) else acc
+
+    def done(self, acc: tuple[Position, Any] | None, settled: int) -> bool:
+        return acc is not None and acc[0][0] <= settled
+
+
+class AnyTrue(Reducer[bool]):
+    """Whether any partial is true: `any(partials)`; False for no partials.
+
+    The run ends early once one is. The map phase converts partials to bool, so an error in that is the item's.
+
+    >>> from poolagg.reducers import reduced
+    >>> reduced(AnyTrue(), [0, "", 3]), reduced(AnyTrue().of(str.isupper), "abc")
+    (True, False)
+    """
+
+    retains_input = False
+    decides = True
+
+    def prepare(self, partial: Any) -> bool:
+        return bool(partial)
+
+    def init(self) -> bool:
+        return not self.decides
+
+    def step(self, acc: bool, prepared: bool) -> bool:
+        return self.decides if prepared is self.decides else acc
+
+    def steps(self, acc: bool, prepareds: Sequence[bool]) -> bool:
+        return self.decides if self.decides in prepareds else acc
+
+    merge = step
+
+    def done(self, acc: bool, settled: int) -> bool:
+        del settled
+        return acc is self.decides
+
+
+class AllTrue(AnyTrue):
+    """Whether all partials are true: `all(partials)`; True for no partials.
+
+    The run ends early once one is false. The map phase converts partials to bool, so an error in that is the item's.
+
+    >>> from poolagg.reducers import reduced
+    >>> reduced(AllTrue(), [1, "a", []]), reduced(AllTrue(), [])
+    (False, True)
+    """
+
+    decides = False
+
+
+def _are_plain(keys: Sequence[Any]) -> bool:
+    """Tell whether all keys are texts, or all are numbers and none is nan."""
+    found = types_of(keys)
+    if found <= NUMBERS:
+        total = sum(keys) if found != {int} else 0
+        return bool(found) and total == total
+    return found == {str}
 
 
 def _is_nan(key: Any) -> bool:

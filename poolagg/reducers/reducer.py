@@ -14,18 +14,22 @@ defines `step_at`, keeps positions in its accumulator, and therefore still commu
 
 A `Combinator` is a reducer made of reducers; its properties follow from its parts.
 
-Rule: a combinator folds through `steps_at` alone, which every reducer has. Its other three ways to fold call it.
+Rule: a combinator folds through `_steps_among` alone, which every reducer has. Its other ways to fold call it.
 """
 
 from __future__ import annotations
 
 import copy
+from bisect import bisect
 from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
+from poolagg._input.reused_buffers import listed
 from poolagg._runtime.arguments import call
 
-__all__ = ["Combinator", "Position", "R", "Reducer", "Untouched", "fold", "join", "reduced"]
+__all__ = ["Combinator", "Position", "Positions", "R", "Reducer", "Rejection", "Untouched", "fold", "join", "reduced"]
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as TypeVarWithDefault
@@ -39,6 +43,62 @@ S = TypeVar("S")
 
 Position: TypeAlias = tuple[int, ...]
 """The position of a partial: its item's index, then its index in each `flat` it came through. Sortable."""
+
+
+ANYWHERE: Position = (0,)
+"""The position for reducers that ignore it."""
+
+
+class Positions:
+    """The positions of partials that are folded together, in input order; each is made only when it is asked for.
+
+    `Positions(place)` are consecutive ones. The partials are some of those of a stretch of consecutive items, and no
+    other partial of that stretch is folded elsewhere.
+    """
+
+    def __init__(self, first: Position) -> None:
+        self._first = first
+
+    def __getitem__(self, k: int) -> Position:
+        return (*self._first[:-1], self._first[-1] + k)
+
+    def chosen(self, indices: Sequence[int]) -> Positions:
+        """Return the positions at some indices, which ascend."""
+        return _Chosen(self, indices)
+
+    def inside(self, lengths: Iterable[int]) -> Positions:
+        """Return the positions of elements, where the k-th partial has the k-th number of them."""
+        return _Inside(self, list(accumulate(lengths, initial=0)))
+
+
+class _Chosen(Positions):
+    def __init__(self, outer: Positions, indices: Sequence[int]) -> None:
+        self._outer, self._indices = outer, indices
+
+    def __getitem__(self, k: int) -> Position:
+        return self._outer[self._indices[k]]
+
+
+class _Inside(Positions):
+    def __init__(self, outer: Positions, starts: Sequence[int]) -> None:
+        self._outer, self._starts = outer, starts
+
+    def __getitem__(self, k: int) -> Position:
+        which = bisect(self._starts, k) - 1
+        return (*self._outer[which], k - self._starts[which])
+
+
+FOLDING = {"step", "steps", "step_at", "steps_at"}
+"""The methods that fold partials."""
+
+
+class Rejection(Enum):
+    """What `steps_at` leaves behind when it raises because of a partial that cannot be folded even alone."""
+
+    NONE = "no partial is rejected"
+    PERSISTENT = "the old accumulator: folding returns a new one"
+    ATOMIC = "the old accumulator, unchanged or restored"
+    MIDWAY = "perhaps a changed accumulator, so `validate` must run first"
 
 
 class Reducer(Generic[R]):
@@ -64,6 +124,10 @@ class Reducer(Generic[R]):
     accepts_iterators: bool = True
     """False: partials are numbers and an iterator is an error, drained or not, so the engine skips the type check of
     each partial."""
+
+    varies: str | None = None
+    """Why two runs may give different results, in however fixed a shape states merge; such runs are not reproducible.
+    """
 
     keyed: bool = False
     """True: the accumulator is a dict, empty at first, that merges key by key, so that subsets of its keys can be
@@ -96,12 +160,19 @@ class Reducer(Generic[R]):
 
     def steps_at(self, acc: Any, place: Position, prepareds: Sequence[Any], /) -> Any:
         """Fold many at consecutive positions: the k-th is at `(*place[:-1], place[-1] + k)`."""
+        return self._steps_among(acc, Positions(place), prepareds)
+
+    def _steps_among(self, acc: Any, places: Positions, prepareds: Sequence[Any], /) -> Any:
+        """Fold many; the k-th is at `places[k]`."""
         if not self.positional:
             return self._checked(acc, self.steps(acc, prepareds), "steps")
-        *front, last = place
-        for k, prepared in enumerate(prepareds, last):
-            acc = self._checked(acc, self.step_at(acc, (*front, k), prepared), "step_at")
+        for k, prepared in enumerate(prepareds):
+            acc = self._checked(acc, self.step_at(acc, places[k], prepared), "step_at")
         return acc
+
+    def _prepare_all(self, partials: Sequence[Any], /) -> Sequence[Any]:
+        """Prepare the elements of one partial."""
+        return listed(lambda: map(self.prepare, partials)) if self.has_prepare else partials
 
     def merge(self, acc: Any, other: Any, /) -> Any:
         """Join two accumulators. It may mutate `acc`; it must not mutate or keep `other`.
@@ -119,10 +190,20 @@ class Reducer(Generic[R]):
         """Return the result, which may be `acc` itself: nothing uses `acc` afterwards. This saves `Fold` a copy."""
         return self.finish(acc)
 
-    def done(self, acc: Any, /) -> bool:
-        """Return True when no further partial can change the result; the run then ends early."""
-        del acc
+    def done(self, acc: Any, settled: int, /) -> bool:
+        """Return True when no further partial can change the result; the run then ends early.
+
+        All items before index `settled` are in `acc`, except those that the run left out; later ones may be, too. The
+        parent also asks with the number of items it has pulled as `settled`. If the answer is True, it pulls no more
+        items until those are in `acc`.
+        """
+        del acc, settled
         return False
+
+    @property
+    def ends_early(self) -> bool:
+        """Whether the run may end early: the class defines `done` (combinators: all parts that they ask do)."""
+        return type(self).done is not Reducer.done
 
     @property
     def mergeable(self) -> bool:
@@ -138,6 +219,24 @@ class Reducer(Generic[R]):
     def has_prepare(self) -> bool:
         """Whether `prepare` does anything; if not, the map phase skips it."""
         return type(self).prepare is not Reducer.prepare
+
+    # Rejection. A partial that cannot be folded even alone is rejected: it is the failure of its item.
+
+    _rejection: Rejection = Rejection.NONE
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if "_rejection" not in vars(cls) and not FOLDING.isdisjoint(vars(cls)):
+            cls._rejection = Rejection.NONE  # a subclass that folds in its own way may take what its base rejects
+
+    @property
+    def rejection(self) -> Rejection:
+        """How the reducer rejects partials. An exception for any other reason is the reducer's failure."""
+        return self._rejection
+
+    def validate(self, prepareds: Sequence[Any], /) -> None:
+        """Raise if the reducer rejects one of the prepared partials. Runs in the map phase."""
+        self.steps_at(self.init(), ANYWHERE, prepareds)
 
     # The derived forms. Their classes are subclasses of this one, so each method imports its own.
 
@@ -242,10 +341,6 @@ def reduced(reducer: Reducer[R], partials: Iterable[Any]) -> R:
     return reducer.finish(fold(reducer, reducer.init(), 0, [reducer.prepare(partial) for partial in partials]))
 
 
-ANYWHERE: Position = (0,)
-"""The position for reducers that ignore it."""
-
-
 class Combinator(Reducer[R]):
     """A reducer made of `parts`: mergeable if all are; ordered, positional or with `prepare` if any is."""
 
@@ -270,8 +365,16 @@ class Combinator(Reducer[R]):
     def step_at(self, acc: Any, place: Position, prepared: Any) -> Any:
         return self.steps_at(acc, place, (prepared,))
 
-    def steps_at(self, acc: Any, place: Position, prepareds: Sequence[Any]) -> Any:
-        raise NotImplementedError(f"{type(self).__name__} must define steps_at(self, acc, place, prepareds)")
+    @property
+    def rejection(self) -> Rejection:
+        """How its only part rejects. Several parts that differ, or change their accumulators, fail MIDWAY."""
+        ways = {part.rejection for part in self.parts}
+        if len(ways) == 1 and (len(self.parts) == 1 or not ways & {Rejection.ATOMIC, Rejection.MIDWAY}):
+            return ways.pop()
+        return Rejection.MIDWAY
+
+    def _steps_among(self, acc: Any, places: Positions, prepareds: Sequence[Any]) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} must define _steps_among(self, acc, places, prepareds)")
 
     @property
     def mergeable(self) -> bool:

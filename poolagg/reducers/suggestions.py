@@ -8,13 +8,18 @@ from typing import Any
 from poolagg._runtime.arguments import shown
 from poolagg.reducers.reducer import Reducer
 
-__all__ = ["no_reducer", "takes"]
+__all__ = ["no_reducer", "outdated", "takes"]
 
 # By qualified name, so that a message needs no import.
 _MEANT = {
-    "builtins.all": "Min().of(bool)",
-    "builtins.any": "Max().of(bool)",
-    "builtins.bool": "Max().of(bool)",
+    "builtins.all": "AllTrue()",
+    "builtins.any": "AnyTrue()",
+    "None.dict.update": "Collect().flat().of(dict.items).then(dict)",
+    "None.list.append": "Collect()",
+    "None.list.extend": "Collect().flat()",
+    "None.set.add": "Unique()",
+    "None.set.update": "Unique().flat()",
+    "builtins.bool": "AnyTrue()",
     "builtins.complex": "Sum()",
     "builtins.dict": "Collect().then(dict) for (key, value) pairs, or GroupBy(reducer)",
     "builtins.enumerate": "Collect()",
@@ -32,6 +37,7 @@ _MEANT = {
     "builtins.sum": "Sum()",
     "builtins.tuple": "Collect().then(tuple)",
     "collections.Counter": "Frequencies(), or MergeCounts() for partials that are counts",
+    "collections.Counter.update": "Frequencies().flat() for partials to count, MergeCounts() for mappings of counts",
     "collections.defaultdict": "Collect().by(key), or GroupBy(reducer) for (key, value) pairs",
     "collections.deque": "Collect()",
     "functools.reduce": "the function itself, or Reduce(f) where it is associative and commutative",
@@ -42,16 +48,29 @@ _MEANT = {
     "numpy.amax": "ArrayReduce(numpy.maximum)",
     "numpy.amin": "ArrayReduce(numpy.minimum)",
     "numpy.array": "Collect().then(numpy.array)",
+    "numpy.column_stack": "Collect().then(numpy.column_stack)",
+    "numpy.concatenate": "Concat()",
+    "numpy.dstack": "Collect().then(numpy.dstack)",
     "numpy.histogram": "Histogram(edges)",
+    "numpy.hstack": "Collect().then(numpy.hstack)",
     "numpy.max": "ArrayReduce(numpy.maximum)",
-    "numpy.mean": "Mean()",
+    "numpy.mean": "Mean(), or ArrayMean() for arrays",
     "numpy.min": "ArrayReduce(numpy.minimum)",
     "numpy.ndarray": "ArraySum()",
-    "numpy.std": "Std()",
+    "numpy.quantile": "Quantiles(qs)",
+    "numpy.stack": "Collect().then(numpy.stack)",
+    "numpy.std": "Std(ddof=0), or ArrayStd(ddof=0) for arrays",
     "numpy.sum": "ArraySum()",
     "numpy.var": "Variance()",
+    "numpy.unique": "Unique()",
+    "numpy.vstack": "Collect().then(numpy.vstack)",
+    "pandas.concat": "Concat()",
+    "pandas.core.reshape.concat.concat": "Concat()",
+    "polars.functions.eager.concat": "Concat()",
+    "pyarrow.lib.concat_tables": "Concat()",
     "statistics.fmean": "Mean()",
     "statistics.mean": "Mean()",
+    "statistics.median": "Quantiles(0.5)",
     "statistics.pstdev": "Std(ddof=0)",
     "statistics.pvariance": "Variance(ddof=0)",
     "statistics.stdev": "Std()",
@@ -81,6 +100,16 @@ def no_reducer(what: Any) -> str | None:
         instead = f"write Collect().of({name}) to apply it to each partial, Into({name}) to call it for its effect"
         return f"{name} cannot be called with two arguments (the result so far, a partial): {instead}"
     return None
+
+
+def outdated(reducer: Reducer) -> str | None:
+    """Say what to write instead of a `done` that takes no `settled`; None if no part of the reducer has one."""
+    if type(reducer).done is not Reducer.done and not takes(reducer.done, 2):
+        return (
+            f"{reducer!r}.done cannot be called with an accumulator and an index: write done(self, acc, settled). All "
+            "items before index `settled` are in acc"
+        )
+    return next(filter(None, map(outdated, getattr(reducer, "parts", ()))), None)
 
 
 def takes(function: Any, count: int) -> bool:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar, overload
 
 from poolagg.reducers.functions import Fold
-from poolagg.reducers.reducer import Combinator, Position, R, Reducer, join
-from poolagg.reducers.suggestions import no_reducer
+from poolagg.reducers.reducer import Combinator, Positions, R, Reducer, Rejection, join
+from poolagg.reducers.suggestions import no_reducer, outdated
 
 __all__ = ["ReducerLike", "Tee", "as_reducer"]
 
@@ -60,10 +60,15 @@ class Tee(Combinator[R]):
     def init(self) -> list[Any]:
         return [part.init() for part in self.parts]
 
-    def steps_at(self, acc: list[Any], place: Position, prepareds: Sequence[Any]) -> list[Any]:
-        for i, (part, column) in enumerate(zip(self.parts, self._columns(prepareds), strict=True)):
-            acc[i] = part.steps_at(acc[i], place, column)
-        return acc
+    def _steps_among(self, acc: list[Any], places: Positions, prepareds: Sequence[Any]) -> list[Any]:
+        columns = self._columns(prepareds)
+        members = zip(self.parts, acc, columns, strict=True)
+        return [part._steps_among(member, places, column) for part, member, column in members]
+
+    def validate(self, prepareds: Sequence[Any]) -> None:
+        for part, column in zip(self.parts, self._columns(prepareds), strict=True):
+            if part.rejection is not Rejection.NONE:
+                part.validate(column)
 
     def merge(self, acc: list[Any], other: list[Any]) -> list[Any]:
         for i, (part, theirs) in enumerate(zip(self.parts, other, strict=True)):
@@ -74,8 +79,12 @@ class Tee(Combinator[R]):
         results = tuple([part.finish(member) for part, member in zip(self.parts, acc, strict=True)])
         return results if self.keys is None else dict(zip(self.keys, results, strict=True))
 
-    def done(self, acc: list[Any]) -> bool:
-        return all(part.done(member) for part, member in zip(self.parts, acc, strict=True))
+    @property
+    def ends_early(self) -> bool:
+        return all(part.ends_early for part in self.parts)
+
+    def done(self, acc: list[Any], settled: int) -> bool:
+        return all(part.done(member, settled) for part, member in zip(self.parts, acc, strict=True))
 
     def _columns(self, prepareds: Sequence[Any]) -> Sequence[Sequence[Any]]:
         """Return the sequence of prepared partials for each member."""
@@ -102,6 +111,8 @@ def as_reducer(what: Any) -> Reducer[Any]:
     (Fold(add), Tee((Fold(max), Fold(min))))
     """
     if isinstance(what, Reducer):
+        if reason := outdated(what):
+            raise TypeError(reason)
         return what
     if isinstance(what, (Mapping, tuple)):
         return Tee(what)

@@ -263,6 +263,12 @@ class _PostgreSQL(Session):
 
 def connector(connect: Any) -> tuple[Callable[[], Any], Any]:
     """Return a function that opens a connection, and the object that represents it in texts."""
+    if not isinstance(connect, type) and hasattr(connect, "cursor") and hasattr(connect, "commit"):
+        raise TypeError(
+            f"connect takes the path of a SQLite database, or a function that opens a connection, not the connection "
+            f"{connect!r}: the run opens its own, and again if it is lost. For SQLite pass the path, else a function "
+            f"such as lambda: psycopg.connect(...)"
+        )
     if callable(connect):
         return connect, connect
     if not isinstance(connect, (str, os.PathLike)) or not isinstance(os.fspath(connect), str):
@@ -278,10 +284,12 @@ def connector(connect: Any) -> tuple[Callable[[], Any], Any]:
 def _sqlite(path: str) -> Any:
     import sqlite3
 
-    connection = sqlite3.connect(path, timeout=0.1, check_same_thread=False)
+    connection = None
     try:
+        connection = sqlite3.connect(path, timeout=0.1, check_same_thread=False)
         connection.execute("PRAGMA synchronous=EXTRA")
         return connection
     except BaseException:
-        connection.close()
+        if connection is not None:
+            connection.close()
         raise

@@ -126,6 +126,9 @@ class Partition(Combine):
 
 
 class _AccumulatorFold:
+    folds_at_once = True
+    """`add` folds its partials, and a reducer that raises and keeps its accumulator unchanged leaves this unchanged."""
+
     def __init__(self, reducer: Reducer, count: int) -> None:
         self._reducer = reducer
         self._count = count
@@ -207,8 +210,9 @@ class _MergingFold:
         acc = self.state()
         return self._reducer.finish_last(acc) if last else self._reducer.finish(acc)
 
-    def done(self) -> bool:
-        return self._reducer.done(self._acc)
+    def done(self, settled: int) -> bool:
+        self._merge_pickled()
+        return self._reducer.done(self._acc, settled)
 
     def state(self) -> Any:
         self._use_final_stage()

@@ -39,8 +39,8 @@ class ParentFold(Protocol):
     def value(self, last: bool = False) -> Any:
         """Return the finished result of the committed states. Only the `last` call may change the accumulator."""
 
-    def done(self) -> bool:
-        """Return whether no further state can change the result."""
+    def done(self, settled: int) -> bool:
+        """Return `reducer.done`: no further state can change the result. All items before `settled` are committed."""
 
     def state(self) -> Any:
         """Return the committed state for a checkpoint; the caller pickles it at once, because it changes later."""

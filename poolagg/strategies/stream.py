@@ -94,8 +94,8 @@ class _SteppingFold:
     def value(self, last: bool = False) -> Any:
         return self._reducer.finish_last(self._acc) if last else self._reducer.finish(self._acc)
 
-    def done(self) -> bool:
-        return self._reducer.done(self._acc)
+    def done(self, settled: int) -> bool:
+        return self._reducer.done(self._acc, settled)
 
     def state(self) -> Any:
         return self._acc

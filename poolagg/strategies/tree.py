@@ -152,6 +152,13 @@ class _NodeFold:
 
     def value(self, last: bool = False) -> Any:
         del last
+        return self._reducer.finish(self._merged())
+
+    def done(self, settled: int) -> bool:
+        return self._reducer.done(self._merged(), settled)
+
+    def _merged(self) -> Any:
+        """Merge all nodes, in a shape that depends on the leaves alone."""
         # A node without a sibling (at the input's end, next to a skipped leaf) moves up unmerged: the shape depends
         # only on the leaves that exist. Merging into a fresh accumulator leaves the nodes untouched.
         nodes = {key: self._merge(self._reducer.init(), acc) for key, acc in self._present().items()}
@@ -165,12 +172,7 @@ class _NodeFold:
             for position in [p for lev, p in nodes if lev == level]:
                 nodes[level + 1, position >> 1] = nodes.pop((level, position))
             level += 1
-        return self._reducer.finish(nodes.popitem()[1] if nodes else self._reducer.init())
-
-    def done(self) -> bool:
-        """Return whether the node of the first items is done: the others arrive in any order, so they do not decide."""
-        first = [acc for (_, position), acc in self._present().items() if position == 0]
-        return len(first) == 1 and self._reducer.done(first[0])
+        return nodes.popitem()[1] if nodes else self._reducer.init()
 
     def _present(self) -> dict[tuple[int, int], Any]:
         return {key: acc for key, acc in self._nodes.items() if acc is not _Absent.ABSENT}

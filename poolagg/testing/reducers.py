@@ -285,15 +285,28 @@ def _commutative(trial: Trial) -> Pairs:
 
 def _done(trial: Trial) -> Pairs:
     for cut, stop in trial.cuts(2):
-        if not trial.reducer.done(trial.fold(0, cut)):
+        if not trial.reducer.done(trial.fold(0, cut), cut):
             continue
+        yield (
+            f"done after {cut} samples, and asked again at {stop}",
+            True,
+            bool(trial.reducer.done(trial.fold(0, cut), stop)),
+        )
         later = [trial.fold(0, stop)]
         if trial.reducer.mergeable:
             later.append(trial.join(trial.fold(0, cut), trial.fold(cut, stop)))
         for acc in later:
             what = f"done after {cut} samples, and after {stop}"
             yield what, trial.result(trial.fold(0, cut)), trial.result(acc)
-            yield what, True, bool(trial.reducer.done(acc))
+            yield what, True, bool(trial.reducer.done(acc, stop))
+
+
+def _done_with_gaps(trial: Trial) -> Pairs:
+    for settled, start in trial.cuts(2):
+        acc = trial.onto(trial.fold(0, settled), range(start, trial.n))
+        if trial.reducer.done(acc, settled):
+            what = f"done without samples {settled} to {start}, and after all"
+            yield what, trial.result(acc), trial.result(trial.fold())
 
 
 def _always(reducer: Reducer) -> bool:
@@ -307,6 +320,14 @@ def _prepares(reducer: Reducer) -> bool:
 
 def _merges(reducer: Reducer) -> bool:
     return reducer.mergeable
+
+
+def _ends(reducer: Reducer) -> bool:
+    return reducer.ends_early
+
+
+def _ends_out_of_order(reducer: Reducer) -> bool:
+    return reducer.ends_early and (reducer.mergeable or not reducer.ordered)
 
 
 # Freshness comes first: with a shared accumulator, all other laws would look broken.
@@ -324,5 +345,6 @@ LAWS = (
     Law("step(a, x) == merge(a, step(init(), x))", _merges, _agreement),
     Law("merge is associative", _merges, _associative),
     Law("merge commutes, unless ordered", lambda r: r.mergeable and not r.ordered, _commutative),
-    Law("once done, nothing that comes changes the result", _always, _done),
+    Law("once done, nothing that comes changes the result", _ends, _done),
+    Law("once done, items from `settled` on that are missing change nothing", _ends_out_of_order, _done_with_gaps),
 )

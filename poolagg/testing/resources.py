@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, TypeAlias
 
 from poolagg._engine.api import aggregate
 from poolagg.errors import WorkerLost
-from poolagg.pools import ProcessPool
 from poolagg.reducers import Into
 from poolagg.testing.laws import LawBroken, fewest
 
@@ -211,7 +210,7 @@ def _killed(trial: Trial) -> Pairs:
         os.kill(os.getpid(), signal.SIGKILL)
 
     with contextlib.suppress(WorkerLost):
-        aggregate(die, [0], Into(_nothing), pool=ProcessPool(1), retries=0)
+        aggregate(die, [0], Into(_nothing), workers=1, retries=0)
     yield "the ledger", b"by another process", trial.ledger()
     yield "what was added", _sorted(first), _sorted(added.since())
 

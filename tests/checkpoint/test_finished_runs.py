@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
-from checkpointed import SERIAL, Fragile, Idle, tenth
+from checkpointed import BAD, SERIAL, Fragile, Idle, tenth
 
-from poolagg import Checkpoint, CheckpointMismatch, First, Mean, Reducer, SerialPool, Sum, aggregate
+from poolagg import (
+    AllTrue,
+    AnyTrue,
+    Checkpoint,
+    CheckpointMismatch,
+    First,
+    Mean,
+    Reducer,
+    Sum,
+    TaskError,
+    ThreadPool,
+    aggregate,
+)
 from poolagg._checkpoint.input_digest import ALONE, SHARED
+from poolagg.strategies import Combine, Ordered, Stream, Tree
 
 
 @pytest.mark.parametrize("items", [range(5000), list(range(5000)), np.arange(5000)], ids=["range", "list", "array"])
@@ -23,10 +37,36 @@ def test_a_finished_run_answers_at_once(items, path):
     assert Path(path).read_bytes() == before
 
 
-def test_a_run_that_ended_early_answers_at_once(path):
-    """`First` needs no more than the first item, the second time too."""
-    for pool in (SerialPool(), Idle()):
-        assert aggregate(tenth, iter(range(20, 10**9)), First(), pool=pool, checkpoint=path) == 2.0
+SEVERAL = {"first": First().where(lambda x: x > 70), "any": (AnyTrue().where(lambda x: x > 9), AllTrue().of(bool))}
+
+
+@pytest.mark.parametrize("strategy", [None, Stream(), Ordered(), Combine(), Tree()], ids=repr)
+@pytest.mark.parametrize(
+    ("reducer", "expected"),
+    [(First(), 2.0), (SEVERAL, {"first": 70.1, "any": (True, False)})],
+    ids=["the first item", "several"],
+)
+def test_a_run_that_ended_early_answers_at_once(path, strategy, reducer, expected):
+    """It needs no worker the second time, and no more items than were covered, of an endless input."""
+    items = lambda: itertools.chain(range(20, 800), [0], itertools.count(801))
+    for pool in (ThreadPool(2), Idle()):
+        assert aggregate(tenth, items(), reducer, pool=pool, strategy=strategy, checkpoint=path) == expected
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"reproducible": True}, {"strategy": Stream()}, {"strategy": Ordered()}], ids=str
+)
+def test_a_run_that_was_interrupted_before_its_early_end_continues_to_it(options, path, fragile):
+    """The items of both runs together are those of a plain loop."""
+    reducer = First().where(lambda x: x > BAD + 20)
+    call = functools.partial(aggregate, fragile, reducer=reducer, checkpoint=path, chunksize=4, **options)
+    with pytest.raises(TaskError):
+        call(itertools.count(), pool=SERIAL)
+    covered = len(fragile.ran())
+    fragile.mend()
+    assert call(itertools.count(), pool=SERIAL) == BAD + 21
+    assert covered > BAD - 10
+    assert min(fragile.ran()) > BAD - 10
 
 
 class Any50(Reducer):
@@ -41,7 +81,7 @@ class Any50(Reducer):
     def merge(self, acc, other):
         return acc or other
 
-    def done(self, acc):
+    def done(self, acc, settled):
         return acc
 
 

@@ -291,10 +291,32 @@ def test_the_command_line_continues_and_shows(tmp_path, monkeypatch, capsys):
     assert main(["show", "c.ckpt"]) == 0
     shown = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
     assert (shown["function"], shown["reducer"], shown["finished"], shown["covered"]) == ("len", "Sum()", "yes", "0-1")
-    assert main([*words, "--retry-failed"]) == 2
-    assert "--checkpoint" in capsys.readouterr().err
+    for option in ("--retry-failed", "--accept-changes"):
+        assert main([*words, option]) == 2
+        assert f"{option} needs --checkpoint" in capsys.readouterr().err
     assert main(["show", "lines.txt"]) == 1
     assert "no checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("default::poolagg.errors.AcceptedChanges")
+def test_the_command_line_accepts_a_mended_function(tmp_path, monkeypatch, capsys):
+    """`--accept-changes`, which the refusal leads to; the warning is one line on stderr."""
+    monkeypatch.chdir(tmp_path)
+    Path("lines.txt").write_text("1\n20\n")
+    words = ["run", "lines.txt", "--lines", "--reduce", "Sum()", "--pool", "serial", "--checkpoint", "c.ckpt"]
+    assert main([*words[:1], "builtins:len", *words[1:]]) == 0
+    other = [*words[:1], "builtins:int", *words[1:]]
+    capsys.readouterr()
+    assert main(other) == 1
+    assert "(poolagg run: --accept-changes)" in capsys.readouterr().err
+    with open("lines.txt", "a") as file:
+        file.write("300\n")
+    for option in (["--accept-changes"], []):
+        assert main([*other, *option]) == 0
+        out, err = capsys.readouterr()
+        assert out == "303\n"
+        assert err.startswith("poolagg: the checkpoint 'c.ckpt' continues with another func: func") is bool(option)
+    assert err == ""
 
 
 def test_a_checkpoint_that_only_began_is_shown(path, capsys):

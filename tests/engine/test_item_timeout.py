@@ -6,6 +6,7 @@ Workers are killed, stopped and continued for real. What decides is tested alone
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import signal
 import subprocess
@@ -28,7 +29,7 @@ from poolagg._scheduler.messages import Lost, RunChunk
 from poolagg.pools import Job
 from poolagg.pools.external.item_timeout import run_with_timeout
 from poolagg.pools.item_timeouts import Overdue, Task
-from poolagg.pools.process.progress_cell import ProgressCell
+from poolagg.pools.process.progress_cell import CELL_SIZE, ProgressCell
 from poolagg.pools.serialization.pickling import encode_by_value
 from poolagg.strategies import Stream
 
@@ -83,18 +84,17 @@ def test_a_worker_dies_in_the_batch_that_was_condemned_or_lives_on() -> None:
     """A process that changes batches as fast as it can, condemned at random moments, is never killed in another."""
     killed = 0
     for number in range(150):
-        cell = ProgressCell()
-        fd = os.dup(cell.fd)  # a forked child closes the parent's own
+        memory = mmap.mmap(-1, CELL_SIZE)
+        cell = ProgressCell(memory)
         if not (pid := os.fork()):
             with contextlib.suppress(BaseException):
-                mine = ProgressCell(fd)
+                mine = ProgressCell(memory)
                 mine.begin(1)
                 for index in range(1, 10**9):
                     mine.batch(0, index, index + 1)
                     if number % 3 == 0:
                         mine.rest()
             os._exit(7)
-        os.close(fd)
         while (batch := cell.read()) is None or batch.start < 20:
             pass
         for _ in range(number % 5):

@@ -20,6 +20,7 @@ from poolagg import Collect, Count, ProcessPool, Sum, TaskError, Unique, aggrega
 from poolagg.pools.process import arena as arena_module
 from poolagg.pools.process.arena import KEPT, MOST, Arena, Region
 from poolagg.pools.process.progress_cell import SEGMENTS
+from poolagg.pools.process.systems.posix import Posix
 from poolagg.pools.serialization import pickling
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="no anonymous memory here")
@@ -80,7 +81,7 @@ def test_items_of_all_kinds_arrive_as_pickle_delivers_them(
     monkeypatch.setattr(arena_module, "LEAST_BUFFER", 1)
     monkeypatch.setattr(pickling, "LEAST_BUFFER", 1)
     if not arena:
-        monkeypatch.setattr("poolagg.pools.process.worker_handle.arena_fd", lambda: -1)
+        monkeypatch.setattr(Posix, "arenas", lambda *_: [])
     items = [[array, name] for name, array in kinds_of_arrays(tmp_path).items()]
     expected = [properties(pickle.loads(pickle.dumps(array, 5))) for array, _ in items]
     with ProcessPool(2, start_method=method) as pool:

@@ -216,7 +216,7 @@ def test_interrupts_that_fall_anywhere_leave_a_kept_pool_good(start: Any) -> Non
         import random, _thread
         choose = random.Random(3)
         with pool_of_two() as pool:
-            for _ in range(4 if METHOD == "spawn" else 20):
+            for _ in range(4 if METHOD == "portable" else 20):
                 delay = choose.uniform(0, 0.02)
                 timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT))
                 try:

@@ -1,4 +1,4 @@
-"""What a release consists of: the same bytes from every build, links that work on PyPI, a recipe for conda-forge."""
+"""What a release consists of: the same bytes from every build, links that work on PyPI, a conda recipe, all Pythons."""
 
 from __future__ import annotations
 
@@ -88,3 +88,12 @@ def test_the_conda_recipe_requires_what_the_package_requires():
     commands = [f"{name} = {target}" for name, target in PROJECT["scripts"].items()]
     assert recipe["build"]["python"]["entry_points"] == commands
     assert recipe["about"]["license"] == PROJECT["license"]
+
+
+def test_the_suite_runs_on_every_python_that_the_package_names():
+    """On Linux, macOS and Windows."""
+    named = {text.rpartition(" :: ")[2] for text in PROJECT["classifiers"] if " :: Python :: 3." in text}
+    workflow = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text("utf-8"))
+    matrix = workflow["jobs"]["suite"]["strategy"]["matrix"]
+    assert set(matrix["python"]) == named
+    assert matrix["system"] == ["ubuntu", "macos", "windows"]

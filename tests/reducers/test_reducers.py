@@ -21,6 +21,8 @@ from hypothesis import strategies as st
 
 from poolagg import aggregate
 from poolagg.reducers import (
+    AllTrue,
+    AnyTrue,
     ArrayReduce,
     ArraySum,
     Bottom,
@@ -135,6 +137,9 @@ CASES = [
     Case(Top(3, key=len), words, lambda xs: heapq.nlargest(3, xs, key=len)),
     Case(Bottom(3, key=tens), small, lambda xs: heapq.nsmallest(3, xs, key=tens)),
     Case(First(), small, lambda xs: xs[0] if xs else None),
+    Case(AnyTrue(), small, any),
+    Case(AllTrue(), small, all),
+    Case(AnyTrue().where(even), small, lambda xs: any(filter(even, xs))),
     Case(Last(), small, lambda xs: xs[-1] if xs else None),
     Case(Frequencies(), words, Counter),
     Case(Frequencies().flat(), words, lambda xs: Counter("".join(xs))),
@@ -415,19 +420,27 @@ def test_values_need_not_be_comparable_when_there_is_a_key():
     assert reduced(Bottom(2, key=operator.itemgetter("n")), values) == [values[1], values[0]]
 
 
-def test_first_is_done_with_the_very_first_partial_only():
+@pytest.mark.parametrize("reducer", [First().where(even), First().where(even).flat().of(lambda x: [1, x, 4])])
+def test_first_is_done_when_all_items_before_the_one_found_are_settled(reducer):
     """An earlier one may still come, unless none can."""
-    reducer = First().where(even)
-    assert not reducer.done(fold(reducer, reducer.init(), 0, list(map(reducer.prepare, [1, 2]))))
-    assert reducer.done(fold(reducer, reducer.init(), 0, list(map(reducer.prepare, [2, 3]))))
-    assert not Last().done(((0,), "a"))
+    acc = fold(reducer, reducer.init(), 7, [reducer.prepare(2)])
+    assert [reducer.done(acc, settled) for settled in (0, 6, 7, 9)] == [False, False, True, True]
+    assert not reducer.done(reducer.init(), 9)
+
+
+def test_any_true_and_all_true_are_done_with_the_partial_that_decides():
+    """Any other partial may come before it."""
+    for reducer, decides in ((AnyTrue(), 3), (AllTrue(), "")):
+        undecided, decided = (fold(reducer, reducer.init(), 7, [reducer.prepare(x)]) for x in (not decides, decides))
+        assert (reducer.done(undecided, 9), reducer.done(decided, 0)) == (False, True)
 
 
 def test_a_tee_is_done_when_all_its_members_are():
     """One member that needs more keeps the run going."""
     first, both = Tee((First(), First())), Tee((First(), Count()))
-    assert first.done(fold(first, first.init(), 0, "ab"))
-    assert not both.done(fold(both, both.init(), 0, "ab"))
+    assert first.done(fold(first, first.init(), 0, "ab"), 0)
+    assert not both.done(fold(both, both.init(), 0, "ab"), 2)
+    assert (first.ends_early, both.ends_early, First().by(abs).ends_early) == (True, False, False)
 
 
 def test_a_sample_is_uniform():

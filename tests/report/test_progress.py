@@ -17,7 +17,7 @@ import threading
 import pytest
 from notebook import shown
 
-from poolagg._report.progress import Progress
+from poolagg._report.progress import Progress, Rate
 from poolagg.events import ChunkDone, ItemFailed, Progressed, RunEnded, RunStarted, WorkerDied
 
 STARTED = {"workers": 2, "pool": "ProcessPool", "strategy": "Combine", "reducer": "Sum()"}
@@ -103,6 +103,77 @@ def test_an_error_leaves_the_bar_at_its_true_count():
     assert re.match(r"70%\|.*\| 70/100 ", last(error=ValueError("x")))
 
 
+@pytest.mark.parametrize(("total", "start"), [(100, r"100%\|#+\| 70/70 "), (None, "70it ")])
+def test_a_run_that_ended_early_is_drawn_as_complete(total, start):
+    """Without the items that it did not need, and with a word that says so."""
+    events = [RunStarted(total, **STARTED), Progressed(90, 0, total), RunEnded(70, 0, 1.0, early=True)]
+    final = lines_drawn(events)[-1]
+    assert re.match(start, final)
+    assert final.endswith(", ended=early]")
+
+
+def test_an_interrupted_bar_stays_where_it_was():
+    """The run has merged less than it ran; the rate and the time left are those of what it ran."""
+    broken = [RunStarted(10, **STARTED), Progressed(6, 1, 10), RunEnded(2, 1, 1.0, KeyboardInterrupt())]
+    assert re.match(r"70%\|.*\| 7/10 .*failed=1", lines_drawn(broken)[-1])
+
+
+INTERRUPTED = """
+import os, signal, sys, time
+from poolagg import *
+from poolagg.events import Progressed
+def interrupt(event):
+    if isinstance(event, Progressed) and event.done >= 3:
+        os.kill(os.getpid(), signal.SIGINT)
+def func(x):
+    time.sleep(0.3)
+    return x
+bar = Progress(bar_format="{n_fmt} of {total_fmt}", mininterval=0)
+try:
+    aggregate(func, range(50), Frequencies(), workers=2, watch=[bar, interrupt])
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_does_not_step_the_bar_back():
+    """Although workers hold states that go with them."""
+    ran = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=50)
+    assert ran.stdout == "interrupted\n"
+    counts = [int(line.split()[0]) for line in ran.stderr.splitlines()]
+    assert counts == sorted(counts)
+    assert counts[-1] >= 3
+
+
+def test_the_rate_of_slow_items_is_that_of_the_items(monkeypatch):
+    """Whatever the redraws between them: eight workers with items of five seconds, which end one shortly after the
+    other."""
+    clock = [0.0]
+    monkeypatch.setattr("poolagg._report.progress.monotonic", lambda: clock[0])
+    file = Terminal()
+    bar = Progress(file=file, bar_format="{rate_noinv_fmt} {remaining_s}", mininterval=0)
+    bar(RunStarted(1000, **STARTED))
+    for tenth in range(1, 1001):
+        clock[0] = tenth / 10
+        bar(Progressed(sum((tenth - start) // 50 for start in range(8) if tenth > start), 0, 1000))
+        if tenth >= 60:
+            rate, remaining = file.redraws()[-1].split()
+            within = 1.3 if tenth > 300 else 2.5
+            assert 1.6 / within < float(rate.removesuffix("it/s")) < 1.6 * within
+            assert 1 / within < float(remaining) / ((1000 - bar._bar.n) / 1.6) < within
+    bar(RunEnded(160, 0, 100.0, KeyboardInterrupt()))
+
+
+@pytest.mark.parametrize(("before", "after"), [(10.0, 1.0), (1.0, 10.0)])
+def test_the_rate_follows_a_run_that_becomes_faster_or_slower(before, after):
+    """After it has gone on for as long again, the later half counts three times as much."""
+    rate, done = Rate(0, 0.0), 0.0
+    for second in range(1, 201):
+        done += before if second <= 100 else after
+        rate.reach(int(done), float(second))
+    assert rate.per_second == pytest.approx(before / 4 + after * 3 / 4, rel=0.02)
+
+
 def test_one_progress_watches_one_run_after_another():
     """Each run has its own bar and its own trouble; a run that never ended is closed by the next."""
     file = io.StringIO()
@@ -161,7 +232,7 @@ def test_other_bars_are_left_as_they_are():
     """The user's bars keep tqdm's monitor, and no lock of tqdm's fixes the processes' start method."""
     script = """
         import multiprocessing, threading, tqdm
-        from poolagg._report.progress import Progress
+        from poolagg._report.progress import Progress, Rate
         from poolagg.events import RunStarted, RunEnded
         progress = Progress()
         progress(RunStarted(1, 1, "", "", ""))
@@ -191,7 +262,7 @@ def test_a_notebook_without_widgets_gets_the_text_bar_and_no_warning():
     pytest.importorskip("ipykernel", reason="pip install jupyter-client ipykernel")
     text = shown("""
 import warnings; warnings.simplefilter("error")
-from poolagg._report.progress import Progress
+from poolagg._report.progress import Progress, Rate
 from poolagg.events import *
 progress = Progress()
 for event in [RunStarted(9, 1, "", "", ""), Progressed(4, 0, 9), RunEnded(9, 0, 1.0)]: progress(event)
@@ -235,6 +306,23 @@ def test_a_terminal_that_does_not_know_its_size_has_80_columns(tmp_path):
     assert len(bar) == 80
 
 
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_what_workers_print_stands_above_the_bar(tmp_path, stream):
+    """Each line is whole, and the bar is drawn once, below them."""
+    script = tmp_path / "prints.py"
+    script.write_text(
+        "import sys, time\n"
+        "from poolagg import Count, ProcessPool, aggregate\n"
+        "def prints(x):\n"
+        "    time.sleep(0.02)\n"
+        f"    print('line', x, file=sys.{stream})\n"
+        "aggregate(prints, range(20), Count(), pool=ProcessPool(2), progress=True, chunksize=1)\n"
+    )
+    *lines, bar = screen(in_terminal([sys.executable, script], columns=60))
+    assert sorted(lines) == sorted(f"line {x}" for x in range(20))
+    assert bar.startswith("100%|")
+
+
 def in_terminal(command, columns, rows=24):
     """Return the output of `command` on a terminal of that size."""
     ours, theirs = pty.openpty()
@@ -268,7 +356,7 @@ def screen(written):
 def test_in_a_pipe_of_the_shell_no_carriage_return_is_written(tmp_path):
     """`2> log` has lines to read."""
     script = """
-        from poolagg._report.progress import Progress
+        from poolagg._report.progress import Progress, Rate
         from poolagg.events import *
         progress = Progress()
         for event in [RunStarted(9, 1, "", "", ""), Progressed(4, 0, 9), RunEnded(9, 0, 1.0)]:

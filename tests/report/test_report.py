@@ -317,6 +317,15 @@ def test_what_is_printed():
     )
 
 
+def test_a_run_that_ended_early_says_so():
+    """In its first line; and of items that ran without need it does not say that they ran again."""
+    died = WorkerDied(None, "SIGKILL", None, 0, 102.0)
+    report = told([*list(made_up())[:-1], died, RunEnded(250, 0, 10.0, early=True)])
+    text = " ".join(str(report).split())
+    assert "250 items of 1,000 in 10.0 s, 2 workers; it ended early, when the result was known" in text
+    assert "1 worker died; at most 150 items that they had not flushed ran again" in text
+
+
 def test_before_any_run_it_says_so(tmp_path):
     """As text, as a page and as a trace; and its repr is short."""
     report = Report()
@@ -448,6 +457,31 @@ def test_what_users_named_is_escaped(tmp_path):
     started = RunStarted(1, 1, "<script>alert(1)</script>", "&amp;", "\udce9 é", at=100.0)
     page = page_of(told(made_up(started)), tmp_path)
     assert "<script>alert(1)</script>, &amp;, \\udce9 é" in page.texts
+
+
+def test_a_notebook_shows_all_that_is_printed():
+    """As well-formed HTML without a script, a style sheet or an id, so that nothing else in the notebook changes."""
+    report = told(made_up())
+    shown = Page(report._repr_html_())
+    texts = "\n".join(shown.texts)
+    for text in [report.diagnosis, "worker 1", "70.0 kB", "item 7 ('x.txt'): 200 ms"]:
+        assert text in texts
+    assert {tag for tag, _ in shown.tags} == {"div", "p", "strong", "table", "tr", "th", "td"}
+    assert {name for _, attributes in shown.tags for name in attributes} == {"style"}
+
+
+def test_what_users_named_is_escaped_in_a_notebook():
+    """As on the page."""
+    started = RunStarted(1, 1, "<script>alert(1)</script>", "&amp;", "\udce9 é", at=100.0)
+    assert "<script>alert(1)</script>, &amp;, \\udce9 é" in Page(told(made_up(started))._repr_html_()).texts
+
+
+def test_a_notebook_shows_little_of_many_workers_and_says_so_before_a_run():
+    """A few kilobytes at most."""
+    shown = told(large(500, 2_000))._repr_html_()
+    assert "... 492 more" in shown
+    assert len(shown) < 8_000
+    assert "no run was watched yet" in "".join(Page(Report()._repr_html_()).texts)
 
 
 @pytest.mark.parametrize(("workers", "chunks"), [(64, 100_000), (1, 30_000), (500, 2_000)])

@@ -15,6 +15,7 @@ from places import outcome
 from runs_into import ITEMS, KEY, arguments, into, kept, made, pair, pairs
 
 from poolagg import (
+    Checkpoint,
     CheckpointMismatch,
     Count,
     ResourceError,
@@ -25,6 +26,7 @@ from poolagg import (
     aggregate,
     snapshots,
 )
+from poolagg.errors import AcceptedChanges
 from poolagg.strategies import Ordered, Stream
 from poolagg.testing import check_resource
 
@@ -223,6 +225,27 @@ import poolagg.resources.database, poolagg.resources.file
 poolagg.resources.database.OTHERS = poolagg.resources.file.PATIENCE = 0.05
 aggregate(lambda item: (item, str(item)), range(5), place(*sys.argv[2:]).into(), pool=SerialPool())
 """
+
+
+def test_a_mended_function_continues_if_told_so_and_from_then_on(where):
+    """The ledger keeps the new function's fingerprint, and every partial is there once."""
+
+    def run(func, items=ITEMS, **options):
+        given = Checkpoint(**options) if options else None
+        return aggregate(func, range(items), where.into(), pool=SERIAL, chunksize=10, checkpoint=given)
+
+    with pytest.raises(TaskError):
+        run(lambda item: pair(item) if item != 50 else 1 / 0)
+    before = outcome(where)
+    assert 50 not in dict(before)
+    with pytest.raises(CheckpointMismatch, match="accept_changes=True"):
+        run(lambda item: (item, "mended"))
+    with pytest.warns(AcceptedChanges, match=f"The {len(before)} items in it"):
+        run(lambda item: (item, "mended"), accept_changes=True)
+    mended = [*before, *((item, "mended") for item in range(len(before), ITEMS))]
+    assert outcome(where) == mended
+    run(lambda item: (item, "mended"), ITEMS + 1)
+    assert outcome(where) == [*mended, (ITEMS, "mended")]
 
 
 # -- check_resource ----------------------------------------------------------------------------------------------------

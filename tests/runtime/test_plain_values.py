@@ -172,6 +172,9 @@ def test_large_values_are_as_pickle_makes_them(size: int) -> None:
 EXAMPLES: dict[str, list[Any]] = {
     "MergeCounts": [{"a": 1}],
     "ArraySum": [np.arange(3.0)],
+    "ArrayMean": [np.arange(3.0)],
+    "ArrayStd": [np.arange(3.0)],
+    "Concat": [np.arange(3.0)],
     "ArrayReduce": [np.arange(3.0)],
     "Histogram": [0.5, 2.0],
 }
@@ -184,6 +187,8 @@ def reducers() -> Iterator[Reducer]:
         "Sample": (3, 1),
         "Histogram": ([0, 1, 2],),
         "ArrayReduce": (np.add,),
+        "HeavyHitters": (3,),
+        "Quantiles": (0.5,),
     }
     for name in poolagg.__all__:
         kind = getattr(poolagg, name)

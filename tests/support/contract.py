@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import multiprocessing.pool
 import os
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any
 
 import dask_cluster
 import pytest
+from tasks import METHODS
 
 from poolagg import ProcessPool, SerialPool, ThreadPool
 
@@ -60,6 +62,10 @@ def on_ray() -> Any:
     return RayPool()
 
 
+def interpreters() -> Any:
+    return importlib.import_module("concurrent.futures").InterpreterPoolExecutor(2)
+
+
 THEIRS: list[Any] = []
 
 
@@ -70,9 +76,7 @@ def theirs(make: Callable[[], Any]) -> Any:
 
 
 KINDS = [
-    Kind("forkserver", functools.partial(ProcessPool, 2, start_method="forkserver")),
-    Kind("spawn", functools.partial(ProcessPool, 2, start_method="spawn")),
-    Kind("fork", functools.partial(ProcessPool, 2, start_method="fork")),
+    *(Kind(method, functools.partial(ProcessPool, 2, start_method=method)) for method in sorted({*METHODS, "spawn"})),
     Kind("threads", functools.partial(ThreadPool, 2), pickles=False, processes=False),
     Kind("serial", SerialPool, pickles=False, processes=False, slots=1),
     Kind("executor of processes", lambda: theirs(lambda: ProcessPoolExecutor(2)), processes=False, ours=False),
@@ -84,6 +88,7 @@ KINDS = [
 ELSEWHERE = {
     "dask": functools.partial(Kind, make=lambda: theirs(lambda: dask_cluster.client(ADDRESSES["dask"])), cluster=True),
     "ray": functools.partial(Kind, make=on_ray, cluster=True),
+    "interpreters": functools.partial(Kind, make=lambda: theirs(interpreters)),
 }
 
 for name in ("loky", "executorlib", "mpi4py.futures", "ray.util.multiprocessing.Pool"):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import operator
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -16,16 +17,23 @@ import numpy as np
 import places
 
 from poolagg import (
+    AllTrue,
+    AnyTrue,
+    ArrayMean,
     ArrayReduce,
+    ArrayStd,
     ArraySum,
     Bottom,
     Checkpoint,
     Collect,
+    Concat,
     Count,
+    Distinct,
     First,
     Fold,
     Frequencies,
     GroupBy,
+    HeavyHitters,
     Histogram,
     Last,
     Max,
@@ -33,6 +41,7 @@ from poolagg import (
     MergeCounts,
     Min,
     ProcessPool,
+    Quantiles,
     Reduce,
     Report,
     Sample,
@@ -138,6 +147,10 @@ def forkserver() -> ProcessPool:
     return ProcessPool(2, start_method="forkserver")
 
 
+def portable() -> ProcessPool:
+    return ProcessPool(2, start_method="portable")
+
+
 REDUCERS = {
     "Count": family(third, Count()),
     "Sum": family(third, Sum()),
@@ -149,6 +162,9 @@ REDUCERS = {
     "Top": family(int, Top(3, key=lambda x: x % 50)),
     "Bottom": family(third, Bottom(3)),
     "First": family(third, First()),
+    "First, where": family(third, First().where(lambda x: x > 15), generated),
+    "AnyTrue": family(third, AnyTrue().of(lambda x: x > 15)),
+    "AllTrue": family(third, AllTrue().of(lambda x: x < 15)),
     "Last": family(third, Last()),
     "Frequencies": family(int, Frequencies()),
     "MergeCounts": family(counts, MergeCounts()),
@@ -160,6 +176,9 @@ REDUCERS = {
     "Unique": family(third, Unique()),
     "Histogram": family(int, Histogram([0, 20, 40, 60])),
     "ArraySum": family(array, ArraySum()),
+    "ArrayMean": family(array, ArrayMean()),
+    "ArrayStd": family(array, ArrayStd()),
+    "Concat": family(array, Concat()),
     "ArrayReduce": family(array, ArrayReduce(np.maximum)),
     "Sample": family(third, Sample(5, seed=3)),
     "Fold": family(third, Fold(lambda a, b: [*a, b], init=list)),
@@ -169,6 +188,13 @@ REDUCERS = {
     "Tee": family(third, {"n": Count(), "both": (Sum(), Max()), "all": Frequencies()}),
 }
 """Every reducer, as it comes."""
+
+if importlib.util.find_spec("datasketches"):
+    REDUCERS |= {
+        "Quantiles": family(third, Quantiles([0.1, 0.5])),
+        "Distinct": family(lambda x: x % 50, Distinct()),
+        "HeavyHitters": family(lambda x: x % 7 % 3, HeavyHitters(4)),
+    }
 
 
 def looked_at(folder: str, watcher: Watcher) -> Any:
@@ -213,6 +239,8 @@ OPTIONS = {
     "reproducible": family(third, Fold(operator.add, init=float, merge=operator.add), reproducible=True),
     "reproducible, keys in order": family(lambda x: -x % 7, Frequencies().then(lambda counts: list(counts.items())),
                                           reproducible=True),
+    "ends early, reproducible": family(third, (First().where(lambda x: x > 15), AllTrue()), generated,
+                                       reproducible=True),
     "skip": family(failing, {"n": Frequencies(), "sum": Sum()}, on_error="skip"),
     "skip, in order": family(failing, Collect(), strategy=Ordered(), on_error="skip"),
     "skip, reproducible": family(failing, Collect(), reproducible=True, on_error="skip"),
@@ -240,10 +268,12 @@ PROCESSES = {
                            reproducible=True),
     "a plain function": family(int, in_turn, pool=forked),
     "Stream": family(array, ArraySum(), generated, pool=forked, strategy=Stream()),
+    "ends early": family(third, {"first": First().where(lambda x: x > 9), "any": AnyTrue()}, generated, pool=forked),
     "reproducible, keys in order": family(lambda x: -x % 7, Frequencies().then(lambda counts: list(counts.items())),
                                           reproducible=True),
     "skip": family(failing, Frequencies(), pool=forked, on_error="skip", watch=lambda: [Report()]),
     "forkserver": family(third, Sum(), pool=forkserver),
+    "portable": family(third, Sum(), pool=portable),
 }  # fmt: skip
 """With workers, which die as well."""
 

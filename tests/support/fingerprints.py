@@ -16,8 +16,8 @@ from paths import ROOT, SUPPORT
 
 PREAMBLE = """
 import abc, argparse, array, collections, configparser, contextlib, contextvars, ctypes, dataclasses, datetime, decimal
-import enum, fractions, functools, itertools, logging, operator, os, pathlib, random, re, socket, string, struct
-import threading, types, typing, uuid, weakref, zoneinfo
+import enum, fractions, functools, itertools, logging, operator, os, pathlib, queue, random, re, socket, string, struct
+import sys, threading, types, typing, uuid, weakref, zoneinfo
 from types import SimpleNamespace
 import numpy as np
 import poolagg
@@ -484,6 +484,8 @@ SAME = {
         f"another {name}": (f"K = {value}\ndef f(x): return K\n", f"K = [0, {value}][1]\ndef f(x): return K\n")
         for name, value in {
             "lock": "[threading.Lock(), threading.RLock(), threading.Condition(), threading.Event()]",
+            "kin of locks": "[threading.Semaphore(), threading.BoundedSemaphore(), queue.Queue()]",
+            "own state": "[queue.SimpleQueue(), random.SystemRandom(), sys.version_info]",
             "local": "threading.local()",
             "logger": "logging.getLogger('a')",
             "file": "[closed(open('/dev/null')), closed(open('/dev/null', 'rb'))]",

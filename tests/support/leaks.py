@@ -58,11 +58,15 @@ def standard_servers() -> dict[str, Any]:
     return {name: server for name, server in there.items() if getattr(server, STANDARD[name][1]) is not None}
 
 
-def stop_standard_servers(before: dict[str, Any]) -> None:
-    """End those that were not there before: they are not what a test asks after."""
-    for name, server in standard_servers().items():
-        if name not in before:
-            server._stop()
+def stop_standard_servers(before: dict[str, Any]) -> bool:
+    """End those that were not there before, which are not what a test asks after; tell if there were any.
+
+    Their children are then orphans, which may be zombies: a forkserver, the default since Python 3.14, has some.
+    """
+    new = [server for name, server in standard_servers().items() if name not in before]
+    for server in new:
+        server._stop()
+    return bool(new)
 
 
 def left_behind(before: Holdings, patience: float = 10.0, orphans: bool = False) -> dict[str, list]:

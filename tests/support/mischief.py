@@ -10,6 +10,7 @@ import signal
 import socket
 import struct
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from tasks import Attempts, fail
 
 strangers: frozenset[str] = frozenset()
 """The descriptors that a forked worker inherits from the test runner, which must stay open."""
+
+TEMPORARY = f"{tempfile.gettempdir()}/poolagg"
+"""How the names of the portable primitives' files begin."""
 
 
 def open_ones(*kinds: str) -> dict[int, str]:
@@ -32,12 +36,12 @@ def open_ones(*kinds: str) -> dict[int, str]:
 
 def ours() -> list[int]:
     """Those that a worker needs: its pipe, its claims, its parent's death, and the shared memory of two arenas."""
-    return list(open_ones("socket:", "pipe:", "/memfd:poolagg-arena"))
+    return list(open_ones("socket:", "pipe:", "/memfd:poolagg-arena", f"{TEMPORARY}-arena"))
 
 
 def ours_and_copies() -> list[int]:
     """Those, and what mappings keep open."""
-    return list(open_ones("socket:", "pipe:", "/memfd:poolagg"))
+    return list(open_ones("socket:", "pipe:", "/memfd:poolagg", TEMPORARY))
 
 
 def close_range() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import faulthandler
 import functools
+import importlib
 import operator
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -17,8 +18,13 @@ from typing import Any
 
 from poolagg import Fold, Reducer
 
-METHODS = ["forkserver", "spawn", "fork"]
-"""Every start method, the default first."""
+METHODS = ["spawn"] if sys.platform == "win32" else ["forkserver", "portable", "fork"]
+"""Every way to start workers, the default first. "portable" starts interpreters, as "spawn" does, and does the rest
+with the primitives of other systems; so it stands for both."""
+
+
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
+"""The signal that kills at once; on Windows each does, and is the exit code."""
 
 
 def square(x: int) -> int:
@@ -91,8 +97,10 @@ def fail(how: str) -> None:
         time.sleep(100)
     if how == "exit":
         os._exit(3)
-    faulthandler.disable()  # which a forked worker inherits from the test runner
-    os.kill(os.getpid(), getattr(signal, how))
+    # Which a forked worker inherits from the test runner; imported here, since an interpreter of a pool of interpreters
+    # cannot.
+    importlib.import_module("faulthandler").disable()
+    os.kill(os.getpid(), getattr(signal, how, KILL))
     time.sleep(100)  # the signal may take a moment
 
 
@@ -187,7 +195,7 @@ class Until(Reducer):
     def finish(self, acc: list[Any]) -> list[Any]:
         return list(acc)
 
-    def done(self, acc: list[Any]) -> bool:
+    def done(self, acc: list[Any], settled: int) -> bool:
         return len(acc) >= self.count
 
 

@@ -75,3 +75,22 @@ class Unpackable:
 
     def __reduce__(self):
         raise TypeError(f"item {self.index}'s partial does not pickle")
+
+
+class Hit(Reducer):
+    """The index of the first item whose index is a hit."""
+
+    def __init__(self, is_hit):
+        self.is_hit = is_hit
+
+    def init(self):
+        return None
+
+    def step_at(self, acc, place, prepared):
+        return self.merge(acc, place[0] if self.is_hit(place[0]) else None)
+
+    def merge(self, acc, other):
+        return other if acc is None else acc if other is None else min(acc, other)
+
+    def done(self, acc, settled):
+        return acc is not None and acc <= settled

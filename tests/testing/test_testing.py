@@ -213,8 +213,13 @@ class Ordered(NotCommutative):
 
 
 class DoneTooSoon(Listing):
-    def done(self, acc):
+    def done(self, acc, settled):
         return len(acc) >= 2
+
+
+class DoneTooSoonOutOfOrder(First):
+    def done(self, acc, settled):
+        return acc is not None
 
 
 class DoneForAWhile(Reducer):
@@ -232,7 +237,7 @@ class DoneForAWhile(Reducer):
     def finish(self, acc):
         return acc[0]
 
-    def done(self, acc):
+    def done(self, acc, settled):
         return acc[0] == 3 and acc[1] < 4
 
 
@@ -256,6 +261,7 @@ BROKEN = [
     (NotCommutative(), [1, 2, 3], "merge commutes, unless ordered"),
     (DoneTooSoon(), [1, 2, 3], "once done, nothing that comes changes the result"),
     (DoneForAWhile(), [1, 3, 5, 7], "once done, nothing that comes changes the result"),
+    (DoneTooSoonOutOfOrder(), [1, 2, 3], "once done, items from `settled` on that are missing change nothing"),
 ]
 
 

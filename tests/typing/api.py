@@ -14,18 +14,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from poolagg import (
+    AllTrue,
+    AnyTrue,
+    ArrayMean,
+    ArrayStd,
     Bottom,
     Collect,
+    Concat,
     Count,
+    Distinct,
     Fold,
     Frequencies,
     GroupBy,
+    HeavyHitters,
     Histogram,
     Into,
     Mean,
     MergeCounts,
     Min,
     ProcessPool,
+    Quantiles,
     Reduce,
     Reducer,
     Sample,
@@ -44,6 +52,7 @@ from poolagg import (
     snapshots,
     star,
     with_item,
+    worker_index,
 )
 from poolagg.reducers import ReducerLike, as_reducer, reduced
 from poolagg.testing import check_reducer
@@ -115,7 +124,7 @@ class Positions(Reducer[list[int]]):
     def finish(self, positions: list[int]) -> list[int]:
         return sorted(positions)
 
-    def done(self, positions: list[int]) -> bool:
+    def done(self, positions: list[int], settled: int) -> bool:
         return len(positions) > 9
 
 
@@ -123,8 +132,18 @@ def results_of_reducers() -> None:
     assert_type(aggregate(square, NUMBERS, Count()), int)
     assert_type(aggregate(square, NUMBERS, Sum()), Any)
     assert_type(aggregate(square, NUMBERS, Mean()), float)
+    assert_type(aggregate(square, NUMBERS, AnyTrue()), bool)
+    assert_type(aggregate(square, NUMBERS, AllTrue().where(bool)), bool)
+    assert_type(aggregate(square, NUMBERS, {"any": AnyTrue(), "all": AllTrue()}), dict[str, bool])
     assert_type(aggregate(square, NUMBERS, Variance(ddof=0)), float)
     assert_type(aggregate(square, NUMBERS, Std()), float)
+    assert_type(aggregate(square, NUMBERS, Concat()), Any)
+    assert_type(aggregate(square, NUMBERS, ArrayMean()), NDArray[Any] | Any)
+    assert_type(aggregate(square, NUMBERS, ArrayStd(ddof=0)), NDArray[Any] | Any)
+    assert_type(aggregate(square, NUMBERS, Quantiles(0.5)), float)
+    assert_type(aggregate(square, NUMBERS, Quantiles([0.1, 0.9], k=400)), list[float])
+    assert_type(aggregate(square, NUMBERS, Distinct()), float)
+    assert_type(aggregate(square, NUMBERS, HeavyHitters(10)), list[tuple[Any, int]])
     assert_type(aggregate(letters, WORDS, Frequencies().flat()), Counter[Any])
     assert_type(aggregate(counts, WORDS, MergeCounts()), Counter[Any])
     assert_type(aggregate(letters, WORDS, Collect()), list[Any])
@@ -219,6 +238,7 @@ def what_goes_around_func() -> None:
     assert_type(aggregate(star(pow), [(2, 3)], Count()), int)
     assert_type(per_worker(dict, [(1, "a")])(), dict[int, str])
     assert_type(per_worker(power, 2, 3)(), int)
+    assert_type(worker_index(), int)
     assert_type(share(WORDS).value, list[str])
 
 
@@ -227,6 +247,10 @@ def what_pools_yield() -> None:
         assert_type(processes.imap_unordered(square, NUMBERS), Iterator[int])
         assert_type(threads.imap_unordered(with_item(len), WORDS), Iterator[tuple[str, int]])
         assert_type(SerialPool().imap_unordered(star(power), [(2, 3)]), Iterator[int])
+        assert_type(processes.imap(square, NUMBERS, chunksize=10), Iterator[int])
+        assert_type(processes.map(with_item(len), WORDS, 10), list[tuple[str, int]])
+        assert_type(threads.starmap(power, [(2, 3)]), list[int])
+        assert_type(ProcessPool(2, print, ("ready",)).map(letters, WORDS), list[list[str]])
         aggregate(square, NUMBERS, Sum(), pool=processes, on_error="skip", checkpoint="run.ckpt", watch=print)
 
 
@@ -247,6 +271,12 @@ def errors() -> None:
     aggregate(letters, NUMBERS, operator.add)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
     snapshots(letters, NUMBERS, Count())  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
     SerialPool().imap_unordered(letters, NUMBERS)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    SerialPool().map(letters, NUMBERS)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    # The standard library's names, and its methods that are not there.
+    ProcessPool(processes=2)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ProcessPool(maxtasksperchild=2)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ThreadPool(processes=2)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ProcessPool(2).apply_async(print)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
     # A class in the place of a reducer.
     aggregate(square, NUMBERS, Sum)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
     aggregate(square, NUMBERS, list)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]

@@ -14,7 +14,7 @@ from typing import Any
 
 from poolagg._checkpoint.fingerprint.values import State
 
-__all__ = ["differences", "fingerprint"]
+__all__ = ["PYTHON", "differences", "fingerprint", "parts_of_reducer"]
 
 PYTHON = "the version of Python"
 
@@ -48,12 +48,29 @@ def _parts(walk: State, func: Any, reducer: Any) -> dict[str, str]:
             parts[f"func's {name}"] = walk.digest(part, f"func's {name}")
     else:
         parts["func"] = walk.digest(func, "func")
-    parts["the reducer"] = walk.digest(reducer, "the reducer")
+    return parts | _parts_from_reducer(walk, reducer)
+
+
+def _parts_from_reducer(walk: State, reducer: Any) -> dict[str, str]:
+    """Return the digests of the reducer and of all globals that the walk comes upon."""
+    digest = walk.digest(reducer, "the reducer")
     found: dict[str, str] = {}
     while missing := sorted(walk.referred.keys() - found.keys()):
         for name in missing:
             found[name] = walk.digest(walk.referred[name], f"the global {name!r}")
-    return parts | {f"the global {name!r}": found[name] for name in sorted(found)}
+    return {"the reducer": digest} | {f"the global {name!r}": found[name] for name in sorted(found)}
+
+
+def parts_of_reducer(func: Callable[[Any], Any], reducer: Any) -> set[str]:
+    """Return the names of those parts of the fingerprint that the reducer consists of and refers to.
+
+    >>> sorted(parts_of_reducer(abs, lambda a, b: fingerprint))
+    ['the reducer']
+    """
+    walk = State()
+    _parts(walk, func, reducer)  # names the globals as the fingerprint does
+    walk.referred.clear()
+    return {*_parts_from_reducer(walk, reducer)}
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

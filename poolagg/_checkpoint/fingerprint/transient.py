@@ -1,8 +1,9 @@
 """The types whose values count by type alone: each process creates its own, and they hold no state of a function.
 
 The list: primitives of threads and processes (locks, threads, executors, all of `multiprocessing`), loggers and their
-handlers, open files, sockets, weak references and collections of them, event loops, and progress bars of tqdm. The
-public attributes of a user's subclass count as well. Rule: the fingerprint cannot see the state of a type listed here.
+handlers, open files, sockets, simple queues, random numbers of the system, weak references and collections of them,
+event loops, and progress bars of tqdm. Workers get their own of most (`pools/serialization/own_objects.py`). The public
+attributes of a user's subclass count as well. Rule: the fingerprint cannot see the state of a type listed here.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ _TRANSIENT = {
     *(("weakref", name) for name in ("WeakKeyDictionary", "WeakValueDictionary")),
     *(("_weakrefset", "WeakSet"), ("asyncio.events", "AbstractEventLoop")),
     *(("_socket", "socket"), ("_ssl", "_SSLContext"), ("subprocess", "Popen"), ("mmap", "mmap")),
+    *(("_queue", "SimpleQueue"), ("random", "SystemRandom")),
     *(("tempfile", "_TemporaryFileWrapper"), ("tqdm.std", "tqdm")),
 }
 _IN_MEMORY = {("_io", "BytesIO"), ("_io", "StringIO")}

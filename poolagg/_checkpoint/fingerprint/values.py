@@ -27,7 +27,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from hashlib import sha256
-from itertools import chain
+from itertools import chain, count
 from operator import attrgetter
 from pathlib import PurePath
 from types import (
@@ -351,6 +351,7 @@ _EXACTLY: dict[Any, _Describe] = {
     CodeType: lambda _, value: ("code", instructions(value)),
     CellType: State._cell,
     ContextVar: State._variable,
+    **({count: lambda _, value: ("count", repr(value))} if sys.version_info >= (3, 14) else {}),  # does not pickle
     FunctionType: State._function,
     MethodType: State._method,
     BuiltinFunctionType: State._builtin,

@@ -5,6 +5,7 @@ These engines can neither end one item nor name the item that killed a worker: t
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
@@ -38,7 +39,7 @@ class ExecutorBackend(Backend):
     def __init__(self, engine: Any) -> None:
         self._engine = engine
         self.workers = _workers_of(engine)
-        self.by_reference = isinstance(engine, self.threads)
+        self.by_reference = isinstance(engine, self.threads) and not _has_interpreters(engine)
         self._renewed: Executor | None = None
         self._futures: set[Future[Any]] = set()
 
@@ -184,6 +185,12 @@ def _workers_of(pool: Any) -> int:
         if isinstance(count := getattr(pool, name, None), int) and count > 0:
             return count
     return usable_cpus()
+
+
+def _has_interpreters(executor: Any) -> bool:
+    """Tell if each thread of the executor has an interpreter of its own (Python 3.14), so that calls are pickled."""
+    module = sys.modules.get("concurrent.futures.interpreter")
+    return module is not None and isinstance(executor, module.InterpreterPoolExecutor)
 
 
 def _another(executor: Any) -> Executor | None:

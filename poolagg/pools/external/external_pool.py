@@ -18,6 +18,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -51,6 +52,7 @@ class ExternalPool(Pool):
     in_flight = 1
 
     def __init__(self, backend: Backend) -> None:
+        super().__init__()
         self._backend = backend
         self.workers = backend.slots * backend.workers
         self.slots_per_worker = backend.slots
@@ -60,14 +62,15 @@ class ExternalPool(Pool):
         self.chunk_seconds = max(backend.task_seconds, 2 * backend.workers / backend.task_rate)
         self._now: list[PoolEvent] = []
         self._slots: list[_Slot] = []
-        self._entered = True  # the engine's owner closes it
 
     def __repr__(self) -> str:
         return repr(self._backend)
 
-    def encode(self) -> Callable[[Any], Encoded] | None:
+    def encode(self, refuse: bool) -> Callable[[Any], Encoded] | None:
         """Return the function that pickles an item; None if the workers are threads."""
-        return None if self._backend.by_reference else encode_by_value
+        if self._backend.by_reference:
+            return None
+        return partial(encode_by_value, refuse=True) if refuse else encode_by_value
 
     def _begin(self, job: Job, slots: int) -> None:
         self._name = os.urandom(8).hex()  # random, since drivers on other machines may have the same pid

@@ -19,6 +19,7 @@ from poolagg._scheduler.messages import Broken, ChunkResult, Lost, RestartWorker
 from poolagg.pools.chunk_runner import Job
 from poolagg.pools.item_timeouts import Watch
 from poolagg.pools.process.pool import ProcessPool
+from poolagg.pools.turns import Turn
 
 __all__ = ["run_with_timeout"]
 
@@ -36,7 +37,7 @@ def run_with_timeout(name: str, job: Job, run: RunChunk, input_batch: InputBatch
         if isinstance(event, Lost):
             pool.perform(RestartWorker(0), None)
     except BaseException:  # the process's state is unknown: do not use it again
-        pool.end(clean=False)
+        pool.close(at_once=True)
         raise
     _put_back(name, pool)
     return event._replace(slot=run.slot)
@@ -61,8 +62,8 @@ _lock = threading.Lock()
 
 
 def _started(job: Job) -> ProcessPool:
-    pool = ProcessPool(1)  # never entered, so it closes when its one run ends
-    pool.begin(job, 1)
+    pool = ProcessPool(1)
+    pool.begin(job, 1, Turn())
     return pool
 
 
@@ -82,7 +83,7 @@ def _put_back(name: str, pool: ProcessPool) -> None:
         with _lock:
             taken = _idle.pop(timer, None) is None
         if not taken:
-            pool.end(clean=False)
+            pool.close(at_once=True)
 
     timer = threading.Timer(IDLE, end)
     timer.daemon = True

@@ -13,6 +13,7 @@ import os
 import pickle
 import tempfile
 import time
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
@@ -55,7 +56,7 @@ class RayPool(ExternalPool):
     def __init__(self, address: str | None = None, *, workers: int | None = None) -> None:
         self._ray = _RayBackend(address, workers)
         super().__init__(self._ray)
-        self._entered = False  # the pool ends what it has started
+        weakref.finalize(self, self._ray.close)
 
     def open(self) -> None:
         """Start Ray, or connect to it, ahead of the first run."""
@@ -73,6 +74,7 @@ class _RayBackend(Backend):
         self._here = address in (None, "local")
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._ours = not ray.is_initialized()
+        self._process = os.getpid()
         self._cpus = None if workers is None else checked_count("workers", workers)
         found = not self._ours or not self._here
         if found:
@@ -153,7 +155,9 @@ class _RayBackend(Backend):
                 ray.cancel(ref, force=True)
 
     def close(self) -> None:
-        """End Ray or the connection, if this pool has started it."""
+        """End Ray or the connection, if this pool has started it; a forked child has started none."""
+        if os.getpid() != self._process:
+            return
         if self._ours and ray.is_initialized():
             ray.shutdown()
         if self._folder is not None:

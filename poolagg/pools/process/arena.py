@@ -14,22 +14,22 @@ so that a lack of memory is an error to be handled, and not a SIGBUS.
 
 from __future__ import annotations
 
-import contextlib
 import mmap
-import os
 import pickle
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from poolagg.pools.process.channel import Bytes, identity
-from poolagg.pools.process.descriptors import close_all, descriptors, held
+from poolagg.pools.process.channel import Bytes
+from poolagg.pools.process.descriptors import close_all
 from poolagg.pools.process.progress_cell import SEGMENTS, LentSegments
 
 if TYPE_CHECKING:
     import ctypes
 
-__all__ = ["Arena", "ArenaBuffers", "BorrowedSegments", "Extent", "Region", "arena_fd"]
+    from poolagg.pools.process.systems.ends import Memory
+
+__all__ = ["Arena", "ArenaBuffers", "BorrowedSegments", "Extent", "Region"]
 
 LEAST_BUFFER = 1 << 16
 """Least size of a buffer, in bytes, that is worth a segment: the pipe is faster for a smaller one."""
@@ -56,13 +56,6 @@ Extent = tuple[int, int]
 """Start and end of a buffer in its segment."""
 
 
-def arena_fd() -> int:
-    """Open anonymous memory that grows on demand; return -1 where the system has none."""
-    if not hasattr(os, "memfd_create"):
-        return -1
-    return os.memfd_create("poolagg-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-
-
 class ArenaBuffers(list[pickle.PickleBuffer]):
     """A `buffer_callback` that takes the buffers that are worth a segment out of a pickle."""
 
@@ -84,17 +77,15 @@ class ArenaBuffers(list[pickle.PickleBuffer]):
 
 
 class Arena:
-    """The writer's side. `least`: see `LEAST_BUFFER`. The caller owns the descriptor."""
+    """The writer's side. `least`: see `LEAST_BUFFER`."""
 
-    def __init__(self, fd: int, lent: LentSegments, least: int) -> None:
+    def __init__(self, shared: Memory, lent: LentSegments, least: int) -> None:
         self.least = least
-        self.fd = fd
+        self.shared = shared
         self._lent = lent
         self._regions: dict[int, Region] = {}
         self._memory: dict[int, mmap.mmap] = {}
         self._end = 0
-        self._identity = identity(fd)
-        _seal(fd)
 
     def put(self, buffers: Sequence[Bytes]) -> tuple[Region, list[Extent]] | None:
         """Copy buffers of plain bytes into a segment, and lend it; return None if no segment is available."""
@@ -131,27 +122,13 @@ class Arena:
         if segment is None or self._held() + size > most:
             return None
         region = Region(segment, self._end, size)
-        memory = self._allocate(region)
-        if memory is None:
+        try:
+            self._memory[segment] = self.shared.allocate(region.offset, size)
+        except (OSError, ValueError):
             return None
-        self._memory[segment] = memory
         self._regions[segment] = region
         self._end += size
         return region
-
-    def _allocate(self, region: Region) -> mmap.mmap | None:
-        """Map a region and allocate its pages, in this order, so that a failure leaves no pages behind."""
-        if identity(self.fd) != self._identity:  # an item has closed it, and may have opened another file in its place
-            return None
-        memory = None
-        try:
-            os.truncate(self.fd, max(region.offset + region.size, os.fstat(self.fd).st_size))
-            memory = _mapped(self.fd, region)
-            os.posix_fallocate(self.fd, region.offset, region.size)
-        except (OSError, ValueError):
-            close_all([memory])
-            return None
-        return memory
 
     def _idle(self) -> list[Region]:
         return [region for segment, region in self._regions.items() if segment not in self._lent]
@@ -168,22 +145,8 @@ class Arena:
     def _drop(self, region: Region) -> None:
         del self._regions[region.segment]
         memory = self._memory.pop(region.segment)
-        with contextlib.suppress(OSError):
-            memory.madvise(mmap.MADV_REMOVE)  # punches a hole in the file, which frees its pages
+        self.shared.free(memory, region.offset)
         close_all([memory])
-
-
-def _seal(fd: int) -> None:
-    """Forbid to shorten the file under a mapping, which would be a SIGBUS for a reader."""
-    import fcntl
-
-    with contextlib.suppress(OSError):
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
-
-
-def _mapped(fd: int, region: Region) -> mmap.mmap:
-    with descriptors:
-        return held(mmap.mmap(fd, region.size, offset=region.offset))
 
 
 def _up(size: int, unit: int) -> int:
@@ -200,8 +163,8 @@ class BorrowedSegments:
     count before it waits: a weak reference's callback may run in the middle of anything, and swallows Ctrl-C.
     """
 
-    def __init__(self, fd: int, lent: LentSegments) -> None:
-        self.fd = fd
+    def __init__(self, shared: Memory | None, lent: LentSegments) -> None:
+        self.shared = shared
         self._theirs = lent
         self._memory: dict[int, tuple[Region, mmap.mmap]] = {}
         self._lent: dict[int, ctypes.Array[ctypes.c_ubyte]] = {}
@@ -211,23 +174,24 @@ class BorrowedSegments:
         """Borrow a segment, for as long as the result or a view of it exists."""
         import ctypes  # most workers never get here, and start without it
 
+        assert self.shared is not None
         kind = ctypes.c_ubyte * region.size
         known = self._memory.get(region.segment)
         if known is None or known[0] != region:
             try:
-                known = region, _mapped(self.fd, region)
-            except OSError:  # out of descriptors, of which each mapping takes one: copy instead
-                return Borrowed(self._read(kind(), region))
+                known = region, self.shared.map(region.offset, region.size)
+            except OSError:  # out of descriptors, of which each mapping may take one: copy instead
+                copy = kind()
+                self.shared.read(memoryview(copy), region.offset)
+                self.give_back(region.segment)
+                return Borrowed(copy)
             self._memory[region.segment] = known
         memory = self._lent[region.segment] = kind.from_buffer(known[1])
         return Borrowed(memory)
 
-    def _read(self, memory: ctypes.Array[ctypes.c_ubyte], region: Region) -> ctypes.Array[ctypes.c_ubyte]:
-        missing = memoryview(memory)
-        while missing:
-            missing = missing[os.preadv(self.fd, [missing], region.offset + region.size - len(missing)) :]
-        self.give_back(region.segment)
-        return memory
+    def is_intact(self) -> bool:
+        """Return False if an item has put another file in the arena's place."""
+        return self.shared is None or self.shared.is_intact()
 
     def take_back(self) -> None:
         """Give back the segments that have no view left."""
@@ -249,10 +213,9 @@ class BorrowedSegments:
     def close(self) -> None:
         """Free what is not in use, since the writer is gone; the rest lives as long as its views."""
         self.take_back()
-        for segment, (_, memory) in self._memory.items():
-            if segment not in self._lent and segment not in self._for_good:
-                with contextlib.suppress(OSError):
-                    memory.madvise(mmap.MADV_REMOVE)
+        for segment, (region, memory) in self._memory.items():
+            if self.shared is not None and segment not in self._lent and segment not in self._for_good:
+                self.shared.free(memory, region.offset)
         self._lent.clear()
         self._memory.clear()
 

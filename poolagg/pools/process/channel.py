@@ -11,24 +11,19 @@ The worker's end blocks, since a worker waits for one thing at a time.
 A write to a process that has died raises an error and never SIGPIPE, whose default action kills the program.
 """
 
-import contextlib
 import os
 import pickle
-import signal
 import socket
 import struct
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 from poolagg._runtime.signals import raised_by_handler
 from poolagg.pools.forked_child import leave
+from poolagg.pools.process.descriptors import MISUSED, Mark
 from poolagg.pools.process.progress_cell import ProgressCell
-
-with contextlib.suppress(ImportError):  # not everywhere, while threads and the serial pool are
-    import fcntl
 
 __all__ = [
     "BROKEN",
@@ -39,6 +34,7 @@ __all__ = [
     "FINISHED",
     "FLUSH",
     "FLUSHED",
+    "HEAR",
     "IDENTITY",
     "JOB",
     "MAGIC",
@@ -51,14 +47,12 @@ __all__ = [
     "Channel",
     "Message",
     "Pipe",
-    "identity",
-    "mark",
     "without_sigpipe",
 ]
 
 START, DEFINE, JOB, RUN, FLUSH, END, EXIT = range(7)  # to the worker
 FINISHED, FLUSHED, ENDED, BROKEN, MISSED = range(7, 12)  # from it
-IDENTITY = 12  # to the worker
+IDENTITY, HEAR = 12, 13  # to the worker
 
 Bytes: TypeAlias = bytes | memoryview
 
@@ -150,10 +144,11 @@ class _Reader:
 
 
 class Channel:
-    """The parent's end of a worker's pipe."""
+    """The parent's end of a worker's pipe. `gathers`: a socket sends several buffers by one call."""
 
-    def __init__(self, sock: socket.socket, cell: ProgressCell) -> None:
+    def __init__(self, sock: socket.socket, cell: ProgressCell, gathers: bool = True) -> None:
         sock.setblocking(False)
+        self._gathers = gathers
         self.sock = without_sigpipe(sock)
         self._cell = cell
         self._reader = _Reader(cell.announced)
@@ -174,7 +169,10 @@ class Channel:
         """Send what is left, as far as the pipe takes it. If the worker is dead, drop it all."""
         try:
             while self._unsent:
-                sent = self.sock.sendmsg(list(self._unsent)[:16], (), QUIETLY)
+                if self._gathers:
+                    sent = self.sock.sendmsg(list(self._unsent)[:16], (), QUIETLY)
+                else:
+                    sent = self.sock.send(self._unsent[0], QUIETLY)
                 self._sent += sent
                 self._cell.tell_sent(self._sent)
                 while sent:
@@ -209,12 +207,12 @@ class Channel:
 
 
 class Pipe:
-    """The worker's end."""
+    """The worker's end. `marked`: how to tell that the descriptor still refers to it."""
 
-    def __init__(self, sock: socket.socket, cell: ProgressCell) -> None:
+    def __init__(self, sock: socket.socket, cell: ProgressCell, marked: Mark) -> None:
         self._sock = without_sigpipe(sock)
         self._cell = cell
-        self.marked = mark(sock.fileno(), signal.SIGUSR1)
+        self.marked = marked
         self._pid = os.getpid()
         self._reader = _Reader()
         self._sent = 0
@@ -250,25 +248,4 @@ class Pipe:
         except OSError:  # it is closed
             intact = False
         if not intact:
-            os._exit(os.EX_IOERR)
-
-
-def identity(fd: int) -> tuple[int, int] | None:
-    """Return device and inode of the file that a descriptor refers to; None if it is closed."""
-    try:
-        status = os.fstat(fd)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def mark(fd: int, number: int) -> tuple[Callable[[], object], object]:
-    """Mark the file of a descriptor; return what tells the mark of the file that it refers to now, and the mark.
-
-    Linux keeps with each open file the signal that it sends instead of SIGIO, if it is to send one (O_ASYNC). To read
-    that number takes a quarter of `fstat`. Elsewhere the mark is the file's identity.
-    """
-    if not hasattr(fcntl, "F_SETSIG"):
-        return partial(identity, fd), identity(fd)
-    fcntl.fcntl(fd, fcntl.F_SETSIG, number)
-    return partial(fcntl.fcntl, fd, fcntl.F_GETSIG), number
+            os._exit(MISUSED)

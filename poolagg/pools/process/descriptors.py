@@ -10,16 +10,42 @@ An owner forgets a number before it closes it, so that no descriptor is closed t
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import threading
 import weakref
 from collections.abc import Callable, Collection, Iterator
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from poolagg._runtime.interrupts import even_if_interrupted, interrupts_held_back
 
-__all__ = ["Closable", "Descriptor", "close_all", "descriptors", "held", "pipe", "spare"]
+__all__ = [
+    "MISUSED",
+    "REFUSED",
+    "Closable",
+    "Descriptor",
+    "Mark",
+    "close_all",
+    "descriptors",
+    "held",
+    "memory_fd",
+    "pipe",
+    "refuse_too_many",
+    "spare",
+]
+
+MISUSED = 74
+"""Exit code (EX_IOERR) of a worker whose descriptors an item has closed, replaced or used."""
+
+REFUSED = {errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EINVAL}
+"""Errors of a system call from kernels that do not have it, and from the filters of containers."""
+
+OF_WORKER, OF_POOL = 10, 14
+"""Descriptors that each worker takes in the parent, and those that a pool takes while it starts one."""
+
+Mark: TypeAlias = tuple[Callable[[], object], object]
+"""A function that returns the mark of the file that a descriptor refers to now, and the mark of the right file."""
 
 descriptors = threading.RLock()
 """Held for some microseconds, or while a process starts."""
@@ -77,6 +103,47 @@ def pipe() -> tuple[Descriptor, Descriptor]:
     """Open a pipe; return its reading end and its writing end. The caller holds the lock."""
     reader, writer = os.pipe()
     return Descriptor(reader), Descriptor(writer)
+
+
+def memory_fd(name: str) -> int:
+    """Open anonymous memory that can be sealed; return -1 if the system has none, or a container's filter refuses."""
+    if not hasattr(os, "memfd_create"):
+        return -1
+    try:
+        return os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except OSError as error:
+        if error.errno in REFUSED:
+            return -1
+        raise
+
+
+def refuse_too_many(workers: int) -> None:
+    """Raise OSError, before any worker starts, if this process may not open the descriptors of so many."""
+    try:
+        import resource  # not on every system where threads and the serial pool work
+    except ImportError:
+        return
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needs = OF_WORKER * workers + OF_POOL
+    if most == resource.RLIM_INFINITY or 2 * needs < most:
+        return
+    used = sum(map(_is_open, range(most)))
+    if used + needs > most:
+        fits = (most - used - OF_POOL) // OF_WORKER
+        raise OSError(
+            errno.EMFILE,
+            f"{os.strerror(errno.EMFILE)}: {workers} workers need up to {needs} descriptors, and this process has "
+            f"{used} open, of {most} that it may open: raise the limit (ulimit -n)"
+            + (f", or pass workers={fits}" if fits > 0 else ""),
+        )
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 def close_all(things: Collection[Closable | None]) -> None:

@@ -28,7 +28,7 @@ def keep_freed() -> None:
     """Keep freed memory from now on."""
     import ctypes  # most workers never get here, and start without it
 
-    with contextlib.suppress(AttributeError, OSError):
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # TypeError: on Windows
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_THRESHOLD, LARGEST)
         mallopt(M_TRIM_THRESHOLD, KEPT)
@@ -38,5 +38,5 @@ def give_back_freed() -> None:
     """Return the kept memory to the system."""
     import ctypes
 
-    with contextlib.suppress(AttributeError, OSError):
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # TypeError: on Windows
         ctypes.CDLL(None).malloc_trim(0)

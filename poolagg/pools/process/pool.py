@@ -15,37 +15,34 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from selectors import EVENT_WRITE
 from time import monotonic
-from typing import Any
+from typing import Any, Never
 
 from poolagg._input.batches import Encoded, InputBatch
 from poolagg._runtime.arguments import checked_count
 from poolagg._runtime.interrupts import even_if_interrupted, interrupts_held_back
 from poolagg._scheduler import messages
 from poolagg.pools.chunk_runner import Job, pickle_job
-from poolagg.pools.cpus import usable_cpus, with_thread_limits
-from poolagg.pools.pool import Lifecycle, Pool, PoolInstruction
+from poolagg.pools.cpus import WorkerEnviron, default_workers
+from poolagg.pools.pool import Lifecycle, Pool, PoolInstruction, checked_initializer, refuse_standard_names
 from poolagg.pools.process import arena
 from poolagg.pools.process import channel as channel_module
 from poolagg.pools.process.launch.frozen import refuse_frozen, refuse_second_run
-from poolagg.pools.process.launch.launchers import checked_start_method, folder, import_path
+from poolagg.pools.process.launch.launchers import checked_start_method, folder
 from poolagg.pools.process.memory import checked_limit, peak_memory
+from poolagg.pools.process.output.relay import Relay, checked_output
 from poolagg.pools.process.progress_cell import NO_CHUNK, Batch
 from poolagg.pools.process.recycling import Recycling
 from poolagg.pools.process.worker_handle import Handle
-from poolagg.pools.process.workers import Workers
+from poolagg.pools.process.workers import GOODBYE, Workers
 from poolagg.pools.serialization.pickling import (
     Encoder,
-    dumps_by_value,
-    main_namespace,
-    only_inherited,
+    inherited_namespace,
+    pickle_start,
     plainly,
     refuse_inherited_only,
 )
 
 __all__ = ["ProcessPool"]
-
-GOODBYE = 1.0
-"""Seconds that a worker has to exit at the pool's end if idle, or to leave its chunk when its run is over."""
 
 DYING = 0.1
 """Longest time, in seconds, between the end of a dying worker's pipe and its death; a worker that lives on has closed
@@ -53,12 +50,20 @@ its pipe."""
 
 
 class ProcessPool(Pool):
-    """Worker processes, kept for many runs when entered with `with`, else for one.
+    """Worker processes, kept for many runs: until the pool is closed or collected, or the interpreter ends.
 
-    `workers`: how many (default: the CPUs this process may use). `initializer(*initargs)` runs first in each; `func`
-    sees what it assigns to globals of the script. `start_method`: "forkserver" (the default where available), "spawn",
-    or "fork", which shares memory copy-on-write and inherits any lock that a thread holds. `env`: environment variables
-    for the workers; BLAS and OpenMP threads default to CPUs divided by workers.
+    `workers`: how many (default: the CPUs this process may use; inside a worker, its share). `initializer(*initargs)`
+    runs first in each; `func` sees what it assigns to globals of the script. `start_method`: "forkserver" (the default
+    where available), "spawn", or "fork", which shares memory copy-on-write and inherits any lock that a thread holds.
+    `env`: environment variables for the workers, or a function of `worker_index()` that returns them; BLAS and OpenMP
+    threads default to CPUs divided by workers.
+
+    `output`: "forward" hands what workers log, warn and print to this process, on the thread that runs the job. Its
+    loggers handle their log records, which have `item_index`, and its warning filters their warnings, with its levels
+    and filters as they are when a run starts. Lines on stdout and stderr, those of C code too, come out on `sys.stdout`
+    and `sys.stderr`, each worker's in its order, at the latest with the result of their chunk. A worker that has filled
+    its pipe waits until this process reads. "inherit" leaves streams, handlers and filters of workers alone; "discard"
+    drops all they say.
 
     A worker is a process of `multiprocessing`: it has a name and a parent, and proxies of a Manager connect in it. When
     it exits without being killed, it runs `atexit` functions and finalizers, and flushes files. Locks and values of
@@ -89,18 +94,20 @@ class ProcessPool(Pool):
     def __init__(
         self,
         workers: int | None = None,
-        *,
         initializer: Callable[..., Any] | None = None,
         initargs: Iterable[Any] = (),
+        *,
         start_method: str | None = None,
         max_items_per_worker: int | None = None,
         memory_limit: int | str | None = None,
-        env: Mapping[str, str] | None = None,
+        env: Mapping[str, str] | Callable[[int], Mapping[str, str]] | None = None,
+        output: str = "forward",
+        **unknown: Never,
     ) -> None:
-        self.workers = checked_count("workers", usable_cpus() if workers is None else workers)
-        if initializer is not None and not callable(initializer):
-            raise TypeError(f"initializer must be a function, not {initializer!r}")
-        self._initializer, self._initargs = initializer, tuple(initargs)
+        super().__init__()
+        refuse_standard_names(ProcessPool, unknown)
+        self.workers = checked_count("workers", default_workers() if workers is None else workers)
+        self._initializer, self._initargs = checked_initializer(initializer), tuple(initargs)
         self.start_method = checked_start_method(start_method)
         refuse_second_run()
         if self.start_method != "fork":
@@ -112,10 +119,10 @@ class ProcessPool(Pool):
         self.most_items = max_items_per_worker
         self._memory_limit = checked_limit(memory_limit)
         self._recycling = Recycling(max_items_per_worker, self._memory_limit)
-        self._env = dict(env or {})
-        self._told: dict[str, str] | None = None
-        self._workers = Workers(os.getpid())
-        self._handles, self._leaving = self._workers.handles, self._workers.leaving
+        self._environ = WorkerEnviron(self.workers, env)
+        self._relay = Relay(checked_output(output))
+        kept = self._workers = Workers(os.getpid(), self.start_method, self._relay)
+        self._handles, self._leaving, self.in_flight = kept.handles, kept.leaving, kept.system.in_flight
         self._events: list[messages.PoolEvent] = []
         self._dirty = False
         """True while pipes are read or written: an exception then leaves them half way."""
@@ -141,9 +148,9 @@ class ProcessPool(Pool):
             if slot not in self._handles:
                 self._launch(slot)
 
-    def encode(self) -> Callable[[Any], Encoded]:
+    def encode(self, refuse: bool) -> Callable[[Any], Encoded]:
         """Return the encoder, which pickles items one by one."""
-        return self._encoder
+        return self._encoder.refusing() if refuse else self._encoder
 
     def _begin(self, job: Job, slots: int) -> None:
         self._epoch += 1
@@ -166,7 +173,7 @@ class ProcessPool(Pool):
     def _note_inherited(self) -> None:
         """Note the contents of `__main__`, which workers forked from now on inherit and need not be sent."""
         if self.start_method == "fork" and self._inherited is None:
-            self._inherited = dict(main_namespace())
+            self._inherited = inherited_namespace()
 
     def _end(self, clean: bool) -> None:
         if self._dirty:
@@ -183,6 +190,7 @@ class ProcessPool(Pool):
         """Kill all workers, since a message to or from any of them may be cut off anywhere."""
         self._job, self._workers.runner = b"", None
         self._stop_workers(at_once=True)
+        self._relay.emit_last()
 
     def _release_busy(self) -> None:
         """Wait a second for workers that are still busy with an earlier run, then replace them.
@@ -195,6 +203,7 @@ class ProcessPool(Pool):
             left = max(handle.ended_at for handle in busy) + GOODBYE - monotonic()
             if left > 0:
                 self._collect(left)
+                self._relay.emit()
                 continue
             for handle in busy:
                 self._workers.dismiss(handle, at_once=True)
@@ -208,6 +217,7 @@ class ProcessPool(Pool):
         self._stop_workers(at_once)
         self._workers.close()
         self._finalizer.detach()
+        self._relay.emit_last()
 
     def _stop_workers(self, at_once: bool) -> None:
         for handle in list(self._handles.values()):
@@ -221,26 +231,20 @@ class ProcessPool(Pool):
     # -- workers -------------------------------------------------------------------------------------------------------
 
     def _open_workers(self, by_value: bool = False) -> None:
-        self._told = None
+        self._environ.renew()
+        self._relay.begin()
         if self._workers.launcher is None:
             start = self._initializer, self._initargs
-            self._workers.open(self.start_method, self._environ(), by_value, start)
+            self._workers.open(self.workers, self._environ.of_all(), by_value, start)
 
     def _launch(self, slot: int) -> None:
-        start = b"" if self.start_method == "fork" else self._pickled_start()
+        start = b"" if self.start_method == "fork" else pickle_start(self._initializer, self._initargs)
         handle = self._workers.launch(slot)
         if self.lifecycle is not Lifecycle.OPEN:  # another thread closed the pool without seeing this worker
             handle.child.kill()
-        handle.start((self._environ(), folder(), import_path(), arena.LEAST_BUFFER, self._memory_limit), start)
+        settings = self._environ.of(slot), folder(), arena.LEAST_BUFFER, self._memory_limit
+        handle.start((self.workers, *settings), start)
         self._brief(handle, self._encoder.definitions)
-
-    def _pickled_start(self) -> bytes:
-        try:
-            return dumps_by_value((self._initializer, self._initargs))
-        except RuntimeError as error:
-            if (refusal := only_inherited("initializer or initargs", error)) is not None:
-                raise refusal from error
-            raise
 
     def _brief(self, handle: Handle, definitions: Iterable[bytes] = ()) -> None:
         for definition in definitions:
@@ -248,13 +252,6 @@ class ProcessPool(Pool):
         if self._job:
             handle.introduce()
             handle.channel.send(channel_module.JOB, self._epoch, (), [self._job])
-
-    def _environ(self) -> dict[str, str]:
-        """Return the environment of the workers, computed once a run, since copying `os.environ` is slow."""
-        if self._told is not None:
-            return self._told
-        self._told = with_thread_limits(os.environ, self.workers) | self._env
-        return self._told
 
     # -- instructions and events ---------------------------------------------------------------------------------------
 
@@ -304,6 +301,7 @@ class ProcessPool(Pool):
         if self._recycling.look_is_due():
             self._stop_outgrown()
         self._dirty = False
+        self._relay.emit()
         events, self._events = self._events, []
         return events
 
@@ -359,8 +357,10 @@ class ProcessPool(Pool):
         for fd, (handle, _) in ready.items():
             if fd is handle.channel.sock:
                 self._receive(handle)
+            elif fd in handle.output:
+                workers.read_output(handle, fd)
         for fd, (handle, _) in ready.items():
-            if fd == handle.child.pidfd:
+            if fd == handle.child.sentinel:
                 self._ended(handle)
         for handle in workers.found_dead():
             self._ended(handle)
@@ -390,6 +390,7 @@ class ProcessPool(Pool):
         if message.kind == channel_module.MISSED:
             handle.missed(*message.values)
             return
+        handle.output.settle()
         event = handle.event(message, self._keeps)
         if not handle.retiring and (reason := self._recycling.after_chunk(handle.child.pid, handle.items)):
             handle.retiring = True

@@ -15,6 +15,7 @@ import mmap
 import os
 import signal
 import struct
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -23,16 +24,19 @@ from operator import getitem
 from time import monotonic_ns
 from typing import Any, NamedTuple
 
-from poolagg.pools.process.descriptors import Descriptor, close_all, descriptors
+from poolagg.pools.process.descriptors import close_all
 from poolagg.pools.process.memory import own_memory
 
-__all__ = ["NO_CHUNK", "SEGMENTS", "Batch", "LentSegments", "ProgressCell", "RunCancelled", "Sharing"]
+__all__ = ["CELL_SIZE", "NO_CHUNK", "SEGMENTS", "Batch", "LentSegments", "ProgressCell", "RunCancelled", "Sharing"]
 
 SEGMENTS = 64
 """Most segments of an arena; the cell has a byte for each that says if it is lent."""
 
 NO_CHUNK = -2
 """Stands for the chunk of a state that is packed without one."""
+
+FREE_THREADED = "t" in getattr(sys, "abiflags", "")
+"""Whether this Python is built without a GIL."""
 
 _FIELDS = struct.Struct("=7q")  # epoch, chunk, start, stop, since, left, packing
 _COUNT = struct.Struct("=q")
@@ -42,7 +46,9 @@ _FROM_WORKER = 64
 _SHARING = slice(72, 88)
 _OVER_AT, _TO_WORKER, _CONDEMNED_AT = 128, 136, 144  # what the parent writes is in a cache line of its own
 _LENT = 192  # where the bytes of the segments begin
-_SIZE = _LENT + 2 * SEGMENTS
+CELL_SIZE = _LENT + 2 * SEGMENTS
+
+_KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # on Windows each signal kills
 
 
 class Sharing:
@@ -80,7 +86,9 @@ class Sharing:
 
         Before each item it announces the item and checks. The item at which it ends is consumed and dropped.
         """
-        come_to = map(self.numbers.__setitem__, repeat(1), range(start, stop))
+        indices = range(start, stop)
+        # Between threads without a GIL, only the lock has each see the other's write.
+        come_to = map(self.come_to, indices) if FREE_THREADED else map(self.numbers.__setitem__, repeat(1), indices)
         asked = iter(partial(getitem, self.numbers, 0), chunk + 1)
         return compress(filterfalse(partial(next, come_to), source), asked)
 
@@ -140,13 +148,8 @@ class LentSegments:
 class ProgressCell:
     """One worker's cell, seen from either side."""
 
-    def __init__(self, fd: int | None = None) -> None:
-        if fd is not None:
-            self._descriptor, self._memory = None, mmap.mmap(fd, _SIZE)
-        else:
-            with descriptors:
-                self._descriptor = _anonymous_memory(_SIZE)
-                self._memory = mmap.mmap(self._descriptor.fd, _SIZE)
+    def __init__(self, memory: mmap.mmap) -> None:
+        self._memory = memory
         self.lent_to_parent = LentSegments(self._memory, _LENT)
         self.lent_to_worker = LentSegments(self._memory, _LENT + SEGMENTS)
         self.sharing = Sharing(memoryview(self._memory)[_SHARING].cast("q"))
@@ -219,7 +222,7 @@ class ProgressCell:
             condemned = _COUNT.unpack_from(self._memory, _CONDEMNED_AT)[0] == self._count - 1
         if condemned:
             self._put(self._before)
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), _KILL)
         self._before = fields
 
     def _put(self, fields: tuple[int, ...]) -> None:
@@ -273,34 +276,7 @@ class ProgressCell:
         """Record how many bytes the parent has sent."""
         _BYTES.pack_into(self._memory, _TO_WORKER, count)
 
-    @property
-    def fd(self) -> int:
-        """The descriptor for the worker; -1 once it is closed."""
-        return -1 if self._descriptor is None else self._descriptor.fd
-
-    def fileno(self) -> int:
-        """Return the descriptor, as `fd` does."""
-        return self.fd
-
-    def close_fd(self) -> None:
-        """Close the descriptor; the memory stays mapped."""
-        close_all([self._descriptor])
-
     def close(self) -> None:
         """Free the memory."""
         self.sharing.numbers.release()
-        close_all([self._descriptor, self._memory])
-
-
-def _anonymous_memory(size: int) -> Descriptor:
-    """Open memory without a name, which leaves no file behind."""
-    if hasattr(os, "memfd_create"):
-        memory = Descriptor(os.memfd_create("poolagg"))
-    else:
-        import tempfile
-
-        fd, path = tempfile.mkstemp()
-        memory = Descriptor(fd)
-        os.unlink(path)
-    os.truncate(memory.fd, size)
-    return memory
+        close_all([self._memory])

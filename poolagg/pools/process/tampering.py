@@ -15,27 +15,25 @@ A check costs about 4 microseconds, and a batch lasts two milliseconds.
 
 from __future__ import annotations
 
-import contextlib
+import fcntl
 import os
 import select
-import signal
 import socket
 import struct
-from collections.abc import Sequence
+import termios
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from poolagg.pools.forked_child import leave
-from poolagg.pools.process.channel import Pipe, mark
+from poolagg.pools.process.channel import Pipe
+from poolagg.pools.process.descriptors import MISUSED, Mark
 from poolagg.pools.process.progress_cell import ProgressCell
+from poolagg.pools.process.systems.file_memory import FileMemory
 
-with contextlib.suppress(ImportError):  # not on every system where threads and the serial pool work
-    import fcntl
-    import termios
+__all__ = ["Descriptors"]
 
-__all__ = ["Descriptors", "put_aside"]
-
-ASIDE = 1 << 60
-"""The file position of the descriptors of shared memory."""
+FAR_IN_A_FILE = 1 << 31
+"""The same where a file system is in the place of anonymous memory; each lets a file be that long."""
 
 _HANGUP = getattr(select, "POLLRDHUP", select.POLLHUP)
 _NOW = getattr(socket, "MSG_NOSIGNAL", 0) | getattr(socket, "MSG_DONTWAIT", 0)
@@ -46,16 +44,21 @@ class Descriptors:
     """The descriptors of a worker as they were when it started. Programs that it runs do not inherit them."""
 
     def __init__(
-        self, sock: socket.socket, pipe: Pipe, cell: ProgressCell, claims: int, death: int, arenas: Sequence[int]
+        self,
+        sock: socket.socket,
+        pipe: Pipe,
+        cell: ProgressCell,
+        pipes: Sequence[tuple[int, int]],
+        arenas: Sequence[FileMemory],
+        mark: Callable[[int, int], Mark],
     ) -> None:
         self._pid = os.getpid()
         self._sock, self._pipe, self._cell = sock, pipe, cell
-        self._marked = [pipe.marked, mark(claims, signal.SIGUSR2), mark(death, signal.SIGIO)]
-        for fd in (sock.fileno(), claims, death, *arenas):
+        self._marked = [pipe.marked, *(mark(fd, number) for fd, number in pipes)]
+        for fd in (sock.fileno(), *(fd for fd, _ in pipes), *(arena.fd for arena in arenas)):
             os.set_inheritable(fd, False)
-        for fd in arenas:
-            put_aside(fd)
-            self._marked.append((partial(os.lseek, fd, 0, os.SEEK_CUR), ASIDE))
+        for arena in arenas:
+            self._marked.append((partial(os.lseek, arena.fd, 0, os.SEEK_CUR), arena.put_aside()))
         self._poll = select.poll()
         self._poll.register(sock.fileno(), _HANGUP)
 
@@ -71,7 +74,7 @@ class Descriptors:
         except OSError:
             intact = False
         if not intact:
-            os._exit(os.EX_IOERR)
+            os._exit(MISUSED)
 
     def _are_unused(self) -> bool:
         if self._poll.poll(0):
@@ -80,11 +83,6 @@ class Descriptors:
         sent = self._cell.sent()  # first, since more may arrive after this
         received = self._pipe.received
         return received >= sent or received + _unread(self._sock) >= sent
-
-
-def put_aside(fd: int) -> None:
-    """Move the file position of shared memory behind its contents, also for the duplicate in its mapping."""
-    os.lseek(fd, ASIDE, os.SEEK_SET)
 
 
 def _unread(sock: socket.socket) -> int:

@@ -6,12 +6,12 @@ parent  ◀───────────────────────
         ◀────────── cell (memory) ─────────────              which batch runs, since when
         ◀────────── arenas (memory) ──────────▶              large buffers, one arena for each direction
         ─────────── death (pipe) ─────────────▶              ends when the parent ends
-        ◀────────── pidfd ─────────────────────              readable when the worker has ended
+        ◀────────── output (two pipes) ────────              its streams; its log records and warnings
+        ◀────────── sentinel ──────────────────              readable when the worker has ended
 """
 
 import os
 import signal
-import socket
 import struct
 from time import monotonic
 from typing import Any, NamedTuple
@@ -21,16 +21,23 @@ from poolagg._scheduler.messages import Broken, Cause, ChunkResult, Flushed, Los
 from poolagg._scheduler.ranges import Interval
 from poolagg.errors import WorkerLost
 from poolagg.pools.process import channel as channel_module
-from poolagg.pools.process.arena import LEAST_BUFFER, Arena, BorrowedSegments, arena_fd
+from poolagg.pools.process.arena import LEAST_BUFFER, Arena, BorrowedSegments
 from poolagg.pools.process.channel import Channel, Message
-from poolagg.pools.process.descriptors import Closable, Descriptor, close_all, descriptors, held, pipe
+from poolagg.pools.process.descriptors import MISUSED, Closable, close_all, descriptors, held
 from poolagg.pools.process.launch.bootstrap import identity_of_worker
-from poolagg.pools.process.launch.launchers import Launcher
+from poolagg.pools.process.launch.program import Program
+from poolagg.pools.process.output.relay import Relay
+from poolagg.pools.process.output.stack import ASK
+from poolagg.pools.process.output.worker_output import WorkerOutput
 from poolagg.pools.process.progress_cell import Batch, ProgressCell
+from poolagg.pools.process.systems.system import Launcher, System
 from poolagg.pools.process.worker_main import CLAIM
 from poolagg.pools.serialization.wire import as_reducer_error, pack_items, start_failed, unpack_failures, unpack_result
 
 __all__ = ["Handle"]
+
+ASKED = 0.25
+"""Seconds that a worker has to write its stack; one that is stopped, or has blocked signals, writes none."""
 
 RESULTS = {channel_module.FINISHED, channel_module.FLUSHED}
 """Messages whose values are a result; the last value is the arena region of its large buffers."""
@@ -53,31 +60,22 @@ class Killed(NamedTuple):
 class Handle:
     """One worker process, seen from the parent."""
 
-    def __init__(self, slot: int, launcher: Launcher) -> None:
+    def __init__(self, slot: int, launcher: Launcher, system: System, relay: Relay) -> None:
         self.slot = slot
         self._ours: list[Closable] = []
         theirs: list[Closable] = []
         try:
             with descriptors:
-                here, there = socket.socketpair()
-                self._ours.append(held(here))
-                theirs.append(held(there))
-                death_reader, death_writer = pipe()
-                theirs.append(death_reader)
-                claims_reader, claims_writer = pipe()
-                self._ours += [death_writer, claims_reader, claims_writer]
-                self.cell = held(ProgressCell())
-                self._ours.append(self.cell)
-                to_parent, to_worker = self._arena_fd(), self._arena_fd()
-            self._claims_reader, self._claims_writer = claims_reader.fd, claims_writer.fd
-            os.set_blocking(self._claims_reader, False)
-            os.set_blocking(self._claims_writer, False)
-            self.channel = Channel(here, self.cell)
-            self.borrowed_segments = BorrowedSegments(to_parent, self.cell.lent_to_parent)
-            self._arena = Arena(to_worker, self.cell.lent_to_worker, LEAST_BUFFER) if to_worker >= 0 else None
-            fds = [there.fileno(), self.cell.fd, self._claims_reader, death_reader.fd]
-            self.child = launcher.launch([*fds, *(fd for fd in (to_parent, to_worker) if fd >= 0)])
-            self.cell.close_fd()
+                self.output = WorkerOutput(relay, self._ours, theirs, system.has_pipes)
+                ends = system.ends(self._ours, theirs, self.output.theirs)
+                self.cell = held(ProgressCell(ends.cell))
+            self._ours.append(self.cell)
+            self._claims = ends.claims
+            self.channel = Channel(ends.sock, self.cell, system.gathers)
+            self.borrowed_segments = BorrowedSegments(ends.to_parent, self.cell.lent_to_parent)
+            arena = ends.to_worker
+            self._arena = None if arena is None else Arena(arena, self.cell.lent_to_worker, LEAST_BUFFER)
+            self.child = launcher.launch(ends.handed)
         except BaseException:
             close_all(self._ours)
             raise
@@ -87,8 +85,7 @@ class Handle:
         self.runs: dict[int, RunChunk] = {}
         """Chunks in flight, oldest first."""
         self._claimed: dict[int, int] = {}
-        self.items = 0
-        self.retiring = self._cut_short = False
+        self.items, self.retiring, self._cut_short = 0, False, False
         self._identity = identity_of_worker()
         self.ending: int | None = None
         """The epoch whose end the worker has not yet acknowledged."""
@@ -97,19 +94,19 @@ class Handle:
         self._misused = False
         """True if an item has used the pipe. The oldest chunk is to blame, even if the cell names a later one."""
 
-    def _arena_fd(self) -> int:
-        if (fd := arena_fd()) >= 0:
-            self._ours.append(Descriptor(fd))
-        return fd
-
     # -- instructions --------------------------------------------------------------------------------------------------
 
     def start(self, settings: tuple[Any, ...], payload: bytes) -> None:
-        """Tell the worker its identity for `multiprocessing`, its settings and its initializer."""
-        self.channel.send(channel_module.START, 0, (self._identity, *settings), [payload])
+        """Tell the worker its identity for `multiprocessing`, its program, its settings and its initializer."""
+        output = self.output.mode, self.output.changed_settings()
+        values = self._identity, tuple(Program.here()), self.slot, *output, *settings
+        self.channel.send(channel_module.START, 0, values, [payload])
 
     def introduce(self) -> None:
-        """Tell the worker its identity if it has changed: this process may have imported `multiprocessing` since."""
+        """Tell the worker what has changed: log levels, warning filters; its identity, since this process may have
+        imported `multiprocessing`."""
+        if (settings := self.output.changed_settings()) is not None:
+            self.channel.send(channel_module.HEAR, 0, settings)
         identity = identity_of_worker(self._identity)
         if identity != self._identity:
             self._identity = identity
@@ -121,7 +118,8 @@ class Handle:
         self._epoch = epoch
         self.runs[run.chunk] = run
         self._claimed[self._claim] = run.chunk
-        os.write(self._claims_writer, CLAIM.pack(self._claim))
+        if self._claims is not None:
+            os.write(self._claims[1], CLAIM.pack(self._claim))
         fields = (run.slot, run.chunk, run.start, run.stop, run.flush, run.alone, run.budget, run.without)
         items, payloads = pack_items(input_batch, run.start, run.stop, self._arena)
         self.channel.send(channel_module.RUN, epoch, (fields, self._claim, tuple(items)), payloads)
@@ -143,8 +141,10 @@ class Handle:
         return self.cell.sharing.ask(chunk, self.cell.read) if chunk in self.runs else None
 
     def _take_claim(self) -> int | None:
+        if self._claims is None:
+            return None
         try:
-            (claim,) = CLAIM.unpack(os.read(self._claims_reader, CLAIM.size))
+            (claim,) = CLAIM.unpack(os.read(self._claims[0], CLAIM.size))
             chunk = self._claimed.pop(claim)
         except BlockingIOError:
             return None
@@ -160,6 +160,10 @@ class Handle:
             return
         sent = batch is None or self.cell.condemn(batch)
         self.killed = Killed(cause, how, batch, sent, blameless)
+        if sent and cause == "timeout" and self.output.fds:
+            self.output.expect_stack()
+            self.child.send(ASK)
+            self.child.ends_within(ASKED)
         if sent:
             self.child.kill()
 
@@ -215,6 +219,7 @@ class Handle:
     def lost(self) -> Lost:
         """Return the event for a worker that has ended: what it was running, and how it ended."""
         exitcode, killed = self.child.reap(), self.killed
+        stack = self.output.finish(crashed=exitcode is None or exitcode < 0)
         batch = self.cell.read()
         if killed is not None and killed.batch is not None:
             if batch is None and killed.sent:  # it was killed while it wrote to the cell, before it left the batch
@@ -228,9 +233,10 @@ class Handle:
         if silent:
             suspect = self._begun()
         if killed is None:
-            return Lost(self.slot, suspect, "died", _worker_lost(exitcode), silent=silent, packing=packing)
+            return Lost(self.slot, suspect, "died", _worker_lost(exitcode, stack), silent=silent, packing=packing)
         how = f"it {killed.how}"
-        error = TimeoutError(how) if killed.cause == "timeout" else _worker_lost(exitcode, killed.how)
+        timeout = killed.cause == "timeout"
+        error = _timeout(how, stack) if timeout else _worker_lost(exitcode, stack, killed.how)
         return Lost(self.slot, suspect, killed.cause, error, how, silent=silent, packing=packing)
 
     def _begun(self) -> Interval | None:
@@ -270,11 +276,24 @@ class Handle:
 # -- how a worker was lost ---------------------------------------------------------------------------------------------
 
 
-def _worker_lost(exitcode: int | None, how: str = "") -> WorkerLost:
+def _worker_lost(exitcode: int | None, stack: str | None, how: str = "") -> WorkerLost:
     """Make the error of a lost worker; `how` says what the worker did, if the parent killed it."""
-    name = signal.Signals(-exitcode).name if exitcode is not None and exitcode < 0 else None
+    name = _name_of(-exitcode) if exitcode is not None and exitcode < 0 else None
     text = f"the worker {how or _ended(exitcode, name)}"
-    return WorkerLost(text, exitcode=exitcode, signal=name, index=None, item=None)
+    return WorkerLost(text, exitcode=exitcode, signal=name, index=None, item=None, stack=stack)
+
+
+def _timeout(how: str, stack: str | None) -> TimeoutError:
+    error = TimeoutError(how)
+    error.stack = stack  # type: ignore[attr-defined]
+    return error
+
+
+def _name_of(signum: int) -> str:
+    try:
+        return signal.Signals(signum).name
+    except ValueError:  # a real-time signal
+        return f"signal {signum}"
 
 
 def _ended(exitcode: int | None, name: str | None) -> str:
@@ -284,6 +303,6 @@ def _ended(exitcode: int | None, name: str | None) -> str:
         return f"was killed by {name}"
     if exitcode is None:
         return "ended; its exit code is unknown"
-    if exitcode == os.EX_IOERR:
+    if exitcode == MISUSED:
         return f"ended with exit code {exitcode}: an item has closed, replaced or used the descriptors of its worker"
     return f"ended with exit code {exitcode}, in the middle of its work"

@@ -1,12 +1,12 @@
 """The worker process: one thread, one pipe, one loop.
 
-The parent gives it six descriptors: its pipe, its progress cell, the pipe of claims (below), the parent-death pipe, and
-the memory of two arenas, its own and its parent's. It may be killed at any instruction, since no other process waits
-for a lock of its.
+The parent gives it nine ends: its pipe, its progress cell, the pipe of claims (below), the parent-death pipe, those of
+its output (`output/`: reports, stdout, stderr), and the memory of two arenas, its own and its parent's
+(`systems/ends.py`). It may be killed at any instruction, since no other process waits for a lock of its.
 
 The parent can cancel a chunk that waits in the pipe behind a slow one. Each chunk comes with a claim, eight bytes in a
 pipe that both sides may read. The worker reads the claim before it starts the chunk, the parent reads it to cancel the
-chunk; the kernel gives it to one of them.
+chunk; the kernel gives it to one of them. Where a system has no claims, a worker has one chunk at a time.
 """
 
 from __future__ import annotations
@@ -14,28 +14,33 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-import socket
 import struct
 import sys
 import types
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from poolagg._input.batches import open_batch
+from poolagg._input.worker_state import here
 from poolagg._scheduler.worker_messages import ChunkResult, Failure, RunChunk
 from poolagg.pools.chunk_runner import ChunkRunner, Job, OpenedBatch
 from poolagg.pools.forked_child import leave
 from poolagg.pools.process import channel
 from poolagg.pools.process.arena import Arena, Borrowed, BorrowedSegments, Region
-from poolagg.pools.process.channel import BrokenFrame, Message, Pipe, identity
+from poolagg.pools.process.channel import BrokenFrame, Message, Pipe
+from poolagg.pools.process.descriptors import MISUSED
 from poolagg.pools.process.launch.bootstrap import forget_exits, introduce, new_random_numbers, run_exits
 from poolagg.pools.process.launch.frozen import STARTED_BY
-from poolagg.pools.process.launch.parent_death import die_with_parent, ignore_interrupts
+from poolagg.pools.process.launch.parent_death import ignore_interrupts
+from poolagg.pools.process.launch.program import Program
 from poolagg.pools.process.launch.standard_streams import flush_streams
 from poolagg.pools.process.malloc import give_back_freed, keep_freed
 from poolagg.pools.process.memory import fresh_memory
+from poolagg.pools.process.output.reporter import Reporter, refuse_breakpoint, take_streams
+from poolagg.pools.process.output.settings import Settings
 from poolagg.pools.process.progress_cell import NO_CHUNK, ProgressCell, RunCancelled
-from poolagg.pools.process.tampering import Descriptors, put_aside
+from poolagg.pools.process.systems.choice import native
+from poolagg.pools.process.systems.ends import WorkerEnds
 from poolagg.pools.serialization.outbox import Outbox
 from poolagg.pools.serialization.pickling import define, main_namespace
 from poolagg.pools.serialization.shared_value import open_job
@@ -49,70 +54,71 @@ from poolagg.pools.serialization.wire import (
     unpack_items,
 )
 
+if TYPE_CHECKING:  # a worker starts without it
+    from poolagg.pools.process.systems.system import System
+
 __all__ = ["CLAIM", "main"]
 
 CLAIM = struct.Struct("=q")
 
+PIPE_MARK: int = getattr(signal, "SIGUSR1", 0)
+"""The number that marks the pipe."""
+
 
 def main(
-    pipe_fd: int,
-    cell_fd: int,
-    claims_fd: int,
-    death_fd: int,
-    *arena_fds: int,
+    *handed: Any,
     forked: bool = False,
     inherited: tuple[Any, Any] | None = None,
+    system: System | None = None,
 ) -> None:
     """Serve until the parent closes its end or sends EXIT.
 
-    `forked`: the parent itself forked this process; `inherited`: its initializer and initargs, which need not pickle.
+    `handed`: this worker's ends, as `Ends` has them. `forked`: the parent itself forked this process; `inherited`: its
+    initializer and initargs, which need not pickle.
     """
+    system = system or native()
+    ends = system.worker_ends(*handed)
     os.environ.pop(STARTED_BY, None)
+    take_streams(*ends.streams)
     ignore_interrupts()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    die_with_parent(death_fd)
+    system.die_with_parent(ends.parent)
     new_random_numbers()
     if forked:
+        from poolagg.pools.serialization.own_objects import note_after_fork  # imported before the fork
+
         forget_exits()
+        note_after_fork()
     else:
         sys.modules["__main__"] = types.ModuleType("__main__")
-    cell = ProgressCell(cell_fd)
-    put_aside(cell_fd)  # the mapping keeps a duplicate, which an item may write to
-    os.close(cell_fd)
-    with socket.socket(fileno=pipe_fd) as sock:
-        pipe = Pipe(sock, cell)
-        cell.guard(Descriptors(sock, pipe, cell, claims_fd, death_fd, arena_fds).check)
+    cell = ProgressCell(ends.cell)
+    with ends.sock:
+        pipe = Pipe(ends.sock, cell, system.mark(ends.sock.fileno(), PIPE_MARK))
+        if (check := system.check_of(ends, pipe, cell)) is not None:
+            cell.guard(check)
+        reporter = Reporter(ends.reports, system.mark)
         try:
-            _Worker(pipe, cell, claims_fd, death_fd, inherited, *arena_fds).serve()
+            _Worker(pipe, cell, ends, reporter, inherited).serve()
         except (EOFError, ConnectionError):
             return  # the parent has closed the pipe
         except BrokenFrame:  # an item has read part of a message
-            os._exit(os.EX_IOERR)
+            os._exit(MISUSED)
     if forked:  # else the interpreter ends
         run_exits()
 
 
 class _Worker:
     def __init__(
-        self,
-        pipe: Pipe,
-        cell: ProgressCell,
-        claims_fd: int,
-        death_fd: int,
-        inherited: tuple[Any, Any] | None,
-        arena_fd: int = -1,
-        items_fd: int = -1,
+        self, pipe: Pipe, cell: ProgressCell, ends: WorkerEnds, reporter: Reporter, inherited: tuple[Any, Any] | None
     ) -> None:
         self._pipe = pipe
         self._cell = cell
         self._pid = os.getpid()
-        self._claims_fd = claims_fd
-        self._death_fd = death_fd
+        self._ends = ends
+        self._reporter = reporter
         self._inherited = inherited
-        self._arena_fd = arena_fd
         self._arena: Arena | None = None
-        self._borrowed_segments = BorrowedSegments(items_fd, cell.lent_to_worker)
-        self._items_identity = identity(items_fd)
+        self._borrowed_segments = BorrowedSegments(ends.items, cell.lent_to_worker)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(before=self._borrowed_segments.before_fork)
         self._claim = -1
@@ -127,6 +133,7 @@ class _Worker:
     def serve(self) -> None:
         handlers = {
             channel.IDENTITY: self._introduce,
+            channel.HEAR: self._hear,
             channel.START: self._start,
             channel.DEFINE: self._define,
             channel.JOB: self._begin,
@@ -162,16 +169,22 @@ class _Worker:
     # -- messages from the parent --------------------------------------------------------------------------------------
 
     def _introduce(self, message: Message) -> None:
-        introduce(message.values, self._death_fd)
+        introduce(message.values, self._ends.parent)
+
+    def _hear(self, message: Message) -> None:
+        self._reporter.hear(Settings(*message.values))
 
     def _start(self, message: Message) -> None:
-        identity, environ, cwd, path, least, self._memory_limit = message.values
-        introduce(identity, self._death_fd)
+        identity, program, slot, output, settings, workers, environ, cwd, least, self._memory_limit = message.values
+        introduce(identity, self._ends.parent)
+        self._reporter.begin(output, Settings(*settings))
+        refuse_breakpoint()
+        here.make_process_worker(slot, workers)
         self._may_keep = self._memory_limit is None
         _set_environ(environ)
-        sys.path[:] = path
-        if self._arena_fd >= 0:
-            self._arena = Arena(self._arena_fd, self._cell.lent_to_parent, least)
+        Program(*program).become(forked=self._inherited is not None)
+        if self._ends.arena is not None:
+            self._arena = Arena(self._ends.arena, self._cell.lent_to_parent, least)
         try:
             os.chdir(cwd)
         except OSError:
@@ -179,12 +192,14 @@ class _Worker:
         initializer, initargs = self._inherited or pickle.loads(message.payload)
         if initializer is not None:
             before = dict(main_namespace())
-            initializer(*initargs)
+            with self._reporter.initializing():
+                initializer(*initargs)
             after = main_namespace()
             self._assigned = {name for name in after if name not in before or after[name] is not before[name]}
 
     def _define(self, message: Message) -> None:
-        define(*pickle.loads(message.payload))
+        with self._reporter.opening():
+            define(*pickle.loads(message.payload))
 
     def _begin(self, message: Message) -> None:
         self._epoch = message.epoch
@@ -193,7 +208,8 @@ class _Worker:
         namespace = main_namespace()
         kept = {name: namespace[name] for name in self._assigned if name in namespace}
         try:
-            job: Job = open_job(message.payload)
+            with self._reporter.opening():
+                job: Job = open_job(message.payload)
         except Exception as error:
             raise job_does_not_open(error) from error
         namespace.update(kept)  # a name that the initializer assigned wins over the parent's
@@ -226,8 +242,8 @@ class _Worker:
 
     def _open(self, region: Region) -> Borrowed:
         """Open what the parent lent; end this process if an item has put another file in the arena's place."""
-        if identity(self._borrowed_segments.fd) != self._items_identity:
-            os._exit(os.EX_IOERR)
+        if not self._borrowed_segments.is_intact():
+            os._exit(MISUSED)
         return self._borrowed_segments.open(region)
 
     def _flush(self, message: Message) -> None:
@@ -235,7 +251,9 @@ class _Worker:
             self._send(channel.FLUSHED, self._work.flushed(ChunkResult(0, NO_CHUNK, 0, 0.0)))
 
     def _send(self, kind: int, finished: ChunkResult) -> None:
-        self._pipe.send(kind, self._epoch, *put_result(finished, self._arena))
+        result = put_result(finished, self._arena)
+        flush_streams()  # so that the parent finds all output of a chunk when it has the answer
+        self._pipe.send(kind, self._epoch, *result)
 
     def _end(self, message: Message) -> None:
         self._work = None
@@ -247,13 +265,15 @@ class _Worker:
 
     def _claims(self, claim: int) -> bool:
         """Claim the chunk; False if the parent has cancelled it, or an item has read the claim."""
+        if self._ends.claims < 0:
+            return True
         if self._claim < claim:
             try:
-                self._claim = CLAIM.unpack(os.read(self._claims_fd, CLAIM.size))[0]
+                self._claim = CLAIM.unpack(os.read(self._ends.claims, CLAIM.size))[0]
             except BlockingIOError:
                 return False
             except (OSError, struct.error):  # an item has closed the pipe, or read a part of a claim
-                os._exit(os.EX_IOERR)
+                os._exit(MISUSED)
         return self._claim == claim
 
 

@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import os
 import selectors
+import sys
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,16 +19,25 @@ from typing import Any
 
 from poolagg._runtime.interrupts import interrupts_held_back
 from poolagg.pools.process.channel import EXIT
-from poolagg.pools.process.descriptors import close_all, descriptors, held
+from poolagg.pools.process.descriptors import close_all, descriptors, held, refuse_too_many
 from poolagg.pools.process.launch.forkserver import ForkserverLauncher, ForkserverLost
-from poolagg.pools.process.launch.launchers import LOOK, ForkLauncher, Launcher, SpawnLauncher
+from poolagg.pools.process.launch.launchers import ForkLauncher, SpawnLauncher
 from poolagg.pools.process.launch.parent_death import born_deaf
 from poolagg.pools.process.launch.standard_streams import standard_descriptors
+from poolagg.pools.process.output.relay import Relay
+from poolagg.pools.process.systems.choice import system_of
+from poolagg.pools.process.systems.system import Launcher
 from poolagg.pools.process.worker_handle import Handle
 
 __all__ = ["Workers"]
 
+GOODBYE = 1.0
+"""Seconds that a worker has to exit at the pool's end if idle, or to leave its chunk when its run is over."""
+
 _LAUNCHERS: dict[str, type[Any]] = {"forkserver": ForkserverLauncher, "spawn": SpawnLauncher, "fork": ForkLauncher}
+
+LOOK = 0.05
+"""Seconds between two checks of children without a sentinel; a check costs a system call for each."""
 
 _all_workers: weakref.WeakSet[Workers] = weakref.WeakSet()
 
@@ -35,8 +45,9 @@ _all_workers: weakref.WeakSet[Workers] = weakref.WeakSet()
 class Workers:
     """The workers of one pool, their launcher and their selector; `owner` is the pid of the process that owns them."""
 
-    def __init__(self, owner: int) -> None:
-        self._owner = owner
+    def __init__(self, owner: int, start_method: str, relay: Relay) -> None:
+        self._owner, self._start_method, self._relay = owner, start_method, relay
+        self.system = system_of(start_method)
         self.handles: dict[int, Handle] = {}
         self.leaving: list[Handle] = []
         self.runner: int | None = None
@@ -44,21 +55,22 @@ class Workers:
         self.launcher: Launcher | None = None
         self.selector: selectors.BaseSelector
         self.next_look = 0.0
-        """When to check again if workers without a pidfd have ended."""
+        """When to check again if workers without a sentinel have ended."""
         self._unwatched = False
-        """True if some workers have no pidfd."""
+        """True if some workers have no sentinel."""
 
     def everyone(self) -> list[Handle]:
         """Return the workers of all slots, and those that are exiting."""
         return [*self.handles.values(), *self.leaving]
 
-    def open(self, start_method: str, environ: Mapping[str, str], by_value: bool, start: tuple[Any, Any]) -> None:
-        """Open a launcher, and a selector for what it launches."""
+    def open(self, workers: int, environ: Mapping[str, str], by_value: bool, start: tuple[Any, Any]) -> None:
+        """Open a launcher, and a selector for what it launches; refuse more workers than there are descriptors for."""
+        refuse_too_many(workers)
         with _undisturbed():
-            launcher: Launcher = _LAUNCHERS[start_method](environ, by_value, start)
+            launcher: Launcher = _launcher(self._start_method)(environ, by_value, start)
             try:
                 with descriptors:
-                    self.selector = held(selectors.DefaultSelector())
+                    self.selector = held(self.system.selector())
             except OSError:  # no descriptor left
                 launcher.close()
                 raise
@@ -70,15 +82,17 @@ class Workers:
         assert self.launcher is not None
         with _undisturbed():
             try:
-                handle = Handle(slot, self.launcher)
+                handle = Handle(slot, self.launcher, self.system, self._relay)
             except ForkserverLost:
-                handle = Handle(slot, self.launcher)
+                handle = Handle(slot, self.launcher, self.system, self._relay)
             self.handles[slot] = handle
             self.selector.register(handle.channel.sock, selectors.EVENT_READ, handle)
-            if handle.child.pidfd < 0:
+            for fd in handle.output.fds:
+                self.selector.register(fd, selectors.EVENT_READ, handle)
+            if handle.child.sentinel < 0:
                 self._unwatched = True
             else:
-                self.selector.register(handle.child.pidfd, selectors.EVENT_READ, handle)
+                self.selector.register(handle.child.sentinel, selectors.EVENT_READ, handle)
         return handle
 
     def dismiss(self, handle: Handle, at_once: bool) -> None:
@@ -91,6 +105,12 @@ class Workers:
                 handle.child.kill()
             else:
                 handle.channel.send(EXIT, 0)
+
+    def read_output(self, handle: Handle, fd: int) -> None:
+        """Read what has come on a pipe of a worker's output; at its end, wait for it no longer."""
+        if not handle.output.read(fd):
+            self.selector.unregister(fd)
+            handle.output.forget(fd)
 
     def watch(self, handle: Handle) -> None:
         """Wait for what a worker writes, and for space in its pipe if unsent bytes are left."""
@@ -105,11 +125,11 @@ class Workers:
         return {key.fileobj: (key.data, events) for key, events in self.selector.select(timeout)}
 
     def found_dead(self) -> list[Handle]:
-        """Return the workers without a pidfd that have ended, if a check is due."""
+        """Return the workers without a sentinel that have ended, if a check is due."""
         if not self._unwatched or monotonic() < self.next_look:
             return []
         self.next_look = monotonic() + LOOK
-        return [handle for handle in self.everyone() if handle.child.pidfd < 0 and handle.child.has_ended()]
+        return [handle for handle in self.everyone() if handle.child.sentinel < 0 and handle.child.has_ended()]
 
     def end(self, handles: Sequence[Handle]) -> None:
         """Kill workers, reap them, and free their channels: each step for all before the next."""
@@ -119,7 +139,9 @@ class Workers:
             for handle in handles:
                 handle.child.reap()
             for handle in handles:
-                for fd in (handle.channel.sock, handle.child.pidfd):
+                handle.output.finish()
+                sources: list[Any] = [handle.channel.sock, handle.child.sentinel, *handle.output.fds]
+                for fd in sources:
                     with contextlib.suppress(KeyError, ValueError):
                         self.selector.unregister(fd)
                 handle.close()
@@ -137,9 +159,17 @@ class Workers:
         _all_workers.discard(self)
 
     def abandon(self) -> None:
-        """Kill the workers of a pool that was dropped without being closed, or when the interpreter ends."""
+        """End the workers of a pool that was dropped without being closed, or when the interpreter ends.
+
+        Idle workers exit in good order; the others are killed.
+        """
         if os.getpid() == self._owner:
             with interrupts_held_back():
+                until = monotonic() + GOODBYE
+                for handle in [handle for handle in self.handles.values() if handle.idle]:
+                    self.dismiss(handle, at_once=False)
+                for handle in self.leaving:
+                    handle.child.ends_within(max(0.0, until - monotonic()))
                 self.end(self.everyone())
                 self.close()
 
@@ -149,6 +179,19 @@ class Workers:
         self.leaving.clear()
         self.launcher = None  # another use of the pool, in the child, starts workers of the child's own
         self._owner, self.runner = os.getpid(), None
+
+
+def _launcher(start_method: str) -> type[Any]:
+    """Return what opens the launcher of a start method."""
+    if sys.platform == "win32":
+        from poolagg.pools.process.launch.windows import WindowsLauncher
+
+        return WindowsLauncher
+    if start_method == "portable":
+        from poolagg.pools.process.launch.portable import PortableLauncher
+
+        return PortableLauncher
+    return _LAUNCHERS[start_method]
 
 
 @contextlib.contextmanager

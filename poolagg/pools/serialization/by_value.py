@@ -1,4 +1,4 @@
-"""Reduce objects that cloudpickle cannot pickle by value to parts from which they can be rebuilt.
+"""Reduce objects that cloudpickle cannot pickle by value to parts from which they can be rebuilt, or to their names.
 
     functools.cache, lru_cache      the function and the parameters: the cache starts empty, as in any new process
     functools.singledispatch        the implementations, by class
@@ -6,8 +6,12 @@
     functools.partialmethod         from Python 3.14 on it cannot be made without its function
     typing.NewType, type aliases    the name, and its value
     struct.Struct                   its format
-    weak dicts and sets             the contents; objects without other references vanish again on arrival
+    weak dicts, sets, references    the contents; objects without other references vanish again on arrival
     threading.local                 empty, as for a new thread
+    itertools.count                 the next number and the step, where they are plain numbers
+    random.SystemRandom             it has no state
+    json.JSONDecoder                the options of its scanner
+    sys.stdout, sys.flags, ...      the worker's own, by name; so for the buffers of the standard streams
 
 Functions may refer to themselves: a recursive one under `cache` has its wrapper among its globals. So the unpickler
 first makes each from as little as possible, and then sets the rest as its state.
@@ -15,14 +19,19 @@ first makes each from as little as possible, and then sets the rest as its state
 
 from __future__ import annotations
 
+import _json
+import ast
 import functools
+import io
+import itertools
+import random
 import struct
 import sys
 import threading
 import typing
 import weakref
 from collections.abc import Callable
-from types import FunctionType
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any, cast
 
 __all__ = ["is_found_by_name", "reduction"]
@@ -38,9 +47,13 @@ def reduction(obj: Any) -> Any:
     """Reduce an object, for a pickler's `reducer_override`; return NotImplemented to leave it to cloudpickle."""
     if (reduce := _REDUCTIONS.get(type(obj))) is not None:
         return reduce(obj)
-    if isinstance(obj, FunctionType) and obj.__code__ is _DISPATCHING and not is_found_by_name(obj):
-        return _reduce_dispatching(obj)
-    return NotImplemented
+    if isinstance(obj, FunctionType):
+        dispatching = obj.__code__ is _DISPATCHING and not is_found_by_name(obj)
+        return _reduce_dispatching(obj) if dispatching else NotImplemented
+    if isinstance(obj, MethodType) and isinstance(cls := obj.__self__, type) and is_found_by_name(cls):
+        # cloudpickle looks for the function of a class method by name, and finds the method.
+        return (getattr, (cls, obj.__name__)) if getattr(cls, obj.__name__, None) == obj else NotImplemented
+    return NotImplemented if isinstance(obj, _NOT_OF_SYS) else _reduce_of_sys(obj)
 
 
 def is_found_by_name(obj: Any) -> bool:
@@ -160,8 +173,68 @@ def _reduce_weak_set(own: Any) -> Any:
     return weakref.WeakSet, (list(own),)
 
 
+def _reduce_weak_reference(own: Any) -> Any:
+    return _weak_reference, (own(),)
+
+
+class _Gone:
+    """The target of a dead reference."""
+
+
+def _weak_reference(target: Any) -> Any:
+    return weakref.ref(_Gone() if target is None else target)
+
+
 def _reduce_local(_: threading.local) -> Any:
     return threading.local, ()
+
+
+def _reduce_count(own: Any) -> Any:
+    """Reduce a counter by its repr: from Python 3.14 on nothing else tells its state without changing it."""
+    try:
+        arguments = ast.literal_eval(repr(own).removeprefix("count"))
+    except (ValueError, SyntaxError):
+        return NotImplemented
+    return itertools.count, arguments if isinstance(arguments, tuple) else (arguments,)
+
+
+def _reduce_system_random(_: random.SystemRandom) -> Any:
+    return random.SystemRandom, ()
+
+
+def _reduce_scanner(own: Any) -> Any:
+    return _scanner, ({name: getattr(own, name) for name in _OPTIONS_OF_SCANNERS},)
+
+
+def _scanner(options: dict[str, Any]) -> Any:
+    return _json.make_scanner(cast(Any, SimpleNamespace(**options)))
+
+
+_OPTIONS_OF_SCANNERS = ("strict", "object_hook", "object_pairs_hook", "parse_float", "parse_int", "parse_constant")
+
+# -- what each process has in sys --------------------------------------------------------------------------------------
+
+_STREAMS = ("stdin", "stdout", "stderr", "__stdin__", "__stdout__", "__stderr__")
+_FACTS = ("flags", "float_info", "hash_info", "implementation", "int_info", "thread_info", "version_info")
+
+
+_NOT_OF_SYS = (type, CodeType, CellType, ModuleType, BuiltinFunctionType)
+"""Types of most objects that a function refers to; of these sys has none."""
+
+
+def _reduce_of_sys(own: Any) -> Any:
+    for name in (*_STREAMS, *_FACTS):
+        if own is getattr(sys, name, None) and own is not None:
+            return _of_sys, (name,)
+    if isinstance(own, io.IOBase):
+        for name in _STREAMS:
+            if own is getattr(getattr(sys, name, None), "buffer", None):
+                return _of_sys, (name, "buffer")
+    return NotImplemented
+
+
+def _of_sys(*names: str) -> Any:
+    return functools.reduce(getattr, names, cast(Any, sys))
 
 
 _REDUCTIONS: dict[type, Callable[[Any], Any]] = {
@@ -170,10 +243,14 @@ _REDUCTIONS: dict[type, Callable[[Any], Any]] = {
     functools.partialmethod: _reduce_partial_method,
     typing.NewType: _reduce_new_type,
     struct.Struct: _reduce_struct,
+    itertools.count: _reduce_count,
+    random.SystemRandom: _reduce_system_random,
+    _json.make_scanner: _reduce_scanner,
     threading.local: _reduce_local,
     weakref.WeakKeyDictionary: _reduce_weak_dict,
     weakref.WeakValueDictionary: _reduce_weak_dict,
     weakref.WeakSet: _reduce_weak_set,
+    weakref.ref: _reduce_weak_reference,
 }
 if _ALIAS is not None:
     _REDUCTIONS[_ALIAS] = _reduce_alias

@@ -12,12 +12,13 @@ An item that does not pickle becomes a pickle that raises when it is opened: the
 
 from __future__ import annotations
 
+import copy
 import functools
 import io
 import pickle
 import sys
 from collections.abc import Callable, Mapping
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
 from poolagg._input.batches import Encoded, PackedItem
@@ -30,11 +31,14 @@ __all__ = [
     "define",
     "dumps",
     "dumps_by_value",
+    "dumps_code",
     "encode_by_value",
     "in_main",
+    "inherited_namespace",
     "main_namespace",
-    "only_inherited",
+    "pickle_start",
     "plainly",
+    "raise_if_inherited_only",
     "refuse_inherited_only",
 ]
 
@@ -48,6 +52,15 @@ def main_namespace() -> dict[str, Any]:
     return sys.modules["__main__"].__dict__
 
 
+def inherited_namespace() -> dict[str, Any]:
+    """Return what the namespace of `__main__` holds now, for workers that are forked from now on."""
+    from poolagg.pools.serialization.own_objects import note_before_fork
+
+    inherited = dict(main_namespace())
+    note_before_fork(inherited.values())
+    return inherited
+
+
 class _Main:
     """Represents, in a pickle, the `__main__` namespace of the process that opens it."""
 
@@ -55,12 +68,17 @@ class _Main:
         return main_namespace, ()
 
 
-def dumps_by_value(value: Any, inherited: Mapping[str, Any] | None = None) -> bytes:
-    """Pickle by cloudpickle; functions of `__main__` join the `__main__` of the process that opens the pickle.
+def dumps_by_value(value: Any) -> bytes:
+    """Pickle by cloudpickle; functions of `__main__` join the `__main__` of the process that opens the pickle."""
+    return plainly(value) or _by_cloudpickle(value, {}, is_code=False)
+
+
+def dumps_code(value: Any, inherited: Mapping[str, Any] | None = None) -> bytes:
+    """Pickle functions or classes as `dumps_by_value` does, with the locks and their kin that they refer to.
 
     `inherited`: what a forked worker's `__main__` already holds, so that it need not be sent.
     """
-    return plainly(value) or _by_cloudpickle(value, inherited or {})
+    return plainly(value) or _by_cloudpickle(value, inherited or {}, is_code=True)
 
 
 def plainly(value: Any) -> bytes | None:
@@ -76,24 +94,34 @@ def plainly(value: Any) -> bytes | None:
     return None if b"__main__" in data else data
 
 
-def _by_cloudpickle(value: Any, inherited: Mapping[str, Any]) -> bytes:
+def _by_cloudpickle(value: Any, inherited: Mapping[str, Any], is_code: bool) -> bytes:
     file = io.BytesIO()
-    pickler_by_value(lambda reduced: in_main(reduced, inherited))(file, protocol=5).dump(value)
+    pickler_by_value(lambda reduced: in_main(reduced, inherited), is_code)(file, protocol=5).dump(value)
     return file.getvalue()
 
 
-def pickler_by_value(rewrite: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> Any:
-    """Return a cloudpickle Pickler class that rewrites the reductions of `__main__`'s functions."""
+def pickler_by_value(rewrite: Callable[[tuple[Any, ...]], tuple[Any, ...]], is_code: bool = False) -> Any:
+    """Return a cloudpickle Pickler class that rewrites the reductions of `__main__`'s functions.
+
+    `is_code`: locks and their kin become the worker's own; otherwise they do not pickle.
+    """
     import cloudpickle
 
-    from poolagg.pools.serialization.by_value import reduction  # workers seldom need it
+    # Workers seldom need these.
+    from poolagg.pools.serialization.by_value import reduction
+    from poolagg.pools.serialization.code_source import reduce_code
+    from poolagg.pools.serialization.own_objects import own_object
 
     namespace = main_namespace()
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         def reducer_override(self, obj: Any) -> Any:
+            if is_code and (own := own_object(obj)) is not NotImplemented:
+                return own
             if (made_again := reduction(obj)) is not NotImplemented:
                 return made_again
+            if type(obj) is CodeType:
+                return reduce_code(obj, cloudpickle.Pickler.dispatch_table[CodeType](obj))
             reduced = super().reducer_override(obj)
             if isinstance(obj, FunctionType) and obj.__globals__ is namespace and isinstance(reduced, tuple):
                 return rewrite(reduced)
@@ -104,37 +132,52 @@ def pickler_by_value(rewrite: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> A
 
 def in_main(reduced: tuple[Any, ...], inherited: Mapping[str, Any]) -> tuple[Any, ...]:
     """Replace the namespace that cloudpickle gives a function, in its reduction, by the worker's `__main__`."""
+    from poolagg.pools.serialization.own_objects import sent_after_fork
+
     make, (code, _, *arguments), (attributes, slots), *rest = reduced
     # Functions and classes are sent even if inherited, since their contents may have changed since the fork.
     sent = {
         name: value
         for name, value in slots["__globals__"].items()
-        if isinstance(value, (FunctionType, CACHED, type)) or inherited.get(name, _Main) is not value
+        if isinstance(value, (FunctionType, CACHED, type))
+        or inherited.get(name, _Main) is not value
+        or sent_after_fork(value)
     }
     slots = {**slots, "__globals__": sent}
     return (make, (code, _Main(), *arguments), (attributes, slots), *rest)
 
 
-def only_inherited(what: str, error: BaseException) -> TypeError | None:
-    """Return the error to raise if `what` holds a lock, value or queue that `multiprocessing` passes by fork only."""
+def raise_if_inherited_only(what: str, error: BaseException) -> None:
+    """Raise a TypeError if `what` holds a lock, value or queue that `multiprocessing` passes by fork only.
+
+    It is in no variable, whose frame would keep it, and with it the pool.
+    """
     if not isinstance(error, RuntimeError) or "through inheritance" not in str(error):
-        return None
-    return TypeError(
+        return
+    raise TypeError(
         f"{what} can't be sent to a worker: {error}. Use a multiprocessing.Manager's, such as manager.Lock(), "
         f'manager.Value("i", 0) or manager.Queue(), which can be sent; or give it to workers that inherit it: '
         f'ProcessPool(start_method="fork", initializer=..., initargs=...)'
-    )
+    ) from error
+
+
+def pickle_start(initializer: Any, initargs: tuple[Any, ...]) -> bytes:
+    """Pickle an initializer and its arguments by value, or raise the TypeError of `raise_if_inherited_only`."""
+    try:
+        return dumps_code((initializer, initargs))
+    except RuntimeError as error:
+        raise_if_inherited_only("initializer or initargs", error)
+        raise
 
 
 def refuse_inherited_only(what: str, value: Any) -> None:
-    """Raise the TypeError of `only_inherited` if plain pickle finds such an object in `value`."""
+    """Raise the TypeError of `raise_if_inherited_only` if plain pickle finds such an object in `value`."""
     if "multiprocessing.context" not in sys.modules:
         return
     try:
         pickle.Pickler(_Nowhere(), 5, buffer_callback=lambda _: None).dump(value)
     except RuntimeError as error:
-        if (refusal := only_inherited(what, error)) is not None:
-            raise refusal from error
+        raise_if_inherited_only(what, error)
     except Exception as error:  # it does not pickle plainly, or not at all: sending it will tell
         if raised_by_handler(error):
             raise
@@ -145,8 +188,10 @@ class _Nowhere:
         return len(data)
 
 
-def dumps(value: Any, out_of_band: ArenaBuffers | None = None) -> bytes:
-    """Pickle, plainly if possible; raise what cloudpickle raises if it fails too.
+def dumps(
+    value: Any, out_of_band: ArenaBuffers | None = None, by_value: Callable[[Any], bytes] = dumps_by_value
+) -> bytes:
+    """Pickle, plainly if possible, else by `by_value`; raise what that raises if it fails too.
 
     `out_of_band`, if given, takes the large buffers out of a plain pickle.
     """
@@ -157,7 +202,12 @@ def dumps(value: Any, out_of_band: ArenaBuffers | None = None) -> bytes:
             raise
         if out_of_band is not None:
             out_of_band.clear()
-        return dumps_by_value(value)
+        return by_value(value)
+
+
+def _item_by_value(item: Any) -> bytes:
+    """Pickle an item by value; one that can be called is code."""
+    return dumps_code(item) if callable(item) else dumps_by_value(item)
 
 
 def define(name: str, cls: type) -> None:
@@ -181,21 +231,29 @@ class _Scan(pickle.Pickler):
 class Encoder:
     """Pickles items one by one, and collects the definitions that workers need to open them."""
 
+    _refuses = False
+
     def __init__(self) -> None:
         self.definitions: list[bytes] = []
         self._defined: dict[str, type] = {}
         self._out_of_band = ArenaBuffers(LEAST_BUFFER)
 
+    def refusing(self) -> Encoder:
+        """Return an encoder that raises what pickling an item raises; both collect the same definitions."""
+        encoder = copy.copy(self)
+        encoder._refuses = True
+        return encoder
+
     def __call__(self, item: Any) -> Encoded:
         """Pickle one item. An error becomes a pickle that raises in the worker, and so fails the item."""
         try:
-            data = dumps(item, self._out_of_band)
+            data = dumps(item, self._out_of_band, _item_by_value)
             if b"__main__" in data:
                 data = self._refer_to_main(item, data)
             if self._out_of_band:
                 return PackedItem(data, [bytes(buffer.raw()) for buffer in self._out_of_band])
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt) or works(dumps, item):
+            if self._refuses or isinstance(error, KeyboardInterrupt) or works(_with_definitions, item):
                 raise
             data = _unpicklable(item, error)
         finally:
@@ -212,7 +270,7 @@ class Encoder:
             return data  # it does not pickle plainly, so it was pickled by value
         if any(not isinstance(found, type) for found in scan.found):
             self._out_of_band.clear()
-            return dumps_by_value(item)
+            return dumps_code(item)
         for cls in scan.found:
             self._define(cls.__qualname__.partition(".")[0])
         return data
@@ -220,19 +278,23 @@ class Encoder:
     def _define(self, name: str) -> None:
         cls = main_namespace()[name]
         if self._defined.get(name) is not cls:
-            self.definitions.append(dumps_by_value((name, cls)))
+            self.definitions.append(dumps_code((name, cls)))
             self._defined[name] = cls
 
 
-def encode_by_value(item: Any) -> bytes:
+def encode_by_value(item: Any, refuse: bool = False) -> bytes:
     """Pickle one item for an external worker, which has no definitions; errors as in `Encoder`."""
     try:
-        data = dumps(item)
-        return dumps_by_value(item) if b"__main__" in data else data
+        return _with_definitions(item)
     except BaseException as error:
-        if isinstance(error, KeyboardInterrupt) or works(dumps_by_value, item):
+        if refuse or isinstance(error, KeyboardInterrupt) or works(_with_definitions, item):
             raise
         return _unpicklable(item, error)
+
+
+def _with_definitions(item: Any) -> bytes:
+    data = dumps(item, None, _item_by_value)
+    return dumps_code(item) if b"__main__" in data else data
 
 
 def _unpicklable(item: Any, error: BaseException) -> bytes:

@@ -31,6 +31,7 @@ from poolagg._runtime.exception_text import works
 from poolagg._runtime.interrupts import even_if_interrupted, interrupts_held_back
 from poolagg._runtime.sizes import size
 from poolagg.pools.process.arena import ArenaBuffers
+from poolagg.pools.process.descriptors import memory_fd
 from poolagg.pools.process.launch.standard_streams import standard_descriptors
 from poolagg.pools.serialization.pickling import in_main, pickler_by_value
 
@@ -93,11 +94,10 @@ class share(Generic[T]):  # noqa: N801 - reads as the function it is used as
 
     def _store(self, segments: Segments) -> _Memory | _Carried:
         """Store the pickle where other processes can read it."""
-        if not hasattr(os, "memfd_create"):
-            return _Carried(tuple(map(bytes, segments)))
         no_space = f"share() has no room for the {size(self._size)} of this {self._kind}"
         with interrupts_held_back():  # until the memory has an owner that closes it
-            memory = _Memory.made(self._ident)
+            if (memory := _Memory.made(self._ident)) is None:
+                return _Carried(tuple(map(bytes, segments)))
             close = weakref.finalize(self, even_if_interrupted, memory.close, self._ident)
         # The system closes descriptors at exit, and until then other processes may open this one.
         close.atexit = False
@@ -233,10 +233,12 @@ class _Memory(NamedTuple):
     size: int
 
     @classmethod
-    def made(cls, ident: bytes) -> _Memory:
-        """Make memory that holds only its ident, by which `close` recognizes it."""
+    def made(cls, ident: bytes) -> _Memory | None:
+        """Make memory that holds only its ident, by which `close` recognizes it; None where the system has none."""
         with standard_descriptors():
-            fd = os.memfd_create("poolagg-share", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            fd = memory_fd("poolagg-share")
+        if fd < 0:
+            return None
         memory = cls(os.getpid(), fd, len(ident))
         os.pwrite(memory.fd, ident, 0)
         return memory

@@ -153,9 +153,9 @@ def test_a_payload_that_does_not_travel_costs_one_item(pool: Any, strategy: Any)
 
 @kinds(pickles=True)
 def test_a_func_or_reducer_that_does_not_pickle_is_refused_in_words(pool: Any) -> None:
-    lock = threading.Lock()
+    generator = (x for x in [1])
     with pytest.raises(TypeError, match=r"func.*can't be sent"):
-        aggregate(lambda x: lock, [1], Sum(), pool=pool)
+        aggregate(lambda x: next(generator), [1], Sum(), pool=pool)
     assert aggregate(square, [3], Sum(), pool=pool) == 9
 
 

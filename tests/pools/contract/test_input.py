@@ -11,14 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from contract import Kind, kinds
-from tasks import Until, identity, short, square
+from tasks import identity, square
 
-from poolagg import Collect, First, Into, Sum, TaskError, aggregate
-
-
-def test_an_endless_generator_and_a_reducer_that_is_done(pool: Any) -> None:
-    assert len(aggregate(short, itertools.count(), Until(20), pool=pool)) >= 20
-    assert aggregate(identity, itertools.count(5), First(), pool=pool) == 5
+from poolagg import Collect, Into, Sum, TaskError, aggregate
 
 
 def test_the_input_is_pulled_on_the_callers_thread_and_not_far_ahead(pool: Any, kind: Kind) -> None:

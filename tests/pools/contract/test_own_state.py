@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from typing import Any
 
@@ -54,7 +55,7 @@ def test_per_worker_is_made_once_in_each_worker(pool: Any, tmp_path: Any) -> Non
     attempts = Attempts(tmp_path)
 
     def make(name: str) -> str:
-        attempts.another(os.getpid())
+        attempts.another(threading.get_native_id())
         return name
 
     model = per_worker(make, "model")

@@ -14,8 +14,10 @@ from tasks import short, square
 from workers import template_of, workers_of
 
 from poolagg import ProcessPool, Sum, aggregate, events
+from poolagg.pools.process.launch.child import PosixChild
 from poolagg.pools.process.launch.forkserver import ForkserverLauncher
-from poolagg.pools.process.launch.launchers import Child
+from poolagg.pools.process.output.relay import Relay
+from poolagg.pools.process.systems.choice import native
 from poolagg.pools.process.worker_handle import Handle
 
 
@@ -55,7 +57,7 @@ def test_threads_that_start_workers_by_one_template_get_each_its_own() -> None:
 
     def start_and_end_some() -> None:
         for slot in range(20):
-            handle = Handle(slot, launcher)
+            handle = Handle(slot, launcher, native(), Relay("forward"))
             seen.append(handle.child.pid)
             handle.child.kill()
             assert handle.child.ends_within(10)
@@ -78,7 +80,7 @@ def test_an_interrupted_wait_for_a_template_leaves_no_answer_to_the_next() -> No
     usual = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
         while interrupted < 20:
-            handle = Handle(0, launcher)
+            handle = Handle(0, launcher, native(), Relay("forward"))
             handle.child.kill()
             assert handle.child.ends_within(10), "it was a worker"
             try:
@@ -99,4 +101,4 @@ def test_an_interrupted_wait_for_a_template_leaves_no_answer_to_the_next() -> No
 def test_what_is_no_process_is_not_killed(pid: int) -> None:
     """`kill(-1)` would end every process of the user's, and `kill(0)` all of the terminal's job."""
     with pytest.raises(ValueError, match="pid must be positive"):
-        Child(pid, os.abort)
+        PosixChild(pid, os.abort)

@@ -6,8 +6,8 @@ import contextlib
 import itertools
 import os
 import random
-import signal
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
-from tasks import Attempts, Flaky, Rough, identity, rough, short, square
+from tasks import KILL, Attempts, Flaky, Rough, identity, rough, short, square
 from workers import workers_of
 
 from poolagg import Collect, Count, Into, ProcessPool, Reducer, Sum, WorkerLost, aggregate, events
@@ -38,9 +38,12 @@ def test_a_worker_that_dies_once_costs_nothing(pool: ProcessPool, tmp_path: Any,
         assert func.attempts.at(5) >= 2
 
 
-@pytest.mark.parametrize(
-    ("how", "exitcode", "name"), [("SIGKILL", -9, "SIGKILL"), ("SIGSEGV", -11, "SIGSEGV"), ("exit", 3, None)]
-)
+DEATHS = [("SIGKILL", -9, "SIGKILL"), ("SIGSEGV", -11, "SIGSEGV"), ("exit", 3, None)]
+if sys.platform == "win32":
+    DEATHS = [("SIGKILL", 15, None), ("SIGSEGV", 11, None), ("exit", 3, None)]
+
+
+@pytest.mark.parametrize(("how", "exitcode", "name"), DEATHS)
 def test_an_item_that_kills_every_worker_is_named(
     pool: ProcessPool, tmp_path: Any, how: str, exitcode: int, name: str | None
 ) -> None:
@@ -78,7 +81,7 @@ def test_deaths_are_told_to_watchers(pool: ProcessPool, tmp_path: Any) -> None:
     func = Flaky(tmp_path, {4: "SIGKILL"}, times=1)
     aggregate(func, range(10), Sum(), pool=pool, chunksize=1, watch=seen.append)
     (death,) = [event for event in seen if isinstance(event, events.WorkerDied)]
-    assert (death.exitcode, death.signal, death.suspect) == (-9, "SIGKILL", 4)
+    assert (death.exitcode, death.signal, death.suspect) == (*DEATHS[0][1:], 4)
     (again,) = [event for event in seen if isinstance(event, events.ItemFailed)]
     assert (again.index, again.attempt, again.will_retry) == (4, 1, True)
 
@@ -91,7 +94,7 @@ def test_unflushed_state_that_dies_with_its_worker_is_made_again(pool: ProcessPo
         first = attempts.another(x) == 1
         time.sleep(0.001)
         if x == 150 and first:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), KILL)
         return x
 
     assert aggregate(func, range(200), Sum(), pool=pool, strategy=Combine(), chunksize=5) == sum(range(200))
@@ -228,7 +231,7 @@ def test_a_worker_killed_with_a_large_item_half_sent(pool: ProcessPool, tmp_path
     def func(item: bytes) -> int:
         if item == b"kills" and attempts.another("kills") == 1:
             time.sleep(0.05)  # the next item, waiting behind this one, fills the pipe meanwhile
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), KILL)
         return len(item)
 
     items = [b"kills", *[bytes(3_000_000)] * 5]
@@ -248,14 +251,14 @@ def test_a_grandchild_that_lives_on_delays_nobody(pool: ProcessPool, tmp_path: A
             if pid == 0:
                 time.sleep(100)
             attempts.another(f"pid {pid}")
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), KILL)
         return x
 
     began = time.monotonic()
     assert aggregate(func, range(10), Collect(), pool=pool) == list(range(10))
     assert time.monotonic() - began < 5
     (path,) = tmp_path.glob("pid *")
-    os.kill(int(path.name.split()[1]), signal.SIGKILL)
+    os.kill(int(path.name.split()[1]), KILL)
     time.sleep(0.05)
 
 

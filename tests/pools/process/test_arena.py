@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
+import mmap
 import os
 import sys
 from collections.abc import Iterator
@@ -17,8 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poolagg.pools.process import arena as arena_module
-from poolagg.pools.process.arena import MOST, Arena, BorrowedSegments, Region, arena_fd
-from poolagg.pools.process.progress_cell import SEGMENTS, ProgressCell
+from poolagg.pools.process.arena import MOST, Arena, BorrowedSegments, Region
+from poolagg.pools.process.progress_cell import CELL_SIZE, SEGMENTS, ProgressCell
+from poolagg.pools.process.systems.linux import LINUX
+from poolagg.pools.process.systems.portable import PORTABLE
+from poolagg.pools.process.systems.posix import Posix
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="no anonymous memory here")
 
@@ -28,11 +32,11 @@ MB = 1 << 20
 class Both:
     """A worker's side and a parent's side of one arena."""
 
-    def __init__(self) -> None:
-        self.cell = ProgressCell()
-        self.fd = arena_fd()
-        self.arena = Arena(self.fd, self.cell.lent_to_parent, 1)
-        self.borrowed_segments = BorrowedSegments(os.dup(self.fd), self.cell.lent_to_parent)
+    def __init__(self, system: Posix = LINUX) -> None:
+        self.cell = ProgressCell(mmap.mmap(-1, CELL_SIZE))
+        self.file = system.file("poolagg-arena")
+        self.arena = Arena(system.memory(self.file.fd), self.cell.lent_to_parent, 1)
+        self.borrowed_segments = BorrowedSegments(system.memory(self.file.fd), self.cell.lent_to_parent)
 
     def send(self, *buffers: bytes) -> tuple[Region, list[memoryview]] | None:
         """Put the buffers into a slot and open it; None if there is none to be had."""
@@ -50,20 +54,19 @@ class Both:
 
     def held(self) -> int:
         """Bytes of memory behind the arena."""
-        return os.fstat(self.fd).st_blocks * 512
+        return os.fstat(self.file.fd).st_blocks * 512
 
     def close(self) -> None:
         """As at the end of a worker and of its handle."""
         del self.arena
         self.borrowed_segments.close()
-        os.close(self.borrowed_segments.fd)
         self.cell.close()
-        os.close(self.fd)
+        self.file.close()
 
 
-@pytest.fixture
-def both() -> Iterator[Both]:
-    both = Both()
+@pytest.fixture(params=[LINUX, PORTABLE], ids=["memory", "file"])
+def both(request: pytest.FixtureRequest) -> Iterator[Both]:
+    both = Both(request.param)
     yield both
     both.close()
 

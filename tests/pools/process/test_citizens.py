@@ -199,12 +199,13 @@ def in_order(n):
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-@pytest.mark.parametrize("kept", [False, True], ids=["for one run", "kept"])
-def test_a_worker_leaves_in_good_order(method, kept, tmp_path):
-    "Exit functions and finalizers run, files are flushed, temporary folders go: at the end of a run, or of a `with`."
+@pytest.mark.parametrize("entered", [False, True], ids=["dropped", "entered"])
+def test_a_worker_leaves_in_good_order(method, entered, tmp_path):
+    "Exit functions and finalizers run, files are flushed, temporary folders go: after `with`, or with the pool."
     pool = ProcessPool(2, start_method=method, initializer=citizens.prepare_to_leave, initargs=(str(tmp_path),))
-    with pool if kept else contextlib.nullcontext():
+    with pool if entered else contextlib.nullcontext():
         aggregate(tasks.square, range(20), Sum(), pool=pool)
+    del pool
     assert left(tmp_path) == in_order(2)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 

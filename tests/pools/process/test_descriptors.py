@@ -40,6 +40,11 @@ CUTS = [
 ]
 
 
+def deeds(kind: str, method: str) -> list[Deed]:
+    """Those of the table; a worker with portable primitives has no fifth descriptor, that of claims."""
+    return [deed for deed in TABLE[kind] if method != "portable" or deed[1][-1:] != (4,)]
+
+
 def spread(deeds: list[Deed]) -> Mischief:
     """Each at an item of its own, with some in between: 9, 16, 23..."""
     return Mischief({9 + 7 * n: deed for n, deed in enumerate(deeds)})
@@ -56,7 +61,7 @@ def cuts(method: str, kind: str) -> list[tuple[Any, int | None]]:
 @pytest.mark.parametrize("kind", TABLE)
 @pytest.mark.parametrize("method", METHODS)
 def test_an_item_that_damages_its_worker_is_named_and_no_neighbour_is_lost(method: str, kind: str) -> None:
-    func = spread(TABLE[kind])
+    func = spread(deeds(kind, method))
     n = max(func.at) + 10
     with ProcessPool(2, start_method=method) as pool:
         for strategy, retries in cuts(method, kind):

@@ -1,18 +1,23 @@
 """Programs that are their own interpreter: a worker is never the whole program once more.
 
-A frozen program is a script that runs a script, says that it is frozen, and hooks `freeze_support` as PyInstaller does.
-Each is limited in its processes and counts how often it was run.
+One is made by PyInstaller. The others are scripts that run a script, say that they are frozen, and hook
+`freeze_support` as PyInstaller does; each is limited in its processes and counts how often it was run.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import resource
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
+import extras
 import psutil
 import pytest
+from paths import ROOT
 
 BOOT = """
 import sys
@@ -71,7 +76,7 @@ def test_a_frozen_program_that_supports_it_has_workers(method, tmp_path):
     "They start by the command line of multiprocessing; the program itself runs once, and its boot code per process."
     ran, runs = run(tmp_path, PROGRAM.format(method=method, first=FREEZE_SUPPORT, last=""))
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "5250\n5250\n", "")
-    assert runs == {"forkserver": 3, "spawn": 5, "fork": 1}[method]
+    assert runs == {"forkserver": 3, "portable": 5, "fork": 1}[method]
 
 
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
@@ -114,3 +119,34 @@ def test_the_mark_of_a_started_process_does_not_go_on(method, tmp_path):
     """
     ran = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=50)
     assert (ran.stdout, ran.stderr) == ("['10\\n', '10\\n']\n", "")
+
+
+# -- a real one --------------------------------------------------------------------------------------------------------
+
+LEFT_OUT = "IPython dask datasketches distributed matplotlib numpy pandas psutil psycopg ray ssl tkinter tqdm".split()
+"""What the program does not use, and PyInstaller would look for and copy, which takes minutes."""
+
+
+@pytest.fixture(scope="module")
+def frozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program, with the start method as its argument, frozen by PyInstaller into a folder."""
+    if importlib.util.find_spec("PyInstaller") is None:
+        extras.missing("pyinstaller")
+    folder = tmp_path_factory.mktemp("frozen")
+    program = PROGRAM.replace("{method!r}", "__import__('sys').argv[1]")
+    (folder / "program.py").write_text(program.format(first=FREEZE_SUPPORT, last=""))
+    options = ["--noconfirm", "--log-level=ERROR", "--onedir", f"--paths={ROOT}"]
+    options += [f"--exclude-module={name}" for name in LEFT_OUT]
+    environ = {**os.environ, "PYINSTALLER_CONFIG_DIR": str(folder / "config")}
+    command = [sys.executable, "-m", "PyInstaller", *options, "program.py"]
+    made = subprocess.run(command, capture_output=True, text=True, timeout=150, cwd=folder, env=environ)
+    assert made.returncode == 0, made.stderr
+    return folder / "dist" / "program" / "program"
+
+
+@pytest.mark.timeout(200)
+def test_a_program_frozen_by_pyinstaller_has_workers(method, frozen):
+    "It calls freeze_support first; no Python is needed beside it."
+    nowhere = {"PATH": "/nowhere"}
+    ran = subprocess.run([frozen, method], capture_output=True, text=True, timeout=50, env=nowhere)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "5250\n5250\n", "")

@@ -152,11 +152,11 @@ def test_fork_shares_memory():
 def test_values_that_cannot_pickle_are_named():
     "A func that refers to what does not pickle is refused at the call, and the error says what to do."
     program = """
-        import threading
+        import sqlite3
         from poolagg import *
-        lock = threading.Lock()
+        connection = sqlite3.connect(":memory:")
         def use(x):
-            with lock: return x
+            with connection: return x
         try:
             aggregate(use, range(3), Sum())
         except TypeError as error:

@@ -42,7 +42,7 @@ def python(pool: str) -> list[str]:
 def is_there(pool: str) -> bool:
     """Tell whether it is installed."""
     package = PACKAGES.get(pool, pool)
-    known = pool in ("ProcessPool", "ProcessPoolExecutor", "multiprocessing.Pool")
+    known = pool in ("ProcessPool", "ProcessPoolExecutor", "multiprocessing.Pool", "interpreters")
     return known or (importlib.util.find_spec(package) is not None and (package != "mpi4py" or MPIEXEC is not None))
 
 

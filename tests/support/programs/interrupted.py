@@ -34,7 +34,7 @@ import poolagg
 from poolagg import ProcessPool, SerialPool, Sum, ThreadPool, aggregate, share, snapshots
 
 PACKAGE = str(Path(poolagg.__file__).parent)
-FILES = ("pools/", "run.py", "input_feed.py", "failures.py", "observers.py", "api.py", "interrupts.py")
+FILES = ("pools/", "_engine/", "_runtime/interrupts.py")
 TRACED = tuple(f"{PACKAGE}/{name}" for name in FILES)
 ITEMS = 6
 RIGHT = sum(range(ITEMS))

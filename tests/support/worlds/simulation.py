@@ -41,6 +41,7 @@ from poolagg._scheduler.messages import (
     Yielded,
 )
 from poolagg._scheduler.options import SchedulerOptions
+from poolagg._scheduler.ranges import RangeSet
 from poolagg._scheduler.scheduler import Scheduler
 from poolagg.reducers import Reducer
 from poolagg.strategies import Strategy
@@ -69,7 +70,8 @@ class World(SimulatedWorkers):
     ) -> None:
         grid = strategy.grid(terms.get("chunksize"))
         grid = grid and grid.within(terms.get("most_items"))
-        made = SchedulerOptions(stateful=strategy.stateful, in_order=strategy.in_order, grid=grid, **terms)
+        stateful = strategy.stateful and not reducer.ends_early
+        made = SchedulerOptions(stateful=stateful, in_order=strategy.in_order, grid=grid, **terms)
         super().__init__(
             strategy, reducer, made, faults=faults, cost=cost, naming=naming, guarded=guarded,
             packing_kills=packing_kills, seed=seed,
@@ -79,7 +81,10 @@ class World(SimulatedWorkers):
         self.retry_buffer = RetryBuffer()
         self.parent_fold = strategy.parent_fold(reducer) if result is None else result
         self.nbytes = nbytes
+        self.folded = RangeSet(covered)
         self.told_ended = False
+        self.known = False
+        self.pulled_when_near = 0
         self.committed = 0
         # what happened
         self.instructions: list[Any] = []
@@ -93,7 +98,7 @@ class World(SimulatedWorkers):
         while not self.scheduler.finished:
             assert self.events < most_events, "the run does not end"
             self.step()
-        if self.failure is None:
+        if self.failure is None and not self.reducer.ends_early:
             assert all(not worker.in_flight for worker in self.workers)
             assert (len(self.retry_buffer), self.retry_buffer.nbytes) == (0, 0)
         return self
@@ -112,9 +117,12 @@ class World(SimulatedWorkers):
             self.events += 1
             instructions = self.scheduler.handle(events.popleft())
             self.scheduler.check()
-            for instruction in instructions:
-                self.instructions.append(instruction)
-                self.obey(instruction, events)
+            todo = deque(instructions)
+            while todo and not self.known:
+                self.instructions.append(todo[0])
+                self.obey(todo.popleft(), events)
+            if self.known:
+                self.scheduler.stop(todo)
         self.check_promises()
 
     def obey(self, instruction: Any, events: deque) -> None:
@@ -134,12 +142,14 @@ class World(SimulatedWorkers):
                 assert worker.dead or not (worker.in_flight or worker.inbox or worker.running), instruction
                 assert not worker.worker_fold.payloads() or worker.dead
                 self.workers[slot] = self.new_worker()
-            case Commit(state):
-                self.commit(state, events)
+            case Commit(state, settled):
+                self.commit(state, settled, events)
             case LeaveOut(leaf):
                 self.parent_fold.leave_out(leaf)
-            case Skip(failure, _):
+            case Skip(failure, _, settled):
                 self.check_charge(failure.index, failure.cause)
+                self.folded.add(failure.index, failure.index + 1)
+                self.is_enough(settled)
                 self.skipped[failure.index] = instruction
                 self.retry_buffer.release(failure.index, failure.index + 1)
             case Fail(index, _, _, cause):
@@ -157,7 +167,7 @@ class World(SimulatedWorkers):
         if not worker.dead:  # else the death is unknown yet, and the instruction is lost
             worker.inbox.append(instruction)
 
-    def commit(self, state: PartialState, events: deque) -> None:
+    def commit(self, state: PartialState, settled: int, events: deque) -> None:
         assert state.error is None
         if self.strategy.in_order:
             assert state.covers[0][0] >= self.committed, "out of order"
@@ -165,7 +175,17 @@ class World(SimulatedWorkers):
         self.parent_fold.commit(pickle.loads(state.data))
         for start, stop in state.covers:
             self.retry_buffer.release(start, stop)
-        events.append(Merged(self.merge_seconds(state)))
+            self.folded.add(start, stop)
+        events.append(Merged(self.merge_seconds(state), self.is_enough(settled)))
+
+    def is_enough(self, settled: int) -> bool:
+        """Check what is said to be settled; end the run if the reducer is done, as the engine does."""
+        assert self.folded.prefix >= settled, f"{self.folded} and not all items before {settled}"
+        if not (self.reducer.ends_early and self.parent_fold.done(max(settled, self.scheduler.demand.start))):
+            return False
+        self.pulled_when_near = self.pulled_when_near or self.source.position
+        self.known = self.parent_fold.done(settled)
+        return True
 
     def merge_seconds(self, state: PartialState) -> float:
         return 1e-5
@@ -227,7 +247,7 @@ class World(SimulatedWorkers):
             and not self.alone_anywhere()
             and not self.told_ended
         )
-        if idle and calm and not self.terms.in_order:
+        if idle and calm and not self.terms.in_order and not scheduler._enough:
             assert scheduler.demand.urgent, "a worker is idle and an item in hand would be kept"
             assert scheduler.demand.items > 0, "a worker is idle and nothing is wanted"
         if not self.strategy.stateful:

@@ -20,7 +20,10 @@ import itertools
 import os
 import sys
 import threading
-from typing import Any, TypeAlias, cast
+from functools import partial
+from typing import Any, TypeAlias
+
+from poolagg.pools.process.launch.imports import when_imported
 
 __all__ = ["Identity", "forget_exits", "identity_of_worker", "introduce", "new_random_numbers", "run_exits"]
 
@@ -80,12 +83,10 @@ def new_random_numbers() -> None:
 
 def introduce(identity: Identity, sentinel: int) -> None:
     """Take this identity in `multiprocessing`; `sentinel` is readable when the parent has ended."""
-    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Import)]
     *_, authkey = identity
-    if _MODULE in sys.modules or authkey is not None:
-        _become(identity, sentinel)
-    else:
-        sys.meta_path.insert(0, _Import(identity, sentinel))
+    if authkey is not None:
+        importlib.import_module(_MODULE)
+    when_imported(_MODULE, partial(_become, identity, sentinel))
 
 
 def _become(identity: Identity, sentinel: int) -> None:
@@ -104,37 +105,6 @@ def _become(identity: Identity, sentinel: int) -> None:
             util._run_after_forkers()
     if authkey is not None:
         process.current_process().authkey = authkey
-
-
-class _Import:
-    """A finder that waits for the import of `multiprocessing`."""
-
-    def __init__(self, identity: Identity, sentinel: int) -> None:
-        self._then = identity, sentinel
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        """Let the other finders find the module, and take the identity once it is loaded."""
-        if name != _MODULE:
-            return None
-        from importlib.util import find_spec
-
-        sys.meta_path.remove(self)
-        spec = find_spec(name)
-        if spec is not None and spec.loader is not None:
-            spec.loader = cast(Any, _Loader(spec.loader, self._then))
-        return spec
-
-
-class _Loader:
-    def __init__(self, loader: Any, then: tuple[Identity, int]) -> None:
-        self._loader, self._then = loader, then
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
-
-    def exec_module(self, module: Any) -> None:
-        self._loader.exec_module(module)
-        _become(*self._then)
 
 
 # -- in the worker: exit -----------------------------------------------------------------------------------------------

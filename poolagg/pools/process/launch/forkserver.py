@@ -14,9 +14,10 @@ from typing import Any
 
 from poolagg.pools.process.channel import QUIETLY, without_sigpipe
 from poolagg.pools.process.descriptors import Closable, Descriptor, close_all, descriptors, held, pipe
+from poolagg.pools.process.launch.child import PosixChild
 from poolagg.pools.process.launch.forkserver_main import ALIVE, REPLY, REQUEST
 from poolagg.pools.process.launch.frozen import advice
-from poolagg.pools.process.launch.launchers import Child, interpreter, seeded
+from poolagg.pools.process.launch.launchers import interpreter, seeded
 
 __all__ = ["ForkserverLauncher", "ForkserverLost"]
 
@@ -37,14 +38,14 @@ class ForkserverLauncher:
         del start
         self._environ = seeded(environ)
         self._by_value = by_value
-        self._process: Child | None = None
+        self._process: PosixChild | None = None
         self._socket: socket.socket | None = None
         self._death: Descriptor | None = None
         self._asking = threading.Lock()
         self._numbers = itertools.count()
         self._start()  # starts up in the background; the first launch waits for it
 
-    def launch(self, fds: Sequence[int]) -> Child:
+    def launch(self, fds: Sequence[int]) -> PosixChild:
         """Have a worker forked; raise ForkserverLost if the forkserver was killed: the next call starts another."""
         forkserver = self._socket or self._start()
         try:
@@ -53,7 +54,7 @@ class ForkserverLauncher:
             self.close()
             raise ForkserverLost(f"the forkserver ended, and started no worker{advice()}") from error
         try:
-            return Child(pid, functools.partial(self._reap, forkserver))
+            return PosixChild(pid, functools.partial(self._reap, forkserver))
         except ProcessLookupError as error:  # init has reaped it
             raise ForkserverLost("the forkserver was killed") from error
 
@@ -119,4 +120,10 @@ def _is_alive(pid: int) -> bool:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b") ")[2][:1] not in b"ZX"
     except FileNotFoundError:
+        if os.path.exists("/proc/self"):
+            return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
         return False
+    return True

@@ -23,9 +23,11 @@ from poolagg.pools.process import worker_main
 from poolagg.pools.process.channel import QUIETLY, without_sigpipe
 from poolagg.pools.process.launch.bootstrap import run_exits
 from poolagg.pools.process.launch.frozen import STARTED_BY
-from poolagg.pools.process.launch.parent_death import die_with_parent, ignore_interrupts
+from poolagg.pools.process.launch.parent_death import ignore_interrupts
+from poolagg.pools.process.systems.choice import native
 
-FDS = 8
+FDS = 12
+"""Most descriptors of a worker."""
 
 REQUEST = struct.Struct("!cqq")
 """The request (F, R or L), its number, and a pid, if it has one."""
@@ -45,7 +47,7 @@ def main(socket_fd: int, death_fd: int, cloudpickle: bool) -> None:
         importlib.import_module("cloudpickle")
     ignore_interrupts()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if ignored, the kernel would reap workers at once
-    die_with_parent(death_fd)
+    native().die_with_parent(death_fd)
     with without_sigpipe(socket.socket(fileno=socket_fd)) as parent:
         while True:
             request, fds, _, _ = socket.recv_fds(parent, REQUEST.size, FDS)

@@ -12,28 +12,29 @@ import contextlib
 import os
 import select
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 
-__all__ = ["born_deaf", "die_with_parent", "ignore_interrupts"]
+__all__ = ["born_deaf", "die_by_signal", "die_by_thread", "ignore_interrupts"]
 
 
-def die_with_parent(fd: int) -> None:
+def die_by_signal(fd: int) -> None:
     """Die when the pipe whose reading end is `fd` ends. This process owns the descriptor."""
-    if sys.platform == "linux":
-        import fcntl  # not on every system where threads and the serial pool work
+    import fcntl  # not on every system
 
-        signal.signal(signal.SIGIO, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGIO})
-        fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(fd, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
-        poll = select.poll()
-        poll.register(fd)
-        if poll.poll(0):  # the pipe ended before O_ASYNC was set
-            os.kill(os.getpid(), signal.SIGKILL)
-    else:
-        threading.Thread(target=_wait_for_end, args=(fd,), daemon=True).start()
+    signal.signal(signal.SIGIO, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGIO})
+    fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(fd, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+    poll = select.poll()
+    poll.register(fd)
+    if poll.poll(0):  # the pipe ended before O_ASYNC was set
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_by_thread(fd: int) -> None:
+    """Die when the pipe whose reading end is `fd` ends, and this thread comes to run."""
+    threading.Thread(target=_wait_for_end, args=(fd,), daemon=True).start()
 
 
 def _wait_for_end(fd: int) -> None:
@@ -45,12 +46,19 @@ def ignore_interrupts() -> None:
     """Leave Ctrl-C to the parent. Set an empty handler, since programs that this process runs would inherit SIG_IGN."""
     signal.set_wakeup_fd(-1)  # a forked child must not wake the parent's event loop
     signal.signal(signal.SIGINT, lambda *_: None)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 @contextlib.contextmanager
 def born_deaf() -> Iterator[None]:
-    """Start processes with Ctrl-C blocked, until they call `ignore_interrupts`."""
+    """Start processes with Ctrl-C blocked, until they call `ignore_interrupts`.
+
+    Windows has no signal masks: there a worker is in a process group of its own, which Ctrl-C does not reach.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
