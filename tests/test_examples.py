@@ -15,6 +15,7 @@ import extras
 import numpy as np
 import pytest
 from example_output import PRIMES
+from gallery import assert_shown
 from paths import EXAMPLES
 
 psutil = pytest.importorskip("psutil")
@@ -22,9 +23,11 @@ psutil = pytest.importorskip("psutil")
 SECONDS = 50
 
 
-def run_example(name, *arguments):
-    """The lines it prints. It has a session and a temporary folder of its own: whatever it leaves behind is found."""
-    command = [sys.executable, "-W", "error", EXAMPLES / name, *arguments]
+def run_example(name):
+    """Return the lines it prints, which the gallery shows. It has a session and a temporary folder of its own: whatever
+    it leaves behind is found.
+    """
+    command = [sys.executable, "-W", "error", EXAMPLES / name]
     pipe = subprocess.PIPE
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # a short name, for Ray has sockets in there
         environ = {**os.environ, "TMPDIR": folder, "RAY_TMPDIR": folder}
@@ -33,6 +36,7 @@ def run_example(name, *arguments):
         assert child.returncode == 0, err
         assert_nothing_left(child.pid)
         assert os.listdir(folder) == []
+    assert_shown(name, out)
     return out.splitlines()
 
 
