@@ -45,8 +45,12 @@ INSTEAD = {
 }
 """What to use instead of the methods of other pools that these pools do not have."""
 
-RENAMED = {"processes": "workers", "maxtasksperchild": "max_items_per_worker"}
-"""The arguments of the standard library's pools that have another name here."""
+RENAMED = {
+    **dict.fromkeys(("processes", "max_workers", "n_jobs"), "workers"),
+    **dict.fromkeys(("maxtasksperchild", "max_tasks_per_child", "worker_lifespan"), "max_items_per_worker"),
+    "mp_context": "start_method",
+}
+"""The arguments of other libraries' pools that have another name here."""
 
 
 def checked_initializer(initializer: Callable[..., Any] | None) -> Callable[..., Any] | None:
@@ -57,7 +61,7 @@ def checked_initializer(initializer: Callable[..., Any] | None) -> Callable[...,
 
 
 def refuse_standard_names(pool: type[Pool], unknown: Iterable[str]) -> None:
-    """Raise a TypeError for unknown keyword arguments, which says how those of the standard library are called here."""
+    """Raise a TypeError for unknown keyword arguments, which says how those of other libraries are called here."""
     for name in unknown:
         code = pool.__init__.__code__
         known = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]

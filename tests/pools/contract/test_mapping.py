@@ -200,6 +200,9 @@ def test_the_arguments_of_the_standard_library_work_or_are_refused_by_name() -> 
         (ThreadPool, "processes", "workers"),
         (ProcessPool, "maxtasksperchild", "max_items_per_worker"),
         (ProcessPool, "context", "start_method"),
+        (ProcessPool, "mp_context", "called start_method"),
+        (ProcessPool, "n_jobs", "called workers"),
+        (ThreadPool, "max_workers", "called workers"),
     ):
         with pytest.raises(TypeError, match=rf"{name}.*{here}"):
             make(**{name: 2})
