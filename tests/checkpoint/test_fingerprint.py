@@ -9,7 +9,6 @@ import gc
 import hashlib
 import io
 import os
-import queue
 import random
 import re
 import sqlite3
@@ -380,7 +379,6 @@ class Handle:
 UNKNOWN = {
     "generator": lambda: (i for i in ()),
     "sqlite3.Connection": lambda: sqlite3.connect(":memory:"),
-    "_queue.SimpleQueue": queue.SimpleQueue,
     "numpy.ufunc": lambda: np.frompyfunc(lambda x: x, 1, 1),
     "re.Match": lambda: re.match("a", "a"),
     "_hashlib.HASH": hashlib.sha256,

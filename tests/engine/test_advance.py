@@ -19,8 +19,10 @@ from poolagg.strategies import Combine, Stream, Tree
 def pool(request: pytest.FixtureRequest) -> Any:
     """Every start method, threads, and the caller's thread."""
     if request.param == "serial":
-        return SerialPool()
-    return ThreadPool(2) if request.param == "threads" else ProcessPool(2, start_method=request.param)
+        yield SerialPool()
+        return
+    with ThreadPool(2) if request.param == "threads" else ProcessPool(2, start_method=request.param) as pool:
+        yield pool
 
 
 class Units:

@@ -20,6 +20,7 @@ from poolagg import Collect, Count, ProcessPool, Sum, TaskError, Unique, aggrega
 from poolagg.pools.process import arena as arena_module
 from poolagg.pools.process.arena import KEPT, MOST, Arena, Region
 from poolagg.pools.process.progress_cell import SEGMENTS
+from poolagg.pools.process.systems.linux import Linux
 from poolagg.pools.process.systems.posix import Posix
 from poolagg.pools.serialization import pickling
 
@@ -67,7 +68,7 @@ def still_lent(pool: ProcessPool) -> int:
 def held(pool: ProcessPool) -> int:
     """Bytes of memory behind the parent's largest arena."""
     arenas = [handle._arena for handle in pool._handles.values()]
-    return max(os.fstat(arena.fd).st_blocks * 512 for arena in arenas if arena is not None)
+    return max(os.fstat(arena.shared.fd).st_blocks * 512 for arena in arenas if arena is not None)
 
 
 # -- what arrives ------------------------------------------------------------------------------------------------------
@@ -81,7 +82,8 @@ def test_items_of_all_kinds_arrive_as_pickle_delivers_them(
     monkeypatch.setattr(arena_module, "LEAST_BUFFER", 1)
     monkeypatch.setattr(pickling, "LEAST_BUFFER", 1)
     if not arena:
-        monkeypatch.setattr(Posix, "arenas", lambda *_: [])
+        for system in (Posix, Linux):
+            monkeypatch.setattr(system, "arenas", lambda *_: [])
     items = [[array, name] for name, array in kinds_of_arrays(tmp_path).items()]
     expected = [properties(pickle.loads(pickle.dumps(array, 5))) for array, _ in items]
     with ProcessPool(2, start_method=method) as pool:

@@ -145,6 +145,7 @@ def frozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.timeout(200)
+@pytest.mark.parametrize("method", ["forkserver", "spawn", "fork"])
 def test_a_program_frozen_by_pyinstaller_has_workers(method, frozen):
     "It calls freeze_support first; no Python is needed beside it."
     nowhere = {"PATH": "/nowhere"}

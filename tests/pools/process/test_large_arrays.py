@@ -20,6 +20,7 @@ from poolagg import ArraySum, Collect, Into, Last, ProcessPool, Reducer, aggrega
 from poolagg.pools.process import arena as arena_module
 from poolagg.pools.process.arena import MOST, Region
 from poolagg.pools.process.progress_cell import SEGMENTS
+from poolagg.pools.process.systems.linux import Linux
 from poolagg.pools.process.systems.posix import Posix
 from poolagg.strategies import Combine, Ordered, Stream, Tree
 
@@ -38,7 +39,8 @@ def test_arrays_of_all_kinds_arrive_as_pickle_delivers_them(
     """Type, dtype, order, writeability and values, be they kept by the reducer or handed over as they are lent."""
     monkeypatch.setattr(arena_module, "LEAST_BUFFER", 1)
     if not arena:
-        monkeypatch.setattr(Posix, "arenas", lambda *_: [])
+        for system in (Posix, Linux):
+            monkeypatch.setattr(system, "arenas", lambda *_: [])
     arrays = kinds_of_arrays(tmp_path)
     names = list(arrays)
     expected = [properties(pickle.loads(pickle.dumps(arrays[name], 5))) for name in names]

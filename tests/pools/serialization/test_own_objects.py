@@ -6,6 +6,7 @@ A row is a function of the script and what it gives in a worker. Each program ru
 from __future__ import annotations
 
 import queue
+import os
 import subprocess
 import sys
 import textwrap
@@ -115,7 +116,8 @@ with Context():
 def ran(*parts: str) -> str:
     """What a program prints on stdout; it must print nothing on stderr."""
     program = PREAMBLE + textwrap.dedent("\n".join(parts))
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=55)
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=55, env=environ)
     assert done.stderr == ""
     return done.stdout
 

@@ -153,7 +153,7 @@ class ForkLauncher:
 
     def launch(self, fds: Sequence[int]) -> PosixChild:
         """Fork, after flushing the streams, so that buffered output is not written twice."""
-        flush_streams()
+        flush_streams(replaced=True)
         with descriptors, spare(fds):
             ForkLauncher.forking = threading.get_ident()
             try:
@@ -178,6 +178,6 @@ def _run_forked(fds: Sequence[int], start: tuple[Any, Any]) -> NoReturn:
         status = 0
     finally:
         try:
-            flush_streams()
+            flush_streams(replaced=True)
         finally:
             os._exit(status)

@@ -43,9 +43,9 @@ def _is_open(fd: int) -> bool:
     return True
 
 
-def flush_streams() -> None:
-    """Flush the standard streams, as far as they are open."""
-    for stream in (sys.stdout, sys.stderr):
+def flush_streams(replaced: bool = False) -> None:
+    """Flush the standard streams, as far as they are open; if `replaced`, also those that the program has replaced."""
+    for stream in (sys.stdout, sys.stderr, *((sys.__stdout__, sys.__stderr__) if replaced else ())):
         try:
             stream.flush()
         except (AttributeError, OSError, ValueError):

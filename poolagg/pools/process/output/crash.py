@@ -17,7 +17,7 @@ _PACKAGE = _WORKER.removesuffix(os.path.join("pools", "process", "worker_main.py
 def stack_in(text: str) -> str | None:
     """Return the stacks in the text of a crash, most recent call first; None if there are none.
 
-    It leaves out the frames that called `func`.
+    It leaves out the frames that called `func`, and threads of poolagg's own.
 
     >>> print(stack_in(f'''Current thread 0x0 (most recent call first):
     ...   File "hangs.py", line 3 in f
@@ -39,6 +39,8 @@ def stack_in(text: str) -> str | None:
 
 def _of_func(thread: list[str]) -> list[str]:
     files = [frame[1] if (frame := _FRAME.match(line)) else "" for line in thread]
+    if _WORKER not in files and len(files) > 1 and files[1].startswith(_PACKAGE):
+        return []  # a thread of poolagg's own
     end = files.index(_WORKER) if _WORKER in files else len(files)
     while end > 1 and files[end - 1].startswith(_PACKAGE):
         end -= 1

@@ -72,8 +72,9 @@ class Reporter:
         self._output = output
         if output == "inherit":
             return
-        sys.stdout = sys.__stdout__ = _line_by_line(1)  # type: ignore[misc]
-        sys.stderr = sys.__stderr__ = _line_by_line(2)  # type: ignore[misc]
+        self._replaced = sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__  # dropped, a forked one would be closed
+        sys.stdout = sys.__stdout__ = _line_by_line(1, sys.__stdout__)  # type: ignore[misc]
+        sys.stderr = sys.__stderr__ = _line_by_line(2, sys.__stderr__)  # type: ignore[misc]
         warnings.showwarning = self._warn
         self.hear(settings)
 
@@ -154,8 +155,20 @@ def _module_of(filename: str) -> str:
     return "__main__"
 
 
-def _line_by_line(fd: int) -> io.TextIOWrapper:
-    return open(fd, "w", 1, "utf-8", "backslashreplace", closefd=False)
+def _line_by_line(fd: int, stream: Any) -> io.TextIOWrapper:
+    """Return a stream for the descriptor: this process's own if it has one, which handlers and functions may hold."""
+    with contextlib.suppress(OSError, ValueError):  # it is closed
+        if type(stream) is io.TextIOWrapper and stream.fileno() == fd:
+            if isinstance(stream.buffer, io.BufferedWriter):
+                stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+            else:  # of `python -u`: it would write a line in parts
+                stream.__init__(_buffered(fd), "utf-8", "backslashreplace", None, True)  # type: ignore[misc]
+            return stream
+    return io.TextIOWrapper(_buffered(fd), "utf-8", "backslashreplace", None, line_buffering=True)
+
+
+def _buffered(fd: int) -> io.BufferedWriter:
+    return io.BufferedWriter(io.FileIO(fd, "wb", closefd=False))
 
 
 # -- the parent's filters ----------------------------------------------------------------------------------------------
