@@ -5,8 +5,8 @@ A row is a function of the script and what it gives in a worker. Each program ru
 
 from __future__ import annotations
 
-import queue
 import os
+import queue
 import subprocess
 import sys
 import textwrap
