@@ -264,6 +264,8 @@ def unpack_error(error: BaseException, blob: Any) -> BaseException:
             raise
     if not issubclass(type(opened), BaseException):
         return error
+    if traceback_of(opened) is not None:  # type: ignore[arg-type]
+        forget_frames(opened)  # type: ignore[arg-type]  # made by tblib: its frames refer to this one, a cycle
     add_note(opened, IN_THE_WORKER + error.trace)  # type: ignore[arg-type, attr-defined]
     return opened  # type: ignore[return-value]
 
