@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import subprocess
@@ -67,3 +68,13 @@ def test_the_reference_has_every_public_name():
     assert set(poolagg.__all__) - modules <= documented
     assert set(poolagg.strategies.__all__) - {"ParentFold", "WorkerFold"} <= documented
     assert set(poolagg.resources.__all__) <= documented
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "py"], ids=str)
+def test_an_excerpt_is_valid_and_names_options_that_there_are(block):
+    """It does not run by itself, since it names what is the reader's."""
+    tree = ast.parse(block.text)
+    options = inspect.signature(poolagg.aggregate).parameters
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "aggregate":
+            assert {keyword.arg for keyword in node.keywords} <= set(options)
