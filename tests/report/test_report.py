@@ -197,7 +197,11 @@ def test_an_ordered_run_tells_the_item_that_held_it_up():
     assert re.search(r"held up\s+item 5 \(5\) held up finished chunks behind it for \d\d\d ms", text), text
 
 
-@pytest.mark.parametrize("make", [SerialPool, partial(ThreadPool, 2), partial(ProcessPool, 2)])
+@pytest.mark.parametrize(
+    "make",
+    [SerialPool, partial(ThreadPool, 2), partial(ProcessPool, 2)],
+    ids=["SerialPool", "ThreadPool", "ProcessPool"],
+)
 def test_the_numbers_of_every_pool_add_up(make):
     """Chunks have begun when they say, the slowest batch is one of theirs, and no time is counted twice."""
     seen = []
