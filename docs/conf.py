@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
 import poolagg
 
 project = "poolagg"
-author = "The poolagg maintainers"
+author = project_copyright = "The poolagg maintainers"
 release = version = poolagg.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton", "aligned_docstrings"]
 exclude_patterns = ["_extensions"]
