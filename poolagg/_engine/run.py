@@ -42,6 +42,10 @@ __all__ = ["Run"]
 LATE = 0.005
 """Seconds that a batch, made to last two, may take before the scheduler divides the chunk of its worker."""
 
+AWAKE = 1.0
+"""Longest wait, in seconds: a signal that arrives just before the system call that waits does not interrupt it, and
+Ctrl-C is to be heard all the same."""
+
 
 class Run:
     """One run: each `step` is a round of its loop."""
@@ -233,11 +237,11 @@ class Run:
                     done, failed, _ = self._scheduler.counts() if self._planned else Counts()
                     self._observers.ended(done, failed, monotonic() - self._began, error, self._stopped)
 
-    def _patience(self) -> float | None:
-        """Return the seconds to wait for events at most: 0 while there are items to pull, None for no limit."""
+    def _patience(self) -> float:
+        """Return the seconds to wait for events at most: 0 while there are items to pull."""
         if self.feed.is_wanted(self._scheduler):
             return 0.0
-        deadlines = []
+        deadlines = [monotonic() + AWAKE]
         if self._observers:
             deadlines.append(self._observers.next_redraw)
         if self._every is not None:
@@ -247,7 +251,7 @@ class Run:
         if self._checkpointer is not None and (look := self._checkpointer.next_look) is not None:
             deadlines.append(look)
         deadlines.extend(at for _, _, at in self._divisible())
-        return bounded(min(deadlines) - monotonic()) if deadlines else None
+        return bounded(min(deadlines) - monotonic())
 
     def _check_deadlines(self) -> None:
         if self._watch is not None and self._working:
