@@ -19,6 +19,7 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
         "tests/report/test_report.py::test_slots_of_external_pools_are_not_workers",
     ),
     "it needs a terminal of POSIX, Chromium or a notebook": (
+        "tests/report/test_progress.py::test_what_workers_print_stands_above_the_bar",
         "tests/report/test_progress.py::test_a_notebook_without_widgets_gets_the_text_bar_and_no_warning",
         "tests/report/test_progress.py::test_a_terminal_that_does_not_know_its_size_has_80_columns",
         "tests/report/test_progress.py::test_in_a_terminal_the_bar_is_one_line_and_the_cursor_is_below_it",
@@ -28,6 +29,12 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
         "tests/checkpoint/test_continued_runs.py::test_nothing_is_committed_after_a_fold_that_broke_midway",
         "tests/resources/test_transactions.py::test_what_would_not_be_one_line_is_refused_and_named",
         "tests/report/test_report.py::test_a_run_that_fails_is_told_too",
+        "tests/checkpoint/test_accepted_changes.py::test_a_mended_function_is_refused_and_the_error_names_the_option_and_its_cost",
+        "tests/checkpoint/test_accepted_changes.py::test_a_mended_function_continues_after_one_warning_that_says_what_differs",
+        "tests/checkpoint/test_accepted_changes.py::test_the_checkpoint_belongs_to_the_new_function_from_then_on",
+        "tests/checkpoint/test_accepted_changes.py::test_a_warning_that_is_an_error_stops_the_run_before_an_item_runs",
+        "tests/checkpoint/test_accepted_changes.py::test_the_same_function_gives_no_warning",
+        "tests/checkpoint/test_accepted_changes.py::test_another_input_reducer_or_strategy_stays_refused",
     ),
     "a file's name is text on Windows, and not any bytes": (
         "tests/cli/test_command_line.py::test_what_the_output_cannot_encode_is_escaped",
@@ -38,8 +45,19 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
     "Wine does not follow the symbolic links that it makes": (
         "tests/checkpoint/test_store.py::test_two_runs_at_once_are_refused",
     ),
+    "pandas, polars and pyarrow are not installed there": (
+        "tests/reducers/test_array_moments.py::test_labelled_data_is_refused_and_its_spelling_is_right",
+        "tests/reducers/test_concat.py",
+        "tests/reducers/test_odd_partials.py::test_data_of_polars_and_pandas_is_compared_as_a_whole",
+        "tests/reducers/test_odd_partials.py::test_missing_values_of_pandas_are_errors_or_worse_than_every_other",
+        "tests/reducers/test_odd_partials.py::test_series_and_frames_of_pandas_are_refused_and_the_spelling_is_right",
+        "tests/reducers/test_odd_partials.py::test_series_and_frames_of_polars_are_refused",
+    ),
     "it makes a FIFO": ("tests/input/test_sources.py::test_what_cannot_be_cut_is_refused_at_the_call",),
     "it forks": (
+        "tests/checkpoint/test_accepted_changes.py::test_crash_mend_and_kill_9_in_between",
+        "tests/checkpoint/test_public_names.py::test_what_a_state_is_pickled_with_is_public[ends early in processes]",
+        "tests/checkpoint/test_public_names.py::test_what_a_state_is_pickled_with_is_public[portable in processes]",
         "tests/checkpoint/test_store.py::test_a_lock_ends_with_its_process",
         "tests/resources/test_into_file.py::test_a_lock_file_goes_with_its_lock",
         "tests/resources/test_into_file.py::test_what_is_in_a_file_before_the_first_run_stays",
@@ -64,6 +82,7 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
         "tests/resources/test_killed_resources.py::test_a_file_system_that_fails_at_any_call_loses_and_doubles_nothing",
     ),
     "it sends a signal to another process": (
+        "tests/report/test_progress.py::test_ctrl_c_does_not_step_the_bar_back",
         "tests/cli/test_command_line.py::test_ctrl_c_is_exit_code_130_without_a_traceback",
     ),
     "it compiles thousands of programs, which takes Wine minutes; nothing in it is a system's": (
