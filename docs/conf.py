@@ -5,6 +5,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
 
+from importlib.util import find_spec
+
 import poolagg
 
 project = "poolagg"
@@ -23,6 +25,7 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 autodoc_use_type_comments = False
+autodoc_mock_imports = [name for name in ("distributed", "ray") if find_spec(name) is None]
 nitpick_ignore_regex = [("py:.*", ".*")]  # types in signatures; links and anchors of pages are checked all the same
 
 html_theme = "furo"

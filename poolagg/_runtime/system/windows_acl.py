@@ -14,7 +14,8 @@ import sys
 from collections.abc import Iterator
 from ctypes import wintypes
 
-assert sys.platform == "win32"  # for type checkers, which then know what Windows alone has
+if sys.platform != "win32":  # type checkers then know what Windows alone has
+    raise ImportError("this module is for Windows")
 
 __all__ = ["HOW_TO_KEEP_FILE", "HOW_TO_KEEP_FOLDER", "other_owner", "other_writers"]
 

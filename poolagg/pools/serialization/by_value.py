@@ -203,14 +203,17 @@ def _reduce_system_random(_: random.SystemRandom) -> Any:
 
 
 def _reduce_scanner(own: Any) -> Any:
-    return _scanner, ({name: getattr(own, name) for name in _OPTIONS_OF_SCANNERS},)
+    return _scanner, ({name: getattr(own, name) for name in _OPTIONS_OF_SCANNERS if hasattr(own, name)},)
 
 
 def _scanner(options: dict[str, Any]) -> Any:
     return _json.make_scanner(cast(Any, SimpleNamespace(**options)))
 
 
-_OPTIONS_OF_SCANNERS = ("strict", "object_hook", "object_pairs_hook", "parse_float", "parse_int", "parse_constant")
+_OPTIONS_OF_SCANNERS = (
+    *("strict", "object_hook", "object_pairs_hook", "parse_float", "parse_int", "parse_constant"),
+    "array_hook",  # from Python 3.15 on
+)
 
 # -- what each process has in sys --------------------------------------------------------------------------------------
 

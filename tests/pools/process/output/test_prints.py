@@ -168,7 +168,9 @@ def test_a_closed_stream_of_the_parent_costs_one_warning(method: str, monkeypatc
     monkeypatch.setattr(sys, "stdout", closed)
     with pytest.warns(RuntimeWarning, match=r"sys.stdout can't be written \(ValueError: I/O") as caught:
         assert aggregate(says, range(20), Sum(), pool=ProcessPool(2, start_method=method), chunksize=1) == 190
-    assert len(caught) == 1
+    assert len([one for one in caught if issubclass(one.category, RuntimeWarning)]) == 1, (
+        "and forks may warn of threads"
+    )
 
 
 def test_without_a_stream_in_the_parent_the_lines_are_dropped(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
