@@ -23,6 +23,7 @@ if sys.version_info >= (3, 14):
     CONTRACT.append("interpreters")
 
 NUMPY = "numpy does not load in an interpreter beside the first"
+PSUTIL = "its module imports psutil, which does not load there either"
 LEFT_OUT = {
     "interpreters": {
         "test_a_generator_may_reuse_its_buffer": NUMPY,
@@ -31,6 +32,9 @@ LEFT_OUT = {
         "test_sliced_sources_arrive_whole": NUMPY,
         "test_pools_within_pools": "such an interpreter starts no process, as the pool within is to do",
         "test_an_error_of_a_pool_within_a_pool_is_the_items_own": "the same",
+        "test_process_pools_within_pools": "the same",
+        "test_every_reducer_that_may_end_does_so_by_every_strategy": PSUTIL,
+        "test_an_item_that_is_left_out_does_not_keep_the_run_from_its_end": PSUTIL,
     }
 }
 """Tests of the contract that a pool cannot pass, and why."""
