@@ -25,7 +25,7 @@ from poolagg.pools.process.launch.launchers import ForkLauncher, SpawnLauncher
 from poolagg.pools.process.launch.parent_death import born_deaf
 from poolagg.pools.process.launch.standard_streams import standard_descriptors
 from poolagg.pools.process.output.relay import Relay
-from poolagg.pools.process.systems.choice import system_of
+from poolagg.pools.process.systems.choice import native, system_of
 from poolagg.pools.process.systems.system import Launcher
 from poolagg.pools.process.worker_handle import Handle
 
@@ -40,6 +40,8 @@ LOOK = 0.05
 """Seconds between two checks of children without a sentinel; a check costs a system call for each."""
 
 _all_workers: weakref.WeakSet[Workers] = weakref.WeakSet()
+
+native()  # imports the system's module now: in a child forked while another thread imports it, it would wait for ever
 
 
 class Workers:

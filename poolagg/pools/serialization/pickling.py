@@ -25,6 +25,7 @@ from poolagg._input.batches import Encoded, PackedItem
 from poolagg._runtime.exception_text import message_of, works
 from poolagg._runtime.signals import raised_by_handler
 from poolagg.pools.process.arena import LEAST_BUFFER, ArenaBuffers
+from poolagg.pools.process.descriptors import descriptors
 
 __all__ = [
     "Encoder",
@@ -54,7 +55,8 @@ def main_namespace() -> dict[str, Any]:
 
 def inherited_namespace() -> dict[str, Any]:
     """Return what the namespace of `__main__` holds now, for workers that are forked from now on."""
-    from poolagg.pools.serialization.own_objects import note_before_fork
+    with descriptors:  # no other thread forks in the middle of an import, which its child would wait for
+        from poolagg.pools.serialization.own_objects import note_before_fork
 
     inherited = dict(main_namespace())
     note_before_fork(inherited.values())
@@ -105,12 +107,13 @@ def pickler_by_value(rewrite: Callable[[tuple[Any, ...]], tuple[Any, ...]], is_c
 
     `is_code`: locks and their kin become the worker's own; otherwise they do not pickle.
     """
-    import cloudpickle
+    with descriptors:
+        import cloudpickle
 
-    # Workers seldom need these.
-    from poolagg.pools.serialization.by_value import reduction
-    from poolagg.pools.serialization.code_source import reduce_code
-    from poolagg.pools.serialization.own_objects import own_object
+        # Workers seldom need these.
+        from poolagg.pools.serialization.by_value import reduction
+        from poolagg.pools.serialization.code_source import reduce_code
+        from poolagg.pools.serialization.own_objects import own_object
 
     namespace = main_namespace()
 
