@@ -15,7 +15,7 @@ __all__ = ["Difference", "compared"]
 
 
 class Difference(NamedTuple):
-    """What differs, in words; `only_func` tells that all of it belongs to func."""
+    """The difference, in words; `only_func` tells that all of it belongs to func."""
 
     words: str
     only_func: bool

@@ -164,10 +164,10 @@ class RunOptions:
 
 def _unknown(names: list[str]) -> str:
     """Say that there are no such arguments, and which ones may be meant."""
+    import difflib  # slow to import
+
     meant = []
     for name in names:
-        import difflib  # slow to import
-
         close = difflib.get_close_matches(name, NAMES, 1)
         meant += [MEANT[name]] if name in MEANT else close
     hint = f"did you mean {' and '.join(dict.fromkeys(meant))}? " if meant else ""

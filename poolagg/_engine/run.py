@@ -40,7 +40,7 @@ if TYPE_CHECKING:  # few runs have a checkpoint, and its modules take long to im
 __all__ = ["Run"]
 
 LATE = 0.005
-"""Seconds that a batch, made to last two, may take before the scheduler divides the chunk of its worker."""
+"""Seconds that a batch, made to last 0.002, may take before the scheduler divides the chunk of its worker."""
 
 AWAKE = 1.0
 """Longest wait, in seconds: a signal that arrives just before the system call that waits does not interrupt it, and

@@ -93,7 +93,7 @@ FOLDING = {"step", "steps", "step_at", "steps_at"}
 
 
 class Rejection(Enum):
-    """What `steps_at` leaves behind when it raises because of a partial that cannot be folded even alone."""
+    """The accumulator after `steps_at` has raised because of a partial that cannot be folded even alone."""
 
     NONE = "no partial is rejected"
     PERSISTENT = "the old accumulator: folding returns a new one"

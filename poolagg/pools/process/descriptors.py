@@ -29,6 +29,7 @@ __all__ = [
     "close_all",
     "descriptors",
     "held",
+    "is_open",
     "memory_fd",
     "pipe",
     "refuse_too_many",
@@ -127,7 +128,7 @@ def refuse_too_many(workers: int) -> None:
     needs = OF_WORKER * workers + OF_POOL
     if most == resource.RLIM_INFINITY or 2 * needs < most:
         return
-    used = sum(map(_is_open, range(most)))
+    used = sum(map(is_open, range(most)))
     if used + needs > most:
         fits = (most - used - OF_POOL) // OF_WORKER
         raise OSError(
@@ -138,7 +139,8 @@ def refuse_too_many(workers: int) -> None:
         )
 
 
-def _is_open(fd: int) -> bool:
+def is_open(fd: int) -> bool:
+    """Tell whether the number is that of an open descriptor."""
     try:
         os.fstat(fd)
     except OSError:

@@ -32,9 +32,6 @@ from poolagg.pools.process.systems.file_memory import FileMemory
 
 __all__ = ["Descriptors"]
 
-FAR_IN_A_FILE = 1 << 31
-"""The same where a file system is in the place of anonymous memory; each lets a file be that long."""
-
 _HANGUP = getattr(select, "POLLRDHUP", getattr(select, "POLLHUP", 0))
 _NOW = getattr(socket, "MSG_NOSIGNAL", 0) | getattr(socket, "MSG_DONTWAIT", 0)
 _INT = struct.Struct("i")

@@ -11,6 +11,8 @@ import os
 import sys
 from collections.abc import Iterator
 
+from poolagg.pools.process.descriptors import is_open
+
 __all__ = ["flush_streams", "standard_descriptors"]
 
 
@@ -22,7 +24,7 @@ def standard_descriptors() -> Iterator[None]:
     """
     opened: list[int] = []
     try:
-        while not all(map(_is_open, (0, 1, 2))):
+        while not all(map(is_open, (0, 1, 2))):
             fd = os.open(os.devnull, os.O_RDWR)
             if fd > 2:  # another thread has opened a file meanwhile
                 os.close(fd)
@@ -33,14 +35,6 @@ def standard_descriptors() -> Iterator[None]:
     finally:
         while opened:
             os.close(opened.pop())
-
-
-def _is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
 
 
 def flush_streams(replaced: bool = False) -> None:

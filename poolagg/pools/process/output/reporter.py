@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 from poolagg._runtime.exception_text import message_of
 from poolagg._runtime.signals import raised_by_handler
-from poolagg.pools.process.descriptors import Mark
+from poolagg.pools.process.descriptors import MISUSED, Mark
 from poolagg.pools.process.launch.imports import when_imported
 from poolagg.pools.process.output.frames import LOG, WARNING, send_frame
 from poolagg.pools.process.output.settings import Pattern, Settings
@@ -126,7 +126,7 @@ class Reporter:
             with contextlib.suppress(BrokenPipeError):  # the parent has dismissed this worker
                 send_frame(self._fd, kind, data)
         elif os.getpid() == self._pid:
-            os._exit(os.EX_IOERR)
+            os._exit(MISUSED)
 
     def _send_record(self, data: bytes) -> None:
         self._send(LOG, data)
