@@ -6,11 +6,16 @@ Each program runs in a process of its own, and leaves its result in a file.
 from __future__ import annotations
 
 import itertools
+import os
+import pathlib
+import shutil
 import subprocess
 import sys
 import textwrap
 
 import pytest
+
+import poolagg
 
 CLOSED = ["".join(map(str, some)) for n in range(1, 4) for some in itertools.combinations((0, 1, 2), n)]
 """Every way of having some of the standard descriptors closed."""
@@ -97,3 +102,46 @@ def test_a_path_object_in_the_import_path(method, tmp_path):
             file.write(str(total))
     """
     assert run(program, tmp_path, method=method, lib=str(tmp_path / "lib")) == "10"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up being root")
+def test_a_program_that_may_no_longer_read_the_package(tmp_path):
+    "A server gives up being root once it has started. Its forked workers have all that they need, and can be heard."
+    shutil.copytree(pathlib.Path(poolagg.__file__).parent, tmp_path / "lib" / "poolagg")
+    (tmp_path / "lib").chmod(0o700)
+    program = """
+        import sys
+        sys.path.insert(0, LIB)
+        import os
+        import numpy as np
+        from poolagg import *
+
+        def pool():
+            return ProcessPool(2, start_method="fork")
+
+        def works(i):
+            return i
+
+        def busy(i):
+            import logging
+            logging.getLogger("there").error("logged")
+            print("printed")
+            if i == 5:
+                raise ValueError("an error")
+            advance(1)
+            return {"sum": 1}, np.ones(100_000), X.value[i]
+
+        with open(RESULT, "w") as file:
+            aggregate(works, range(9), Sum(), pool=pool())
+            os.setuid(65534)
+            X = share(list(range(10)))
+            sys.stderr = sys.stdout  # which is not looked at
+            with pool() as kept:
+                print(aggregate(works, range(9), Sum(), pool=kept), file=file)
+                print(aggregate(busy, range(5), Count(), pool=kept), file=file)
+                try:
+                    aggregate(busy, range(9), Count(), pool=kept)
+                except TaskError as error:
+                    print(repr(error.__cause__), file=file)
+    """
+    assert run(program, tmp_path, lib=str(tmp_path / "lib")) == "36\n5\nValueError('an error')\n"

@@ -454,7 +454,7 @@ def test_a_process_that_has_given_up_being_root_shares_too() -> None:
         def pool(): return ProcessPool(1, start_method="fork")
         def use(i): return float(X.value.sum())
         X = share(np.ones(1_000))
-        print(aggregate(use, range(3), Sum(), pool=pool()))  # and all is imported, for nobody may not read it
+        print(aggregate(use, range(3), Sum(), pool=pool()))
         os.setuid(65534)
         with pool() as kept:
             print(aggregate(abs, range(3), Sum(), pool=kept))

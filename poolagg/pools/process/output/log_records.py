@@ -1,4 +1,4 @@
-"""Forward log records to the parent, whose loggers handle them. Imported once the worker imports `logging`.
+"""Forward log records to the parent, whose loggers handle them, from the time that the worker imports `logging`.
 
 A handler that the parent's logger of this name has too, by its type, is a twin: the worker has it by a fork or by the
 import of a module, and the parent calls the original. A handler that only the worker has (the initializer added it, or
@@ -7,15 +7,18 @@ import of a module, and the parent calls the original. A handler that only the w
 
 from __future__ import annotations
 
-import logging
+import functools
 import pickle
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from poolagg._input.worker_state import here
 from poolagg._runtime.exception_text import short_repr
 from poolagg._runtime.signals import raised_by_handler
 from poolagg.pools.process.output.settings import Loggers, Settings, type_name
+
+if TYPE_CHECKING:
+    import logging
 
 __all__ = ["hear"]
 
@@ -27,6 +30,8 @@ _told: Loggers = {}
 
 def hear(settings: Settings, send: Callable[[bytes], None]) -> None:
     """Take over the parent's levels, and forward records by `send` from now on."""
+    import logging  # the worker has it: a parent that forks workers need not
+
     global _told
     before, _told = _told, settings.loggers or {}
     for name in before.keys() - _told.keys():
@@ -38,7 +43,8 @@ def hear(settings: Settings, send: Callable[[bytes], None]) -> None:
             logger.filters.clear()  # inherited by a fork: the parent calls them
         logger.setLevel(level)
     logging.disable(settings.disabled)
-    forwarding = _Forwarding(send)
+    forwarding = logging.Handler()  # its lock keeps the order of threads' records
+    forwarding.emit = functools.partial(_forward, send, forwarding.handleError)  # type: ignore[method-assign]
 
     def call_handlers(logger: logging.Logger, record: logging.LogRecord) -> None:
         forwarding.handle(record)
@@ -56,24 +62,14 @@ def _call_own_handlers(logger: logging.Logger | None, record: logging.LogRecord)
         logger = logger.parent if logger.propagate else None
 
 
-class _Forwarding(logging.Handler):
-    """Sends records as plain values. Its `handle` takes a lock, so that threads keep the order of their records."""
-
-    def __init__(self, send: Callable[[bytes], None]) -> None:
-        super().__init__()
-        self._send = send
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Send a record; one whose arguments do not fit its message is reported as everywhere in `logging`."""
-        try:
-            self._send(pickle.dumps(_described(record), 5))
-        except Exception as error:
-            if raised_by_handler(error):
-                raise
-            self.handleError(record)
-
-
-_formatter = logging.Formatter()
+def _forward(send: Callable[[bytes], None], refuse: Callable[[Any], None], record: logging.LogRecord) -> None:
+    """Send a record as plain values; one whose arguments do not fit its message is reported as everywhere."""
+    try:
+        send(pickle.dumps(_described(record), 5))
+    except Exception as error:
+        if raised_by_handler(error):
+            raise
+        refuse(record)
 
 
 def _described(record: logging.LogRecord) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -83,7 +79,9 @@ def _described(record: logging.LogRecord) -> tuple[dict[str, Any], dict[str, byt
     """
     values = dict(vars(record), msg=record.getMessage(), args=None, exc_info=None, item_index=here.running)
     if record.exc_info and not record.exc_text:
-        values["exc_text"] = _formatter.formatException(record.exc_info)
+        import logging
+
+        values["exc_text"] = logging.Formatter().formatException(record.exc_info)
     plain = {name: value for name, value in values.items() if type(value) in PLAIN}
     return plain, {name: _pickled(value) for name, value in values.items() if name not in plain}
 

@@ -25,6 +25,7 @@ from poolagg._runtime.signals import raised_by_handler
 from poolagg.pools.process.descriptors import MISUSED, Mark
 from poolagg.pools.process.launch.imports import when_imported
 from poolagg.pools.process.output.frames import LOG, WARNING, send_frame
+from poolagg.pools.process.output.log_records import hear
 from poolagg.pools.process.output.settings import Pattern, Settings
 from poolagg.pools.process.output.stack import write_stacks
 
@@ -86,12 +87,7 @@ class Reporter:
         warnings.resetwarnings()
         warnings.filters[:] = [*self._own, *(_filter(*one) for one in settings.filters)]  # type: ignore[index]
         if settings.loggers is not None:
-            when_imported("logging", self._hear_loggers)
-
-    def _hear_loggers(self) -> None:
-        from poolagg.pools.process.output.log_records import hear
-
-        hear(self._settings, self._send_record)
+            when_imported("logging", lambda: hear(self._settings, self._send_record))
 
     @contextlib.contextmanager
     def initializing(self) -> Iterator[None]:
