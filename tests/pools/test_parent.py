@@ -124,7 +124,7 @@ def test_ctrl_c_ends_all_within_two_seconds(start: Any, everyone: bool) -> None:
     program.interrupt(everyone)
     code, _, err = program.ends_within(2)
     assert code == -signal.SIGINT or code == 130
-    assert err.strip().endswith("KeyboardInterrupt")
+    assert "\nKeyboardInterrupt\n" in err  # from 3.14 on, notes may follow: pickle adds what it was pickling
     assert err.count("Traceback") == 1, "the workers say nothing"
 
 
@@ -168,7 +168,7 @@ def test_ctrl_c_while_workers_start(start: Any) -> None:
     time.sleep(0.05)
     program.interrupt(everyone=True)
     _, _, err = program.ends_within(2)
-    assert err.strip().endswith("KeyboardInterrupt")
+    assert "\nKeyboardInterrupt\n" in err  # from 3.14 on, notes may follow: pickle adds what it was pickling
     assert err.count("Traceback") == 1
 
 
