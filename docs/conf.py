@@ -31,6 +31,8 @@ nitpick_ignore_regex = [("py:.*", ".*")]  # types in signatures; links and ancho
 html_theme = "furo"
 html_title = "poolagg"
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["manual.css"]
 html_theme_options = {"source_repository": "https://github.com/poolagg/poolagg/", "source_branch": "main",
                       "source_directory": "docs/"}  # fmt: skip
 copybutton_prompt_text = r">>> |\.\.\. |\$ "

@@ -164,3 +164,11 @@ def test_the_answer_is_checked_to_the_letter():
     case = Case("any")
     assert billion.check(case, ("{A=1.0/1.0/1.0}", "{A=1.0/1.0/1.0}")).correct
     assert not billion.check(case, ("{A=1.0/1.1/1.0}", "{A=1.0/1.0/1.0}")).correct
+
+
+def test_patterns(monkeypatch):
+    """Both programs of a page print what the page shows."""
+    results, missing = measured("patterns", monkeypatch)
+    assert not missing
+    assert {run.status for run in results.runs} == {"done"}
+    assert not results.unsound()
