@@ -58,8 +58,6 @@ Modules
 
 from typing import TYPE_CHECKING
 
-from poolagg._runtime.lazy_imports import lazily
-
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -132,29 +130,42 @@ if TYPE_CHECKING:
     from poolagg.reducers import Unique as Unique
     from poolagg.reducers import Variance as Variance
 else:  # Load each name at its first use: a worker process needs few of the modules.
-    __getattr__, __dir__, __all__ = lazily(
-        __name__,
-        unlisted="Block",
-        modules="errors events pools resources strategies testing",
-        errors=(
-            "CheckpointError CheckpointMismatch PoolAggError PoolBusy ReducerError RemoteError ResourceError "
-            "SkippedItems TaskError WorkerLost"
-        ),
-        pools="ProcessPool SerialPool ThreadPool share",
-        reducers=(
-            "AllTrue AnyTrue ArrayMean ArrayReduce ArrayStd ArraySum Bottom Collect Concat Count Distinct First Fold "
-            "Frequencies GroupBy HeavyHitters Histogram Into Last Max Mean MergeCounts Min Quantiles Reduce Reducer "
-            "Sample Std Sum Tee Top Unique Variance"
-        ),
-        **{
-            "_checkpoint.checkpoint": "Checkpoint",
-            "_engine.api": "aggregate snapshots",
-            "_engine.snapshot": "Snapshot",
-            "_input.blocks": "Block blocks",
-            "_input.functions": "star with_item",
-            "_input.prefetch": "prefetch",
-            "_input.worker_state": "advance per_worker rng worker_index",
-            "_report.progress": "Progress",
-            "_report.report": "Report",
-        },
-    )
+
+    def __getattr__(name):
+        """Set up the names at the first use of any: `import poolagg` itself imports no other module."""
+        from poolagg._runtime.lazy_imports import lazily
+
+        lazy = lazily(
+            __name__,
+            unlisted="Block",
+            modules="errors events pools resources strategies testing",
+            errors=(
+                "CheckpointError CheckpointMismatch PoolAggError PoolBusy ReducerError RemoteError ResourceError "
+                "SkippedItems TaskError WorkerLost"
+            ),
+            pools="ProcessPool SerialPool ThreadPool share",
+            reducers=(
+                "AllTrue AnyTrue ArrayMean ArrayReduce ArrayStd ArraySum Bottom Collect Concat Count Distinct First "
+                "Fold Frequencies GroupBy HeavyHitters Histogram Into Last Max Mean MergeCounts Min Quantiles Reduce "
+                "Reducer Sample Std Sum Tee Top Unique Variance"
+            ),
+            **{
+                "_checkpoint.checkpoint": "Checkpoint",
+                "_engine.api": "aggregate snapshots",
+                "_engine.snapshot": "Snapshot",
+                "_input.blocks": "Block blocks",
+                "_input.functions": "star with_item",
+                "_input.prefetch": "prefetch",
+                "_input.worker_state": "advance per_worker rng worker_index",
+                "_report.progress": "Progress",
+                "_report.report": "Report",
+            },
+        )
+        names = globals()
+        names.update(zip(("__getattr__", "__dir__", "__all__"), lazy, strict=True))
+        return names[name] if name in names else names["__getattr__"](name)
+
+    def __dir__():
+        """List the public names of the package."""
+        __getattr__("__all__")
+        return globals()["__dir__"]()

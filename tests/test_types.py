@@ -96,7 +96,8 @@ def test_checkers_and_the_interpreter_load_a_name_from_the_same_module(package):
         if isinstance(node, ast.ImportFrom) and node.module not in ("typing", "poolagg._runtime.lazy_imports")
         for alias in node.names
     }
-    (call,) = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    (call,) = [node for node in calls if ast.unparse(node.func) == "lazily"]
     given = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
     given |= given.pop(None, {})
     table = {home: names.split() for home, names in given.items()}

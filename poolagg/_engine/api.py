@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Never, Self, TypeVar, U
 from poolagg import events
 from poolagg._engine.options import Options, RunOptions
 from poolagg._engine.run import Run
-from poolagg._engine.snapshot import Snapshot
 from poolagg._runtime.durations import checked_seconds
 from poolagg.strategies import Strategy
 
 if TYPE_CHECKING:
     from poolagg._checkpoint.checkpoint import Checkpoint
+    from poolagg._engine.snapshot import Snapshot
     from poolagg.reducers import Reducer, ReducerLike
 
 __all__ = ["aggregate", "snapshots"]

@@ -201,21 +201,23 @@ class Run:
         # A continued run may need no workers: it starts them when it pulls an item.
         if self._total != 0 and not (merged or failed):
             self._begin_work()
-        self._observers.tell(
-            events.RunStarted(
-                self._total, options.slots, repr(self._pool), repr(self._strategy), repr(settings.reducer),
-                merged, self._began, monotonic() - self._began,
-                self._pool.slots_per_worker, options.in_order, settings.why,
-            )
-        )  # fmt: skip
+        if self._observers:
+            self._observers.tell(
+                events.RunStarted(
+                    self._total, options.slots, repr(self._pool), repr(self._strategy), repr(settings.reducer),
+                    merged, self._began, monotonic() - self._began,
+                    self._pool.slots_per_worker, options.in_order, settings.why,
+                )
+            )  # fmt: skip
 
     def _begin_work(self) -> None:
         if not self._working:
             settings, options = self._settings, self._options
             self._pool.begin(settings.job(options.grid), options.slots, self.turn)
             self._working = True
-            items_run = {slot: items for slot, items in self._pool.items_run().items() if slot < options.slots}
-            self._do(self._scheduler.handle(messages.ItemsRun(items_run)))
+            if options.most_items is not None:
+                items_run = {slot: items for slot, items in self._pool.items_run().items() if slot < options.slots}
+                self._do(self._scheduler.handle(messages.ItemsRun(items_run)))
 
     def _end(self, error: BaseException | None) -> None:
         """End the run, once. An interrupt waits until the pool and the checkpoint are released."""

@@ -43,7 +43,7 @@ FADE = 0.7
 
 
 class ChunkSizer:
-    """Estimates of what items, chunks and states cost.
+    """Estimates of what items, chunks and states cost. `first`: the size of a chunk before any has been measured.
 
     >>> sizer = ChunkSizer(slots=2)
     >>> sizer.size(None)
@@ -56,12 +56,18 @@ class ChunkSizer:
     """
 
     def __init__(
-        self, slots: int, chunksize: int | None = None, flushes_chunks: bool = False, at_least: float = 0.0
+        self,
+        slots: int,
+        chunksize: int | None = None,
+        flushes_chunks: bool = False,
+        at_least: float = 0.0,
+        first: int = 1,
     ) -> None:
         self._slots = slots
         self._chunksize = chunksize
         self._flushes_chunks = flushes_chunks
         self._at_least = at_least
+        self._first = first
         self._items = self._seconds = 0.0
         self._work = self._pack = self._open = self._merge = 0.0
         self._flushed = self._tried = False
@@ -120,7 +126,7 @@ class ChunkSizer:
         if self._chunksize is not None:
             return self._chunksize
         if not self._items:
-            return 1
+            return self._first
         per_item = self._seconds / self._items
         most = min(
             self.target / per_item,

@@ -27,6 +27,8 @@ class Flushing:
     def is_due(self, slot: Slot, items: int) -> bool:
         """Return whether a worker should flush after `items` more."""
         work = slot.held_seconds
+        if self._options.share and not slot.chunks:
+            return True
         if 0 < self._options.leaves <= slot.held_chunks + len(slot.chunks) + 1:
             return True
         for run in slot.chunks:

@@ -31,3 +31,14 @@ class SchedulerOptions(NamedTuple):
     window_chunks: int = 8
     window_bytes: int = 32 << 20
     kept_bytes: int = 16 << 20
+
+    @property
+    def share(self) -> int:
+        """The items of each worker in a run of so few that all would be in flight at once; 0 in another run.
+
+        One chunk then does for a worker, which flushes with it: it costs one message each way instead of three. Its
+        worker divides it if its items turn out to be heavy.
+        """
+        if self.total is None or not self.stateful or self.chunksize is not None or self.grid is not None:
+            return 0
+        return -(-self.total // self.slots) if self.total <= self.in_flight * self.slots else 0

@@ -45,6 +45,16 @@ def test_chunks_shrink_towards_the_end_so_that_lanes_end_together():
     assert 2.0 <= world.now < 2.02
 
 
+@pytest.mark.parametrize("total", [2, 3, 4])
+def test_a_run_of_few_items_takes_one_message_each_way_for_each_worker(total):
+    """Each worker gets its share as one chunk, and flushes its state with it."""
+    scheduler = Scheduler(SchedulerOptions(slots=2, stateful=True, total=total))
+    runs = []
+    while (start := scheduler.demand.start) < total:
+        runs += scheduler.handle(Pulled(start, min(total, start + scheduler.demand.items), 0))
+    assert [(run.slot, run.flush) for run in runs] == [(0, True), (1, True)]
+
+
 @pytest.mark.parametrize("total", [10, 100_000])
 def test_a_wrong_total_costs_little(total):
     """Too small, it is ignored once it is passed; too large, it is not reached and the run ends."""

@@ -67,6 +67,9 @@ MAGIC = b"p\xa6g\x99"
 
 _HEADER = struct.Struct("!4sBIQQ")
 
+AT_ONCE = 4096
+"""Bytes of one call that receives messages: those of most chunks are shorter."""
+
 
 class BrokenFrame(Exception):
     """The bytes received differ from those that the other end has sent."""
@@ -95,39 +98,47 @@ def _pack(kind: int, epoch: int, values: tuple[Any, ...], payloads: Sequence[Byt
 
 
 class _Reader:
-    """Assembles messages from bytes as they come. `most` returns how many bytes the other end has announced."""
+    """Assembles messages from bytes as they come. `most` returns how many bytes the other end has announced.
 
-    def __init__(self, most: Callable[[], int] | None = None) -> None:
+    With `ahead`, one call receives short messages whole, up to so many bytes. Without, it reads no byte of a message
+    before it is needed.
+    """
+
+    def __init__(self, most: Callable[[], int] | None = None, ahead: int = 0) -> None:
+        self._most, self._ahead = most, ahead
         self._header: tuple[bytes, int, int, int, int] | None = None
-        self._most = most
-        self.received = 0
-        self._expect(_HEADER.size)
-
-    def _expect(self, size: int) -> None:
-        self._buffer = bytearray(size)
+        self._unread = b""
+        self._buffer = bytearray()
         self._missing = memoryview(self._buffer)
+        self.received = 0
+        self.drained = False
+        """True if the last call received all that had come."""
 
-    def fill(self, sock: socket.socket) -> Message | None:
-        """Receive once; return a message if one is complete. BlockingIOError: no bytes yet; EOFError: at the end."""
+    def receive(self, sock: socket.socket) -> None:
+        """Receive once. BlockingIOError: no bytes have come yet; EOFError: at the end."""
         if self._missing:
-            count = sock.recv_into(self._missing)
-            if not count:
-                raise EOFError("the other end is closed")
-            self.received += count
+            count, room = sock.recv_into(self._missing), len(self._missing)
             self._missing = self._missing[count:]
+        else:
+            room = self._ahead or _HEADER.size - len(self._unread)
+            data = sock.recv(room)
+            self._unread += data
+            count = len(data)
+        if not count:
+            raise EOFError("the other end is closed")
+        self.drained = count < room
+        self.received += count
+
+    def take(self) -> Message | None:
+        """Return the next message if it is complete. What others have written after it breaks the frame behind it."""
+        if (self._header is None and not self._begin()) or self._missing:
             if self._most is not None and self.received > self._most():
                 raise BrokenFrame(f"{self.received:,} bytes have come, and the other end has sent {self._most():,}")
-            if self._missing:
-                return None
-        if self._header is None:
-            self._header = _HEADER.unpack(self._buffer)
-            self._check(*self._header)
-            self._expect(self._header[3] + self._header[4])
             return None
+        assert self._header is not None
         _, kind, epoch, size, _ = self._header
         whole = memoryview(self._buffer)
-        self._header = None
-        self._expect(_HEADER.size)
+        self._header, self._buffer = None, bytearray()
         try:
             values = pickle.loads(whole[:size])
         except Exception as error:
@@ -136,10 +147,27 @@ class _Reader:
             raise BrokenFrame("the values of a message do not unpickle") from error
         return Message(kind, epoch, values, whole[size:])
 
+    def _begin(self) -> bool:
+        """Read the header of the next message, and move what has come of its rest to a buffer of its own."""
+        if len(self._unread) < _HEADER.size:
+            return False
+        self._header = _HEADER.unpack_from(self._unread)
+        self._check(*self._header)
+        size = self._header[3] + self._header[4]
+        come = self._unread[_HEADER.size : _HEADER.size + size]
+        self._unread = self._unread[_HEADER.size + len(come) :]
+        self._buffer = bytearray(come)
+        if len(come) < size:
+            self._buffer = bytearray(size)
+            self._buffer[: len(come)] = come
+        self._missing = memoryview(self._buffer)[len(come) :]
+        return True
+
     def _check(self, magic: bytes, kind: int, epoch: int, *lengths: int) -> None:
         if magic != MAGIC:
             raise BrokenFrame(f"a message of kind {kind} and run {epoch} begins with {magic!r}, not {MAGIC!r}")
-        if self._most is not None and self.received + sum(lengths) > self._most():
+        come = self.received - len(self._unread) + _HEADER.size
+        if self._most is not None and come + sum(lengths) > self._most():
             raise BrokenFrame(f"a message of {sum(lengths):,} bytes is longer than what the other end has sent")
 
 
@@ -151,7 +179,7 @@ class Channel:
         self._gathers = gathers
         self.sock = without_sigpipe(sock)
         self._cell = cell
-        self._reader = _Reader(cell.announced)
+        self._reader = _Reader(cell.announced, AT_ONCE)
         self._unsent: deque[memoryview] = deque()
         self._sent = 0
 
@@ -162,7 +190,10 @@ class Channel:
 
     def send(self, kind: int, epoch: int, values: tuple[Any, ...] = (), payloads: Sequence[Bytes] = ()) -> None:
         """Send as much as the pipe takes now, and keep the rest for `flush`."""
-        self._unsent.extend(memoryview(part) for part in _pack(kind, epoch, values, payloads) if len(part))
+        parts = _pack(kind, epoch, values, payloads)
+        if len(parts) == 2 and len(parts[1]) <= AT_ONCE:  # copying them costs less than handling two
+            parts = [b"".join(parts)]
+        self._unsent.extend(memoryview(part) for part in parts if len(part))
         self.flush()
 
     def flush(self) -> None:
@@ -194,8 +225,11 @@ class Channel:
         messages: list[Message] = []
         try:
             while True:
-                if (message := self._reader.fill(self.sock)) is not None:
+                self._reader.receive(self.sock)
+                while (message := self._reader.take()) is not None:
                     messages.append(message)
+                if self._reader.drained:  # what comes from now on, or the end, makes the socket ready again
+                    return messages, None
         except BlockingIOError:
             return messages, None
         except (EOFError, ConnectionError, BrokenFrame) as error:
@@ -214,7 +248,7 @@ class Pipe:
         self._cell = cell
         self.marked = marked
         self._pid = os.getpid()
-        self._reader = _Reader()
+        self._reader = _Reader()  # it leaves messages in the pipe: an item that reads from its descriptors is found out
         self._sent = 0
 
     @property
@@ -234,8 +268,8 @@ class Pipe:
     def receive(self) -> Message:
         """Wait for a message; raise EOFError when the parent has closed its end."""
         self._check()
-        while (message := self._reader.fill(self._sock)) is None:
-            pass
+        while (message := self._reader.take()) is None:
+            self._reader.receive(self._sock)
         return message
 
     def _check(self) -> None:

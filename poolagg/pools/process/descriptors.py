@@ -120,13 +120,11 @@ def memory_fd(name: str) -> int:
 
 def refuse_too_many(workers: int) -> None:
     """Raise OSError, before any worker starts, if this process may not open the descriptors of so many."""
-    try:
-        import resource  # not on every system where threads and the serial pool work
-    except ImportError:
+    if not hasattr(os, "sysconf"):
         return
-    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = os.sysconf("SC_OPEN_MAX")  # the soft RLIMIT_NOFILE, without the module for limits, which takes long
     needs = OF_WORKER * workers + OF_POOL
-    if most == resource.RLIM_INFINITY or 2 * needs < most:
+    if most < 0 or 2 * needs < most:
         return
     used = sum(map(is_open, range(most)))
     if used + needs > most:
