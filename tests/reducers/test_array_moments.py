@@ -134,6 +134,6 @@ def test_partials_are_left_as_they_are_in_processes_and_out_of_them() -> None:
         fixed = [aggregate(lambda i: np.full(9, 1 / (i + 3)), range(99), ArrayStd(), pool=p, reproducible=True)
                  for p in (pool, SerialPool())]  # fmt: skip
     assert result["n"] == 9
-    assert set(result["mean"].tolist()) == {4.0}
+    np.testing.assert_allclose(result["mean"], 4.0, rtol=1e-12)  # which worker has what decides the last bit
     np.testing.assert_allclose(result["std"], np.std(range(9)), rtol=1e-12)
     assert fixed[0].tobytes() == fixed[1].tobytes()
