@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import log
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import Case, Missing
+from benchmarks.harness.work import burn_for, count_words, nanoseconds, square, square_in_100_us
 from poolagg import ArraySum, Fold, MergeCounts, Sum
 
 
@@ -40,6 +41,8 @@ class Job(Case):
     """A slow contestant runs a part of the items, at least this many; None: all of them."""
     floor: float = 0.0
     """Seconds per item that the parent itself needs, whichever pool runs the items."""
+    warm: bool = False
+    """Whether a few items run in the pool before the clock starts."""
     ideal: bool = True
     """Whether the time of a loop divided by the number of cores is a meaningful ideal."""
 
@@ -59,11 +62,6 @@ class Job(Case):
 # -- tiny items, and items of 100 µs -----------------------------------------------------------------------------------
 
 
-def square(number):
-    """Do as little work as a function can."""
-    return number * number
-
-
 def from_generator(count):
     """Return numbers without a length and without slices."""
     return (number for number in range(count))
@@ -71,18 +69,6 @@ def from_generator(count):
 
 def is_sum_of_squares(count, result):
     return result == (count - 1) * count * (2 * count - 1) // 6
-
-
-def burn(seconds):
-    """Keep a core busy, measured in CPU time, so that the work is the same on a shared core."""
-    until = time.thread_time() + seconds
-    while time.thread_time() < until:
-        pass
-
-
-def square_in_100_us(number):
-    burn(100e-6)
-    return number * number
 
 
 # -- skewed items ------------------------------------------------------------------------------------------------------
@@ -98,15 +84,6 @@ def durations(arranged, count):
 
 def descending(values):
     return sorted(values, reverse=True)
-
-
-def nanoseconds(seconds):
-    return round(seconds * 1e9)
-
-
-def burn_for(seconds):
-    burn(seconds)
-    return nanoseconds(seconds)
 
 
 def is_sum_of_durations(count, result):
@@ -186,10 +163,6 @@ def corpus(vocabulary, length, count):
     return sorted(map(str, folder.iterdir()))
 
 
-def count_words(path):
-    return Counter(Path(path).read_text("utf-8").split())
-
-
 def update(counts, more):
     counts.update(more)
     return counts
@@ -238,6 +211,9 @@ def is_arithmetic_sum(count, result):
 
 # -- all of them -------------------------------------------------------------------------------------------------------
 
+THERE = ", workers that are there"
+"""The end of the name of a job that is measured in a warm pool."""
+
 GENERATOR, STARTUP, SLOW = "tiny items, from a generator", "start-up to the first result", "slow reducer"
 SIZES = {"full": 0, "quick": 1, "tiny": 2}
 
@@ -246,8 +222,9 @@ def jobs(scale):
     """Return all jobs in the size for a scale, without those of size 0."""
     size = SIZES[scale]
     limit = {"full": 180, "quick": 30, "tiny": 25}[scale]
-    built = (build(sizes[size], limit) for build, sizes in JOBS if sizes[size])
-    return list(built)
+    built = [build(sizes[size], limit) for build, sizes in JOBS if sizes[size]]
+    warm = [replace(job, name=job.name + THERE, warm=True) for job in built if job.ideal]
+    return built + warm
 
 
 def job(name, source, func, start, step, right, **more):

@@ -4,9 +4,11 @@ The ideal is the time of a loop on one core, divided by the number of cores. Eac
 function and the same reduction of its results (`harness/jobs.py`), and runs them in the idiom of its own
 documentation, with as many workers as cores.
 
-The time of a job includes making the pool. dask.distributed and Ray are clusters that run for days, so their start
-counts in "start-up" only. A peer that is slow with tiny items gets a part of them (see "units"), and its time per item
-counts.
+Each job is measured twice: with workers to be started, where the time includes making the pool, and with workers that
+are there, where a few items ran in the pool before the clock starts. dask.distributed and Ray are clusters that run for
+days, so their start counts in "start-up" only. A pool of the standard library, or on top of it, is named with its start
+method: "forkserver" is the default of Python 3.14 on Linux, and "fork" that of older Pythons. A peer that is slow with
+tiny items gets a part of them (see "units"), and its time per item counts.
 
 Memory is the peak over the run: of the parent, and of all its children together; a page that several of them share by
 fork counts for each.
@@ -14,17 +16,24 @@ fork counts for each.
 
 import contextlib
 import functools
+import operator
+import sys
+from dataclasses import replace
 from itertools import islice
+from multiprocessing import get_context, set_start_method
 from os import getpid
 from time import perf_counter
 
 from benchmarks.harness import Diagnosis, Suite, Timed
-from benchmarks.harness.jobs import SLOW, STARTUP, Ahead, jobs
+from benchmarks.harness.jobs import SLOW, STARTUP, THERE, Ahead, jobs
 from benchmarks.harness.processes import peak_memory
+from benchmarks.harness.work import square_after_a_nap
 from benchmarks.peers import shown
+from poolagg import Sum
 from poolagg.pools import usable_cpus
 
 CORES = usable_cpus()
+FORK, FORKSERVER = "fork", "forkserver"
 
 
 def check(job, outcome):
@@ -40,15 +49,21 @@ def check(job, outcome):
 #
 # Each is a context manager, which holds the pool, and gives a function of a job and its input that returns the result.
 
+WARMING = {"func": square_after_a_nap, "start": int, "step": operator.add, "reducer": Sum}
+"""The job that runs in a pool before the clock starts, where the workers are there."""
+
+RESTARTS = "it starts its workers for each run"
+
 ABSENT = {}
 """By contestant and job: the reason for not running it."""
 
 
-def peer(name, *needs, part=1.0, cluster=False, patience=0, absent=()):
+def peer(name, *needs, part=1.0, cluster=False, patience=0, absent=(), python=(3, 11), keeps=True):
     """Add the decorated context manager as a contestant.
 
     `part`: its part of the tiny items, if it is slow with them. `cluster`: it starts before the clock. `absent`: the
-    jobs that it does not run, each with the reason.
+    jobs that it does not run, each with the reason. `python`: an older one is without it. `keeps`: whether its workers
+    are there for another run.
     """
 
     def enter(session):
@@ -57,12 +72,20 @@ def peer(name, *needs, part=1.0, cluster=False, patience=0, absent=()):
             items, memory = job.source(job.units), peak_memory(getpid()) or 0
             began = perf_counter()
             with session() as perform:
-                began = perf_counter() if cluster and job.name != STARTUP else began
+                if job.warm:
+                    warm_up(perform, job)
+                began = perf_counter() if job.warm or (cluster and job.name != STARTUP) else began
                 result = perform(job, items)
                 seconds = perf_counter() - began
             return Timed((result, (peak_memory(getpid()) or 0) - memory), seconds)
 
-        ABSENT[name] = dict(absent)
+        if sys.version_info < python:
+            return session
+        ABSENT[name] = {
+            job.name: reason
+            for job in jobs("full")
+            if (reason := dict(absent).get(job.name.removesuffix(THERE)) or (job.warm and not keeps and RESTARTS))
+        }
         present = [job.name for job in jobs("full") if job.name not in ABSENT[name]]
         suite.contestant(name, needs=needs, cases=present, part=part, patience=patience)(run)
         return session
@@ -70,9 +93,27 @@ def peer(name, *needs, part=1.0, cluster=False, patience=0, absent=()):
     return enter
 
 
-def chunks_of_one(reason):
-    """Say why a contestant that is tuned by its chunks leaves out the jobs whose best chunk is one item."""
-    return {job.name: reason for job in jobs("full") if job.chunksize == 1}
+NUMPY = {
+    job.name: "numpy cannot be imported in such an interpreter"
+    for job in jobs("full")
+    if job.func.__module__.endswith("jobs")
+}
+"""The jobs whose function is from a module that imports numpy."""
+
+
+def warm_up(perform, job):
+    """Occupy all workers, so that each is there, and run a few items of the job, so that each has what it imports."""
+    few = replace(job, units=4 * CORES, least=0, chunksize=1)
+    perform(replace(few, **WARMING), range(few.units))
+    perform(few, job.source(few.units))
+
+
+def by_both_methods(session, name, *needs, **options):
+    """Add a peer by the start method that is the default of the newest Python, and by fork."""
+    for method in (FORKSERVER, FORK):
+        enter = contextlib.contextmanager(session)
+        bound = functools.update_wrapper(functools.partial(enter, method), session)
+        peer(f"{name}, {method}", *needs, **options)(bound)
 
 
 suite = Suite(
@@ -82,9 +123,9 @@ suite = Suite(
     cases=jobs,
     check=check,
     unit=("µs per item", 1e-6),
-    given=(peer, chunks_of_one),
+    given=(peer, warm_up, by_both_methods),
     memory=True,
-    tables=lambda results: [shown.overview(results, jobs("full")), *shown.compared(results, jobs("full"), ABSENT)],
+    tables=lambda results: [*shown.overviews(results, jobs("full")), *shown.compared(results, jobs("full"), ABSENT)],
     charts=lambda results: shown.pictures(results, jobs("full")),
 )
 
@@ -92,17 +133,28 @@ suite = Suite(
 @peer("poolagg", absent={SLOW: "there only the parent can reduce"})
 @contextlib.contextmanager
 def poolagg():
-    """README: `aggregate` with a reducer, and no setting."""
-    from poolagg import aggregate
+    """README: `aggregate` with a reducer, and no setting of the run."""
+    from poolagg import ProcessPool, aggregate
 
-    yield lambda job, items: aggregate(job.func, items, job.reducer())
+    with ProcessPool() as pool:
+        yield lambda job, items: aggregate(job.func, items, job.reducer(), pool=pool)
+
+
+@peer("poolagg, fork", absent={SLOW: "there only the parent can reduce"})
+@contextlib.contextmanager
+def poolagg_by_fork():
+    """README: the same, with workers that are forked from the program."""
+    from poolagg import ProcessPool, aggregate
+
+    with ProcessPool(start_method=FORK) as pool:
+        yield lambda job, items: aggregate(job.func, items, job.reducer(), pool=pool)
 
 
 @peer("poolagg, Into")
 @contextlib.contextmanager
 def poolagg_into():
     """README: each result is applied, in the parent, to an object of its own."""
-    from poolagg import Into, aggregate
+    from poolagg import Into, ProcessPool, aggregate
 
     def run(job, items):
         total = job.start()
@@ -111,10 +163,11 @@ def poolagg_into():
             nonlocal total
             total = job.step(total, result)
 
-        aggregate(job.func, items, Into(add))
+        aggregate(job.func, items, Into(add), pool=pool)
         return total
 
-    yield run
+    with ProcessPool() as pool:
+        yield run
 
 
 @peer("serial")
@@ -124,49 +177,90 @@ def serial():
     yield lambda job, items: job.fold(map(job.func, items))
 
 
-@peer("Pool.imap_unordered", part=1 / 50)
+@peer("Pool.imap_unordered, forkserver", part=1 / 50)
 @contextlib.contextmanager
 def pool_default():
     """Follow the documentation of multiprocessing: loop over `imap_unordered`, whose default chunk is one item."""
-    from multiprocessing import Pool
-
-    with Pool(CORES) as pool:
+    with get_context(FORKSERVER).Pool(CORES) as pool:
         yield lambda job, items: job.fold(pool.imap_unordered(job.func, items))
 
 
-@peer("Pool.imap_unordered, tuned chunks", absent=chunks_of_one("chunks of one, the default, are best"))
-@contextlib.contextmanager
-def pool_tuned():
+def pool_tuned(method):
     """Follow the same documentation: "using a large value for chunksize can make the job complete much faster"."""
-    from multiprocessing import Pool
-
-    with Pool(CORES) as pool:
+    with get_context(method).Pool(CORES) as pool:
         yield lambda job, items: job.fold(pool.imap_unordered(job.func, items, job.chunksize))
 
 
-@peer("ProcessPoolExecutor.map, tuned chunks")
-@contextlib.contextmanager
-def executor_map():
+def executor_map(method):
     """Follow the documentation of concurrent.futures: `map`, with the large chunksize advised for long inputs."""
     from concurrent.futures import ProcessPoolExecutor
 
-    with ProcessPoolExecutor(CORES) as executor:
+    with ProcessPoolExecutor(CORES, get_context(method)) as executor:
         yield lambda job, items: job.fold(executor.map(job.func, items, chunksize=job.chunksize))
 
 
-@peer("ProcessPoolExecutor, as_completed", part=1 / 100)
+def pebble(method):
+    """Follow pebble's documentation: `map` with a `chunksize`, and a loop over its result."""
+    from pebble import ProcessPool
+
+    with ProcessPool(max_workers=CORES, context=get_context(method)) as pool:
+        yield lambda job, items: job.fold(pool.map(job.func, items, chunksize=job.chunksize).result())
+
+
+by_both_methods(pool_tuned, "Pool.imap_unordered, tuned chunks")
+by_both_methods(executor_map, "ProcessPoolExecutor.map, tuned chunks")
+by_both_methods(pebble, "pebble, tuned chunks", "pebble", part=1 / 5)
+
+
+@peer("ProcessPoolExecutor.map, buffersize, forkserver", python=(3, 14))
+@contextlib.contextmanager
+def executor_map_buffered():
+    """Follow the documentation of Python 3.14: `map` with a `buffersize`, so that not all of the input is pulled."""
+    from concurrent.futures import ProcessPoolExecutor
+
+    with ProcessPoolExecutor(CORES, get_context(FORKSERVER)) as executor:
+
+        def run(job, items):
+            chunks = {"chunksize": job.chunksize, "buffersize": 8 * CORES * job.chunksize}
+            return job.fold(executor.map(job.func, items, **chunks))
+
+        yield run
+
+
+@peer("InterpreterPoolExecutor.map, tuned chunks", python=(3, 14), absent=NUMPY)
+@contextlib.contextmanager
+def interpreters():
+    """Follow the documentation of Python 3.14: interpreters of one process, and `map` with a large chunksize."""
+    from concurrent.futures import InterpreterPoolExecutor
+
+    with InterpreterPoolExecutor(CORES) as executor:
+        yield lambda job, items: job.fold(executor.map(job.func, items, chunksize=job.chunksize))
+
+
+@peer("ProcessPoolExecutor, as_completed, forkserver", part=1 / 100)
 @contextlib.contextmanager
 def executor_as_completed():
     """Follow the documentation of concurrent.futures: a future for each item, and a loop over `as_completed`."""
     from concurrent.futures import ProcessPoolExecutor, as_completed
 
-    with ProcessPoolExecutor(CORES) as executor:
+    with ProcessPoolExecutor(CORES, get_context(FORKSERVER)) as executor:
 
         def run(job, items):
             futures = [executor.submit(job.func, item) for item in items]
             return job.fold(future.result() for future in as_completed(futures))
 
         yield run
+
+
+@peer("tqdm, process_map, forkserver", "tqdm.contrib.concurrent", keeps=False)
+@contextlib.contextmanager
+def tqdm():
+    """Follow tqdm's documentation: `process_map` with a chunksize; its bar is written nowhere."""
+    from tqdm.contrib.concurrent import process_map
+
+    set_start_method(FORKSERVER, force=True)  # of the lock that tqdm makes, too
+    options = {"max_workers": CORES, "disable": True}
+    yield lambda job, items: job.fold(process_map(job.func, items, chunksize=job.chunksize, **options))
 
 
 @peer("joblib, generator_unordered", "joblib", part=1 / 20)
@@ -191,27 +285,17 @@ def loky():
     yield lambda job, items: job.fold(executor.map(job.func, items, chunksize=job.chunksize))
 
 
-@peer("mpire", "mpire", part=1 / 5)
+@peer("mpire, fork", "mpire", part=1 / 5)
 @contextlib.contextmanager
 def mpire():
     """Follow mpire's documentation: `imap_unordered`, with `iterable_len`, from which it makes 64 chunks a worker."""
     from mpire import WorkerPool
 
-    with WorkerPool(n_jobs=CORES) as pool:
+    with WorkerPool(n_jobs=CORES, start_method=FORK, keep_alive=True) as pool:
         yield lambda job, items: job.fold(pool.imap_unordered(job.func, items, iterable_len=job.units))
 
 
-@peer("pebble, tuned chunks", "pebble", part=1 / 5)
-@contextlib.contextmanager
-def pebble():
-    """Follow pebble's documentation: `map` with a `chunksize`, and a loop over its result."""
-    from pebble import ProcessPool
-
-    with ProcessPool(max_workers=CORES) as pool:
-        yield lambda job, items: job.fold(pool.map(job.func, items, chunksize=job.chunksize).result())
-
-
-@peer("dask.bag", "dask.bag", part=1 / 20, patience=10, absent={SLOW: "its reduction runs in the workers"})
+@peer("dask.bag", "dask.bag", part=1 / 20, patience=10, keeps=False, absent={SLOW: "its reduction runs in the workers"})
 @contextlib.contextmanager
 def dask_bag():
     """Follow dask's documentation: `from_sequence`, `map`, and `reduction`, of partitions and then of their results."""

@@ -19,6 +19,9 @@ Bottleneck: TypeAlias = Literal[
 BUSY = 0.5
 """From this share of their time on, the workers or the parent are busy enough to be the limit."""
 
+NEAR = 0.5
+"""From this share of the parent's time on, twice as many workers would make the parent the limit."""
+
 TAIL = 0.25
 """From this share of a run on, a tail in which a few workers had all the work is the bottleneck."""
 
@@ -166,12 +169,30 @@ def _workers(shares: Shares) -> Diagnosis:
             "step",
             f"The reducer's step is the limit: {busy}, {percent(shares.reducing)} in step and "
             f"{percent(shares.mapping)} in func. More workers would help, if there are CPUs for them. Give the reducer "
-            f"steps, its bulk form, or let func return less.",
+            f"steps, its bulk form, or let func return less.{_saturation(shares)}",
         )
     return Diagnosis(
         "map",
         f"The map is the limit: {busy}, {percent(shares.mapping)} in func, as it should be. More workers would help, "
-        f"if there are CPUs for them; so would a faster func.",
+        f"if there are CPUs for them; so would a faster func.{_saturation(shares)}",
+    )
+
+
+def _saturation(shares: Shares) -> str:
+    """Say how many workers the parent can feed, if it is near that; otherwise nothing."""
+    if shares.parent < NEAR:
+        return ""
+    remedies = {
+        shares.scheduling: "leave chunksize out, so that chunks are long enough",
+        shares.pulling: "move work from the iterable into func",
+        shares.pickling: "send less for each item",
+        shares.receiving: "return less from func, or reduce in the workers, by a reducer with a merge",
+        shares.merging: "give the reducer a merge, or merge in the workers, as strategy=Tree() does",
+    }
+    most = round(shares.workers * shares.busy / shares.parent)
+    return (
+        f" But the parent was busy {percent(shares.parent)} of the time: from about {max(shares.workers, most)} "
+        f"workers on, more won't help. To make room for more, {remedies[max(remedies)]}."
     )
 
 

@@ -8,16 +8,16 @@ from test_benchmarks import measured, sample, skip_or_fail
 from benchmarks import billion, peers
 from benchmarks.billion import measurements
 from benchmarks.harness import Case, Missing
-from benchmarks.harness.jobs import GENERATOR, SLOW, STARTUP, jobs
+from benchmarks.harness.jobs import GENERATOR, SLOW, STARTUP, THERE, jobs
 from benchmarks.harness.results import Run
 from benchmarks.harness.tables import as_markdown, as_text
-from benchmarks.peers.shown import compared, overview, ratios
+from benchmarks.peers.shown import compared, ordered, overheads, overview, overviews, ratios
 from poolagg import SerialPool, aggregate, blocks
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.orphans]
 
-FEW = (GENERATOR, "word count, 1.6 M distinct")
-"""The jobs that every peer does here: many items of next to nothing, and few with a large result."""
+FEW = (GENERATOR, "word count, 1.6 M distinct", GENERATOR + THERE)
+"""The jobs that every peer does here: many items of next to nothing, the same in a warm pool, few large results."""
 
 TINY = {job.name: job for job in jobs("tiny")}
 
@@ -97,6 +97,39 @@ def test_the_overview_has_all_jobs_and_the_nearest_first():
     assert as_markdown(table).splitlines()[2:] == ["| **poolagg** | 1.10 |", "| serial | 2.00 |"]
 
 
+def test_the_overhead_counts_all_items_of_the_job():
+    """A contestant that ran a tenth of them, in 0.2 s, would have taken 2 s, of which the ideal is 1."""
+    job = TINY["items of 100 µs"]
+    runs = [Run(job.name, "serial", 0, "done", 100, 2, True), Run(job.name, "poolagg", 0, "done", 10, 0.2, True)]
+    assert overheads(shaped(runs), job) == pytest.approx({"serial": 1, "poolagg": 1})
+
+
+def test_workers_to_be_started_and_workers_that_are_there_have_tables_of_their_own():
+    """Each of ratios and of seconds, under the job's plain name."""
+    jobs = [TINY["items of 100 µs"], TINY["items of 100 µs" + THERE]]
+    runs = [Run(job.name, name, 0, "done", 10, 2, True) for job in jobs for name in ("serial", "poolagg")]
+    tables = overviews(shaped(runs), TINY.values())
+    assert [table.title.partition(":")[0] for table in tables] == ["Workers to be started"] * 2 + [
+        "Workers that are there"
+    ] * 2
+    assert all(table.head == ["", "items of 100 µs"] for table in tables)
+    assert as_markdown(tables[1]).splitlines()[-1].endswith("| +1.00 s |")
+
+
+def test_who_cannot_do_half_of_the_jobs_comes_last():
+    """However near to the ideal it is where it takes part."""
+    jobs = [TINY[name] for name in ("items of 100 µs", "8 MB arrays", "histograms, numpy")]
+    runs = [Run(job.name, name, 0, "done", 10, 2, True) for job in jobs for name in ("serial", "poolagg")]
+    runs += [Run(jobs[0].name, "dask.bag", 0, "done", 10, 1, True)]
+    assert ordered(shaped(runs), jobs)[-1] == "dask.bag"
+
+
+def test_a_warm_run_is_not_asked_of_who_starts_workers_for_each_run():
+    """The table says so instead."""
+    assert peers.ABSENT["dask.bag"][GENERATOR + THERE] == peers.RESTARTS
+    assert GENERATOR not in peers.ABSENT["dask.bag"]
+
+
 def test_nothing_is_the_ideal_of_a_start():
     """A loop has none."""
     runs = [Run(STARTUP, name, 0, "done", 1, 1, True) for name in ("serial", "poolagg")]
@@ -113,7 +146,7 @@ def test_who_is_not_run_is_in_the_table_with_the_reason():
 
 def test_who_is_slow_is_given_fewer_of_the_tiny_items_only():
     """A part of a job whose items take long would be too little to compare."""
-    slow = peers.suite.named("ProcessPoolExecutor, as_completed")
+    slow = peers.suite.named("ProcessPoolExecutor, as_completed, forkserver")
     assert slow.share(TINY[GENERATOR]).units == 40
     assert slow.share(TINY["items of 100 µs"]) == TINY["items of 100 µs"]
 
