@@ -247,7 +247,7 @@ def test_a_handler_that_raises_while_the_parent_opens_a_message_is_not_a_broken_
             writer.sendall(b"".join(map(bytes, channel._pack(1, 1, (Alarm(),), ()))))
             incoming = channel._Reader()
             with pytest.raises(TimeoutError, match="over"):
-                while incoming.fill(reader) is None:
-                    pass
+                while incoming.take() is None:
+                    incoming.receive(reader)
     finally:
         signal.signal(signal.SIGALRM, before)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tasks
 from contract import kinds
-from tasks import Attempts
+from tasks import Attempts, wait_for
 
 from poolagg import Collect, Report, Sum, TaskError, aggregate, events, share
 
@@ -89,13 +89,19 @@ def test_a_checkpoint_is_continued_a_bar_moves_and_a_report_is_made(pool: Any, t
 
     def item(x: int) -> int:
         if x == 150 and attempts.another("all") == 1:
+            wait_for(covered.exists)
             raise ValueError(x)
         attempts.another(x)
         return x
 
+    def look(event: Any) -> None:
+        if isinstance(event, events.ChunkDone) and event.start == 0:
+            covered.touch()
+
+    covered = tmp_path / "covered"
     options: dict[str, Any] = {"pool": pool, "chunksize": 10, "checkpoint": tmp_path / "kept.ckpt"}
     with pytest.raises(TaskError, match="item 150"):
-        aggregate(item, iter(range(200)), Sum(), **options)
+        aggregate(item, iter(range(200)), Sum(), **options, watch=look)
     assert aggregate(item, iter(range(200)), Sum(), **options, watch=report, progress=True) == sum(range(200))
     assert attempts.at(0) == 1, "what was covered did not run again"
     assert "200 items" in str(report)
