@@ -140,6 +140,8 @@ class Job:
     strategy: Strategy = COMBINE
     chunksize: int | None = None
     table: bool = False
+    state: State | None = None
+    """The costs of a worker's state; None: those of a number, or of a table."""
 
     def terms(self):
         """Return the scheduler's options, as `aggregate` makes them."""
@@ -207,7 +209,7 @@ class Simulation:
     """
 
     def __init__(self, job, costs):
-        self.job, self.costs, self.state = job, costs, costs.state(job.table)
+        self.job, self.costs, self.state = job, costs, job.state or costs.state(job.table)
         self.terms = job.terms()
         self.scheduler, self.cost_of_event = Scheduler(self.terms), costs.scheduler(job.slots)
         self.reducer = CountAndSum()

@@ -9,12 +9,16 @@ deterministic.
 The simulation leaves out shared cores (each worker has its own), the network, and contention for memory. Real runs
 check it where they can: items that sleep need no core, so a real pool can have many workers on this machine, and its
 dots should lie on the simulated line.
+
+One table asks the question of the title for items of 10 µs to 10 s and for workers whose states have 1 kB to 100 MB
+(`saturation.py`). The costs of states come from real runs that sum arrays of these sizes.
 """
 
 import os
 import pickle
 import time
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 from benchmarks.harness import Case, Diagnosis, Suite, Timed
@@ -30,8 +34,9 @@ from benchmarks.harness.simulated import (
     Simulation,
     cost_of_telling,
 )
+from benchmarks.simulation.saturation import STATES, state_title
 from benchmarks.simulation.shown import REAL, REAL_WORKERS, all_charts, all_tables, nap_case
-from poolagg import Collect, Count, MergeCounts, ProcessPool, SerialPool, Sum, aggregate
+from poolagg import ArraySum, Collect, Count, MergeCounts, ProcessPool, SerialPool, Sum, aggregate
 from poolagg._input.source import Source
 from poolagg._scheduler.chunk_sizing import BATCH_BYTES, TARGET
 from poolagg.events import ChunkDone, StateMerged
@@ -75,7 +80,7 @@ suite = Suite(
 )
 
 
-def constant(name):
+def constant(title):
     """Add the decorated function, which returns the seconds of one constant."""
 
     def enter(measure):
@@ -84,13 +89,13 @@ def constant(name):
             return Timed(seconds, seconds * case.units)
 
         run.__doc__ = measure.__doc__
-        suite.contestant(TITLES[name], cases=[CONSTANTS])(run)
+        suite.contestant(title, cases=[CONSTANTS])(run)
         return measure
 
     return enter
 
 
-@constant("pull")
+@constant(TITLES["pull"])
 def pull(count):
     """Use `Source` as the engine does: chunks of a `range`; CPU time, as for all of the parent's constants."""
     source = Source(range(10**12), pickle.dumps)
@@ -144,25 +149,25 @@ def table(number):
     return dict.fromkeys(range(KEYS), 1)
 
 
-@constant("send")
+@constant(TITLES["send"])
 def send(count):
     """Return the median in a real run with chunks of one item."""
     return median(metered(same, count, Sum(), chunksize=1, strategy=Stream())[0].sending)
 
 
-@constant("receive")
+@constant(TITLES["receive"])
 def receive(count):
     """Return the median in the same run: events come one by one, as when the parent keeps up."""
     return median(metered(same, count, Sum(), chunksize=1, strategy=Stream())[0].receiving)
 
 
-@constant("event_few")
+@constant(TITLES["event_few"])
 def event_few(count):
     """Replay the events of a simulated run on the real scheduler and the real clock."""
     return cost_of_event(FEW, 10 * count)
 
 
-@constant("event_many")
+@constant(TITLES["event_many"])
 def event_many(count):
     """Replay the events of a simulated run with many workers."""
     return cost_of_event(MANY, 3 * count)
@@ -175,7 +180,7 @@ def cost_of_event(workers, events):
     return cost_of_telling(job.terms(), log)
 
 
-@constant("whole")
+@constant(TITLES["whole"])
 def whole(count):
     """Run chunks of one item on warm workers, and return the CPU time for each chunk."""
     with ProcessPool(FEW) as pool:
@@ -185,27 +190,27 @@ def whole(count):
         return (time.thread_time() - began) / count
 
 
-@constant("merge")
+@constant(TITLES["merge"])
 def merge(count):
     """Read `StateMerged` in a run that flushes after every item."""
     return median(times(metered(same, count, Sum(), strategy=Tree(), chunksize=1)[1], StateMerged, "seconds"))
 
 
-@constant("step")
+@constant(TITLES["step"])
 def step(count):
     """Run long chunks of numbers: the parent's time from the arrival of the bytes, divided by the number of numbers."""
     pool, told = metered(same, 1000 * count, Sum(), strategy=Stream(), chunksize=50 * count)
     return (sum(pool.receiving) + sum(times(told, StateMerged, "seconds"))) / (1000 * count)
 
 
-@constant("receive_table")
+@constant(TITLES["receive_table"])
 def receive_table(count):
     """Return the median of a few; every item's partial is a table, which the parent steps."""
     del count
     return median(metered(table, 8, MergeCounts(), chunksize=1, strategy=Stream())[0].receiving)
 
 
-@constant("merge_table")
+@constant(TITLES["merge_table"])
 def merge_table(count):
     """Read `StateMerged` in that run."""
     del count
@@ -213,7 +218,29 @@ def merge_table(count):
     return median(times(told, StateMerged, "seconds"))
 
 
-@constant("chunk")
+def array_of(nbytes, number):
+    import numpy as np
+
+    return np.full(nbytes // 8, float(number))
+
+
+def parents_time_for_a_state(nbytes):
+    """Run items whose arrays are flushed one by one; return the medians of receiving and of merging, added."""
+    items = max(6, min(40, 10**8 // nbytes))
+    pool, told = metered(partial(array_of, nbytes), items, ArraySum(), strategy=Tree(), chunksize=1)
+    return median(pool.receiving) + median(times(told, StateMerged, "seconds"))
+
+
+for size in STATES:
+
+    @constant(state_title(size))
+    def receive_and_merge(count, size=size):
+        """Run a few items whose arrays are flushed one by one, and add the medians of receiving and of merging."""
+        del count
+        return parents_time_for_a_state(size)
+
+
+@constant(TITLES["chunk"])
 def chunk(count):
     """Return the worker's CPU time from one item to the next, in chunks of one item."""
     told = aggregate(worker_clock, range(count), Collect(), workers=2, chunksize=1)
@@ -228,7 +255,7 @@ def worker_clock(number):
     return os.getpid(), time.process_time()
 
 
-@constant("item")
+@constant(TITLES["item"])
 def item(count):
     """Run a `SerialPool`, which treats an item as a worker does, and subtract the time of a loop."""
     items = range(1000 * count)
@@ -239,20 +266,20 @@ def item(count):
     return max(1e-9, 2 * between - began - time.thread_time()) / len(items)
 
 
-@constant("pack")
+@constant(TITLES["pack"])
 def pack(count):
     """Read `ChunkDone` in a run that flushes after every item."""
     return median(times(metered(same, count, Sum(), strategy=Tree(), chunksize=1)[1], ChunkDone, "open_seconds"))
 
 
-@constant("pack_partial")
+@constant(TITLES["pack_partial"])
 def pack_partial(count):
     """Read `ChunkDone` of long chunks of numbers, and divide by the number of numbers."""
     _, told = metered(same, 1000 * count, Sum(), strategy=Stream(), chunksize=50 * count)
     return sum(times(told, ChunkDone, "open_seconds")) / (1000 * count)
 
 
-@constant("pack_table")
+@constant(TITLES["pack_table"])
 def pack_table(count):
     """Read `ChunkDone`, where every item's partial is a table."""
     del count
@@ -260,7 +287,7 @@ def pack_table(count):
     return median(times(told, ChunkDone, "open_seconds"))
 
 
-@constant("nap")
+@constant(TITLES["nap"])
 def nap(count):
     """Return the median of many calls of `time.sleep`, which sleeps longer than it is told to."""
     took = []

@@ -6,6 +6,7 @@ from benchmarks.harness.lines import COLOURS, Axis, Line, lines
 from benchmarks.harness.results import standings
 from benchmarks.harness.simulated import COMBINE, CONSTANTS, FEW, KEYS, NAP, TITLES, Costs, Job, in_words, outcomes
 from benchmarks.harness.tables import Cell, Table, significant
+from benchmarks.simulation.saturation import STATES, costs_of_states, state_title, table_by_state
 from poolagg._scheduler.chunk_sizing import TARGET
 from poolagg.strategies import Stream, Tree
 
@@ -88,6 +89,8 @@ def all_tables(results):
         found = everything(results, costs)
         tables += [table_of_saturation(costs), table_by_item(found), table_by_size(found)]
         tables += [table_of_strategies(found), table_of_real_runs(results, costs, found)]
+        if states := costs_of_states(results, costs):
+            tables.append(table_by_state(costs, states))
     return tables
 
 
@@ -104,7 +107,7 @@ def table_of_constants(results):
             number(significant(one.median * 1e6)),
             number(f"{significant(one.times[0] * 1e6)} - {significant(one.times[-1] * 1e6)}"),
         ]
-        for title in TITLES.values()
+        for title in (*TITLES.values(), *map(state_title, STATES))
         if (one := shown.get(title)) and one.times
     ]
     return Table("Measured constants", ["of CPU time (naps: of time)", "median µs", "least - most"], rows)

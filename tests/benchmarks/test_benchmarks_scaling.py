@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -14,7 +15,7 @@ from benchmarks.harness.measuring import measure
 from benchmarks.harness.results import Entrant, Results, Run
 from benchmarks.harness.simulated import CONSTANTS, TITLES, Costs, Job, Simulation, in_words, simulated
 from benchmarks.harness.suite import load
-from benchmarks.simulation import shown
+from benchmarks.simulation import saturation, shown
 from poolagg.strategies import Combine, Stream, Tree
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.orphans]
@@ -100,12 +101,26 @@ def test_places_are_the_same_at_every_scale():
 
 
 def test_simulation(monkeypatch):
-    """Each constant is measured, and real runs take every item once."""
+    """Each constant is measured, real runs take every item once, and the manual's table of saturation is printed."""
     results = measured("simulation", monkeypatch)
     assert all(run.correct for run in results.runs), results.unsound()
     costs = Costs.found(results)
     assert all(getattr(costs, field.name) > 0 for field in fields(costs))
     assert costs.event_few < costs.merge_table
+    states = saturation.costs_of_states(results, costs)
+    assert states[10**3] < states[10**8]
+    shown_table = saturation.table_by_state(costs, states, longest=0)
+    in_manual = manual_table("an item takes")
+    assert shown_table.head == in_manual[0]
+    assert [row[0].text for row in shown_table.rows] == [row[0] for row in in_manual[2:]]
+    assert all(re.fullmatch(r">10,000|~?[\d,]+", cell) for row in in_manual[2:] for cell in row[1:])
+
+
+def manual_table(first):
+    """Return the cells of the table in the manual whose first column has that title."""
+    manual = (ROOT / "docs" / "explanation" / "benchmarks.md").read_text("utf-8")
+    table = manual[manual.index(f"| {first} |") :].partition("\n\n")[0]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
 
 
 @pytest.mark.parametrize("chunksize", [None, 1])
@@ -184,6 +199,24 @@ def test_saturation_by_arithmetic_is_where_the_simulation_has_it():
     for share, saturated in ((0.5, False), (2, True)):
         job = Job(int(share * workers), 1e-3, horizon=0.3, chunksize=10)
         assert (simulated(job, COSTS).parent > 0.99) is saturated
+
+
+@pytest.mark.parametrize("item", [1e-3, 1e-2, 0.1], ids=in_words)
+def test_the_table_of_saturation_names_the_workers_at_which_the_simulated_parent_is_busy(item):
+    """With fewer it has time left, with more it has none; and the arithmetic for large states has the same number."""
+    place = saturation.Place(COSTS, item, state=30 * MICRO)
+    workers = place.simulated()
+    assert place.busy(round(0.8 * workers)) < saturation.SATURATED <= place.busy(round(1.2 * workers))
+    assert workers == pytest.approx(place.expected(), rel=0.15)
+
+
+def test_larger_states_and_shorter_items_saturate_a_parent_earlier():
+    """By arithmetic; a number beyond the table's largest is said to be that."""
+    by_state = [saturation.Place(COSTS, 1.0, state).expected() for state in (1e-2, 1e-1, 1.0)]
+    assert by_state == sorted(by_state, reverse=True)
+    assert saturation.Place(COSTS, 0.1, 0.1).expected() < by_state[1]
+    free = replace(COSTS, **dict.fromkeys(vars(COSTS), 0.0))
+    assert saturation.in_workers(saturation.Place(free, 1.0, 0.0).expected(), False).text == ">10,000"
 
 
 def test_partials_sent_keep_the_parent_busier_than_states():
