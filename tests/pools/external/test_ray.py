@@ -191,69 +191,6 @@ def test_a_node_dies_and_each_chunk_counts_once(tmp_path: Path) -> None:
     assert told(tmp_path, body) == [f"True True {-signal.SIGKILL}", "left: []"]
 
 
-def test_large_states_that_die_with_their_workers_count_once(tmp_path: Path) -> None:
-    """The items of their states run again."""
-    body = """
-    with RayPool(workers=2) as pool:
-        killer, rows = Killer(), tasks.SlowHere(os.getpid())
-        result = aggregate(
-            lambda x: tasks.row(tasks.short(x)), range(600), rows, pool=pool, chunksize=4, watch=killer
-        )
-        say((result.sum(), result.max()) == (600, 1), killer.killed >= 2)
-    """
-    assert told(tmp_path, body) == ["True True", "left: []"]
-
-
-def test_the_driver_holds_no_more_the_more_chunks_there_were(tmp_path: Path) -> None:
-    """It lets go of a state that stays on the cluster when that has met others."""
-    body = """
-    from ray._private.worker import global_worker
-
-    def count(event):
-        held.append(len(global_worker.core_worker.get_all_reference_counts()))
-
-    chunks, held = int(os.environ.get("POOLAGG_CHUNKS", "320")), []
-    with RayPool(workers=2) as pool:
-        func, rows = lambda x: tasks.row(x % 10_000), tasks.SlowHere(0)
-        result = aggregate(func, range(chunks), rows, pool=pool, chunksize=1, watch=count)
-        say(result.sum() == chunks, 16 <= max(held) <= 200 or max(held))
-    """
-    assert told(tmp_path, body) == ["True True", "left: []"]
-
-
-def test_an_item_that_kills_its_worker_is_named_or_skipped(tmp_path: Path) -> None:
-    """No other item is told to have failed."""
-    body = """
-    with RayPool(workers=2) as pool:
-        try:
-            aggregate(kills_its_worker, range(40), Sum(), pool=pool, retries=1, chunksize=1)
-        except WorkerLost as lost:
-            say("named:", lost.index, lost.item)
-        for reproducible in (False, True):
-            failed = []
-            options = dict(on_error=failed.append, retries=0, reproducible=reproducible, chunksize=2)
-            result = aggregate(kills_its_worker, range(40), Collect(), pool=pool, **options)
-            say("skipped:", result == [x for x in range(40) if x != 17], [event.index for event in failed])
-    """
-    assert told(tmp_path, body) == ["named: 17 17", "skipped: True [17]", "skipped: True [17]", "left: []"]
-
-
-def test_ctrl_c_leaves_the_pool_usable(tmp_path: Path) -> None:
-    """Tasks in flight are cancelled."""
-    body = """
-    def interrupt(partial):
-        if partial == 20:
-            signal.raise_signal(signal.SIGINT)
-
-    with RayPool(workers=2) as pool:
-        try:
-            aggregate(tasks.short, itertools.count(), Into(interrupt), pool=pool)
-        except KeyboardInterrupt:
-            say("interrupted:", aggregate(abs, range(-10, 0), Sum(), pool=pool))
-    """
-    assert told(tmp_path, body) == ["interrupted: 55", "left: []"]
-
-
 def test_the_command_line_and_the_example_go_to_the_address_that_they_are_given(tmp_path: Path) -> None:
     """The command line sends a file that the cluster does not have."""
     (tmp_path / "mine.py").write_text("def twice(line): return 2 * len(line)")
@@ -267,19 +204,6 @@ def test_the_command_line_and_the_example_go_to_the_address_that_they_are_given(
             say(ran.stdout.splitlines()[-1], ran.returncode)
     """
     assert told(tmp_path, body) == ["10 0", f"{PRIMES} 0", "left: []"]
-
-
-def test_ray_keeps_nothing_of_chunks_that_are_done(tmp_path: Path) -> None:
-    """Its servers hold no more the more chunks there were: else it would be some 4 kB for each."""
-    body = """
-    with RayPool(workers=2) as pool:
-        aggregate(abs, range(2000), Sum(), pool=pool, chunksize=1)
-        servers = [*processes("gcs_server"), *processes("raylet")]
-        before = [server.memory_info().rss for server in servers]
-        aggregate(abs, range(4000), Sum(), pool=pool, chunksize=1)
-        say([(server.memory_info().rss - held) // 4000 < 1000 for server, held in zip(servers, before)])
-    """
-    assert told(tmp_path, body) == ["[True, True]", "left: []"]
 
 
 def test_want_of_memory_is_told_and_a_lost_raylet_is_an_error(tmp_path: Path) -> None:
@@ -311,3 +235,118 @@ def test_want_of_memory_is_told_and_a_lost_raylet_is_an_error(tmp_path: Path) ->
     assert "lost the raylet" in lost
     assert "checkpoint" in lost
     assert left == "left: []"
+
+
+# -- one pool for faults that end no Ray -------------------------------------------------------------------------------
+
+ON_ONE_POOL = {
+    "keeps": """
+        aggregate(abs, range(2000), Sum(), pool=pool, chunksize=1)
+        servers = [*processes("gcs_server"), *processes("raylet")]
+        before = [server.memory_info().rss for server in servers]
+        aggregate(abs, range(4000), Sum(), pool=pool, chunksize=1)
+        say([(server.memory_info().rss - held) // 4000 < 1000 for server, held in zip(servers, before)])
+    """,
+    "holds": """
+        from ray._private.worker import global_worker
+
+        def references():
+            return len(global_worker.core_worker.get_all_reference_counts())
+
+        say("before:", references() < 16 or references())
+        chunks, held = int(os.environ.get("POOLAGG_CHUNKS", "320")), []
+        func, rows = lambda x: tasks.row(x % 10_000), tasks.SlowHere(0)
+        watch = lambda event: held.append(references())
+        result = aggregate(func, range(chunks), rows, pool=pool, chunksize=1, watch=watch)
+        say(result.sum() == chunks, 16 <= max(held) <= 200 or max(held))
+    """,
+    "large": """
+        killer, rows = Killer(), tasks.SlowHere(os.getpid())
+        result = aggregate(
+            lambda x: tasks.row(tasks.short(x)), range(600), rows, pool=pool, chunksize=4, watch=killer
+        )
+        say((result.sum(), result.max()) == (600, 1), killer.killed >= 2)
+    """,
+    "kills": """
+        try:
+            aggregate(kills_its_worker, range(40), Sum(), pool=pool, retries=1, chunksize=1)
+        except WorkerLost as lost:
+            say("named:", lost.index, lost.item)
+        for reproducible in (False, True):
+            failed = []
+            options = dict(on_error=failed.append, retries=0, reproducible=reproducible, chunksize=2)
+            result = aggregate(kills_its_worker, range(40), Collect(), pool=pool, **options)
+            say("skipped:", result == [x for x in range(40) if x != 17], [event.index for event in failed])
+    """,
+    "ctrl_c": """
+        def interrupt(partial):
+            if partial == 20:
+                signal.raise_signal(signal.SIGINT)
+
+        try:
+            aggregate(tasks.short, itertools.count(), Into(interrupt), pool=pool)
+        except KeyboardInterrupt:
+            say("interrupted:", aggregate(abs, range(-10, 0), Sum(), pool=pool))
+    """,
+}
+"""Parts of one program, in their order: the servers' memory is measured while it is still that of new ones."""
+
+AFTER_EACH_OTHER = """
+import traceback
+
+with RayPool(workers=2) as pool:
+    for part in parts:
+        say("part", part.__name__)
+        try:
+            part(pool)
+        except BaseException:
+            say(traceback.format_exc())
+say("part left")
+"""
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """Return what each part tells, and what is left after all."""
+    functions = [
+        f"def {name}(pool):\n{textwrap.indent(textwrap.dedent(body), '    ')}" for name, body in ON_ONE_POOL.items()
+    ]
+    body = "\n".join([*functions, f"parts = [{', '.join(ON_ONE_POOL)}]", AFTER_EACH_OTHER])
+    answers: dict[str, list[str]] = {}
+    for line in told(tmp_path_factory.mktemp("parts"), body):
+        word, _, name = line.partition(" ")
+        if word == "part":
+            answers[name] = []
+        else:
+            answers[list(answers)[-1]].append(line)
+    return answers
+
+
+def test_large_states_that_die_with_their_workers_count_once(parts: dict[str, list[str]]) -> None:
+    """The items of their states run again."""
+    assert parts["large"] == ["True True"]
+
+
+def test_the_driver_holds_no_more_the_more_chunks_there_were(parts: dict[str, list[str]]) -> None:
+    """It lets go of a state that stays on the cluster when that has met others."""
+    assert parts["holds"] == ["before: True", "True True"]
+
+
+def test_an_item_that_kills_its_worker_is_named_or_skipped(parts: dict[str, list[str]]) -> None:
+    """No other item is told to have failed."""
+    assert parts["kills"] == ["named: 17 17", "skipped: True [17]", "skipped: True [17]"]
+
+
+def test_ctrl_c_leaves_the_pool_usable(parts: dict[str, list[str]]) -> None:
+    """Tasks in flight are cancelled."""
+    assert parts["ctrl_c"] == ["interrupted: 55"]
+
+
+def test_ray_keeps_nothing_of_chunks_that_are_done(parts: dict[str, list[str]]) -> None:
+    """Its servers hold no more the more chunks there were: else it would be some 4 kB for each."""
+    assert parts["keeps"] == ["[True, True]"]
+
+
+def test_a_pool_leaves_nothing_behind_after_faults(parts: dict[str, list[str]]) -> None:
+    """Deaths of workers, of items and of large states, and Ctrl-C, one after the other."""
+    assert parts["left"] == ["left: []"]
