@@ -13,10 +13,9 @@ import sys
 import places
 import postgres
 import pytest
-import windows
 from runs_into import made
 
-from poolagg import ProcessPool, Sum, ThreadPool, aggregate
+from poolagg import ProcessPool, Sum, aggregate
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +42,7 @@ def address(postgresql):
 @pytest.fixture(scope="module")
 def pool():
     """Two workers for the tests that need some, started before anything is counted."""
-    with (ThreadPool if windows.needs_process_pool() else ProcessPool)(2) as made:
+    with ProcessPool(2) as made:
         aggregate(abs, range(100), Sum(), pool=made)
         yield made
 

@@ -10,6 +10,7 @@ import functools
 import importlib
 import multiprocessing.pool
 import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -83,6 +84,8 @@ KINDS = [
     Kind("executor of threads", lambda: theirs(lambda: ThreadPoolExecutor(2)), False, processes=False, ours=False),
     Kind("multiprocessing.Pool", lambda: theirs(lambda: multiprocessing.Pool(2)), processes=False, ours=False),
 ]
+if sys.platform == "win32":  # under Wine, the standard library's pools of processes wait for ever
+    KINDS = [kind for kind in KINDS if kind.ours or not kind.pickles]
 
 
 ELSEWHERE = {

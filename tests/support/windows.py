@@ -5,13 +5,7 @@ A name is a file, a test, or one case of a test. A name that no test has is an e
 
 from __future__ import annotations
 
-import sys
-
 import pytest
-from paths import SUPPORT
-
-NEEDS_PROCESS_POOL = SUPPORT / "awaits_process_pool.txt"
-"""Tests that run worker processes, one in a line. Delete the file when the process pool runs on Windows."""
 
 LEFT_OUT: dict[str, tuple[str, ...]] = {
     "it acts as another user, by setuid, or sets the bits of a mode": ("tests/checkpoint/test_ownership.py",),
@@ -42,6 +36,7 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
     ),
     "Windows lets no file go that is open": (
         "tests/checkpoint/test_store.py::test_a_file_that_is_replaced_during_a_run_stays",
+        "tests/pools/contract/test_own_state.py::test_a_folder_that_was_removed_stops_nobody",
     ),
     "Wine does not follow the symbolic links that it makes": (
         "tests/checkpoint/test_store.py::test_two_runs_at_once_are_refused",
@@ -58,8 +53,15 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
     "integers of numpy 1.26 have 32 bits there by default": (
         "tests/testing/test_testing.py::test_equal_says_what_counts_as_the_same",
     ),
+    "a process of Windows has no limit of descriptors": (
+        "tests/pools/faults/test_hostile_processes.py::test_more_descriptors_than_select_can_count",
+        "tests/pools/faults/test_hostile_processes.py::test_no_descriptors_left_is_an_error_and_no_leak",
+    ),
     "it makes a FIFO": ("tests/input/test_sources.py::test_what_cannot_be_cut_is_refused_at_the_call",),
     "it forks": (
+        "tests/pools/contract/test_turns.py::test_a_forked_child_does_not_wait_for_a_run_of_its_parent",
+        "tests/pools/faults/test_forkserver.py",
+        "tests/pools/faults/test_killed_workers.py::test_a_grandchild_that_lives_on_delays_nobody",
         "tests/checkpoint/test_accepted_changes.py::test_crash_mend_and_kill_9_in_between",
         "tests/checkpoint/test_public_names.py::test_what_a_state_is_pickled_with_is_public[ends early in processes]",
         "tests/checkpoint/test_public_names.py::test_what_a_state_is_pickled_with_is_public[portable in processes]",
@@ -86,7 +88,10 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
         "tests/checkpoint/test_store.py::test_what_is_committed_is_there",
         "tests/resources/test_killed_resources.py::test_a_file_system_that_fails_at_any_call_loses_and_doubles_nothing",
     ),
-    "it sends a signal to another process": (
+    "it sends a signal by os.kill, which on Windows ends a process": (
+        "tests/pools/contract/test_turns.py::test_ctrl_c_ends_the_wait",
+        "tests/pools/faults/test_errors_around_a_run.py::test_a_signal_handler_that_raises_leaves_the_pool_good",
+        "tests/pools/faults/test_hostile_processes.py::test_signals_that_the_parent_ignores_or_blocks_change_nothing",
         "tests/report/test_progress.py::test_ctrl_c_does_not_step_the_bar_back",
         "tests/cli/test_command_line.py::test_ctrl_c_is_exit_code_130_without_a_traceback",
     ),
@@ -100,7 +105,7 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
 """Tests of what Windows does not have, by the reason."""
 
 MOST = 0.1
-"""The share of tests that may be left out, beside those that need the process pool."""
+"""The share of tests that may be left out."""
 
 
 SERVER = "postgres"
@@ -109,31 +114,22 @@ SERVER = "postgres"
 
 def leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect the tests that are listed here."""
-    awaiting = set(NEEDS_PROCESS_POOL.read_text("utf-8").splitlines()) if needs_process_pool() else set()
-    listed = {name for names in LEFT_OUT.values() for name in names} | awaiting
+    listed = {name for names in LEFT_OUT.values() for name in names}
     met, kept, left = set(), [], []
     for item in items:
         found = listed.intersection(_names(item.nodeid))
         met |= found
         (left if found or SERVER in item.nodeid else kept).append(item)
-    counted = sum(bool(set(_names(item.nodeid)) & (listed - awaiting)) for item in items)
+    counted = sum(bool(set(_names(item.nodeid)) & listed) for item in items)
     if len(items) > 1000 and counted > MOST * len(items):
         raise pytest.UsageError(f"{counted} of {len(items)} tests are left out on Windows: at most {MOST:.0%} may be")
     files = {item.nodeid.partition("::")[0] for item in items}
     unknown = {name for name in listed - met if name.partition("::")[0] in files}
     if unknown and not config.option.keyword:
         raise pytest.UsageError(f"tests/support/windows.py names tests that do not exist: {sorted(unknown)}")
-    waiting = sum(bool(set(_names(item.nodeid)) & awaiting) for item in items)
-    config.get_terminal_writer().line(
-        f"left out on Windows: {counted} by name, {waiting} that need the process pool, of {len(items)}"
-    )
+    config.get_terminal_writer().line(f"left out on Windows: {counted} by name, of {len(items)}")
     config.hook.pytest_deselected(items=left)
     items[:] = kept
-
-
-def needs_process_pool() -> bool:
-    """Tell whether the process pool is still missing here."""
-    return sys.platform == "win32" and NEEDS_PROCESS_POOL.exists()
 
 
 def no_skip(report: pytest.TestReport) -> None:

@@ -190,7 +190,7 @@ def test_join_waits_until_the_run_and_the_workers_have_ended(kind: Kind, end: st
 
 def test_the_arguments_of_the_standard_library_work_or_are_refused_by_name() -> None:
     with ProcessPool(2, os.chdir, ("/",)) as processes:
-        assert processes.map(lambda x: os.getcwd(), [0]) == ["/"]
+        assert processes.map(lambda x: os.getcwd(), [0]) == [os.path.abspath("/")]
     seen: list[int] = []
     with ThreadPool(2, seen.append, (1,)) as threads:
         assert threads.map(square, [3, 4]) == [9, 16]

@@ -15,7 +15,7 @@ from tasks import Attempts, Flaky, square
 from poolagg import Collect, ProcessPool, Sum, aggregate, events
 from poolagg.pools.process import descriptors
 
-SAFE = ["forkserver", "spawn"]
+SAFE = [method for method in ("forkserver", "spawn") if method in {*tasks.METHODS, "spawn"}]
 
 
 # -- robbed of its descriptors -----------------------------------------------------------------------------------------

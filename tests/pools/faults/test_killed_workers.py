@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import os
 import random
-import subprocess
 import sys
 import threading
 import time
@@ -205,8 +204,7 @@ def test_a_worker_killed_while_it_writes_a_large_result(pool: ProcessPool, tmp_p
 
     def large(x: int) -> bytes:
         if x == 0 and attempts.another("large") == 1:
-            me = os.getpid()  # dies while its 64 MB are being written, for nobody can read them that fast
-            subprocess.Popen(["sh", "-c", f"sleep 0.06; kill -9 {me}"])
+            threading.Timer(0.06, os.kill, (os.getpid(), KILL)).start()  # its 64 MB are being written then
             return bytes(64_000_000)
         return b"small"
 
