@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import Case, Diagnosis, Suite, Timed, jobs, tables
-from benchmarks.harness.work import burn
 from benchmarks.harness.tables import Cell, Table, significant
+from benchmarks.harness.work import burn
 from poolagg import ArraySum, Checkpoint, Frequencies, ProcessPool, Sum, Unique, aggregate, events
 from poolagg.pools import usable_cpus
 
