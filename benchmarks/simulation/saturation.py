@@ -27,11 +27,11 @@ SATURATED = 0.95
 MOST = 10_000
 """The largest number of workers that the table names."""
 
-LONGEST = 20.0
+LONGEST = 10.0
 """The most seconds of a run that are simulated: a saturated parent takes up to as long to simulate."""
 
-STEPS = 4
-"""Simulations of a cell: each halves the range, on a logarithmic scale, from half of what is expected to its double."""
+STEPS = 3
+"""Simulations of a cell: each halves the range, on a logarithmic scale, from 3/4 to 4/3 of what is expected."""
 
 
 def in_bytes(nbytes):
@@ -110,7 +110,7 @@ class Place:
         around = self.expected()
         if around == inf or self.horizon(around) > longest:
             return None
-        low, high = around / 2, around * 2
+        low, high = 0.75 * around, around / 0.75
         for _ in range(STEPS):
             middle = (low * high) ** 0.5
             low, high = (middle, high) if self.busy(max(1, round(middle))) < SATURATED else (low, middle)
