@@ -79,7 +79,8 @@ def run_program(block, folder):
             extras.missing(name)
     strict = [] if servers else ["-W", "error"]  # theirs may warn of deprecations, which Python hides from users
     command = [sys.executable, *strict, program.name]
-    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=SECONDS)
+    environ = {**os.environ, "DASK_LOGGING__DISTRIBUTED": "error"}  # on a busy machine, dask warns that it waits
+    ran = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=SECONDS)
     assert re.fullmatch(gallery.pattern(block.drawn), "".join(ran.stderr.splitlines(True)[-1:])), ran.stderr
     assert block.drawn or not ran.stderr
     assert ran.stdout == block.shown
