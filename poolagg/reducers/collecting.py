@@ -206,28 +206,27 @@ class MergeCounts(Reducer[Counter[Any]]):
             raise
         return partial
 
-    def init(self) -> dict[Any, Any]:
-        return {}  # Python sets the keys of a Counter much more slowly
+    def init(self) -> Counter[Any]:
+        return Counter()
 
-    def step(self, acc: dict[Any, Any], prepared: Any) -> dict[Any, Any]:
+    def step(self, acc: Counter[Any], prepared: Any) -> Counter[Any]:
         return self.steps(acc, (prepared,))
 
-    def steps(self, acc: dict[Any, Any], prepareds: Sequence[Any]) -> dict[Any, Any]:
+    def steps(self, acc: Counter[Any], prepareds: Sequence[Any]) -> Counter[Any]:
         before = len(acc)
         for counts in prepareds:
-            if acc:
-                _add(acc, counts)
-            else:
-                acc.update(counts)  # the quickest copy
+            acc.update(counts)
         if len(acc) > before:
             mark_new(acc, before)
         return acc
 
-    def merge(self, acc: dict[Any, Any], other: Mapping[Any, Any]) -> dict[Any, Any]:
-        _add(acc, other)
+    def merge(self, acc: Counter[Any], other: Mapping[Any, Any]) -> Counter[Any]:
+        count = acc.get
+        for key, more in other.items():
+            acc[key] = count(key, 0) + more
         return acc
 
-    def finish(self, acc: dict[Any, Any]) -> Counter[Any]:
+    def finish(self, acc: Counter[Any]) -> Counter[Any]:
         result = Counter(acc)
         if (entries := without_marks(acc)) is not None:
             result.clear()
@@ -249,10 +248,7 @@ class Frequencies(MergeCounts):
     _rejection = Rejection.ATOMIC
     prepare = Reducer.prepare
 
-    def init(self) -> Counter[Any]:
-        return Counter()  # counts elements at C speed
-
-    def steps(self, acc: Any, prepareds: Sequence[Any]) -> Any:
+    def steps(self, acc: Counter[Any], prepareds: Sequence[Any]) -> Counter[Any]:
         before = len(acc)
         elements = prepareds if type(prepareds) in (list, tuple, str) else list(prepareds)
         remaining = iter(elements)  # an iterator: a mapping would be added, not counted
@@ -270,13 +266,6 @@ class Frequencies(MergeCounts):
     def validate(self, prepareds: Sequence[Any]) -> None:
         if not types_of(prepareds) <= HASHABLE:
             super().validate(prepareds)
-
-
-def _add(acc: dict[Any, Any], counts: Mapping[Any, Any]) -> None:
-    """Add counts to those of an accumulator. Partition merges objects that have only `items`."""
-    count = acc.get
-    for key, more in counts.items():
-        acc[key] = count(key, 0) + more
 
 
 def _take_back(counts: Counter[Any], before: int, elements: Sequence[Any], remaining: Iterator[Any]) -> None:

@@ -130,7 +130,7 @@ def mark_new(counts: dict[Any, Any], before: int) -> None:
 
     The key `INSIDE`, with a count of 0, says that other keys hold marks.
     """
-    if _are_texts(islice(reversed(counts), len(counts) - before) if before else counts):
+    if _are_texts(islice(reversed(counts), len(counts) - before)):
         return
     fresh = list(islice(reversed(counts), len(counts) - before))
     if all_equal_themselves(fresh):
