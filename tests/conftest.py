@@ -22,19 +22,11 @@ settings.load_profile("poolagg")
 # Plugins of one name in several folders, which cannot be searched for doctests.
 collect_ignore_glob = ["*conftest.py"]
 
-LONG = {
-    "test_benchmarks.py", "test_benchmarks_clusters.py", "test_benchmarks_peers.py", "test_dask.py",
-    "test_elsewhere.py", "test_examples.py", "test_frozen.py", "test_manual.py", "test_ray.py",
-    "test_standard_library.py", "test_torture.py", "test_without_pidfd.py",
-}  # fmt: skip
-"""Files that xdist's workers run first: if one worker began such a file last, the other would wait for it."""
-
 
 def pytest_configure(config: pytest.Config) -> None:
     """Orphans count, and a test may make some."""
     config.addinivalue_line("markers", "orphans: the test makes orphans by killing their parent; they may be zombies")
     leaks.adopt_orphans()
-    config.option.loadscopereorder = False  # xdist keeps the order of the collection, and not the longest lists first
     os.environ["POOLAGG_PORTABLE"] = "1"  # offers the portable primitives as a start method
     # A job in the background ignores Ctrl-C, and so would the programs that are tested, which inherit it.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -42,12 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what Windows does not have, and examples in docstrings of sketches without their library.
-
-    Side by side, long files come first.
-    """
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: item.path.name not in LONG)
+    """Leave out what Windows does not have, and examples in docstrings of sketches without their library."""
     if sys.platform == "win32":
         windows.leave_out(config, items)
     if importlib.util.find_spec("datasketches") is None:
