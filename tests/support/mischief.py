@@ -93,9 +93,9 @@ def write(text: bytes) -> None:
             os.write(fd, text)
 
 
-def read() -> None:
-    """Read what there is to read."""
-    for fd in ours_and_copies():
+def read(*kinds: str) -> None:
+    """Read what there is to read, from descriptors of these kinds or from all."""
+    for fd in open_ones(*kinds) if kinds else ours_and_copies():
         with contextlib.suppress(OSError):
             if select.select([fd], [], [], 0)[0]:
                 os.read(fd, 100)

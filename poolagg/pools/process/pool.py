@@ -387,7 +387,8 @@ class ProcessPool(Pool):
             if handle.ending == message.epoch:
                 handle.ending = None
             return
-        current = self._handles.get(handle.slot) is handle and handle.ending is None
+        # What a worker finishes after a chunk that it missed is out of order; its chunks run again.
+        current = self._handles.get(handle.slot) is handle and handle.ending is None and handle.unclaimed is None
         if not current or message.epoch not in (0, self._epoch):
             handle.ignore(message)
             return

@@ -93,6 +93,8 @@ class Handle:
         self.killed: Killed | None = None
         self._misused = False
         """True if an item has used the pipe. The oldest chunk is to blame, even if the cell names a later one."""
+        self.unclaimed: int | None = None
+        """The chunk that the worker did not run, since an item of a chunk before has read its claim."""
 
     # -- instructions --------------------------------------------------------------------------------------------------
 
@@ -209,10 +211,11 @@ class Handle:
     def missed(self, chunk: int) -> None:
         """Handle that the worker did not find a chunk's claim: unless the parent cancelled it, an item has read it."""
         if chunk in self.runs:
+            self.unclaimed = chunk
             self.kill_misused("read from the descriptors of its worker")
 
     def ignore(self, message: Message) -> None:
-        """Drop a message of an earlier run, and give back the segment that it lends."""
+        """Drop a message of an earlier run or after a missed chunk, and give back the segment that it lends."""
         if message.kind in RESULTS and (region := message.values[-1]) is not None:
             self.borrowed_segments.give_back(region[0])
 
@@ -256,7 +259,7 @@ class Handle:
     def _misuser(self, batch: Batch | None) -> Interval | None:
         """Return the items of the oldest chunk that may have run."""
         oldest, last = next(iter(self.runs.values()), None), self.cell.last()[1]
-        if oldest is None or last < oldest.chunk:
+        if oldest is None or last < oldest.chunk or oldest.chunk == self.unclaimed:
             return None
         return oldest.start, batch.stop if batch is not None and batch.chunk == oldest.chunk else oldest.stop
 

@@ -108,6 +108,21 @@ def test_an_item_that_reads_from_all_descriptors_hangs_nothing(strategy: Any, re
             assert result == [x for x in range(120) if x not in {event.index for event in failed}]
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=repr)
+def test_an_item_that_reads_claims_alone_costs_no_neighbour(strategy: Any) -> None:
+    """Its worker misses a chunk and finds the next one; whatever it finishes then is out of order, and runs again."""
+    func = Mischief(dict.fromkeys(range(5, 120, 10), (mischief.read, ("pipe:",))))
+    with ProcessPool(2) as pool:
+        for _ in range(8):  # about one run in three comes to that
+            failed: list[events.ItemFailed] = []
+            result = aggregate(
+                func, range(120), Collect(),
+                pool=pool, strategy=strategy, retries=0, on_error=failed.append, chunksize=4,
+            )  # fmt: skip
+            assert {event.index for event in failed} <= set(func.at)
+            assert result == [x for x in range(120) if x not in {event.index for event in failed}]
+
+
 def test_what_an_item_writes_to_all_descriptors_is_in_no_result_of_others() -> None:
     """Large results lie in memory that worker and parent share, where an item could write over them."""
 
