@@ -116,7 +116,7 @@ def test_workers_to_be_started_and_workers_that_are_there_have_tables_of_their_o
     assert as_markdown(tables[1]).splitlines()[-1].endswith("| +1.00 s |")
 
 
-def test_who_cannot_do_half_of_the_jobs_comes_last():
+def test_a_contestant_that_cannot_do_half_of_the_jobs_comes_last():
     """However near to the ideal it is where it takes part."""
     jobs = [TINY[name] for name in ("items of 100 µs", "8 MB arrays", "histograms, numpy")]
     runs = [Run(job.name, name, 0, "done", 10, 2, True) for job in jobs for name in ("serial", "poolagg")]
@@ -124,7 +124,7 @@ def test_who_cannot_do_half_of_the_jobs_comes_last():
     assert ordered(shaped(runs), jobs)[-1] == "dask.bag"
 
 
-def test_a_warm_run_is_not_asked_of_who_starts_workers_for_each_run():
+def test_a_peer_that_starts_workers_for_each_run_has_no_warm_run():
     """The table says so instead."""
     assert peers.ABSENT["dask.bag"][GENERATOR + THERE] == peers.RESTARTS
     assert GENERATOR not in peers.ABSENT["dask.bag"]
