@@ -11,8 +11,8 @@ another thread. So a signal mask does not defer them in a program with threads. 
 handler that is a Python function, and notes the signal. In other threads the block does nothing.
 
 An interrupt before the block prevents the block. So callers acquire nothing before it, and give a release a second
-chance (`even_if_interrupted`). Python code cannot close one gap: the first instruction of an `__exit__`, or of a
-finalizer.
+chance (`even_if_interrupted`), or more (`when_collected`). Python code cannot close one gap: the first instruction of
+an `__exit__`, or of a finalizer.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ import os
 import signal
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from threading import get_ident
 from types import FrameType
 from typing import Any
 
-__all__ = ["even_if_interrupted", "interrupts_allowed", "interrupts_held_back"]
+__all__ = ["even_if_interrupted", "interrupts_allowed", "interrupts_held_back", "when_collected"]
 
 _NAMES = (
     *("SIGINT", "SIGTERM", "SIGALRM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGCHLD", "SIGVTALRM", "SIGPROF"),
@@ -129,6 +130,15 @@ def even_if_interrupted(work: Callable[..., Any], *arguments: Any) -> None:
         work(*arguments)
 
 
+def when_collected(owner: object, work: Callable[..., Any], *arguments: Any) -> None:
+    """Call `work` when `owner` is collected, not at exit; `work` must do nothing if it is done.
+
+    By several finalizers, since an interrupt at the first instruction of one prevents all of it.
+    """
+    for _ in range(4):
+        weakref.finalize(owner, even_if_interrupted, work, *arguments).atexit = False
+
+
 def _install() -> None:
     global _holding, _installed
     try:
@@ -164,11 +174,17 @@ def _uninstall() -> None:
             _run_noted()
 
 
-def _put_back() -> None:
-    """Install the handlers again, except those that the program has replaced meanwhile."""
-    for signum, handler in list(_replaced.items()):
-        if _signal.getsignal(signum) is _note:
-            _signal.signal(signum, handler)
+def _put_back(signums: list[int] | None = None) -> None:
+    """Install the handlers again, except those that the program has replaced meanwhile, even if some raise at once."""
+    left = list(_replaced) if signums is None else signums
+    try:
+        while left:
+            if _signal.getsignal(left[-1]) is _note:
+                _signal.signal(left[-1], _replaced[left[-1]])
+            left.pop()
+    finally:
+        if left:
+            _put_back(left)
 
 
 def _run_noted() -> None:

@@ -16,7 +16,7 @@ from weakref import WeakSet
 from poolagg._input.batches import InputBatch
 from poolagg._input.worker_state import here
 from poolagg._runtime.arguments import checked_count
-from poolagg._runtime.interrupts import even_if_interrupted, interrupts_allowed, interrupts_held_back
+from poolagg._runtime.interrupts import interrupts_allowed, interrupts_held_back
 from poolagg._scheduler.messages import (
     Broken,
     Cancel,
@@ -77,8 +77,6 @@ class ThreadPool(Pool):
         self._events: PoolEvents = queue.SimpleQueue()  # a new one for each run, so that late events are dropped
         self._now: list[PoolEvent] = []
         self._started_in = os.getpid()
-        self._finalizer = weakref.finalize(self, even_if_interrupted, _leave, self._slots, self._left)
-        self._finalizer.atexit = False  # daemons end with the interpreter
 
     def __repr__(self) -> str:
         return f"ThreadPool(workers={self.workers})"
@@ -130,7 +128,7 @@ class ThreadPool(Pool):
         for slot in range(slots):
             if slot not in self._slots:
                 with interrupts_held_back():
-                    self._slots[slot] = _Thread(slot, self.workers, self._initializer)
+                    self._slots[slot] = _Thread(self, slot, self._initializer)
             self._slots[slot].begin(job, self._events, self._busy)
 
     def _forget_events(self) -> None:
@@ -149,9 +147,10 @@ class ThreadPool(Pool):
         self._events.put(None)
 
     def _close(self, at_once: bool) -> None:
-        self._finalizer.detach()
         idle = [thread for thread in self._slots.values() if not thread.busy]
-        _leave(self._slots, self._left)
+        for thread in self._slots.values():
+            self._left.add(thread.leave())
+        self._slots.clear()
         if self._started_in == os.getpid():
             with interrupts_allowed():  # an initializer may take its time
                 for thread in idle:
@@ -163,22 +162,18 @@ class ThreadPool(Pool):
                 thread.join()
 
 
-def _leave(slots: dict[int, _Thread], left: WeakSet[WorkerThread]) -> None:
-    """Have each thread end after its current batch."""
-    with interrupts_held_back():
-        for thread in slots.values():
-            left.add(thread.leave())
-        slots.clear()
-
-
 PoolEvents: TypeAlias = "queue.SimpleQueue[PoolEvent | None]"
 
 
 class _Thread:
-    """One worker's thread and its queue of instructions; it is its own `Heartbeat`."""
+    """One worker's thread and its queue of instructions; it is its own `Heartbeat`.
 
-    def __init__(self, slot: int, workers: int, initializer: Callable[..., Any] | None) -> None:
-        self.slot, self._workers = slot, workers
+    It ends with its pool. The pool's weak reference calls `put`, which is C code: an interrupt can't keep that from
+    running, as it can a finalizer in Python.
+    """
+
+    def __init__(self, pool: ThreadPool, slot: int, initializer: Callable[..., Any] | None) -> None:
+        self.slot, self._workers = slot, pool.workers
         self.now: Batch | None = None
         self.units = -1, 0
         self.sharing = Sharing(memoryview(array("q", [0, 0])))
@@ -187,9 +182,10 @@ class _Thread:
         self._failed: BaseException | None = None
         self._work: ChunkRunner | None = None
         self._events: PoolEvents = queue.SimpleQueue()
-        self._left = False
+        self._told_to_leave = False
         self._lock = threading.Lock()
         self._instructions: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._pool = weakref.ref(pool, partial(self._instructions.put, (None, None)))
         self._cancelled: set[int] = set()
         self._claimed = -1
         self._thread = WorkerThread(target=self._serve, name=f"poolagg-{slot}", daemon=True)
@@ -232,12 +228,16 @@ class _Thread:
 
     def leave(self) -> WorkerThread:
         """End after the current batch; return the thread."""
-        self._left = True
+        self._told_to_leave = True
         self._instructions.put((None, None))
         return self._thread
 
     def join(self) -> None:
         self._thread.join()
+
+    @property
+    def _left(self) -> bool:
+        return self._told_to_leave or self._pool() is None
 
     # -- on the thread -------------------------------------------------------------------------------------------------
 

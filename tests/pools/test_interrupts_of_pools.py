@@ -11,15 +11,18 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import pytest
 from paths import PROGRAMS
 from tasks import wait_for
 
+from poolagg import ThreadPool
 from poolagg._runtime import interrupts
-from poolagg._runtime.interrupts import interrupts_allowed, interrupts_held_back
+from poolagg._runtime.interrupts import interrupts_allowed, interrupts_held_back, when_collected
 
 THOROUGH = "POOLAGG_INTERRUPTS" in os.environ
 FIRST = 0 if "POOLAGG_CI" in os.environ else random.randrange(60)
@@ -65,6 +68,48 @@ def test_nor_does_one_on_an_executor_or_with_a_shared_value(case: str, pool: str
 def test_nor_do_a_few_at_random_moments(case: str, pool: str) -> None:
     """By a handler of the program's own for another signal."""
     complaints_of("moments", case, pool, 300 if THOROUGH else 10, FIRST)
+
+
+def test_a_release_that_is_due_at_collection_survives_interrupts_at_its_first_instruction() -> None:
+    """Of the finalizers; the interpreter drops what they raise."""
+
+    class Owner: ...
+
+    came: list[str] = []
+
+    def trace(frame: FrameType, event: str, argument: object) -> None:
+        if frame.f_code is weakref.finalize.__call__.__code__ and len(came) < 3:
+            came.append("an interrupt")
+            raise KeyboardInterrupt
+
+    owner = Owner()
+    when_collected(owner, lambda: came.append("released"))
+    hook, sys.unraisablehook = sys.unraisablehook, lambda what: sys.settrace(trace)  # an error ends the tracing
+    usual = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        del owner
+    finally:
+        sys.settrace(usual)
+        sys.unraisablehook = hook
+    assert came[:4] == ["an interrupt"] * 3 + ["released"]
+
+
+def test_threads_end_with_their_pool_though_no_handler_could_interrupt_that() -> None:
+    """No Python code runs when the pool is collected, so there is nothing to interrupt."""
+    pool = ThreadPool(2)
+    pool.map(abs, range(4))
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("poolagg-")]
+    assert len(threads) == 2
+    called: list[str] = []
+    usual = sys.getprofile()
+    sys.setprofile(lambda frame, event, _: called.append(frame.f_code.co_qualname) if event == "call" else None)
+    del pool
+    sys.setprofile(usual)
+    assert called == []
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
 
 
 # -- the one rule ------------------------------------------------------------------------------------------------------

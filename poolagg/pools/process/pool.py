@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Mapping
 from selectors import EVENT_WRITE
 from time import monotonic
@@ -19,7 +18,7 @@ from typing import Any, Never
 
 from poolagg._input.batches import Encoded, InputBatch
 from poolagg._runtime.arguments import checked_count
-from poolagg._runtime.interrupts import even_if_interrupted, interrupts_held_back
+from poolagg._runtime.interrupts import interrupts_held_back, when_collected
 from poolagg._scheduler import messages
 from poolagg.pools.chunk_runner import Job, pickle_job
 from poolagg.pools.cpus import WorkerEnviron, default_workers
@@ -132,8 +131,7 @@ class ProcessPool(Pool):
         self._encoder = Encoder()
         self._definitions = 0
         self._inherited: dict[str, Any] | None = None
-        self._finalizer = weakref.finalize(self, even_if_interrupted, self._workers.abandon)
-        self._finalizer.atexit = False  # `Workers` has its own exit function
+        when_collected(self, self._workers.abandon)  # `Workers` has its own exit function
 
     def __repr__(self) -> str:
         return f"ProcessPool(workers={self.workers}, start_method={self.start_method!r})"
@@ -216,7 +214,6 @@ class ProcessPool(Pool):
     def _close(self, at_once: bool) -> None:
         self._stop_workers(at_once)
         self._workers.close()
-        self._finalizer.detach()
         self._relay.emit_last()
 
     def _stop_workers(self, at_once: bool) -> None:

@@ -28,7 +28,7 @@ from types import FunctionType
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, cast
 
 from poolagg._runtime.exception_text import works
-from poolagg._runtime.interrupts import even_if_interrupted, interrupts_held_back
+from poolagg._runtime.interrupts import interrupts_held_back, when_collected
 from poolagg._runtime.sizes import size
 from poolagg.pools.process.arena import ArenaBuffers
 from poolagg.pools.process.descriptors import memory_fd
@@ -98,18 +98,17 @@ class share(Generic[T]):  # noqa: N801 - reads as the function it is used as
         with interrupts_held_back():  # until the memory has an owner that closes it
             if (memory := _Memory.made(self._ident)) is None:
                 return _Carried(tuple(map(bytes, segments)))
-            close = weakref.finalize(self, even_if_interrupted, memory.close, self._ident)
-        # The system closes descriptors at exit, and until then other processes may open this one.
-        close.atexit = False
+            # Not at exit: the system closes descriptors then, and until then other processes may open this one.
+            when_collected(self, memory.close, self._ident)
         try:
             memory = memory.filled(self._ident, segments, no_space)
             self._holds = memory.is_there(self._ident)
         except BaseException:
-            close()
+            memory.close(self._ident)
             raise
         if self._holds:
             return memory
-        close()  # the system has no /proc, or hides it from other processes
+        memory.close(self._ident)  # the system has no /proc, or hides it from other processes
         return _Carried(tuple(map(bytes, segments)))
 
     _holds = False
