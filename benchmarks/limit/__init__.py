@@ -215,6 +215,48 @@ def first_by_pool(method):
     """)
 
 
+FUNCTIONS = {"": "abs", "numpy": "numpy.sqrt", "pandas": "pandas.isna"}
+"""A function for a few items, of no package or of one that workers have to import."""
+
+SOON = 0.015
+"""Seconds within which a second call is good, however fast the Pool is."""
+
+
+def call_by_poolagg(place, package):
+    """Return the program of an `aggregate` without a pool, the first or the second of a process."""
+    return calls(place, package, "from poolagg import Count, aggregate", f"aggregate({FUNCTIONS[package]}, range(4), "
+                 "Count(), workers=2) == 4", 0)  # fmt: skip
+
+
+def call_by_pool(place, package):
+    """Return the same for a Pool of forkserver, which imports the package before it forks."""
+    names = [package] if package else []
+    setup = f"""
+        import multiprocessing.pool
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload({names!r})
+        def call():
+            with context.Pool(2) as pool:
+                return len(pool.map({FUNCTIONS[package]}, range(4)))
+    """
+    return calls(place, package, textwrap.dedent(setup), "call() == 4", SOON if place else 0)
+
+
+def calls(place, package, setup, call, least):
+    """Return a program that makes calls, of which the one at a place counts; its workers' end is included."""
+    return f"""
+import json
+from time import perf_counter
+import {package or "math"}
+{setup}
+for _ in range({place} + 1):
+    began = perf_counter()
+    right = {call}
+    seconds = perf_counter() - began
+print(json.dumps([max(seconds, {least}), right, None]))
+"""
+
+
 @functools.cache
 def byte_code():
     """Return a folder among the temporary files, which the harness removes."""
@@ -294,6 +336,13 @@ def first_result(method):
                                       ours=ours, theirs=theirs, tries=tries)  # fmt: skip
 
 
+def call_without_pool(place, package):
+    name = f"{('first', 'second')[place]} aggregate without a pool{package and f', {package}'}"
+    ours, theirs = partial(call_by_poolagg, place, package), call_by_pool(place, package)
+    return lambda tries, limit: Fresh(name, 1, limit, most=1.0, measure=BY_POOL, ours=ours, theirs=theirs,
+                                      tries=tries)  # fmt: skip
+
+
 GOALS = [
     (sum_of_squares("sum of squares over a range", 1.25), (20_000_000, 2_000_000, 2000)),
     (sum_of_squares("sum of squares from a generator", 0.5, BY_POOL, source=jobs.from_generator, chunksize=20_000),
@@ -317,6 +366,7 @@ GOALS = [
      (20_000_000, 1_000_000, 2000)),
     (imported, (5, 5, 1)),
     *((first_result(method), (5, 5, 1)) for method in ("forkserver", "spawn", "fork")),
+    *((call_without_pool(place, package), (5, 5, 1)) for place in (0, 1) for package in FUNCTIONS),
 ]  # fmt: skip
 """The builder of each goal, and its number of items, or of tries: full, quick, tiny."""
 

@@ -49,6 +49,11 @@ class WorkerEnviron:
         self._env = env if callable(env) else dict(env or {})
         self._now: dict[str, str] | None = None
 
+    @property
+    def alike(self) -> bool:
+        """True if all workers have the same variables."""
+        return not callable(self._env)
+
     def renew(self) -> None:
         """Forget the variables, since those of this process may have changed."""
         self._now = None

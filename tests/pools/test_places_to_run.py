@@ -70,6 +70,7 @@ def test_a_program_without_standard_streams(method, closed, tmp_path):
     assert run(program, tmp_path, before, method=method, closed=list(map(int, closed))) == "820"
 
 
+@pytest.mark.orphans  # the program leaves by `os._exit`, and its forkserver ends after it
 @pytest.mark.parametrize(
     "do", ["sys.stdout = None", "sys.stdout.close()", "sys.stderr = open('x', 'w'); os.close(sys.stderr.fileno())"]
 )

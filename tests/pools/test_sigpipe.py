@@ -25,9 +25,9 @@ PROGRAM = """
         "Kill a worker, or the forkserver, between two steps of the parent: at a moment that it has not chosen."
         if isinstance(event, events.ChunkDone) and len(killed) < until and choose.random() < 0.5:
             pids = [handle.child.pid for handle in pool._handles.values()]
-            forkserver = getattr(pool._workers.launcher, "_process", None)
+            forkserver = getattr(pool._workers.launcher, "forkserver", None)
             if forkserver is not None and choose.random() < 0.2:
-                pids = [forkserver.pid]
+                pids = [forkserver.process.pid]
             if pids:
                 os.kill(choose.choice(pids), signal.SIGKILL)
                 killed.append(1)

@@ -14,4 +14,4 @@ def workers_of(pool: ProcessPool) -> list[psutil.Process]:
 
 def template_of(pool: ProcessPool) -> psutil.Process:
     """The process that forks the workers."""
-    return psutil.Process(pool._workers.launcher._process.pid)  # type: ignore[union-attr]
+    return psutil.Process(pool._workers.launcher.forkserver.process.pid)  # type: ignore[union-attr]

@@ -156,8 +156,9 @@ class ProcessPool(Pool):
         self._workers.runner = threading.get_ident()
         self._note_inherited()
         plain = plainly(job)
-        self._open_workers(by_value=plain is None)  # first, so that cloudpickle is imported while the forkserver starts
+        self._open_workers()  # first, so that cloudpickle is imported while the forkserver starts
         self._job = pickle_job(job, self._inherited) if plain is None else plain
+        self._workers.expect(self._job)
         self._keeps = job.reducer.retains_input
         self._dirty = True
         self._release_busy()
@@ -227,12 +228,12 @@ class ProcessPool(Pool):
 
     # -- workers -------------------------------------------------------------------------------------------------------
 
-    def _open_workers(self, by_value: bool = False) -> None:
+    def _open_workers(self) -> None:
         self._environ.renew()
         self._relay.begin()
         if self._workers.launcher is None:
             start = self._initializer, self._initargs
-            self._workers.open(self.workers, self._environ.of_all(), by_value, start)
+            self._workers.open(self.workers, self._environ.of_all(), self._environ.alike, start)
 
     def _launch(self, slot: int) -> None:
         start = b"" if self.start_method == "fork" else pickle_start(self._initializer, self._initargs)

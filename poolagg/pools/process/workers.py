@@ -20,7 +20,7 @@ from typing import Any
 from poolagg._runtime.interrupts import interrupts_held_back
 from poolagg.pools.process.channel import EXIT
 from poolagg.pools.process.descriptors import close_all, descriptors, held, refuse_too_many
-from poolagg.pools.process.launch.forkserver import ForkserverLauncher, ForkserverLost
+from poolagg.pools.process.launch.forkserver.launcher import ForkserverLauncher, ForkserverLost
 from poolagg.pools.process.launch.launchers import ForkLauncher, SpawnLauncher
 from poolagg.pools.process.launch.parent_death import born_deaf
 from poolagg.pools.process.launch.standard_streams import standard_descriptors
@@ -65,11 +65,11 @@ class Workers:
         """Return the workers of all slots, and those that are exiting."""
         return [*self.handles.values(), *self.leaving]
 
-    def open(self, workers: int, environ: Mapping[str, str], by_value: bool, start: tuple[Any, Any]) -> None:
+    def open(self, workers: int, environ: Mapping[str, str], alike: bool, start: tuple[Any, Any]) -> None:
         """Open a launcher, and a selector for what it launches; refuse more workers than there are descriptors for."""
         refuse_too_many(workers)
         with _undisturbed():
-            launcher: Launcher = _launcher(self._start_method)(environ, by_value, start)
+            launcher: Launcher = _launcher(self._start_method)(environ, alike, start)
             try:
                 with descriptors:
                     self.selector = held(self.system.selector())
@@ -78,6 +78,11 @@ class Workers:
                 raise
             self.launcher = launcher
             _all_workers.add(self)
+
+    def expect(self, *pickles: bytes) -> None:
+        """Prepare for workers that will open these pickles."""
+        if isinstance(self.launcher, ForkserverLauncher):
+            self.launcher.expect(pickles)
 
     def launch(self, slot: int) -> Handle:
         """Start the worker of a slot; no interrupt comes between its start and its entry in `handles`."""

@@ -201,6 +201,7 @@ def test_results_may_be_taken_by_another_thread_than_the_one_that_began(pool: An
 
 
 @kinds(ours=True)
+@pytest.mark.orphans  # the child leaves by `os._exit`, and its forkserver ends after it
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_forked_child_does_not_wait_for_a_run_of_its_parent(pool: Any) -> None:
     results = pool.imap(square, range(5))

@@ -15,7 +15,7 @@ from workers import template_of, workers_of
 
 from poolagg import ProcessPool, Sum, aggregate, events
 from poolagg.pools.process.launch.child import PosixChild
-from poolagg.pools.process.launch.forkserver import ForkserverLauncher
+from poolagg.pools.process.launch.forkserver.launcher import ForkserverLauncher
 from poolagg.pools.process.output.relay import Relay
 from poolagg.pools.process.systems.choice import native
 from poolagg.pools.process.worker_handle import Handle
@@ -52,7 +52,7 @@ def test_template_and_workers_killed_in_the_middle_of_a_run() -> None:
 @pytest.mark.orphans
 def test_threads_that_start_workers_by_one_template_get_each_its_own() -> None:
     """And each the end of its own: a pid and a wait status look alike."""
-    launcher = ForkserverLauncher(os.environ, by_value=False)
+    launcher = ForkserverLauncher(os.environ, alike=True)
     seen: list[int] = []
 
     def start_and_end_some() -> None:
@@ -75,7 +75,7 @@ def test_threads_that_start_workers_by_one_template_get_each_its_own() -> None:
 
 @pytest.mark.orphans
 def test_an_interrupted_wait_for_a_template_leaves_no_answer_to_the_next() -> None:
-    launcher = ForkserverLauncher(os.environ, by_value=False)
+    launcher = ForkserverLauncher(os.environ, alike=True)
     choose, interrupted = random.Random(1), 0
     usual = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:

@@ -18,6 +18,7 @@ FORKS = int(os.environ.get("POOLAGG_FORKS", "15"))
 PROGRAM = """
     import os, signal, sys, threading, time
     from poolagg import *
+    from poolagg.pools.process.launch.forkserver import kept
 
     METHOD, FORKS = {method!r}, {forks}
     over = threading.Event()
@@ -32,9 +33,14 @@ PROGRAM = """
                 troubles.append(f"a pool of the parent: {{type(error).__name__}}: {{error}}")
                 return
 
+    def of_kept_forkserver():
+        forkserver = kept.kept()
+        things = (forkserver.process, forkserver._control, forkserver._death) if forkserver else ()
+        return {{thing.sentinel if thing is forkserver.process else thing.fileno() for thing in things}}
+
     def descriptors():
         found = {{}}
-        for fd in map(int, os.listdir("/proc/self/fd")):
+        for fd in set(map(int, os.listdir("/proc/self/fd"))) - of_kept_forkserver():
             try:
                 found[fd] = os.readlink(f"/proc/self/fd/{{fd}}")
             except OSError:  # the one that lists them

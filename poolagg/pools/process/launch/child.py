@@ -73,6 +73,8 @@ class PosixChild:
         """Wait for its end; return its exit code, negative for a signal, None if another process has reaped it."""
         with self._lock:
             if not self._ended:
+                if self.sentinel >= 0:  # a forkserver that reaps it must not wait
+                    self._poll(None)
                 self._exitcode = self._reap(self.pid, 0)
                 self._ended = True
             return self._exitcode
@@ -92,9 +94,12 @@ class PosixChild:
             while not (ended := self.has_ended()) and monotonic() < until:
                 sleep(LOOK)
             return ended
+        return self._poll(seconds * 1000)
+
+    def _poll(self, milliseconds: float | None) -> bool:
         poll = select.poll()
         poll.register(self.sentinel, select.POLLIN)
-        return bool(poll.poll(seconds * 1000))
+        return bool(poll.poll(milliseconds))
 
     @property
     def stopped(self) -> bool:

@@ -1,7 +1,7 @@
 """Three ways to start a worker process, where processes inherit descriptors. (Windows: `windows.py`.)
 
-    forkserver   a process started once per pool forks the workers: quick, and no lock can be inherited
-                 (`forkserver.py`)
+    forkserver   a process that all pools share forks the workers: quick, and no lock can be inherited
+                 (`forkserver/`)
     spawn        every worker is a fresh interpreter
     fork         the parent forks: the worker shares memory copy-on-write, and inherits any lock that a thread holds
 
@@ -129,8 +129,8 @@ def interpreter(
 class SpawnLauncher:
     """Starts each worker as a fresh interpreter."""
 
-    def __init__(self, environ: Mapping[str, str], by_value: bool, start: Any = None) -> None:
-        del by_value, start
+    def __init__(self, environ: Mapping[str, str], alike: bool, start: Any = None) -> None:
+        del alike, start
         self._environ = seeded(environ)
 
     def launch(self, fds: Sequence[int]) -> PosixChild:
@@ -147,8 +147,8 @@ class ForkLauncher:
     forking: int | None = None
     """The thread that forks a worker just now."""
 
-    def __init__(self, environ: Mapping[str, str], by_value: bool, start: tuple[Any, Any] = (None, ())) -> None:
-        del environ, by_value
+    def __init__(self, environ: Mapping[str, str], alike: bool, start: tuple[Any, Any] = (None, ())) -> None:
+        del environ, alike
         self._start = start
 
     def launch(self, fds: Sequence[int]) -> PosixChild:

@@ -16,8 +16,8 @@ __all__ = ["PortableLauncher", "main"]
 class PortableLauncher:
     """Starts each worker as a fresh interpreter."""
 
-    def __init__(self, environ: Mapping[str, str], by_value: bool, start: Any = None) -> None:
-        del by_value, start
+    def __init__(self, environ: Mapping[str, str], alike: bool, start: Any = None) -> None:
+        del alike, start
         self._environ = seeded(environ)
 
     def launch(self, handed: Sequence[int]) -> PosixChild:

@@ -31,8 +31,8 @@ KILL_ON_JOB_CLOSE, SILENT_BREAKAWAY_OK, EXTENDED_LIMITS = 0x2000, 0x1000, 9
 class WindowsLauncher:
     """Starts each worker as a fresh interpreter, in a job object that ends it with this process."""
 
-    def __init__(self, environ: Mapping[str, str], by_value: bool, start: Any = None) -> None:
-        del by_value, start
+    def __init__(self, environ: Mapping[str, str], alike: bool, start: Any = None) -> None:
+        del alike, start
         if is_frozen():
             raise RuntimeError(
                 f"this frozen program, {sys.executable!r}, cannot start worker processes on Windows: use ThreadPool()"

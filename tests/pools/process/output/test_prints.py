@@ -232,6 +232,7 @@ def test_breakpoint_says_where_to_debug(method: str) -> None:
         aggregate(stops, [1], Sum(), pool=ProcessPool(1, start_method=method))
 
 
+@pytest.mark.orphans  # the kernel is killed, and its forkserver ends after it
 def test_a_notebook_cell_shows_what_workers_print(method: str) -> None:
     import notebook
 

@@ -354,6 +354,7 @@ def test_a_traceback_from_a_worker_shows_the_files_and_lines_of_a_script(method:
     assert "<dynamic-code>" not in ran.stderr
 
 
+@pytest.mark.orphans  # the kernel is killed, and its forkserver ends after it
 def test_a_traceback_from_a_worker_shows_the_lines_of_a_notebook_cell(method: str) -> None:
     import notebook
 

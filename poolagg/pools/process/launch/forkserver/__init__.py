@@ -1,0 +1,1 @@
+"""Workers that one forkserver of this process forks for all its pools."""
