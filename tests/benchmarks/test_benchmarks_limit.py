@@ -31,6 +31,7 @@ FEW = (
     "8 MB arrays, each applied in the parent",
     "8 MB arrays, ArraySum",
     "first result of a new pool, fork",
+    "second aggregate without a pool",
 )
 """Goals of each measure, and of each way to run: those that are measured here in processes of their own."""
 

@@ -158,10 +158,11 @@ class ProcessPool(Pool):
         plain = plainly(job)
         self._open_workers()  # first, so that cloudpickle is imported while the forkserver starts
         self._job = pickle_job(job, self._inherited) if plain is None else plain
-        self._workers.expect(self._job)
         self._keeps = job.reducer.retains_input
         self._dirty = True
         self._release_busy()
+        if not self._handles.keys() >= set(range(slots)):
+            self._workers.expect(self._job)
         for slot in range(slots):
             if slot in self._handles:
                 self._brief(self._handles[slot])

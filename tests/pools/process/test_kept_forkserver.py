@@ -116,6 +116,55 @@ def test_a_forked_child_has_one_of_its_own(capfd: pytest.CaptureFixture[str]) ->
     assert seen()[0] == forkserver()
 
 
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="an interpreter within a process could start no other process")
+def test_each_interpreter_of_a_process_has_one_of_its_own(tmp_path: Path) -> None:
+    program = """
+        import _interpreters, os, sys
+        os.environ["LIKE"] = repr(sys.path)
+        for _ in range(2):
+            interpreter = _interpreters.create("legacy")
+            error = _interpreters.exec(interpreter, '''if True:
+                import os, sys
+                sys.path[:] = eval(os.environ["LIKE"])
+                from poolagg import *
+                from poolagg.pools.process.launch.forkserver import kept
+                for _ in range(2):
+                    assert aggregate(abs, range(3), Sum(), pool=ProcessPool(1)) == 3
+                    print(kept.kept().process.pid, flush=True)
+                kept._at_exit()
+            ''')
+            assert error is None, error
+            _interpreters.destroy(interpreter)
+    """
+    ran = run(program, tmp_path)
+    pids = ran.stdout.split()
+    assert (pids[0], pids[2]) == (pids[1], pids[3]), ran.stderr
+    assert pids[0] != pids[2]
+
+
+def test_processes_of_pytest_xdist_have_one_each(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(
+        textwrap.dedent("""
+            import os, pytest
+            from poolagg import *
+
+            @pytest.mark.parametrize("number", range(4))
+            def test_two_pools(number):
+                parents = [aggregate(look, range(1), Collect(), pool=ProcessPool(1))[0] for _ in range(2)]
+                assert parents[0] == parents[1]
+                assert parents[0][1] == os.getpid()
+
+            def look(_):
+                server = os.getppid()
+                with open(f"/proc/{server}/stat") as file:
+                    return server, int(file.read().rpartition(")")[2].split()[1])
+        """)
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", str(tmp_path)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=50, cwd=tmp_path)
+    assert "4 passed" in ran.stdout, ran.stdout
+
+
 # -- as if each worker were started now --------------------------------------------------------------------------------
 
 
@@ -338,6 +387,25 @@ def test_a_package_that_refuses_to_be_imported_is_the_workers_error(tmp_path: Pa
     assert run(program, tmp_path, str(tmp_path)).stdout == "True\n"
 
 
+@pytest.mark.orphans
+def test_a_package_whose_import_ends_the_process_does_not_end_the_pool(tmp_path: Path) -> None:
+    """The import ends workers, as it did before, but no forkserver a second time."""
+    program = """
+        import os, sys
+        from pathlib import Path
+        from poolagg import *
+        folder = Path(sys.argv[1]) / "site-packages"
+        folder.mkdir()
+        sys.path.insert(0, str(folder))
+        PARENT = os.getpid()
+        (folder / "package.py").write_text(f"import os\nif os.getppid() == {PARENT}: os._exit(3)\nONE = 1")
+        import package
+        print(aggregate(lambda _: package.ONE, range(3), Sum(), pool=ProcessPool(1)))
+    """
+    ran = run(program, tmp_path, str(tmp_path))
+    assert (ran.stdout, ran.stderr) == ("3\n", "")
+
+
 def test_a_module_of_the_users_with_an_installed_name_keeps_all_imports_in_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -351,7 +419,7 @@ def test_a_module_of_the_users_with_an_installed_name_keeps_all_imports_in_worke
 
     assert Path(str(cloudpickle.__file__)).parent == tmp_path
     assert modules_named([b"\x8c\x05numpy\x94"]) == []
-    monkeypatch.delitem(sys.modules, "cloudpickle")
+    sys.modules.pop("cloudpickle")
 
 
 def test_an_archive_in_the_import_path_is_the_workers(tmp_path: Path) -> None:

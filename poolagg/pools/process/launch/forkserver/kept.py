@@ -98,10 +98,17 @@ def _conditions(environ: Mapping[str, str], alike: bool) -> _Conditions | None:
         return None
     return (
         *(dict(environ), alike, sys.executable, path, all(map(os.path.isabs, path)) or folder()),
-        *(inherited, groups, os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0)),
+        *(inherited, groups, os.getpriority(os.PRIO_PROCESS, 0), _policy()),
         tuple(subprocess._args_from_interpreter_flags()),  # type: ignore[attr-defined]
         tuple(map(_file, (1, 2, "/"))),
     )
+
+
+def _policy() -> int | None:
+    try:
+        return os.sched_getscheduler(0)
+    except OSError:  # the C library of Alpine has no such call
+        return None
 
 
 def _file(file: Any) -> tuple[int, int] | None:

@@ -57,6 +57,7 @@ class ForkserverLauncher:
             if self.forkserver is not None:
                 lose(self.forkserver)
             self.close()
+            self._alike = False  # an import may have ended it: from now on the workers of this pool import all
             raise ForkserverLost(f"the forkserver ended, and started no worker{advice()}") from error
         try:
             return PosixChild(pid, connection.reap)
@@ -66,7 +67,7 @@ class ForkserverLauncher:
     def _preload(self, connection: Connection) -> None:
         wanted = {"", *self._names}  # the empty name: the modules that it has imported before
         if not is_frozen() and not self._preloaded.issuperset(wanted):
-            connection.preload(self._names)
+            connection.preload(self._names if self._alike else [])
             self._preloaded |= wanted
 
     def close(self) -> None:
