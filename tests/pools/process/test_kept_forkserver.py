@@ -398,7 +398,7 @@ def test_a_package_whose_import_ends_the_process_does_not_end_the_pool(tmp_path:
         folder.mkdir()
         sys.path.insert(0, str(folder))
         PARENT = os.getpid()
-        (folder / "package.py").write_text(f"import os\nif os.getppid() == {PARENT}: os._exit(3)\nONE = 1")
+        (folder / "package.py").write_text(f"import os\\nif os.getppid() == {PARENT}: os._exit(3)\\nONE = 1")
         import package
         print(aggregate(lambda _: package.ONE, range(3), Sum(), pool=ProcessPool(1)))
     """
