@@ -31,7 +31,7 @@ nitpick_ignore_regex = [("py:.*", ".*")]  # types in signatures; links and ancho
 html_theme = "furo"
 html_title = "poolagg"
 html_copy_source = False
-html_domain_indices = False  # an index of modules would have two of them
+html_domain_indices = html_use_index = False  # the reference lists all names, and no page led to these
 html_static_path = ["_static"]
 html_css_files = ["manual.css"]
 html_theme_options = {"source_repository": "https://github.com/poolagg/poolagg/", "source_branch": "main",
