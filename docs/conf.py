@@ -12,7 +12,7 @@ import poolagg
 project = "poolagg"
 author = project_copyright = "The poolagg maintainers"
 release = version = poolagg.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton", "aligned_docstrings"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton", "aligned_docstrings", "one_signature"]
 exclude_patterns = ["_extensions"]
 default_role = "code"  # docstrings write code in single backticks
 highlight_language = "none"  # a block without a language shows what a program prints
@@ -31,6 +31,7 @@ nitpick_ignore_regex = [("py:.*", ".*")]  # types in signatures; links and ancho
 html_theme = "furo"
 html_title = "poolagg"
 html_copy_source = False
+html_domain_indices = html_use_index = False  # the reference lists all names, and no page led to these
 html_static_path = ["_static"]
 html_css_files = ["manual.css"]
 html_theme_options = {"source_repository": "https://github.com/poolagg/poolagg/", "source_branch": "main",

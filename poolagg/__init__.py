@@ -20,7 +20,7 @@ The run
     Progress        a watcher that draws a progress bar
     Report          a watcher that shows where the time went
 
-What runs, and over what
+The function and its input
     star            call func with the elements of a tuple: star(f)((a, b)) == f(a, b)
     with_item       return the item with the result: with_item(f)(x) == (x, f(x))
     per_worker      a value that each worker makes once, such as a model or a connection
@@ -33,23 +33,24 @@ What runs, and over what
 
 How partial results become one: a reducer, a dict or tuple of them, or a function of two arguments
     numbers         Count, Sum, Mean, Variance, Std, Histogram
-    arrays          ArraySum, ArrayReduce
+    arrays          ArraySum, ArrayMean, ArrayStd, ArrayReduce
     picking         Min, Max, Top, Bottom, First, Last, Sample
     deciding        AnyTrue, AllTrue
-    collecting      Collect, Unique, Frequencies, MergeCounts, GroupBy
+    collecting      Collect, Concat, Unique, Frequencies, MergeCounts, GroupBy
+    sketches        Quantiles, Distinct, HeavyHitters (with the datasketches package)
     functions       Reduce, Fold, Into (calls a function in the parent)
-    several at once Tee
+    several         Tee, which a dict or a tuple of reducers becomes
     your own        subclass Reducer; `poolagg.testing.check_reducer` checks its laws
 
-Where it runs
+Pools: where func runs
     ProcessPool     processes; the default
     ThreadPool      threads
     SerialPool      the calling thread, for debuggers and profilers
     poolagg.pools   DaskPool and RayPool, for clusters; `pool=` also takes executors of other packages
 
 Modules
-    errors          the exceptions; all but SkippedItems, a warning, derive from PoolAggError
-    events          what a run tells its watchers
+    errors          the exceptions, which derive from PoolAggError, and two warnings
+    events          the values that a run passes to its watchers
     pools           where chunks run
     resources       databases and files that partials go into, exactly once
     strategies      where partials meet

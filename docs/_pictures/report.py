@@ -22,5 +22,5 @@ with tempfile.TemporaryDirectory() as folder:
     report.save(page)
     picture = Path(__file__).with_suffix(".png")
     command = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-    command += ["--window-size=900,640", f"--user-data-dir={folder}/profile", f"--screenshot={picture}", page.as_uri()]
+    command += ["--window-size=900,630", f"--user-data-dir={folder}/profile", f"--screenshot={picture}", page.as_uri()]
     subprocess.run(command, check=True, capture_output=True, timeout=60)

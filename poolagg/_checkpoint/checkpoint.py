@@ -48,11 +48,11 @@ class Checkpoint:
 
     A run into a resource that can commit (`poolagg.resources`) stores its state there: then pass the options alone.
 
-    every          most seconds between two commits; by default commits take 1 % of the run's time
-    retry_failed   run items again that an earlier run skipped as failed, and no item that is in the result already
-    key            identifies func and reducer: any run with the same key continues the checkpoint
-    accept_changes continue with another func than before, after a warning (`poolagg.errors.AcceptedChanges`). What is
-                   in the result already stays; from then on the checkpoint belongs to the new func
+    every           most seconds between two commits; by default commits take 1 % of the run's time
+    retry_failed    run items again that an earlier run skipped as failed, and no item that is in the result already
+    key             identifies func and reducer: any run with the same key continues the checkpoint
+    accept_changes  continue with another func than before, after a warning (`poolagg.errors.AcceptedChanges`). The
+                    partials of the old func stay in the result; the checkpoint now belongs to the new func
 
     >>> Checkpoint("run.ckpt", every=60)
     Checkpoint('run.ckpt', every=60)

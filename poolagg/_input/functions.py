@@ -1,4 +1,4 @@
-"""What goes around `func`: `star` unpacks its arguments, `with_item` keeps its item."""
+"""Wrappers of `func`: `star` unpacks its arguments, `with_item` keeps its item."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `func` may use while it runs: its worker's number, values that a worker makes once, and random numbers."""
+"""Values for `func` while it runs: its worker's number, values that a worker makes once, and random numbers."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class _Here(threading.local):
     workers: int = 1
     made: dict[str, Any] = _made
     units: int
-    """What the items of the chunk have advanced, without those that failed."""
+    """The units that the items of the chunk have advanced, without those that failed."""
     of_items: dict[int, int]
     """The part of the batch, by item."""
 
@@ -154,8 +154,8 @@ def advance(n: int = 1) -> None:
     """Move the progress bar by `n` units of the item that is running: documents of a file, steps of a simulation.
 
     From the first call on the bar of the run counts units and not items; `Progress(unit="docs", total=5000)` names them
-    and says how many there are. It moves while the item runs. What an attempt has advanced does not count if it fails
-    or its worker dies. Raises RuntimeError outside of `func`.
+    and says how many there are. It moves while the item runs. The units of an attempt do not count if it
+    fails or its worker dies. Raises RuntimeError outside of `func`.
     """
     index = here.running
     if index is None:

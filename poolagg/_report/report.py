@@ -72,12 +72,12 @@ class Report:
 
     @property
     def bottleneck(self) -> Bottleneck:
-        """What limited the run, in a word."""
+        """The bottleneck of the run, in a word."""
         return "nothing" if self._statistics is None else diagnose(self._statistics.shares()).bottleneck
 
     @property
     def diagnosis(self) -> str:
-        """What limited the run, the numbers that show it, and what to do about it."""
+        """The bottleneck in sentences: the numbers that show it, and what to do about it."""
         if self._statistics is None:
             return NOTHING
         return diagnose(self._statistics.shares()).text if self._statistics.workers else "Nothing ran."

@@ -100,7 +100,7 @@ class ChunkResult(NamedTuple):
     """The time at which the worker began it (`time.monotonic()`); 0 if its clock may be another machine's."""
     slowest: Slowest = NONE_YET
     units: int = 0
-    """What its items have advanced the progress bar."""
+    """The units by which its items have advanced the progress bar."""
 
     def with_states(self, states: tuple[PartialState, ...] | None, pack_seconds: float) -> "ChunkResult":
         """Return a copy with states. (`_replace` takes three times as long.)"""

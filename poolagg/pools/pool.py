@@ -43,7 +43,7 @@ INSTEAD = {
     "starmap_async": "use imap with star(func), which returns at once, or asyncio.to_thread(pool.starmap, func, items)",
     "submit": "use imap_unordered, or aggregate with a reducer; concurrent.futures has submit",
 }
-"""What to use instead of the methods of other pools that these pools do not have."""
+"""Replacements for the methods of other pools that these pools do not have."""
 
 RENAMED = {
     **dict.fromkeys(("processes", "max_workers", "n_jobs"), "workers"),

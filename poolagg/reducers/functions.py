@@ -186,7 +186,7 @@ class Into(Reducer[None]):
 
     @property
     def known_by(self) -> Any:
-        """What tells whether it is the same in another process: of a resource, its class and what it says itself."""
+        """The values that identify it in another process: of a resource, its class and its own `known_by`."""
         if self.resource is None:
             return self.apply, self.ordered
         return type(self.resource), getattr(self.resource, "known_by", None), self.ordered

@@ -13,10 +13,10 @@ class Resource(Protocol):
     A run calls `begin`, then `apply` any number of times and `commit` now and then, and always `rollback` at its end.
     The ledger is a bytes object of some 10 to 50 kB, opaque to the resource. The laws:
 
-        begin() returns the ledger of the last commit(ledger), in this process and in any other, whatever died meanwhile
-        partials applied before a commit are stored once, in order, from then on
-        partials applied since the last commit are gone after rollback(), and after begin() if a process was killed
-        commit() is atomic: if it raises or is killed, it has stored both the ledger and the partials, or neither
+    - `begin()` returns the ledger of the last `commit(ledger)`, in this process and any other, whatever died meanwhile.
+    - Partials applied before a commit are stored once, in order, from then on.
+    - Partials applied since the last commit are gone after `rollback()`, and after `begin()` if a process was killed.
+    - `commit()` is atomic: if it raises or is killed, it has stored both the ledger and the partials, or neither.
 
     The essential lines are in `begin` and `commit`: they read and write the ledger in the same transaction as the
     partials. Here with a row for each partial:

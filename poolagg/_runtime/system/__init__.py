@@ -1,4 +1,4 @@
-"""What differs between systems in files, owners and memory: one module for each system, with the same names."""
+"""The differences between systems in files, owners and memory: one module for each system, with the same names."""
 
 import sys
 

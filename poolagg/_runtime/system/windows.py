@@ -47,7 +47,7 @@ LOCKED_BYTE = 1 << 43
 """The byte that a lock locks, 8 TiB behind the start (Wine takes little more): others cannot read locked bytes."""
 
 REFUSED = {0, errno.EACCES, errno.EDEADLK}
-"""What `msvcrt.locking` reports if the lock is taken; 0 is Wine's."""
+"""Errors of `msvcrt.locking` that mean the lock is taken; 0 is Wine's."""
 
 PATIENCE, PAUSE = 2.0, 0.01
 """Seconds to wait for the end of another's reading, and between two looks: Windows tells of no such event."""

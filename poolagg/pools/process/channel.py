@@ -130,7 +130,7 @@ class _Reader:
         self.received += count
 
     def take(self) -> Message | None:
-        """Return the next message if it is complete. What others have written after it breaks the frame behind it."""
+        """Return the next message if it is complete. Bytes that others have written after it break the next frame."""
         if (self._header is None and not self._begin()) or self._missing:
             if self._most is not None and self.received > self._most():
                 raise BrokenFrame(f"{self.received:,} bytes have come, and the other end has sent {self._most():,}")

@@ -51,37 +51,40 @@ its pipe."""
 class ProcessPool(Pool):
     """Worker processes, kept for many runs: until the pool is closed or collected, or the interpreter ends.
 
-    `workers`: how many (default: the CPUs this process may use; inside a worker, its share). `initializer(*initargs)`
-    runs first in each; `func` sees what it assigns to globals of the script. `start_method`: "forkserver" (the default
-    where available), "spawn", or "fork", which shares memory copy-on-write and inherits any lock that a thread holds.
-    `env`: environment variables for the workers, or a function of `worker_index()` that returns them; BLAS and OpenMP
-    threads default to CPUs divided by workers.
+    workers               how many; by default the CPUs this process may use, and inside a worker, its share
+    initializer           `initializer(*initargs)` runs first in each worker; `func` sees what it assigns to globals of
+                          the script
+    start_method          "forkserver" (the default where available), "spawn", or "fork", which shares memory
+                          copy-on-write and inherits any lock that a thread holds
+    max_items_per_worker  the most items that a worker runs, in all runs of the pool together
+    memory_limit          the most memory of a worker: bytes, or a text such as "2GiB" (Linux only)
+    env                   environment variables for the workers, or a function of `worker_index()` that returns them;
+                          BLAS and OpenMP threads default to CPUs divided by workers
+    output                "forward" hands log records, warnings and output of workers to this process, "inherit" leaves
+                          streams, handlers and filters of workers alone, "discard" drops all of it
 
-    `output`: "forward" hands what workers log, warn and print to this process, on the thread that runs the job. Its
-    loggers handle their log records, which have `item_index`, and its warning filters their warnings, with its levels
-    and filters as they are when a run starts. Lines on stdout and stderr, those of C code too, come out on `sys.stdout`
-    and `sys.stderr`, each worker's in its order, at the latest with the result of their chunk. A worker that has filled
-    its pipe waits until this process reads. "inherit" leaves streams, handlers and filters of workers alone; "discard"
-    drops all they say.
+    With `output="forward"` the loggers of this process handle the log records, which have `item_index`, and its warning
+    filters the warnings, on the thread that runs the job, with the levels and filters that it has when a run starts.
+    Lines on stdout and stderr, those of C code too, come out on `sys.stdout` and `sys.stderr`, each worker's in its
+    order, at the latest with the result of their chunk. A worker that has filled its pipe waits until this process
+    reads.
 
     A worker is a process of `multiprocessing`: it has a name and a parent, and proxies of a Manager connect in it. When
     it exits without being killed, it runs `atexit` functions and finalizers, and flushes files. Locks and values of
     `multiprocessing` itself go to forked workers only, as `initargs`, which they inherit, so these need not pickle.
 
-    `max_items_per_worker`: the most items that a worker runs, in all runs of the pool together. The scheduler cuts
-    chunks to what a worker has left; at the limit, the worker flushes its state, so that no item runs again, and
-    another worker takes its place. One worker folds a leaf of `Tree`, so `reproducible=True` requires a `chunksize` up
-    to the limit, or a limit of at least 1,024.
+    For `max_items_per_worker` the scheduler cuts chunks to the items that a worker has left. At the limit, the worker
+    flushes its state, so that no item runs again, and another worker takes its place. One worker folds a leaf of
+    `Tree`, so `reproducible=True` requires a `chunksize` up to the limit, or a limit of at least 1,024.
 
-    `memory_limit`: bytes, or a text such as "2GiB" (Linux only). The pool replaces a worker whose own memory exceeds it
-    after a chunk, in the same way; within a chunk, such a worker hands back the rest. The pool kills a worker that
-    outgrows the limit within a single item, not counting what earlier items have left. That item has lost its worker
-    (`WorkerLost`, with the figures), which counts as any death does (`retries`, `on_error`); its neighbours, and items
-    whose results were not flushed, run again without counting as retries. A worker's own memory is what is resident and
-    in no file: it excludes shared memory and the code of libraries, and includes all that a forked worker has from its
-    parent. The caller's thread checks it about every 0.05 s: a worker may exceed the limit for a moment, and an item
-    that takes all memory in an instant is not caught. If a worker that has run no item exceeds the limit, the run ends
-    with `WorkerLost` at once.
+    For `memory_limit` the pool replaces a worker whose own memory exceeds it after a chunk, in the same way; within a
+    chunk, such a worker hands back the rest. The pool kills a worker that outgrows the limit within a single item, not
+    counting the memory that earlier items have left. That item has lost its worker (`WorkerLost`, with the figures),
+    which counts as any death does (`retries`, `on_error`); its neighbours, and items whose results were not flushed,
+    run again without counting as retries. A worker's own memory is resident and in no file: it excludes shared memory
+    and the code of libraries, and includes all that a forked worker has from its parent. The caller's thread checks it
+    about every 0.05 s: a worker may exceed the limit for a moment, and an item that takes all memory in an instant is
+    not caught. If a worker that has run no item exceeds the limit, the run ends with `WorkerLost` at once.
 
     >>> with ProcessPool(workers=2) as pool:
     ...     sorted(pool.imap_unordered(abs, [-3, 1, -2]))

@@ -1,4 +1,4 @@
-"""What a worker has of its program, beside functions and classes: command line, import path, file and package.
+"""The parts of the program that a worker has beside functions and classes: command line, import path, file, package.
 
 So `sys.argv` and `__main__.__file__` in `func` are the program's, and its relative imports work, also if the program
 was started by `python -m package.module`.

@@ -1,1 +1,1 @@
-"""What workers log, warn and print reaches the program that called; what crashes says where it was."""
+"""Log records, warnings and output of workers reach the program that called; a crash says where the worker was."""

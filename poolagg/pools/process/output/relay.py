@@ -31,7 +31,7 @@ def checked_output(output: str) -> str:
 
 
 class Relay:
-    """What the workers of a pool have said, in the order in which the parent has read it."""
+    """The output of a pool's workers, in the order in which the parent has read it."""
 
     def __init__(self, output: str) -> None:
         self.output = output
@@ -57,7 +57,7 @@ class Relay:
             self.settings = current_settings()
 
     def emit(self) -> None:
-        """Hand everything to the program. What raises is not handed on twice."""
+        """Hand everything to the program. An entry that raises is not handed on twice."""
         if not self._pending:
             return
         bars = _bars()

@@ -1,4 +1,4 @@
-"""What workers have to know of the parent's logging and warnings: plain values, sent at a run's start if they differ.
+"""The parent's settings of logging and warnings, as plain values; it sends them at a run's start if they differ.
 
 A worker sends what the parent's levels and filters let through, so that what they drop costs nothing.
 """

@@ -1,1 +1,1 @@
-"""What the process pool needs of an operating system, one file for each."""
+"""The primitives that the process pool needs of an operating system, one file for each system."""

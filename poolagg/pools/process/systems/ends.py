@@ -40,7 +40,7 @@ class Ends(NamedTuple):
     to_worker: Memory | None
     """The parent's arena."""
     handed: Any
-    """What the launcher hands to the worker."""
+    """The values that the launcher hands to the worker."""
 
 
 class WorkerEnds(NamedTuple):

@@ -1,6 +1,6 @@
-"""What macOS and Windows use, as far as Linux has it. Tests run it on Linux as one more start method, "portable".
+"""The primitives of macOS and Windows that Linux has, too. Tests run them on Linux as a start method, "portable".
 
-It does not promise what takes a primitive of Linux:
+Without further primitives of Linux, these limits hold:
 
     a worker whose C code holds the GIL outlives the parent until that code returns: a thread sees the parent's end
     the parent has fewer than 1,024 descriptors (on Windows, 512 workers), which is the most that `select` counts

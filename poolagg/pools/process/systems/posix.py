@@ -1,4 +1,4 @@
-"""What Linux and macOS have in common: workers inherit descriptors, and their parent reaps them."""
+"""The primitives that Linux and macOS share: workers inherit descriptors, and their parent reaps them."""
 
 from __future__ import annotations
 

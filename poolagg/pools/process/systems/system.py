@@ -73,7 +73,7 @@ class Launcher(Protocol):
 
 
 class System(Protocol):
-    """What a process pool needs of an operating system."""
+    """The primitives that a process pool needs of an operating system."""
 
     in_flight: int
     """Most chunks of a worker: 2 where it claims them, so that the parent can cancel the one that waits; else 1."""

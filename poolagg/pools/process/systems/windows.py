@@ -1,6 +1,6 @@
 """Windows: a socket handed over by share(), memory named by a secret, a job object for the parent's death.
 
-What Windows lacks, and so is not promised:
+Limits, because Windows lacks the primitives:
 
     a chunk that waits cannot be cancelled, so a worker has one at a time, and waits for the next
     the parent asks for deaths twenty times a second
@@ -65,7 +65,7 @@ class TaggedMemory:
 
 
 class Handed(NamedTuple):
-    """What a worker is handed; `there` becomes the bytes of `share`, which are good for one process."""
+    """The values handed to a worker; `there` becomes the bytes of `share`, which are good for one process."""
 
     there: socket.socket
     names: tuple[str, ...]
