@@ -12,7 +12,8 @@ import poolagg
 project = "poolagg"
 author = project_copyright = "The poolagg maintainers"
 release = version = poolagg.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton", "aligned_docstrings", "one_signature"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton", "aligned_docstrings", "command_help",
+              "one_signature"]  # fmt: skip
 exclude_patterns = ["_extensions"]
 default_role = "code"  # docstrings write code in single backticks
 highlight_language = "none"  # a block without a language shows what a program prints

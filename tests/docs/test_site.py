@@ -114,6 +114,17 @@ def test_each_internal_link_and_anchor_leads_somewhere(site, pages):
             assert not anchor or unquote(anchor) in anchors[path], (address, target)
 
 
+@pytest.mark.parametrize("command", ["run", "check", "show"])
+def test_the_reference_has_each_option_of_the_command_line(command, site):
+    text = (site / "reference" / "command-line.html").read_text()
+    help_of_command = subprocess.run(
+        [sys.executable, "-m", "poolagg", command, "--help"], capture_output=True, text=True
+    )
+    options = set(re.findall(r"--[a-z-]+", help_of_command.stdout))
+    assert "--help" in options
+    assert options <= set(re.findall(r"--[a-z-]+", text))
+
+
 @pytest.mark.parametrize("wanted", WANTED)
 def test_a_newcomer_finds_it_within_two_clicks(wanted, pages):
     """The start page names it beside a link, and the page behind that answers."""
