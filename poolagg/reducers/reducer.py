@@ -115,6 +115,10 @@ class Groups:
     @cached_property
     def lists(self) -> dict[Any, list[Any]]:
         """The partials of each key, in their order; the keys are those of accumulators, in order of appearance."""
+        return self.new_lists()
+
+    def new_lists(self) -> dict[Any, list[Any]]:
+        """Return the same in new lists, which the caller may keep."""
         lists = _grouped(self.pairs, map(_value, self.pairs))
         if are_held_as_they_are(list(lists)):
             return lists
