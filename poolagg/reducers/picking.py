@@ -224,6 +224,8 @@ class Min(Picking[Any]):
                 return other if self.largest else acc
             if other[0] < acc[0]:
                 return acc if self.largest else other
+            if acc[0] == other[0]:
+                return min(acc, other, key=_place)
         return self._best([acc, other])[0]
 
     def finish(self, acc: Entry) -> Any:

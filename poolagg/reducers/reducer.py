@@ -109,13 +109,22 @@ class Groups:
 
     def __init__(self, places: Positions, pairs: Sequence[tuple[Any, Any]]) -> None:
         self.places = places
+        self._lists: dict[Any, list[Any]] | None = None
         self.pairs = pairs
-        """The keys and partials. Keys are as `func` returned them, so several may be nan; `lists` marks these."""
+        """The keys and partials. Keys are as `func` returned them, until `keys` or `lists` puts a mark for each nan."""
 
-    @cached_property
+    @property
+    def keys(self) -> Iterable[Any]:
+        """The keys as an accumulator holds them, in order of appearance."""
+        keys = dict(self.pairs)
+        return keys if are_held_as_they_are(list(keys)) else self.lists
+
+    @property
     def lists(self) -> dict[Any, list[Any]]:
-        """The partials of each key, in their order; the keys are those of accumulators, in order of appearance."""
-        return self.new_lists()
+        """The partials of each of the `keys`, in their order."""
+        if self._lists is None:
+            self._lists = self.new_lists()
+        return self._lists
 
     def new_lists(self) -> dict[Any, list[Any]]:
         """Return the same in new lists, which the caller may keep."""
@@ -129,6 +138,10 @@ class Groups:
     def indices(self) -> dict[Any, list[int]]:
         """The indices of each key's partials in the batch; most groups ask for no position, as no entry changes."""
         return _grouped(self.pairs, range(len(self.pairs)))
+
+    def with_each(self, f: Callable[[Any], Any]) -> Groups:
+        """Return groups with `f(partial)` instead of each partial."""
+        return Groups(self.places, [(key, f(prepared)) for key, prepared in self.pairs])
 
     def places_of(self, key: Any) -> Positions:
         """Return the positions of the partials of one key."""
@@ -236,7 +249,7 @@ class Reducer(Generic[R]):
         return acc
 
     def _steps_by_key(self, states: Mapping[Any, Any], groups: Groups, /) -> dict[Any, Any]:
-        """Fold the partials of each key into its state; return the new state of each key, in the order of `groups`.
+        """Fold the partials of each key into its state; return the new state of each key, in order of appearance.
 
         Override it where one loop over the batch is faster than a fold of each key. `states` gets no new entry; if the
         fold raises, its states stay as the reducer's `rejection` says.
