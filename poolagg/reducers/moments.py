@@ -117,7 +117,9 @@ class Sum(Reducer[Any]):
             super().validate(prepareds)
 
     def finish(self, acc: SumState) -> Any:
-        return acc if type(acc) is int else _total(acc).value()
+        if type(acc) is tuple:
+            return acc[0] if acc else 0.0
+        return acc if type(acc) is int else acc.value()
 
 
 SumState: TypeAlias = Any
