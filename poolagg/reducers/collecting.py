@@ -26,6 +26,9 @@ __all__ = ["Collect", "Concat", "Frequencies", "MergeCounts", "Unique"]
 
 Stretch: TypeAlias = tuple[Position, Sequence[Any]]
 
+SHORT = 32
+"""Up to this many elements, a tuple costs less to make, to pickle and for the garbage collector than a list."""
+
 HASHABLE = SURE | {float, complex}
 """Types whose values are all hashable, and are found again by their hash, except nan."""
 
@@ -56,7 +59,7 @@ class InOrder(Reducer[R]):
             for k, (appeared, _) in appearances:
                 if appeared is key:  # groups are in order of appearance, so all these loops are one walk at most
                     new[key] = state = states.get(key, [])
-                    state.append((places[k], prepareds))
+                    state.append((places[k], prepareds if len(prepareds) > SHORT else tuple(prepareds)))
                     break
         return new
 
