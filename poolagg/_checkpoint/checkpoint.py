@@ -30,7 +30,7 @@ from poolagg.errors import CheckpointError
 __all__ = ["HEAD", "NOTHING", "Checkpoint", "CheckpointData", "FailedItem", "check_format", "packed", "unpacked"]
 
 MAGIC = b"poolagg checkpoint "
-FORMAT = 5
+FORMAT = 6
 """Incremented when the bytes, the form of states, or the fingerprints of func and input change."""
 
 HEAD = MAGIC + b"%d\n" % FORMAT

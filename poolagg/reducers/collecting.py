@@ -6,8 +6,8 @@ import importlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
-from operator import length_hint
-from typing import Any
+from operator import itemgetter, length_hint
+from typing import Any, TypeAlias
 
 from poolagg._runtime.arguments import shown
 from poolagg._runtime.value_types import types_of
@@ -20,9 +20,14 @@ from poolagg.reducers.keys import (
     may_hold_marks,
     without_marks,
 )
-from poolagg.reducers.reducer import Position, Positions, R, Reducer, Rejection
+from poolagg.reducers.reducer import Groups, Position, Positions, R, Reducer, Rejection
 
 __all__ = ["Collect", "Concat", "Frequencies", "MergeCounts", "Unique"]
+
+Stretch: TypeAlias = tuple[Position, Sequence[Any]]
+
+SHORT = 32
+"""Up to this many elements, a tuple costs less to make, to pickle and for the garbage collector than a list."""
 
 HASHABLE = SURE | {float, complex}
 """Types whose values are all hashable, and are found again by their hash, except nan."""
@@ -31,27 +36,39 @@ HASHABLE = SURE | {float, complex}
 class InOrder(Reducer[R]):
     """Keeps partials in input order, whatever order they arrive in. The values are not copied.
 
-    The accumulator maps the position of each stretch's first partial to the stretch, an immutable tuple.
+    The accumulator lists stretches of partials that arrived together: the position of the first, and all of them in a
+    sequence that never changes.
     """
 
-    def init(self) -> dict[Position, tuple[Any, ...]]:
-        return {}
+    def init(self) -> list[Stretch]:
+        return []
 
-    def step_at(self, acc: dict[Position, tuple[Any, ...]], place: Position, prepared: Any) -> Any:
-        acc[place] = (prepared,)
+    def step_at(self, acc: list[Stretch], place: Position, prepared: Any) -> list[Stretch]:
+        acc.append((place, (prepared,)))
         return acc
 
-    def _steps_among(self, acc: dict[Position, tuple[Any, ...]], places: Positions, prepareds: Sequence[Any]) -> Any:
+    def _steps_among(self, acc: list[Stretch], places: Positions, prepareds: Sequence[Any]) -> list[Stretch]:
         if len(prepareds):
-            acc[places[0]] = tuple(prepareds)
+            acc.append((places[0], tuple(prepareds)))
         return acc
 
-    def merge(self, acc: dict[Position, tuple[Any, ...]], other: dict[Position, tuple[Any, ...]]) -> Any:
-        acc.update(other)
+    def _steps_by_key(self, states: Mapping[Any, Any], groups: Groups) -> dict[Any, Any]:
+        new, lists, places = {}, groups.new_lists(), groups.places
+        appearances = enumerate(groups.pairs)
+        for key, prepareds in lists.items():
+            for k, (appeared, _) in appearances:
+                if appeared is key:  # groups are in order of appearance, so all these loops are one walk at most
+                    new[key] = state = states.get(key, [])
+                    state.append((places[k], prepareds if len(prepareds) > SHORT else tuple(prepareds)))
+                    break
+        return new
+
+    def merge(self, acc: list[Stretch], other: list[Stretch]) -> list[Stretch]:
+        acc.extend(other)
         return acc
 
-    def finish(self, acc: dict[Position, tuple[Any, ...]]) -> Any:
-        return list(chain.from_iterable(acc[place] for place in sorted(acc)))
+    def finish(self, acc: list[Stretch]) -> Any:
+        return list(chain.from_iterable([stretch for _, stretch in sorted(acc, key=itemgetter(0))]))
 
 
 class Collect(InOrder[list[Any]]):
@@ -103,7 +120,7 @@ class Concat(InOrder[Any]):
             self._need_one_kind([*self._kept_to, found])
         return partial
 
-    def finish(self, acc: dict[Position, tuple[Any, ...]]) -> Any:
+    def finish(self, acc: list[Stretch]) -> Any:
         parts = super().finish(acc)
         found = [str(_kind_of(part)) for part in parts]
         self._need_one_kind(found)

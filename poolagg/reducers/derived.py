@@ -11,14 +11,14 @@ of the partial, if it is ok, its size, summed. Their functions run in `prepare`,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, groupby
 from typing import Any, TypeVar
 
 from poolagg._input.reused_buffers import listed
 from poolagg._runtime.arguments import need_callable, shown
 from poolagg.reducers.keys import DROPPED
-from poolagg.reducers.reducer import Combinator, Positions, R, Reducer, Rejection
+from poolagg.reducers.reducer import Combinator, Groups, Positions, R, Reducer, Rejection
 
 __all__ = ["Derived", "Flat", "Of", "Then", "Where"]
 
@@ -43,6 +43,9 @@ class Derived(Combinator[R]):
 
     def _steps_among(self, acc: Any, places: Positions, prepareds: Sequence[Any]) -> Any:
         return self.inner._steps_among(acc, places, prepareds)
+
+    def _steps_by_key(self, states: Mapping[Any, Any], groups: Groups) -> dict[Any, Any]:
+        return self.inner._steps_by_key(states, groups)
 
     def validate(self, prepareds: Sequence[Any]) -> None:
         self.inner.validate(prepareds)

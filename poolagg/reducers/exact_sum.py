@@ -46,7 +46,7 @@ from typing import Any, NamedTuple
 from poolagg._runtime.plain_values import plain
 from poolagg._runtime.value_types import types_of
 
-__all__ = ["FloatSum", "Numbers", "Total", "numbers", "quotient", "square_root", "squares"]
+__all__ = ["FloatSum", "Numbers", "Total", "numbers", "parts_of", "quotient", "square_root", "squares"]
 
 UNIT_BITS = 2148
 UNIT = 1 << UNIT_BITS
@@ -54,6 +54,9 @@ LEAST_FLOAT = 1 << (UNIT_BITS - 1074)
 
 MOST_PARTS = 6
 """Up to this many parts, about 95 decades, passes of `fsum` are faster than ints."""
+
+MANY = 30
+"""From this many floats on, a pass of `sum` first is faster."""
 
 PLUS_INFINITY, MINUS_INFINITY, NOT_A_NUMBER = 1, 2, 4
 
@@ -74,7 +77,7 @@ class FloatSum(NamedTuple):
             return FloatSum((), self.special | _special(floats))
         if not units and isinstance(self.finite, tuple):
             try:
-                return FloatSum(_parts([*self.finite, *_few(floats)]))
+                return FloatSum(parts_of(self.finite, floats))
             except (OverflowError, ValueError):
                 pass  # an overflow, or not all are finite: the slow path tells which
         if special := _special(floats):
@@ -174,6 +177,11 @@ def _few(floats: Sequence[float]) -> list[float]:
     """
     approximate = sum(floats)
     return [approximate, *_parts([*floats, -approximate])]
+
+
+def parts_of(held: tuple[float, ...], floats: Sequence[float]) -> tuple[float, ...]:
+    """Return the parts of the sum of both; raise OverflowError or ValueError if it has none."""
+    return _parts([*held, *(floats if len(floats) < MANY else _few(floats))])
 
 
 def _parts(terms: list[float]) -> tuple[float, ...]:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
-from operator import itemgetter
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any, overload
 
 from poolagg._runtime.arguments import need_callable, shown
 from poolagg._runtime.value_types import types_of
-from poolagg.reducers.keys import all_equal_themselves, as_key, as_result, may_hold_marks
-from poolagg.reducers.reducer import Combinator, Position, Positions, R, Reducer, Rejection, join
+from poolagg.reducers.keys import as_result, may_hold_marks
+from poolagg.reducers.reducer import Combinator, Groups, Positions, R, Reducer, Rejection, join
 from poolagg.reducers.tee import ReducerLike, as_reducer
 
 __all__ = ["By", "GroupBy"]
-
-
-_key, _value = itemgetter(0), itemgetter(1)
 
 
 class GroupBy(Combinator[dict[Any, R]]):
@@ -57,20 +52,12 @@ class GroupBy(Combinator[dict[Any, R]]):
         return {}
 
     def _prepare_all(self, partials: Sequence[Any]) -> Sequence[Any]:
-        if not self.inner.has_prepare and types_of(partials) == {tuple} and set(map(len, partials)) == {2}:
+        if not self.inner.has_prepare and types_of(partials) == {tuple} and _are_pairs(partials):
             return partials
         return super()._prepare_all(partials)
 
     def _steps_among(self, acc: dict[Any, Any], places: Positions, prepareds: Sequence[Any]) -> dict[Any, Any]:
-        keys, values = list(map(_key, prepareds)), map(_value, prepareds)
-        if not all_equal_themselves(keys):
-            keys = list(map(as_key, keys))
-        states: dict[Any, Any] = {}  # of the keys in this batch: `acc` changes only if none is rejected
-        fold, positional, indices = self.inner._steps_among, self.positional, _Indices(keys)
-        for key, group in _grouped(keys, values).items():
-            at = _PositionsOfKey(places, indices, key) if positional else places
-            states[key] = fold(self._of(acc, key), at, group)
-        acc.update(states)
+        acc.update(self.inner._steps_by_key(acc, Groups(places, prepareds)))
         return acc
 
     @property
@@ -90,7 +77,7 @@ class GroupBy(Combinator[dict[Any, R]]):
 
     def merge(self, acc: dict[Any, Any], other: dict[Any, Any]) -> dict[Any, Any]:
         for key, theirs in other.items():
-            acc[key] = join(self.inner, self._of(acc, key), theirs)
+            acc[key] = join(self.inner, acc[key] if key in acc else self.inner.init(), theirs)
         return acc
 
     def finish(self, acc: dict[Any, Any]) -> dict[Any, R]:
@@ -98,38 +85,18 @@ class GroupBy(Combinator[dict[Any, R]]):
             return {as_result(key): self.inner.finish(inner) for key, inner in acc.items()}
         return {key: self.inner.finish(inner) for key, inner in acc.items()}
 
-    def _of(self, acc: dict[Any, Any], key: Any) -> Any:
-        return acc[key] if key in acc else self.inner.init()
-
     def __repr__(self) -> str:
         return f"GroupBy({self.inner!r})"
 
 
-class _Indices:
-    """The indices of each key in a batch, found when a position is asked for: most groups change no entry."""
-
-    def __init__(self, keys: Sequence[Any]) -> None:
-        self._keys = keys
-
-    @cached_property
-    def of(self) -> dict[Any, list[int]]:
-        """The indices of each key."""
-        return _grouped(self._keys, range(len(self._keys)))
-
-
-class _PositionsOfKey(Positions):
-    def __init__(self, outer: Positions, indices: _Indices, key: Any) -> None:
-        self._outer, self._indices, self._key = outer, indices, key
-
-    def __getitem__(self, k: int) -> Position:
-        return self._outer[self._indices.of[self._key][k]]
-
-
-def _grouped(keys: Iterable[Any], values: Iterable[Any]) -> dict[Any, list[Any]]:
-    """Return the values of each key, in their order. No loop in Python: 50 ns a value."""
-    groups: defaultdict[Any, list[Any]] = defaultdict(list)
-    deque(map(list.append, map(groups.__getitem__, keys), values), maxlen=0)
-    return groups
+def _are_pairs(tuples: Sequence[Any]) -> bool:
+    """Tell whether all tuples have two elements; unpacking them is the fastest check."""
+    try:
+        for _, _ in tuples:
+            pass
+    except ValueError:
+        return False
+    return True
 
 
 class By(GroupBy[R]):

@@ -30,6 +30,7 @@ __all__ = [
     "SURE",
     "Mark",
     "all_equal_themselves",
+    "are_held_as_they_are",
     "as_key",
     "as_result",
     "mark_new",
@@ -115,6 +116,11 @@ def all_equal_themselves(keys: Sequence[Any]) -> bool:
     if found == {tuple}:
         return all_equal_themselves(list(chain.from_iterable(keys)))
     return found <= SCALARS and not any(map(ne, keys, keys))
+
+
+def are_held_as_they_are(keys: Sequence[Any]) -> bool:
+    """Tell whether an accumulator holds each of the keys as it is: none is nan, nor has one inside."""
+    return all_equal_themselves(keys) or all(as_key(key) is key for key in keys)
 
 
 def may_hold_marks(keys: Iterable[Any]) -> bool:

@@ -6,16 +6,18 @@ All of them commute exactly: the same result, to the last bit, for any number of
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from poolagg._runtime.arguments import need_count
 from poolagg._runtime.plain_values import plain
 from poolagg._runtime.value_types import types_of
-from poolagg.reducers.exact_sum import Numbers, Total, numbers, quotient, square_root
-from poolagg.reducers.reducer import Reducer, Rejection
+from poolagg.reducers.exact_sum import FloatSum, Numbers, Total, numbers, parts_of, quotient, square_root
+from poolagg.reducers.keys import are_held_as_they_are
+from poolagg.reducers.reducer import Groups, Reducer, Rejection
 
 __all__ = ["Count", "Mean", "Std", "Sum", "Variance"]
 
@@ -40,6 +42,12 @@ class Count(Reducer[int]):
 
     def steps(self, acc: int, prepareds: Sequence[Any]) -> int:
         return acc + len(prepareds)
+
+    def _steps_by_key(self, states: Mapping[Any, Any], groups: Groups) -> dict[Any, Any]:
+        counts = Counter([key for key, _ in groups.pairs])
+        if not are_held_as_they_are(list(counts)):
+            return super()._steps_by_key(states, groups)
+        return {key: states.get(key, 0) + n for key, n in counts.items()}
 
     def merge(self, acc: int, other: int) -> int:
         return acc + other
@@ -67,31 +75,92 @@ class Sum(Reducer[Any]):
     accepts_iterators = False
     _rejection = Rejection.PERSISTENT
 
-    def init(self) -> Total:
-        return Total()
+    def init(self) -> SumState:
+        return 0
 
-    def step(self, acc: Total, prepared: Any) -> Total:
-        return acc.plus(numbers((prepared,)))
+    def step(self, acc: SumState, prepared: Any) -> SumState:
+        return self.steps(acc, (prepared,))
 
-    def steps(self, acc: Total, prepareds: Sequence[Any]) -> Total:
+    def steps(self, acc: SumState, prepareds: Sequence[Any]) -> SumState:
         if type(prepareds) is list and prepareds and type(prepareds[0]) is int:
             try:
                 total = sum(prepareds)
             except Exception:  # `numbers` raises a better error
                 total = None
             if type(total) is int:  # then all were ints: checking the type of each takes longer than adding it
-                return Total(acc.plain + total) if acc.only_ints else acc.plus(Numbers((total,)))
-        return acc.plus(numbers(prepareds))
+                return acc + total if type(acc) is int else _state(_total(acc).plus(Numbers((total,))))
+        batch = numbers(prepareds)
+        if not batch.plain and not batch.imags and (parts := _parts(acc, batch.reals)) is not None:
+            return parts
+        return _state(_total(acc).plus(batch))
 
-    def merge(self, acc: Total, other: Total) -> Total:
-        return acc.join(other)
+    def _steps_by_key(self, states: Mapping[Any, Any], groups: Groups) -> dict[Any, Any]:
+        kind = type(groups.pairs[0][1]) if groups.pairs else None
+        if kind is float and types_of([x for _, x in groups.pairs]) == {float}:
+            new = {key: _parts(states.get(key, 0), floats) for key, floats in groups.lists.items()}
+            if None not in new.values():
+                return new
+        sums = _int_sums(groups.pairs) if kind is int else None
+        if sums is None or not are_held_as_they_are(list(sums)):
+            return super()._steps_by_key(states, groups)
+        return {key: self.merge(states[key], n) if key in states else n for key, n in sums.items()}
+
+    def merge(self, acc: SumState, other: SumState) -> SumState:
+        if type(acc) is int and type(other) is int:
+            return acc + other
+        if type(other) is tuple and (parts := _parts(acc, other)) is not None:
+            return parts
+        return _state(_total(acc).join(_total(other)))
 
     def validate(self, prepareds: Sequence[Any]) -> None:
         if not _are_reals(prepareds):
             super().validate(prepareds)
 
-    def finish(self, acc: Total) -> Any:
-        return acc.value()
+    def finish(self, acc: SumState) -> Any:
+        if type(acc) is tuple:
+            return acc[0] if acc else 0.0
+        return acc if type(acc) is int else acc.value()
+
+
+SumState: TypeAlias = Any
+"""An int, if all partials are; the parts of the exact sum, if all are finite floats; for any others, a `Total`."""
+
+
+def _total(state: SumState) -> Total:
+    if type(state) is int:
+        return Total(state)
+    return Total(0, FloatSum(state)) if type(state) is tuple else state
+
+
+def _state(total: Total) -> SumState:
+    if total.only_ints:
+        return total.plain
+    real = total.real
+    if real is None or real.special or total.imag is not None or type(real.finite) is int:
+        return total
+    return real.finite if type(total.plain) is int and total.plain == 0 else total
+
+
+def _parts(acc: SumState, floats: Sequence[float]) -> SumState | None:
+    """Return the parts of the sum of both; None if the sum has none."""
+    if type(acc) is tuple or (type(acc) is int and acc == 0 and len(floats)):
+        try:
+            return parts_of(acc if type(acc) is tuple else (), floats)
+        except (OverflowError, ValueError):
+            pass  # an overflow, or not all are finite: `Total` tells which
+    return None
+
+
+def _int_sums(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, int] | None:
+    """Return the sum of each key's ints; None if not all are ints."""
+    sums: dict[Any, Any] = {}
+    get = sums.get
+    try:
+        for key, x in pairs:
+            sums[key] = get(key, 0) + x
+    except Exception:  # `numbers` raises a better error
+        return None
+    return sums if types_of(list(sums.values())) == {int} else None
 
 
 @plain

@@ -1,14 +1,15 @@
 """Min, Max, Top, Bottom, First, Last, Sample: some of the partials, picked by a key and by their positions.
 
 Rule: every entry carries its position, so input order breaks ties in any order of arrival, and the reducers commute.
-An accumulator is a list of at most k entries (key, position, value), best first.
+An accumulator is a tuple of at most k entries, best first; that of Min and Max, which often is one of millions under
+keys, is the entry itself. An entry is flat, since Python's garbage collector walks each tuple: key, value, *position.
 
 First, AnyTrue and AllTrue end a run early, as soon as one partial decides the result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from numbers import Real
 from operator import itemgetter
@@ -16,11 +17,13 @@ from typing import Any, TypeAlias
 
 from poolagg._runtime.arguments import call, need_callable, need_count, shown
 from poolagg._runtime.value_types import types_of
-from poolagg.reducers.reducer import Position, Positions, R, Reducer, Rejection
+from poolagg.reducers.keys import EMPTY, are_held_as_they_are
+from poolagg.reducers.reducer import Groups, Position, Positions, R, Reducer, Rejection
 
 __all__ = ["AllTrue", "AnyTrue", "Bottom", "First", "Last", "Max", "Min", "Sample", "Top"]
 
-Entry: TypeAlias = tuple[Any, Position, Any]
+Entry: TypeAlias = tuple[Any, ...]
+Entries: TypeAlias = tuple[Entry, ...]
 IN_ORDER = {int, float, str, bytes, bool}
 """Types whose values compare with one another."""
 
@@ -29,7 +32,7 @@ NUMBERS = {int, float}
 MISSING = {"MaskedConstant", "NaTType"}
 """Names of the types of missing values: in numpy's masked arrays, and among the dates of pandas."""
 
-_key, _place, _value = itemgetter(0), itemgetter(1), itemgetter(2)
+_key, _place = itemgetter(0), itemgetter(slice(2, None))
 
 
 class Picking(Reducer[R]):
@@ -55,24 +58,24 @@ class Picking(Reducer[R]):
     def prepare(self, partial: Any) -> Any:
         return partial if self.key is None else (self.key(partial), partial)
 
-    def init(self) -> list[Entry]:
-        return []
+    def init(self) -> Entries:
+        return ()
 
-    def step_at(self, acc: list[Entry], place: Position, prepared: Any) -> list[Entry]:
+    def step_at(self, acc: Entries, place: Position, prepared: Any) -> Entries:
         return self._steps_among(acc, Positions(place), (prepared,))
 
-    def _steps_among(self, acc: list[Entry], places: Positions, prepareds: Sequence[Any]) -> list[Entry]:
+    def _steps_among(self, acc: Entries, places: Positions, prepareds: Sequence[Any]) -> Entries:
         if self.key is None:
             return self._admit(acc, places, prepareds, prepareds)
         return self._admit(acc, places, [key for key, _ in prepareds], [value for _, value in prepareds])
 
-    def merge(self, acc: list[Entry], other: list[Entry]) -> list[Entry]:
-        return self._best(acc + other)
+    def merge(self, acc: Entries, other: Entries) -> Entries:
+        return self._best([*acc, *other]) if acc and other else acc or other
 
-    def finish(self, acc: list[Entry]) -> Any:
-        return [value for _, _, value in acc]
+    def finish(self, acc: Entries) -> Any:
+        return [entry[1] for entry in acc]
 
-    def _admit(self, acc: list[Entry], places: Positions, keys: Sequence[Any], values: Sequence[Any]) -> list[Entry]:
+    def _admit(self, acc: Entries, places: Positions, keys: Sequence[Any], values: Sequence[Any]) -> Entries:
         plain = _are_plain(keys)
         chosen = self._best_of(keys) if plain else range(len(keys))
         chosen = self._contenders(acc, keys, chosen)
@@ -80,8 +83,8 @@ class Picking(Reducer[R]):
             return acc
         if not plain:
             self._need_order(keys if len(chosen) == len(keys) else [keys[i] for i in chosen])
-        entries = [(keys[i], places[i], values[i]) for i in chosen]
-        return entries if self.k == 1 and plain and not acc else self._best([*acc, *entries])
+        entries = [(keys[i], values[i], *places[i]) for i in chosen]
+        return tuple(entries) if self.k == 1 and plain and not acc else self._best([*acc, *entries])
 
     def _best_of(self, keys: Sequence[Any]) -> Sequence[int]:
         """Return the indices of the best k of some numbers or texts, and of those equal to the last of them."""
@@ -97,7 +100,7 @@ class Picking(Reducer[R]):
             return [i for i in indices if not keys[i] < than]
         return [i for i in indices if not than < keys[i]]
 
-    def _contenders(self, acc: list[Entry], keys: Sequence[Any], indices: Sequence[int]) -> Sequence[int]:
+    def _contenders(self, acc: Entries, keys: Sequence[Any], indices: Sequence[int]) -> Sequence[int]:
         """Return the indices of the keys that may enter: all, or those not worse than the worst of k entries."""
         if len(acc) < self.k or _is_nan(worst := acc[-1][0]):
             return indices
@@ -122,12 +125,12 @@ class Picking(Reducer[R]):
                     f"leaves partials out, key=f compares f(partial)"
                 ) from error
 
-    def _best(self, entries: list[Entry]) -> list[Entry]:
+    def _best(self, entries: list[Entry]) -> Entries:
         entries.sort(key=_place)  # stable sorts: by place first, so that equal keys stay in input order
         ranked = sorted((entry for entry in entries if not _is_nan(entry[0])), key=_key, reverse=self.largest)
         if len(ranked) < self.k:
             ranked += [entry for entry in entries if _is_nan(entry[0])]
-        return ranked[: self.k]
+        return tuple(ranked[: self.k])
 
 
 class Bottom(Picking[list[Any]]):
@@ -173,8 +176,60 @@ class Min(Picking[Any]):
     def __init__(self, key: Callable[[Any], Any] | None = None) -> None:
         super().__init__(1, key)
 
-    def finish(self, acc: list[Entry]) -> Any:
-        return acc[0][2] if acc else None
+    def _steps_among(self, acc: Entry, places: Positions, prepareds: Sequence[Any]) -> Entry:
+        keys = prepareds if self.key is None else [key for key, _ in prepareds]
+        if _are_plain(keys):
+            k = self._best_of(keys)[0]
+            return self._better(acc, keys[k], prepareds[k], places, k)
+        entries = super()._steps_among((acc,) if acc else (), places, prepareds)
+        return entries[0] if entries else ()
+
+    def _steps_by_key(self, states: Mapping[Any, Any], groups: Groups) -> dict[Any, Any]:
+        pairs = groups.pairs if self.key is None else [(key, rank) for key, (rank, _) in groups.pairs]
+        try:
+            best, indices = _largest(pairs) if self.largest else _smallest(pairs)
+            if self._are_in_order(list(best.values())) and are_held_as_they_are(list(best)):
+                better, prepareds, places = self._better, groups.pairs, groups.places
+                return {
+                    group: better(states.get(group, ()), key, prepareds[k := indices[group]][1], places, k)
+                    for group, key in best.items()
+                }
+        except Exception:  # the fold of each key alone raises it, too, or knows better
+            pass
+        return super()._steps_by_key(states, groups)
+
+    def _are_in_order(self, keys: Sequence[Any]) -> bool:
+        """Tell whether the keys that no other is better than can be compared, and none is nan."""
+        if _are_plain(keys):
+            return True
+        self._need_order(keys)
+        return not any(map(_is_nan, keys))
+
+    def _better(self, held: Entry, key: Any, prepared: Any, places: Positions, k: int) -> Entry:
+        """Return the better entry: `held`, or that of `key`, no nan; a position is made only if it matters."""
+        try:
+            if held and (key < held[0] if self.largest else held[0] < key):
+                return held
+            if held and held[0] == key and held[2:] < places[0]:
+                return held
+        except InvalidOperation:  # a Decimal that is nan raises it; `merge` handles it
+            pass
+        return self.merge(held, (key, prepared if self.key is None else prepared[1], *places[k]))
+
+    def merge(self, acc: Entry, other: Entry) -> Entry:
+        if not (acc and other):
+            return acc or other
+        if type(acc[0]) in IN_ORDER and type(other[0]) in IN_ORDER:  # else `_best` tells what is missing
+            if acc[0] < other[0]:
+                return other if self.largest else acc
+            if other[0] < acc[0]:
+                return acc if self.largest else other
+            if acc[0] == other[0]:
+                return min(acc, other, key=_place)
+        return self._best([acc, other])[0]
+
+    def finish(self, acc: Entry) -> Any:
+        return acc[1] if acc else None
 
     def __repr__(self) -> str:
         return call(type(self).__name__, key=self.key)
@@ -210,12 +265,12 @@ class Sample(Picking[list[Any]]):
         super().__init__(k)
         self.seed = need_count("Sample(seed)", seed, least=0)
 
-    def _steps_among(self, acc: list[Entry], places: Positions, prepareds: Sequence[Any]) -> list[Entry]:
+    def _steps_among(self, acc: Entries, places: Positions, prepareds: Sequence[Any]) -> Entries:
         keys = [_hash(self.seed, places[k]) for k in range(len(prepareds))]
         return self._admit(acc, places, keys, prepareds)
 
-    def finish(self, acc: list[Entry]) -> list[Any]:
-        return [value for _, _, value in sorted(acc, key=_place)]
+    def finish(self, acc: Entries) -> list[Any]:
+        return [entry[1] for entry in sorted(acc, key=_place)]
 
     def __repr__(self) -> str:
         return call("Sample", self.k, seed=self.seed)
@@ -308,6 +363,28 @@ class AllTrue(AnyTrue):
     """
 
     decides = False
+
+
+def _smallest(pairs: Iterable[tuple[Any, Any]]) -> tuple[dict[Any, Any], dict[Any, int]]:
+    """Return the first key of each group that none is smaller than, and its index; a nan only where it comes first."""
+    best: dict[Any, Any] = {}
+    indices: dict[Any, int] = {}
+    get, none = best.get, EMPTY
+    for k, (group, key) in enumerate(pairs):
+        if (held := get(group, none)) is none or key < held:
+            best[group], indices[group] = key, k
+    return best, indices
+
+
+def _largest(pairs: Iterable[tuple[Any, Any]]) -> tuple[dict[Any, Any], dict[Any, int]]:
+    """Return the same with the largest key; a call for each comparison would cost as much as the loop."""
+    best: dict[Any, Any] = {}
+    indices: dict[Any, int] = {}
+    get, none = best.get, EMPTY
+    for k, (group, key) in enumerate(pairs):
+        if (held := get(group, none)) is none or held < key:
+            best[group], indices[group] = key, k
+    return best, indices
 
 
 def _are_plain(keys: Sequence[Any]) -> bool:

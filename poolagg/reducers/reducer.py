@@ -21,15 +21,31 @@ from __future__ import annotations
 
 import copy
 from bisect import bisect
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
+from functools import cached_property
 from itertools import accumulate
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from poolagg._input.reused_buffers import listed
 from poolagg._runtime.arguments import call
+from poolagg.reducers.keys import are_held_as_they_are, as_key
 
-__all__ = ["Combinator", "Position", "Positions", "R", "Reducer", "Rejection", "Untouched", "fold", "join", "reduced"]
+__all__ = [
+    "Combinator",
+    "Groups",
+    "Position",
+    "Positions",
+    "R",
+    "Reducer",
+    "Rejection",
+    "Untouched",
+    "fold",
+    "join",
+    "reduced",
+]
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as TypeVarWithDefault
@@ -86,6 +102,68 @@ class _Inside(Positions):
     def __getitem__(self, k: int) -> Position:
         which = bisect(self._starts, k) - 1
         return (*self._outer[which], k - self._starts[which])
+
+
+class Groups:
+    """The partials of a batch by their keys; nothing is made that a reducer does not ask for."""
+
+    def __init__(self, places: Positions, pairs: Sequence[tuple[Any, Any]]) -> None:
+        self.places = places
+        self._lists: dict[Any, list[Any]] | None = None
+        self.pairs = pairs
+        """The keys and partials. Keys are as `func` returned them, until `keys` or `lists` puts a mark for each nan."""
+
+    @property
+    def keys(self) -> Iterable[Any]:
+        """The keys as an accumulator holds them, in order of appearance."""
+        keys = dict(self.pairs)
+        return keys if are_held_as_they_are(list(keys)) else self.lists
+
+    @property
+    def lists(self) -> dict[Any, list[Any]]:
+        """The partials of each of the `keys`, in their order."""
+        if self._lists is None:
+            self._lists = self.new_lists()
+        return self._lists
+
+    def new_lists(self) -> dict[Any, list[Any]]:
+        """Return the same in new lists, which the caller may keep."""
+        lists = _grouped(self.pairs, map(_value, self.pairs))
+        if are_held_as_they_are(list(lists)):
+            return lists
+        self.pairs = [(as_key(key), prepared) for key, prepared in self.pairs]
+        return _grouped(self.pairs, map(_value, self.pairs))
+
+    @cached_property
+    def indices(self) -> dict[Any, list[int]]:
+        """The indices of each key's partials in the batch; most groups ask for no position, as no entry changes."""
+        return _grouped(self.pairs, range(len(self.pairs)))
+
+    def with_each(self, f: Callable[[Any], Any]) -> Groups:
+        """Return groups with `f(partial)` instead of each partial."""
+        return Groups(self.places, [(key, f(prepared)) for key, prepared in self.pairs])
+
+    def places_of(self, key: Any) -> Positions:
+        """Return the positions of the partials of one key."""
+        return _PositionsOfKey(self, key)
+
+
+class _PositionsOfKey(Positions):
+    def __init__(self, groups: Groups, key: Any) -> None:
+        self._groups, self._key = groups, key
+
+    def __getitem__(self, k: int) -> Position:
+        return self._groups.places[self._groups.indices[self._key][k]]
+
+
+def _grouped(pairs: Sequence[tuple[Any, Any]], values: Iterable[Any]) -> dict[Any, list[Any]]:
+    """Return the values that go with each key, in their order. No loop in Python: 50 ns a value."""
+    groups: defaultdict[Any, list[Any]] = defaultdict(list)
+    deque(map(list.append, map(groups.__getitem__, map(_key, pairs)), values), maxlen=0)
+    return groups
+
+
+_key, _value = itemgetter(0), itemgetter(1)
 
 
 FOLDING = {"step", "steps", "step_at", "steps_at"}
@@ -170,6 +248,18 @@ class Reducer(Generic[R]):
             acc = self._checked(acc, self.step_at(acc, places[k], prepared), "step_at")
         return acc
 
+    def _steps_by_key(self, states: Mapping[Any, Any], groups: Groups, /) -> dict[Any, Any]:
+        """Fold the partials of each key into its state; return the new state of each key, in order of appearance.
+
+        Override it where one loop over the batch is faster than a fold of each key. `states` gets no new entry; if the
+        fold raises, its states stay as the reducer's `rejection` says.
+        """
+        fold, positional, new = self._steps_among, self.positional, {}
+        for key, prepareds in groups.lists.items():
+            places = groups.places_of(key) if positional else groups.places
+            new[key] = fold(states[key] if key in states else self.init(), places, prepareds)
+        return new
+
     def _prepare_all(self, partials: Sequence[Any], /) -> Sequence[Any]:
         """Prepare the elements of one partial."""
         return listed(lambda: map(self.prepare, partials)) if self.has_prepare else partials
@@ -228,6 +318,8 @@ class Reducer(Generic[R]):
         super().__init_subclass__(**keywords)
         if "_rejection" not in vars(cls) and not FOLDING.isdisjoint(vars(cls)):
             cls._rejection = Rejection.NONE  # a subclass that folds in its own way may take what its base rejects
+        if "_steps_by_key" not in vars(cls) and not (FOLDING | {"init", "_steps_among"}).isdisjoint(vars(cls)):
+            cls._steps_by_key = Reducer._steps_by_key  # type: ignore[method-assign]  # that of its base folds otherwise
 
     @property
     def rejection(self) -> Rejection:

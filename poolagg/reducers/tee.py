@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, TypeAlias, TypeVar, overload
 
 from poolagg.reducers.functions import Fold
-from poolagg.reducers.reducer import Combinator, Positions, R, Reducer, Rejection, join
+from poolagg.reducers.reducer import Combinator, Groups, Positions, R, Reducer, Rejection, join
 from poolagg.reducers.suggestions import no_reducer, outdated
 
 __all__ = ["ReducerLike", "Tee", "as_reducer"]
@@ -57,25 +58,36 @@ class Tee(Combinator[R]):
     def prepare(self, partial: Any) -> Any:
         return tuple([part.prepare(partial) for part in self.parts]) if self.has_prepare else partial
 
-    def init(self) -> list[Any]:
-        return [part.init() for part in self.parts]
+    def init(self) -> tuple[Any, ...]:
+        return tuple([part.init() for part in self.parts])
 
-    def _steps_among(self, acc: list[Any], places: Positions, prepareds: Sequence[Any]) -> list[Any]:
+    def _steps_among(self, acc: tuple[Any, ...], places: Positions, prepareds: Sequence[Any]) -> tuple[Any, ...]:
         columns = self._columns(prepareds)
         members = zip(self.parts, acc, columns, strict=True)
-        return [part._steps_among(member, places, column) for part, member, column in members]
+        return tuple([part._steps_among(member, places, column) for part, member, column in members])
+
+    def _steps_by_key(self, states: Mapping[Any, Any], groups: Groups) -> dict[Any, Any]:
+        keys = groups.keys
+        known = [key for key in keys if key in states]
+        members = list(zip(*[states[key] for key in known], strict=True)) or [()] * len(self.parts)
+        columns = [groups] * len(self.parts)
+        if self.has_prepare:
+            columns = [groups.with_each(itemgetter(i)) for i in range(len(self.parts))]
+        new = [
+            part._steps_by_key(dict(zip(known, member, strict=True)), column).values()
+            for part, member, column in zip(self.parts, members, columns, strict=True)
+        ]
+        return dict(zip(keys, zip(*new, strict=True), strict=True))
 
     def validate(self, prepareds: Sequence[Any]) -> None:
         for part, column in zip(self.parts, self._columns(prepareds), strict=True):
             if part.rejection is not Rejection.NONE:
                 part.validate(column)
 
-    def merge(self, acc: list[Any], other: list[Any]) -> list[Any]:
-        for i, (part, theirs) in enumerate(zip(self.parts, other, strict=True)):
-            acc[i] = join(part, acc[i], theirs)
-        return acc
+    def merge(self, acc: tuple[Any, ...], other: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple([join(part, mine, theirs) for part, mine, theirs in zip(self.parts, acc, other, strict=True)])
 
-    def finish(self, acc: list[Any]) -> Any:
+    def finish(self, acc: tuple[Any, ...]) -> Any:
         results = tuple([part.finish(member) for part, member in zip(self.parts, acc, strict=True)])
         return results if self.keys is None else dict(zip(self.keys, results, strict=True))
 
@@ -83,7 +95,7 @@ class Tee(Combinator[R]):
     def ends_early(self) -> bool:
         return all(part.ends_early for part in self.parts)
 
-    def done(self, acc: list[Any], settled: int) -> bool:
+    def done(self, acc: tuple[Any, ...], settled: int) -> bool:
         return all(part.done(member, settled) for part, member in zip(self.parts, acc, strict=True))
 
     def _columns(self, prepareds: Sequence[Any]) -> Sequence[Sequence[Any]]:
