@@ -75,11 +75,34 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     ):
         spawns = "spawn" in METHODS or metafunc.module.__name__.rpartition(".")[2] in SPAWNED
         kinds = [kind for kind in KINDS if spawns or kind.name != "spawn"]
-        metafunc.parametrize("kind", kinds, ids=[kind.name for kind in kinds])
+        metafunc.parametrize("kind", kinds, ids=[kind.name for kind in kinds], scope="module")
+
+
+@pytest.fixture(scope="module")
+def shared(kind: Kind) -> Iterator[list[Any]]:
+    """A pool whose workers start slowly, for the tests of a file; none from the test on that has lost a worker."""
+    pools = [kind.make()] if kind.ours and kind.processes and kind.name != "fork" else []
+    for pool in pools:
+        pool.open()
+        aggregate(square, range(100), Sum(), pool=pool)
+    yield pools
+    for pool in pools:
+        pool.close()
 
 
 @pytest.fixture
-def pool(kind: Kind) -> Iterator[Any]:
+def pool(kind: Kind, shared: list[Any]) -> Iterator[Any]:
     """A pool that is kept for the test's runs."""
-    with entered(kind, kind.make) as pool:
-        yield pool
+    if not shared:
+        with entered(kind, kind.make) as pool:
+            yield pool
+        return
+    before = workers(shared[0])
+    yield shared[0]
+    if workers(shared[0]) != before:
+        shared.pop().close()
+
+
+def workers(pool: Any) -> set[int]:
+    """The processes of a pool of ours."""
+    return {handle.child.pid for handle in pool._handles.values()}
