@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import importlib.util
 import os
 import signal
@@ -13,6 +14,7 @@ import pytest
 import tasks
 import windows
 from hypothesis import settings
+from paths import ROOT
 
 # No example is too slow on a machine that does other things too. What decides whether a change lands is run on the
 # same examples each time; on desks the search goes on.
@@ -25,6 +27,10 @@ collect_ignore_glob = ["*conftest.py"]
 
 def pytest_configure(config: pytest.Config) -> None:
     """Orphans count, and a test may make some."""
+    # Tests start a thousand interpreters. Where Python writes no byte code, each would compile what it imports.
+    if sys.dont_write_bytecode and not hasattr(config, "workerinput"):
+        for folder in ("poolagg", "benchmarks", "tests/support"):
+            compileall.compile_dir(ROOT / folder, quiet=2)
     config.addinivalue_line("markers", "orphans: the test makes orphans by killing their parent; they may be zombies")
     leaks.adopt_orphans()
     os.environ["POOLAGG_PORTABLE"] = "1"  # offers the portable primitives as a start method

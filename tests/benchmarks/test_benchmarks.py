@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from forked_runs import forked_runs
 from paths import SUPPORT
 
 from benchmarks import __main__ as command_line
-from benchmarks.harness import Case, Diagnosis, Missing, Suite, Timed, tables
+from benchmarks.harness import Case, Diagnosis, Missing, Suite, Timed, measuring, tables
 from benchmarks.harness.measuring import measure
 from benchmarks.harness.page import page
 from benchmarks.harness.results import Entrant, Results, Run, standings
@@ -26,10 +27,15 @@ OPTIONAL = {"ray"}
 
 
 def measured(name, monkeypatch, only=lambda _: True, scale="tiny"):
-    """The suite's results, and the reasons for those who could not take part."""
+    """The suite's results, and the reasons for those who could not take part.
+
+    Nobody asks here how long it takes: four run at once, forked. The tests of the command line start interpreters.
+    """
     suite = load(f"benchmarks.{name}")
-    monkeypatch.setattr(suite, "at_once", 4)  # what is asked here is not how long it takes
-    results = measure(suite, scale, 1, only)
+    monkeypatch.setattr(suite, "at_once", 4)
+    with forked_runs(suite.module) as processes, monkeypatch.context() as patched:
+        patched.setattr(measuring, "subprocess", processes)
+        results = measure(suite, scale, 1, only)
     missing = {f"{run.contestant}: {run.note}" for run in results.runs if run.status == "missing"}
     return results, missing
 

@@ -9,12 +9,12 @@ from dataclasses import fields, replace
 
 import pytest
 from paths import ROOT
+from test_benchmarks import measured
 
 from benchmarks import scaling, simulation
 from benchmarks.harness.measuring import measure
 from benchmarks.harness.results import Entrant, Results, Run
 from benchmarks.harness.simulated import CONSTANTS, TITLES, Costs, Job, Simulation, in_words, simulated
-from benchmarks.harness.suite import load
 from benchmarks.simulation import saturation, shown
 from poolagg.strategies import Combine, Stream, Tree
 
@@ -29,13 +29,6 @@ COSTS = Costs(
     pack_table=0.01, receive_table=0.01, merge_table=0.015, nap=0.002,
 )  # fmt: skip
 """As they were on two cores once: what follows from them is always the same."""
-
-
-def measured(name, monkeypatch):
-    """The suite's results, at its tiny size."""
-    suite = load(f"benchmarks.{name}")
-    monkeypatch.setattr(suite, "at_once", 4)  # what is asked here is not how long it takes
-    return measure(suite, "tiny", 1)
 
 
 def drawn(name, results, folder):
@@ -71,7 +64,7 @@ for chart, data in load(f"benchmarks.{name}").charts(Results.load(Path(folder, "
 
 def test_scaling(monkeypatch, tmp_path):
     """At a place of every axis each result is right; and each axis has its chart, and a table of all its places."""
-    results = measured("scaling", monkeypatch)
+    results = measured("scaling", monkeypatch)[0]
     assert all(run.correct for run in results.runs), results.unsound()
     tables = scaling.suite.tables(results)
     assert [len(table.rows) for table in tables] == [1] * len(scaling.AXES)
@@ -102,7 +95,7 @@ def test_places_are_the_same_at_every_scale():
 
 def test_simulation(monkeypatch):
     """Each constant is measured, real runs take every item once, and the manual's table of saturation is printed."""
-    results = measured("simulation", monkeypatch)
+    results = measured("simulation", monkeypatch)[0]
     assert all(run.correct for run in results.runs), results.unsound()
     costs = Costs.found(results)
     assert all(getattr(costs, field.name) > 0 for field in fields(costs))

@@ -47,19 +47,23 @@ const load = (address, width) => new Promise(done => {
 const light = colour => colour.match(/[\\d.]+/g).slice(0, 3).reduce((sum, part) => sum + Number(part), 0);
 (async () => {
     const found = [];
-    for (const address of PAGES) for (const width of [390, 1280]) {
-        const page = await load(address, width);
-        const root = page.documentElement;
-        const fault = text => found.push(`${address} at ${width}: ${text}`);
-        if (root.scrollWidth > root.clientWidth) fault("scrolls sideways");
-        for (const image of page.images) if (!image.naturalWidth) fault(`no image ${image.src}`);
-        if (width > 1000) for (const code of page.querySelectorAll(".highlight-python pre"))
-            if (code.scrollWidth > code.clientWidth) fault(`code scrolls: ${code.innerText.slice(0, 60)}`);
-        for (const theme of ["light", "dark"]) {
-            page.body.dataset.theme = theme;
-            const style = page.defaultView.getComputedStyle(page.body);
-            const above = light(style.color) - light(style.backgroundColor);
-            if (theme === "light" ? above > -400 : above < 400) fault(`hard to read when ${theme}`);
+    for (const address of PAGES) {
+        const page = await load(address, 390);
+        for (const width of [390, 1280]) {
+            const root = page.documentElement;
+            const fault = text => found.push(`${address} at ${width}: ${text}`);
+            document.querySelector("iframe").style.width = `${width}px`;
+            if (root.clientWidth > width || root.clientWidth < width - 30) fault(`is as wide as ${root.clientWidth}`);
+            if (root.scrollWidth > root.clientWidth) fault("scrolls sideways");
+            for (const image of page.images) if (!image.naturalWidth) fault(`no image ${image.src}`);
+            if (width > 1000) for (const code of page.querySelectorAll(".highlight-python pre"))
+                if (code.scrollWidth > code.clientWidth) fault(`code scrolls: ${code.innerText.slice(0, 60)}`);
+            for (const theme of ["light", "dark"]) {
+                page.body.dataset.theme = theme;
+                const style = page.defaultView.getComputedStyle(page.body);
+                const above = light(style.color) - light(style.backgroundColor);
+                if (theme === "light" ? above > -400 : above < 400) fault(`hard to read when ${theme}`);
+            }
         }
     }
     const results = await load("search.html?q=checkpoint", 1280);
@@ -70,7 +74,7 @@ const light = colour => colour.match(/[\\d.]+/g).slice(0, 3).reduce((sum, part) 
 })();
 </script>
 """
-"""Loads each page as wide as a telephone and as a desk, in both themes, and tells what is wrong with it."""
+"""Loads each page, makes it as wide as a telephone and as a desk, in both themes, and tells what is wrong with it."""
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,7 @@ from poolagg.strategies import Combine, Ordered, Partition, Stream, Tree
 
 BAD = 13
 STRATEGIES = [Stream(), Ordered(), Combine(), Tree()]
-TIMEOUT = 0.5
+TIMEOUT = 0.3
 
 
 @pytest.fixture

@@ -105,7 +105,7 @@ def kinds(**traits: bool) -> Callable[[Any], Any]:
     fit = [kind for kind in KINDS if all(getattr(kind, name) == value for name, value in traits.items())]
     if not fit:
         return lambda test: None
-    return pytest.mark.parametrize("kind", fit, ids=[kind.name for kind in fit])
+    return pytest.mark.parametrize("kind", fit, ids=[kind.name for kind in fit], scope="module")
 
 
 def entered(kind: Kind, make: Callable[[], Any]) -> contextlib.AbstractContextManager[Any]:

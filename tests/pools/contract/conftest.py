@@ -13,9 +13,12 @@ import dask_cluster
 import faults_elsewhere
 import pytest
 from contract import ADDRESSES, KEPT, KINDS, ON_RAY, ONLY, THEIRS, Kind, entered
-from tasks import square
+from tasks import METHODS, square
 
 from poolagg import Sum, aggregate
+
+SPAWNED = ("test_results", "test_own_state")
+"""Files whose tests run with "spawn"."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -62,15 +65,44 @@ def shut_down_theirs(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test on all kinds, unless it says on which."""
+    """Run a test on all kinds, unless it says on which.
+
+    "portable" starts interpreters as "spawn" does, and all else of "spawn" is as of "forkserver": what such a start
+    bears on runs with "spawn", too, and so do results.
+    """
     if "kind" in metafunc.fixturenames and not any(
         "kind" in str(mark.args[0]) for mark in metafunc.definition.iter_markers("parametrize")
     ):
-        metafunc.parametrize("kind", KINDS, ids=[kind.name for kind in KINDS])
+        spawns = "spawn" in METHODS or metafunc.module.__name__.rpartition(".")[2] in SPAWNED
+        kinds = [kind for kind in KINDS if spawns or kind.name != "spawn"]
+        metafunc.parametrize("kind", kinds, ids=[kind.name for kind in kinds], scope="module")
+
+
+@pytest.fixture(scope="module")
+def shared(kind: Kind) -> Iterator[list[Any]]:
+    """A pool whose workers start slowly, for the tests of a file; none from the test on that has lost a worker."""
+    pools = [kind.make()] if kind.ours and kind.processes and kind.name != "fork" else []
+    for pool in pools:
+        pool.open()
+        aggregate(square, range(100), Sum(), pool=pool)
+    yield pools
+    for pool in pools:
+        pool.close()
 
 
 @pytest.fixture
-def pool(kind: Kind) -> Iterator[Any]:
+def pool(kind: Kind, shared: list[Any]) -> Iterator[Any]:
     """A pool that is kept for the test's runs."""
-    with entered(kind, kind.make) as pool:
-        yield pool
+    if not shared:
+        with entered(kind, kind.make) as pool:
+            yield pool
+        return
+    before = workers(shared[0])
+    yield shared[0]
+    if workers(shared[0]) != before:
+        shared.pop().close()
+
+
+def workers(pool: Any) -> set[int]:
+    """The processes of a pool of ours."""
+    return {handle.child.pid for handle in pool._handles.values()}

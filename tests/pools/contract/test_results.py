@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from contract import KINDS, Kind, entered
-from tasks import Flaky, Rough, identity, rough, square
+from tasks import METHODS, Flaky, Rough, identity, rough, square
 
 from poolagg import (
     ArraySum,
@@ -174,8 +174,12 @@ def expected_bits() -> float:
 
 
 def workers_and_kinds() -> list[tuple[int, Kind]]:
-    several = [(workers, kind) for workers in (1, 2, 3) for kind in KINDS if kind.ours and kind.slots > 1]
-    return several + [(kind.slots, kind) for kind in KINDS if not kind.ours or kind.slots == 1]
+    """Every kind; and threads and workers of the default start method in any number, which the leaves depend on."""
+    some = (METHODS[0], "threads")
+    several = [(workers, kind) for kind in KINDS if kind.name in some for workers in (1, 2, 3)]
+    return several + [
+        (3 if kind.ours and kind.slots > 1 else kind.slots, kind) for kind in KINDS if kind.name not in some
+    ]
 
 
 @pytest.mark.parametrize(("workers", "kind"), workers_and_kinds(), ids=str)

@@ -139,7 +139,9 @@ def test_items_that_kill_every_worker_or_fill_its_memory_can_be_skipped() -> Non
             assert result == [x for x in range(40) if x not in failed]
 
 
-def test_a_lost_scheduler_is_an_error_and_a_checkpoint_goes_on_from_it(tmp_path: Path) -> None:
+def test_a_lost_scheduler_is_an_error_and_a_checkpoint_goes_on_from_it(
+    mortal: Cluster, client: Any, tmp_path: Path
+) -> None:
     """The run does not wait for a cluster that is gone; the next one runs the rest."""
     attempts = tasks.Attempts(tmp_path)
     options: dict[str, Any] = {"chunksize": 5, "checkpoint": tmp_path / "kept.ckpt"}
@@ -148,16 +150,15 @@ def test_a_lost_scheduler_is_an_error_and_a_checkpoint_goes_on_from_it(tmp_path:
         attempts.another(x)
         return x
 
-    with dask_cluster.running(workers=2) as cluster, dask_cluster.client(cluster.address, timeout=1) as client:
+    with dask_cluster.client(mortal.address, timeout=1) as lost:
 
         def kill(event: Any) -> None:
             if isinstance(event, events.StateMerged) and attempts.at(300):
-                cluster.process.kill()
+                mortal.process.kill()
 
         with pytest.raises(WorkerLost, match="scheduler"):
-            aggregate(item, range(600), Collect(), pool=client, watch=kill, **options)
-    with dask_cluster.running(workers=2) as cluster, dask_cluster.client(cluster.address) as client:
-        assert aggregate(item, range(600), Collect(), pool=client, **options) == list(range(600))
+            aggregate(item, range(600), Collect(), pool=lost, watch=kill, **options)
+    assert aggregate(item, range(600), Collect(), pool=client, **options) == list(range(600))
     assert attempts.at(0) == 1, "what was covered did not run again"
 
 

@@ -146,66 +146,6 @@ def test_a_program_that_hangs_is_ended_with_all_that_it_started() -> None:
     assert not any(process.is_running() for process in [program, *family])
 
 
-def test_workers_die_and_one_freezes_and_each_chunk_counts_once(tmp_path: Path) -> None:
-    """Ray takes no notice of a frozen worker, so somebody has to kill it."""
-    body = """
-    def item(x):
-        if x > 100 and first("frozen"):
-            os.kill(os.getpid(), signal.SIGSTOP)
-        return tasks.short(x)
-
-    def kill_frozen():
-        tasks.wait_for(lambda: processes("ray::_run_task", frozen=True))
-        for process in processes("ray::_run_task", frozen=True):
-            process.kill()
-
-    with RayPool(workers=3) as pool:
-        threading.Thread(target=kill_frozen).start()
-        killer = Killer()
-        result = aggregate(item, range(800), Collect(), pool=pool, chunksize=4, watch=killer)
-        say(result == list(range(800)), killer.killed >= 3)
-    """
-    assert told(tmp_path, body) == ["True True", "left: []"]
-
-
-def test_a_node_dies_and_each_chunk_counts_once(tmp_path: Path) -> None:
-    """Workers of both nodes die, too."""
-    body = """
-    with cluster() as cluster:
-        second = cluster.add_node(num_cpus=1).all_processes["raylet"][0].process
-        doomed = second.pid
-
-        def item(x):
-            if os.getppid() == doomed and first("raylet"):
-                os.kill(doomed, signal.SIGKILL)
-            if x > 150:  # else a busy machine is done before the second node has started a worker
-                tasks.wait_for(lambda: os.path.exists(f"{answers}.raylet"))
-            return tasks.short(x)
-
-        ray.init(cluster.address, log_to_driver=False)
-        with RayPool() as pool:
-            killer = Killer()
-            result = aggregate(item, range(800), Collect(), pool=pool, chunksize=4, watch=killer)
-        say(result == list(range(800)), killer.killed >= 3, second.wait())
-    """
-    assert told(tmp_path, body) == [f"True True {-signal.SIGKILL}", "left: []"]
-
-
-def test_the_command_line_and_the_example_go_to_the_address_that_they_are_given(tmp_path: Path) -> None:
-    """The command line sends a file that the cluster does not have."""
-    (tmp_path / "mine.py").write_text("def twice(line): return 2 * len(line)")
-    (tmp_path / "lines.txt").write_text("ab\nabc\n")
-    body = f"""
-    typed = ["-m", "poolagg", "run", "mine.py:twice", "lines.txt", "--lines", "--reduce", "Sum()", "--pool"]
-    with cluster() as cluster:
-        for words in ([*typed, f"ray:{{cluster.address}}"], [{str(EXAMPLES / "on_ray.py")!r}, cluster.address]):
-            command = [sys.executable, *words]
-            ran = subprocess.run(command, cwd={str(tmp_path)!r}, stdout=subprocess.PIPE, text=True)
-            say(ran.stdout.splitlines()[-1], ran.returncode)
-    """
-    assert told(tmp_path, body) == ["10 0", f"{PRIMES} 0", "left: []"]
-
-
 def test_want_of_memory_is_told_and_a_lost_raylet_is_an_error(tmp_path: Path) -> None:
     """Ray kills the task that runs when its machine's memory is nearly full, which here it always is by its settings.
 
@@ -237,7 +177,7 @@ def test_want_of_memory_is_told_and_a_lost_raylet_is_an_error(tmp_path: Path) ->
     assert left == "left: []"
 
 
-# -- one pool for faults that end no Ray -------------------------------------------------------------------------------
+# -- one pool for faults that end no Ray, and one cluster --------------------------------------------------------------
 
 ON_ONE_POOL = {
     "keeps": """
@@ -259,6 +199,22 @@ ON_ONE_POOL = {
         watch = lambda event: held.append(references())
         result = aggregate(func, range(chunks), rows, pool=pool, chunksize=1, watch=watch)
         say(result.sum() == chunks, 16 <= max(held) <= 200 or max(held))
+    """,
+    "freezes": """
+        def item(x):
+            if x > 100 and first("frozen"):
+                os.kill(os.getpid(), signal.SIGSTOP)
+            return tasks.short(x)
+
+        def kill_frozen():
+            tasks.wait_for(lambda: processes("ray::_run_task", frozen=True))
+            for process in processes("ray::_run_task", frozen=True):
+                process.kill()
+
+        threading.Thread(target=kill_frozen).start()
+        killer = Killer()
+        result = aggregate(item, range(800), Collect(), pool=pool, chunksize=4, watch=killer)
+        say(result == list(range(800)), killer.killed >= 3)
     """,
     "large": """
         killer, rows = Killer(), tasks.SlowHere(os.getpid())
@@ -291,62 +247,122 @@ ON_ONE_POOL = {
 }
 """Parts of one program, in their order: the servers' memory is measured while it is still that of new ones."""
 
+ON_ONE_CLUSTER = {
+    "command": f"""
+        lines = ["mine.py:twice", "lines.txt", "--lines", "--reduce", "Sum()", "--pool", "ray:" + cluster.address]
+        for words in (["-m", "poolagg", "run", *lines], [{str(EXAMPLES / "on_ray.py")!r}, cluster.address]):
+            command = [sys.executable, *words]
+            ran = subprocess.run(command, cwd=os.path.dirname(answers), stdout=subprocess.PIPE, text=True)
+            say(ran.stdout.splitlines()[-1], ran.returncode)
+    """,
+    "node": """
+        second = cluster.add_node(num_cpus=1).all_processes["raylet"][0].process
+        doomed = second.pid
+
+        def item(x):
+            if os.getppid() == doomed and first("raylet"):
+                os.kill(doomed, signal.SIGKILL)
+            if x > 150:  # else a busy machine is done before the second node has started a worker
+                tasks.wait_for(lambda: os.path.exists(f"{answers}.raylet"))
+            return tasks.short(x)
+
+        ray.init(cluster.address, log_to_driver=False)
+        with RayPool() as pool:
+            killer = Killer()
+            result = aggregate(item, range(800), Collect(), pool=pool, chunksize=4, watch=killer)
+        say(result == list(range(800)), killer.killed >= 3, second.wait())
+    """,
+}
+"""Parts of another, in their order: the last of them kills a node."""
+
 AFTER_EACH_OTHER = """
 import traceback
 
-with RayPool(workers=2) as pool:
+with {opened} as {name}:
     for part in parts:
         say("part", part.__name__)
         try:
-            part(pool)
+            part({name})
         except BaseException:
             say(traceback.format_exc())
 say("part left")
 """
 
 
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """Return what each part tells, and what is left after all."""
+def answers_of(parts: dict[str, str], opened: str, name: str, folder: Path) -> dict[str, list[str]]:
+    """Return what each part tells of the one thing that they are given by this name, and what is left after all."""
     functions = [
-        f"def {name}(pool):\n{textwrap.indent(textwrap.dedent(body), '    ')}" for name, body in ON_ONE_POOL.items()
+        f"def {part}({name}):\n{textwrap.indent(textwrap.dedent(body), '    ')}" for part, body in parts.items()
     ]
-    body = "\n".join([*functions, f"parts = [{', '.join(ON_ONE_POOL)}]", AFTER_EACH_OTHER])
+    after = AFTER_EACH_OTHER.format(opened=opened, name=name)
     answers: dict[str, list[str]] = {}
-    for line in told(tmp_path_factory.mktemp("parts"), body):
-        word, _, name = line.partition(" ")
+    for line in told(folder, "\n".join([*functions, f"parts = [{', '.join(parts)}]", after])):
+        word, _, part = line.partition(" ")
         if word == "part":
-            answers[name] = []
+            answers[part] = []
         else:
             answers[list(answers)[-1]].append(line)
     return answers
 
 
-def test_large_states_that_die_with_their_workers_count_once(parts: dict[str, list[str]]) -> None:
+@pytest.fixture(scope="module")
+def on_pool(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """Return what each part tells of a pool that has started Ray."""
+    return answers_of(ON_ONE_POOL, "RayPool(workers=2)", "pool", tmp_path_factory.mktemp("pool"))
+
+
+@pytest.fixture(scope="module")
+def on_cluster(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """Return what each part tells of a cluster, which has no file of the program's folder."""
+    folder = tmp_path_factory.mktemp("cluster")
+    (folder / "mine.py").write_text("def twice(line): return 2 * len(line)")
+    (folder / "lines.txt").write_text("ab\nabc\n")
+    return answers_of(ON_ONE_CLUSTER, "cluster()", "cluster", folder)
+
+
+def test_workers_die_and_one_freezes_and_each_chunk_counts_once(on_pool: dict[str, list[str]]) -> None:
+    """Ray takes no notice of a frozen worker, so somebody has to kill it."""
+    assert on_pool["freezes"] == ["True True"]
+
+
+def test_large_states_that_die_with_their_workers_count_once(on_pool: dict[str, list[str]]) -> None:
     """The items of their states run again."""
-    assert parts["large"] == ["True True"]
+    assert on_pool["large"] == ["True True"]
 
 
-def test_the_driver_holds_no_more_the_more_chunks_there_were(parts: dict[str, list[str]]) -> None:
+def test_the_driver_holds_no_more_the_more_chunks_there_were(on_pool: dict[str, list[str]]) -> None:
     """It lets go of a state that stays on the cluster when that has met others."""
-    assert parts["holds"] == ["before: True", "True True"]
+    assert on_pool["holds"] == ["before: True", "True True"]
 
 
-def test_an_item_that_kills_its_worker_is_named_or_skipped(parts: dict[str, list[str]]) -> None:
+def test_an_item_that_kills_its_worker_is_named_or_skipped(on_pool: dict[str, list[str]]) -> None:
     """No other item is told to have failed."""
-    assert parts["kills"] == ["named: 17 17", "skipped: True [17]", "skipped: True [17]"]
+    assert on_pool["kills"] == ["named: 17 17", "skipped: True [17]", "skipped: True [17]"]
 
 
-def test_ctrl_c_leaves_the_pool_usable(parts: dict[str, list[str]]) -> None:
+def test_ctrl_c_leaves_the_pool_usable(on_pool: dict[str, list[str]]) -> None:
     """Tasks in flight are cancelled."""
-    assert parts["ctrl_c"] == ["interrupted: 55"]
+    assert on_pool["ctrl_c"] == ["interrupted: 55"]
 
 
-def test_ray_keeps_nothing_of_chunks_that_are_done(parts: dict[str, list[str]]) -> None:
+def test_ray_keeps_nothing_of_chunks_that_are_done(on_pool: dict[str, list[str]]) -> None:
     """Its servers hold no more the more chunks there were: else it would be some 4 kB for each."""
-    assert parts["keeps"] == ["[True, True]"]
+    assert on_pool["keeps"] == ["[True, True]"]
 
 
-def test_a_pool_leaves_nothing_behind_after_faults(parts: dict[str, list[str]]) -> None:
+def test_a_pool_leaves_nothing_behind_after_faults(on_pool: dict[str, list[str]]) -> None:
     """Deaths of workers, of items and of large states, and Ctrl-C, one after the other."""
-    assert parts["left"] == ["left: []"]
+    assert on_pool["left"] == ["left: []"]
+
+
+def test_the_command_line_and_the_example_go_to_the_address_that_they_are_given(
+    on_cluster: dict[str, list[str]],
+) -> None:
+    """The command line sends a file that the cluster does not have."""
+    assert on_cluster["command"] == ["10 0", f"{PRIMES} 0"]
+
+
+def test_a_node_dies_and_each_chunk_counts_once(on_cluster: dict[str, list[str]]) -> None:
+    """Workers of both nodes die, too; nothing is left behind."""
+    assert on_cluster["node"] == [f"True True {-signal.SIGKILL}"]
+    assert on_cluster["left"] == ["left: []"]

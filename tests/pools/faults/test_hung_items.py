@@ -16,8 +16,8 @@ from poolagg.strategies import Combine, Ordered, Tree
 def test_a_hung_item_is_a_timeout_error(pool: ProcessPool, tmp_path: Any) -> None:
     func = Flaky(tmp_path, {7: "hang"})
     began = time.monotonic()
-    with pytest.raises(TaskError, match=r"item_timeout=0\.5") as caught:
-        aggregate(func, range(20), Sum(), pool=pool, item_timeout=0.5)
+    with pytest.raises(TaskError, match=r"item_timeout=0\.3") as caught:
+        aggregate(func, range(20), Sum(), pool=pool, item_timeout=0.3)
     assert time.monotonic() - began < 3
     assert isinstance(caught.value.__cause__, TimeoutError)
     assert (caught.value.index, caught.value.attempts) == (7, 1)
@@ -31,7 +31,7 @@ def test_a_hung_item_costs_only_itself(pool: ProcessPool, tmp_path: Any, strateg
     with pytest.warns(SkippedItems, match="2 of 40"):
         result = aggregate(
             func, range(40), Collect(),
-            pool=pool, item_timeout=0.5, on_error="skip", strategy=strategy, watch=seen.append,
+            pool=pool, item_timeout=0.3, on_error="skip", strategy=strategy, watch=seen.append,
         )  # fmt: skip
     assert result == [x for x in range(40) if x not in (7, 8)]
     assert 1 <= len([event for event in seen if isinstance(event, events.WorkerDied)]) <= 2
@@ -39,21 +39,21 @@ def test_a_hung_item_costs_only_itself(pool: ProcessPool, tmp_path: Any, strateg
 
 def test_a_hung_item_may_be_retried(pool: ProcessPool, tmp_path: Any) -> None:
     func = Flaky(tmp_path, {7: "hang"}, times=1)
-    assert aggregate(func, range(20), Collect(), pool=pool, item_timeout=0.5, retries=1) == list(range(20))
+    assert aggregate(func, range(20), Collect(), pool=pool, item_timeout=0.3, retries=1) == list(range(20))
 
 
 def test_a_reducer_slower_than_the_timeout_blames_no_item(pool: ProcessPool) -> None:
     applied: list[int] = []
 
     def slow(partial: int) -> None:
-        time.sleep(0.6 * (len(applied) < 4))
+        time.sleep(0.4 * (len(applied) < 4))
         applied.append(partial)
 
     def func(x: int) -> int:
         time.sleep(0.02)
         return x
 
-    aggregate(func, range(30), Into(slow), pool=pool, item_timeout=0.5)
+    aggregate(func, range(30), Into(slow), pool=pool, item_timeout=0.3)
     assert sorted(applied) == list(range(30))
 
 
@@ -63,5 +63,5 @@ def test_a_timeout_is_not_inherited_from_the_run_before(pool: ProcessPool) -> No
         for snapshot in snapshots(short, itertools.count(), Count(), every=0.01, pool=pool, item_timeout=5):
             if snapshot.done:
                 break
-        time.sleep(0.55)
-        assert aggregate(short, range(50), Sum(), pool=pool, item_timeout=0.5) == sum(range(50))
+        time.sleep(0.35)
+        assert aggregate(short, range(50), Sum(), pool=pool, item_timeout=0.3) == sum(range(50))
