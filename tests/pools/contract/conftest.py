@@ -13,12 +13,9 @@ import dask_cluster
 import faults_elsewhere
 import pytest
 from contract import ADDRESSES, KEPT, KINDS, ON_RAY, ONLY, THEIRS, Kind, entered
-from tasks import METHODS, square
+from tasks import square
 
 from poolagg import Sum, aggregate
-
-SPAWNED = ("test_results", "test_own_state")
-"""Files whose tests run with "spawn"."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -65,17 +62,11 @@ def shut_down_theirs(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test on all kinds, unless it says on which.
-
-    "portable" starts interpreters as "spawn" does, and all else of "spawn" is as of "forkserver": what such a start
-    bears on runs with "spawn", too, and so do results.
-    """
+    """Run a test on all kinds, unless it says on which."""
     if "kind" in metafunc.fixturenames and not any(
         "kind" in str(mark.args[0]) for mark in metafunc.definition.iter_markers("parametrize")
     ):
-        spawns = "spawn" in METHODS or metafunc.module.__name__.rpartition(".")[2] in SPAWNED
-        kinds = [kind for kind in KINDS if spawns or kind.name != "spawn"]
-        metafunc.parametrize("kind", kinds, ids=[kind.name for kind in kinds], scope="module")
+        metafunc.parametrize("kind", KINDS, ids=[kind.name for kind in KINDS], scope="module")
 
 
 @pytest.fixture(scope="module")
@@ -91,9 +82,9 @@ def shared(kind: Kind) -> Iterator[list[Any]]:
 
 
 @pytest.fixture
-def pool(kind: Kind, shared: list[Any]) -> Iterator[Any]:
-    """A pool that is kept for the test's runs."""
-    if not shared:
+def pool(kind: Kind, shared: list[Any], request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A pool that is kept for the test's runs; its own, if its workers keep something, such as a forkserver."""
+    if not shared or request.node.get_closest_marker("pool_of_its_own"):
         with entered(kind, kind.make) as pool:
             yield pool
         return
