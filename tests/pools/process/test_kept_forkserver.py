@@ -20,7 +20,6 @@ from tasks import wait_for
 
 from poolagg import Collect, ProcessPool, Sum, aggregate
 from poolagg.pools.process.launch.forkserver import connection, kept
-from poolagg.pools.process.launch.forkserver.preload import modules_named
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a start method of Linux")
 
@@ -406,20 +405,22 @@ def test_a_package_whose_import_ends_the_process_does_not_end_the_pool(tmp_path:
     assert (ran.stdout, ran.stderr) == ("3\n", "")
 
 
-def test_a_module_of_the_users_with_an_installed_name_keeps_all_imports_in_workers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_module_of_the_users_with_an_installed_name_keeps_all_imports_in_workers(tmp_path: Path) -> None:
     """An installed package may import it by that name."""
-    names = modules_named([b"\x8c\x05numpy\x94"])
-    assert names == ["numpy"]
-    (tmp_path / "cloudpickle.py").write_text("")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "cloudpickle", raising=False)
-    import cloudpickle
-
-    assert Path(str(cloudpickle.__file__)).parent == tmp_path
-    assert modules_named([b"\x8c\x05numpy\x94"]) == []
-    sys.modules.pop("cloudpickle")
+    program = """
+        import sys
+        from pathlib import Path
+        import numpy
+        from poolagg.pools.process.launch.forkserver.preload import modules_named
+        print(modules_named([b"\\x8c\\x05numpy\\x94"]))
+        (Path(sys.argv[1]) / "tqdm.py").write_text("")
+        sys.modules.pop("tqdm", None)
+        import tqdm
+        assert tqdm.__file__.startswith(sys.argv[1])
+        print(modules_named([b"\\x8c\\x05numpy\\x94"]))
+    """
+    ran = run(program, tmp_path, str(tmp_path))
+    assert (ran.stdout, ran.stderr) == ("['numpy']\n[]\n", "")
 
 
 def test_an_archive_in_the_import_path_is_the_workers(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from typing import Any
 
 import poolagg
 from poolagg import ProcessPool, SerialPool, Sum, ThreadPool, aggregate, share, snapshots
+from poolagg.pools.process.launch.forkserver import kept as kept_forkserver
 
 PACKAGE = str(Path(poolagg.__file__).parent)
 FILES = ("pools/", "_engine/", "_runtime/interrupts.py")
@@ -137,15 +138,20 @@ OWN = {"within": within, "alone": alone, "executor": executor, "sharing": sharin
 
 
 def held() -> dict[str, Any]:
-    """Return the resources of this process, quickly."""
+    """Return the resources of this process, quickly; without the forkserver that it keeps."""
+    forkserver = kept_forkserver.kept()
+    process = forkserver.process if forkserver else None
+    kept = {forkserver._control.fileno(), forkserver._death.fileno(), process.sentinel} if process else set()
     descriptors = {}
-    for fd in os.listdir("/proc/self/fd"):
+    for fd in set(os.listdir("/proc/self/fd")) - set(map(str, kept)):
         with contextlib.suppress(OSError):  # the one that lists them
             descriptors[f"fd {fd}"] = os.readlink(f"/proc/self/fd/{fd}")
     children = {}
     for task in os.listdir("/proc/self/task"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
-            for pid in Path(f"/proc/self/task/{task}/children").read_text().split():
+            for pid in set(Path(f"/proc/self/task/{task}/children").read_text().split()) - {
+                str(process and process.pid)
+            }:
                 children[f"process {pid}"] = "child"
     return {**descriptors, **children, **{f"thread {t.name} {t.ident}": "alive" for t in threading.enumerate()}}
 
