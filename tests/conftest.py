@@ -32,7 +32,6 @@ def pytest_configure(config: pytest.Config) -> None:
         for folder in ("poolagg", "benchmarks", "tests/support"):
             compileall.compile_dir(ROOT / folder, quiet=2)
     config.addinivalue_line("markers", "orphans: the test makes orphans by killing their parent; they may be zombies")
-    config.addinivalue_line("markers", "pool_of_its_own: the test shares no pool with others")
     leaks.adopt_orphans()
     os.environ["POOLAGG_PORTABLE"] = "1"  # offers the portable primitives as a start method
     # A job in the background ignores Ctrl-C, and so would the programs that are tested, which inherit it.

@@ -238,7 +238,9 @@ class MergeCounts(Reducer[Counter[Any]]):
         return acc
 
     def merge(self, acc: Counter[Any], other: Mapping[Any, Any]) -> Counter[Any]:
-        _add(acc, other)
+        count = acc.get
+        for key, more in other.items():
+            acc[key] = count(key, 0) + more
         return acc
 
     def finish(self, acc: Counter[Any]) -> Counter[Any]:

@@ -102,7 +102,18 @@ def _without_kept(extra: dict[str, list]) -> dict[str, list]:
     pid, descriptors = kept_forkserver()
     kept = {"processes": {pid}, "descriptors": descriptors}
     left = {kind: [thing for thing in things if thing[0] not in kept.get(kind, ())] for kind, things in extra.items()}
+    if "processes" in left:
+        left["processes"] = [process for process in left["processes"] if not _is_kept_by_another(process[0])]
     return {kind: things for kind, things in left.items() if things}
+
+
+def _is_kept_by_another(pid: int) -> bool:
+    """Tell if it is the forkserver of a process that lives on, such as a worker of a cluster."""
+    try:
+        process = psutil.Process(pid)
+        return "launch.forkserver.main" in " ".join(process.cmdline()) and process.ppid() not in {1, os.getpid()}
+    except psutil.Error:
+        return False
 
 
 def _reap() -> None:

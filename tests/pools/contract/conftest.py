@@ -82,9 +82,9 @@ def shared(kind: Kind) -> Iterator[list[Any]]:
 
 
 @pytest.fixture
-def pool(kind: Kind, shared: list[Any], request: pytest.FixtureRequest) -> Iterator[Any]:
-    """A pool that is kept for the test's runs; its own, if its workers keep something, such as a forkserver."""
-    if not shared or request.node.get_closest_marker("pool_of_its_own"):
+def pool(kind: Kind, shared: list[Any]) -> Iterator[Any]:
+    """A pool that is kept for the test's runs."""
+    if not shared:
         with entered(kind, kind.make) as pool:
             yield pool
         return

@@ -132,7 +132,6 @@ def test_pools_within_pools(pool: Any) -> None:
     assert aggregate(inner, [3, 4], Collect(), pool=pool) == [5, 14]
 
 
-@pytest.mark.pool_of_its_own
 def test_process_pools_within_pools(pool: Any) -> None:
     def inner(x: int) -> int:
         return aggregate(square, range(x), Sum(), workers=2)
@@ -140,7 +139,6 @@ def test_process_pools_within_pools(pool: Any) -> None:
     assert aggregate(inner, [3, 4], Collect(), pool=pool) == [5, 14]
 
 
-@pytest.mark.pool_of_its_own
 def test_an_error_of_a_pool_within_a_pool_is_the_items_own(pool: Any) -> None:
     def inner(x: int) -> Any:
         with ProcessPool(1, start_method=METHODS[-1]) as pool:

@@ -190,6 +190,7 @@ pool.close()
 """
 
 
+@pytest.mark.orphans  # the kernel is killed, and its forkserver ends after it
 def test_a_notebook_kernel():
     "Cells of a notebook: functions and classes defined in cells, redefined between runs, with a kept pool."
     pytest.importorskip("jupyter_client", reason="pip install jupyter-client ipykernel")
