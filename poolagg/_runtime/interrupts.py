@@ -12,7 +12,8 @@ handler that is a Python function, and notes the signal. In other threads the bl
 
 An interrupt before the block prevents the block. So callers acquire nothing before it, and give a release a second
 chance (`even_if_interrupted`), or more (`when_collected`). Python code cannot close one gap: the first instruction of
-an `__exit__`, or of a finalizer.
+an `__exit__`, or of a finalizer. So handlers that raise within a millisecond of one another may prevent a release and
+its second chance, too.
 """
 
 from __future__ import annotations

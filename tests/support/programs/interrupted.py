@@ -5,7 +5,8 @@
 
 `lines`: one run is recorded. Then there is one run for each line that it came to (each STEP-th, from FIRST on), with a
 SIGINT at that line. The signal is raised there by a trace function: so its handler runs there, as it may between any
-two instructions, and each run can be repeated. `moments`: COUNT runs, with one to three signals at random moments.
+two instructions, and each run can be repeated. `moments`: COUNT runs, with one to three signals at random moments, a
+millisecond or more apart: that is the promise (`_runtime/interrupts.py`).
 
 After each run nothing is left of it, the next run in the same pool and one in a new pool give the right result, and
 no finalizer closes the files that were opened meanwhile. Each complaint is a line of the output; the last line counts.
@@ -314,7 +315,7 @@ def main(how: str, case: str, method: str, many: int, first: int, folder: str) -
         choose, calm = random.Random(first), AtMoments(100)
         trial.one(calm, 0)
         for _ in range(many):
-            trial.one(AtMoments(choose.uniform(0, calm.seconds), choose.choice((0, 1e-4, 1e-3))))
+            trial.one(AtMoments(choose.uniform(0, calm.seconds), choose.choice((0, 1e-3, 1e-2))))
     print(f"{trial.runs} runs, {trial.fired} interrupted, {trial.complaints} complaints", flush=True)
 
 
