@@ -16,6 +16,9 @@ from poolagg._input.blocks import Blocks, blocks
 
 __all__ = ["items", "neighbour"]
 
+_LINE_END = os.linesep.encode()
+"""Bytes at the end of a line where programs of this system write text."""
+
 
 def items(options: argparse.Namespace) -> Iterable[Any]:
     """Return the items that the inputs on the command line mean."""
@@ -50,7 +53,8 @@ def neighbour(path: str) -> str:
 def _with_stdin(paths: Iterable[str]) -> Iterator[str]:
     for path in paths:
         if path == "-":
-            yield from filter(None, (os.fsdecode(line.removesuffix(b"\n")) for line in sys.stdin.buffer))
+            lines = (line.removesuffix(_LINE_END).removesuffix(b"\n") for line in sys.stdin.buffer)
+            yield from filter(None, map(os.fsdecode, lines))
         else:
             yield path
 
