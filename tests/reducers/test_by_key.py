@@ -48,7 +48,7 @@ NUMBERS = {
 TEXTS = {
     "texts": ["b", "a", "", "c", "ab"],
     "dates": [date(2020, 1, 1) + timedelta(n) for n in (3, 1, 2, 1)],
-    "numpy's dates": [np.datetime64("2020-01-02"), np.datetime64("NaT"), np.datetime64("2020-01-01")],
+    "numpy's dates": [np.datetime64("2020-01-02"), np.datetime64("NaT", "D"), np.datetime64("2020-01-01")],
 }
 OF_NUMBERS = {
     "Count": Count(),
