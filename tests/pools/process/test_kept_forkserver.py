@@ -51,7 +51,7 @@ def look(_: int) -> tuple[Any, ...]:
         os.getppid(),
         os.environ.get("POOLAGG_TEST"),
         os.getcwd(),
-        resource.getrlimit(resource.RLIMIT_CORE)[0],
+        resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         umask,
         signal.SIGUSR2 in mask,
         signal.getsignal(signal.SIGHUP) is signal.SIG_IGN,
@@ -202,9 +202,9 @@ def with_one_cpu(monkeypatch: pytest.MonkeyPatch, folder: Path) -> tuple[int, An
 def with_limit(monkeypatch: pytest.MonkeyPatch, folder: Path) -> tuple[int, Any]:
     import resource
 
-    limits = resource.getrlimit(resource.RLIMIT_CORE)
-    resource.setrlimit(resource.RLIMIT_CORE, (1 << 20 if limits[0] != 1 << 20 else 0, limits[1]))
-    return 3, resource.getrlimit(resource.RLIMIT_CORE)[0]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft - 1, hard))
+    return 3, soft - 1
 
 
 @pytest.fixture
@@ -212,12 +212,12 @@ def restored() -> Iterator[None]:
     """Put back what a test changes of this process."""
     import resource
 
-    limits, cpus = resource.getrlimit(resource.RLIMIT_CORE), os.sched_getaffinity(0)
+    limits, cpus = resource.getrlimit(resource.RLIMIT_NOFILE), os.sched_getaffinity(0)
     umask, hangup = os.umask(0), signal.getsignal(signal.SIGHUP)
     os.umask(umask)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     yield
-    resource.setrlimit(resource.RLIMIT_CORE, limits)
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     os.sched_setaffinity(0, cpus)
     os.umask(umask)
     signal.signal(signal.SIGHUP, hangup)
