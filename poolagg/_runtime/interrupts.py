@@ -137,7 +137,7 @@ def when_collected(owner: object, work: Callable[..., Any], *arguments: Any) -> 
     By several finalizers, since an interrupt at the first instruction of one prevents all of it.
     """
     for _ in range(4):
-        weakref.finalize(owner, even_if_interrupted, work, *arguments).atexit = False
+        weakref.finalize(owner, work, *arguments).atexit = False
 
 
 def _install() -> None:
