@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+from workers import kill_at_any_moment
 
 from poolagg._checkpoint.store import FileStore, look
 
@@ -38,15 +39,9 @@ def test_kill_9_of_all_processes_at_any_moment(kind, path, tmp_path):
     """Again and again; the result is that of a run that was never killed, to the bit."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    moments = random.Random(kind)
     command = [sys.executable, str(script), path, kind]
-    for _ in range(5):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
-        try:
-            process.communicate(timeout=moments.uniform(0.25, 0.7))
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+    for _ in kill_at_any_moment(command, 5, random.Random(kind)):
+        pass
     ended = subprocess.run(command, capture_output=True, text=True, timeout=50)
     values = [x / 7 if kind == "collect" else x % 13 for x in range(1200)]
     expected = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import signal
@@ -14,6 +13,7 @@ import places
 import pytest
 from places import outcome
 from runs_into import Countdown, arguments, in_a_fork, into, kept, kill, made, pair, pairs, raised_by
+from workers import kill_at_any_moment
 
 from poolagg.resources import session as sessions
 
@@ -37,13 +37,7 @@ def test_kill_9_of_all_processes_at_any_moment(where, tmp_path):
     script.write_text(SCRIPT)
     moments = random.Random(type(where).__name__)
     command = [sys.executable, str(script), *arguments(where)]
-    for _ in range(3):
-        process = subprocess.Popen(command, start_new_session=True)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(moments.uniform(0.25, 0.6))
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    for _ in kill_at_any_moment(command, 3, moments):
         assert max(Counter(outcome(where)).values(), default=1) == 1
     ended = subprocess.run(command, capture_output=True, text=True)
     assert outcome(where) == pairs(range(500)), ended.stderr

@@ -140,7 +140,8 @@ def threads() -> ThreadPool:
 
 
 def forked() -> ProcessPool:
-    return ProcessPool(2, start_method="fork")
+    """Return a pool whose workers start the quickest way that the system has."""
+    return ProcessPool(2, start_method="fork" if hasattr(os, "fork") else None)
 
 
 def forkserver() -> ProcessPool:
