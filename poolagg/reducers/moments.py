@@ -21,6 +21,12 @@ from poolagg.reducers.reducer import Groups, Reducer, Rejection
 
 __all__ = ["Count", "Mean", "Std", "Sum", "Variance"]
 
+WAITING = 16
+"""Up to so many numbers of a key wait in its state: adding them all costs little more than adding one."""
+
+LARGE = 1e300
+"""Below it, as many floats as can wait have a finite sum. None waits beside a sum from here on."""
+
 
 class Count(Reducer[int]):
     """The number of partials; 0 for none.
@@ -96,8 +102,8 @@ class Sum(Reducer[Any]):
 
     def _steps_by_key(self, states: Mapping[Any, Any], groups: Groups) -> dict[Any, Any]:
         kind = type(groups.pairs[0][1]) if groups.pairs else None
-        if kind is float and types_of([x for _, x in groups.pairs]) == {float}:
-            new = {key: _parts(states.get(key, 0), floats) for key, floats in groups.lists.items()}
+        if kind is float and _may_wait([x for _, x in groups.pairs]):
+            new = {key: _waiting(states.get(key, ()), floats) for key, floats in groups.lists.items()}
             if None not in new.values():
                 return new
         sums = _int_sums(groups.pairs) if kind is int else None
@@ -118,18 +124,19 @@ class Sum(Reducer[Any]):
 
     def finish(self, acc: SumState) -> Any:
         if type(acc) is tuple:
-            return acc[0] if acc else 0.0
+            return acc[0] if acc and abs(acc[0]) >= LARGE else math.fsum(acc) + 0.0  # a zero is not negative
         return acc if type(acc) is int else acc.value()
 
 
 SumState: TypeAlias = Any
-"""An int, if all partials are; the parts of the exact sum, if all are finite floats; for any others, a `Total`."""
+"""An int, if all partials are; if all are finite floats, the parts of their exact sum, beside which others wait under a
+key; for any others, a `Total`."""
 
 
 def _total(state: SumState) -> Total:
     if type(state) is int:
         return Total(state)
-    return Total(0, FloatSum(state)) if type(state) is tuple else state
+    return Total(0, FloatSum().plus(state)) if type(state) is tuple else state
 
 
 def _state(total: Total) -> SumState:
@@ -149,6 +156,21 @@ def _parts(acc: SumState, floats: Sequence[float]) -> SumState | None:
         except (OverflowError, ValueError):
             pass  # an overflow, or not all are finite: `Total` tells which
     return None
+
+
+def _may_wait(values: Sequence[Any]) -> bool:
+    """Tell whether all are floats that can wait."""
+    if types_of(values) != {float}:
+        return False
+    total = sum(values)  # not a number, or infinite, if one of them is
+    return bool(total - total == 0.0) and max(max(values), -min(values)) < LARGE
+
+
+def _waiting(acc: SumState, floats: Sequence[float]) -> SumState | None:
+    """Put floats that can wait beside others, or add them all; None if the sum has no parts."""
+    if type(acc) is not tuple or len(acc) + len(floats) > WAITING or (acc and abs(acc[0]) >= LARGE):
+        return _parts(acc, floats)
+    return (*acc, *floats)
 
 
 def _int_sums(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, int] | None:
@@ -175,6 +197,10 @@ class Moments(NamedTuple):
 Moments.__module__ = "poolagg.reducers"
 
 
+MeanState: TypeAlias = Any
+"""Moments; under a key a tuple of ints and floats that wait to be added, the first of which may be the moments."""
+
+
 class Mean(Reducer[float]):
     """The arithmetic mean: the exact sum divided by the count, rounded once; nan for no partials.
 
@@ -192,21 +218,44 @@ class Mean(Reducer[float]):
     def init(self) -> Moments:
         return Moments()
 
-    def step(self, acc: Moments, prepared: Any) -> Moments:
+    def step(self, acc: MeanState, prepared: Any) -> Moments:
         return self.steps(acc, (prepared,))
 
-    def steps(self, acc: Moments, prepareds: Sequence[Any]) -> Moments:
-        return Moments(acc.n + len(prepareds), acc.total.plus(numbers(prepareds)))
+    def steps(self, acc: MeanState, prepareds: Sequence[Any]) -> Moments:
+        n, total, _ = self._moments(acc)
+        return Moments(n + len(prepareds), total.plus(numbers(prepareds)))
 
-    def merge(self, acc: Moments, other: Moments) -> Moments:
-        return Moments(acc.n + other.n, acc.total.join(other.total), acc.squares.join(other.squares))
+    def _steps_by_key(self, states: Mapping[Any, Any], groups: Groups) -> dict[Any, Any]:
+        if not types_of([x for _, x in groups.pairs]) <= {int, float}:
+            return super()._steps_by_key(states, groups)
+        new: dict[Any, Any] = {}
+        for key, xs in groups.lists.items():
+            held = states.get(key, ())
+            waiting = held if type(held) is tuple else (held,)
+            new[key] = (*waiting, *xs) if len(waiting) + len(xs) <= WAITING else self.steps(held, xs)
+        return new
+
+    def _moments(self, state: MeanState) -> Moments:
+        """Return the moments of all numbers, those that wait included."""
+        if type(state) is Moments:
+            return state
+        first = state[0] if state else None
+        return self.steps(first, state[1:]) if type(first) is Moments else self.steps(Moments(), state)
+
+    def merge(self, acc: MeanState, other: MeanState) -> MeanState:
+        both_wait = type(acc) is tuple and type(other) is tuple and len(acc) + len(other) <= WAITING
+        if both_wait and not (other and type(other[0]) is Moments):
+            return (*acc, *other)
+        a, b = self._moments(acc), self._moments(other)
+        return Moments(a.n + b.n, a.total.join(b.total), a.squares.join(b.squares)) if a.n else other
 
     def validate(self, prepareds: Sequence[Any]) -> None:
         if not _are_reals(prepareds):
             super().validate(prepareds)
 
-    def finish(self, acc: Moments) -> Any:
-        return acc.total.mean(acc.n) if acc.n else math.nan
+    def finish(self, acc: MeanState) -> Any:
+        n, total, _ = self._moments(acc)
+        return total.mean(n) if n else math.nan
 
 
 class Variance(Mean):
@@ -226,7 +275,7 @@ class Variance(Mean):
     def __init__(self, ddof: int = 1) -> None:
         self.ddof = need_count(f"{type(self).__name__}(ddof)", ddof, least=0)
 
-    def steps(self, acc: Moments, prepareds: Sequence[Any]) -> Moments:
+    def steps(self, acc: MeanState, prepareds: Sequence[Any]) -> Moments:
         batch = numbers(prepareds)
         if batch.imags:
             raise TypeError(f"{self!r} requires real numbers, got complex ones: .of(abs), or a Tee of the parts")
@@ -234,9 +283,13 @@ class Variance(Mean):
             for kind in others:
                 if not issubclass(kind, (int, Fraction, Decimal)):
                     raise TypeError(f"{self!r} requires real numbers, got a {kind.__name__}: .of(float), or .of(f)")
-        return Moments(acc.n + len(prepareds), acc.total.plus(batch), acc.squares.plus_squares(batch))
+        n, total, squares = self._moments(acc)
+        return Moments(n + len(prepareds), total.plus(batch), squares.plus_squares(batch))
 
-    def finish(self, acc: Moments) -> Any:
+    _steps_by_key = Mean._steps_by_key
+
+    def finish(self, acc: MeanState) -> Any:
+        acc = self._moments(acc)
         ratio = self._ratio(acc)
         if ratio is None:
             return Decimal("NaN") if _is_special(acc.total.plain) else math.nan
@@ -280,6 +333,6 @@ class Std(Variance):
     1.0
     """
 
-    def finish(self, acc: Moments) -> float:
-        ratio = self._ratio(acc)
+    def finish(self, acc: MeanState) -> float:
+        ratio = self._ratio(self._moments(acc))
         return math.nan if ratio is None else square_root(*ratio)

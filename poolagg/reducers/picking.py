@@ -9,7 +9,8 @@ First, AnyTrue and AllTrue end a run early, as soon as one partial decides the r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from numbers import Real
 from operator import itemgetter
@@ -17,15 +18,18 @@ from typing import Any, TypeAlias
 
 from poolagg._runtime.arguments import call, need_callable, need_count, shown
 from poolagg._runtime.value_types import types_of
-from poolagg.reducers.keys import EMPTY, are_held_as_they_are
+from poolagg.reducers.keys import are_held_as_they_are
 from poolagg.reducers.reducer import Groups, Position, Positions, R, Reducer, Rejection
 
 __all__ = ["AllTrue", "AnyTrue", "Bottom", "First", "Last", "Max", "Min", "Sample", "Top"]
 
 Entry: TypeAlias = tuple[Any, ...]
 Entries: TypeAlias = tuple[Entry, ...]
-IN_ORDER = {int, float, str, bytes, bool}
+IN_ORDER = {int, float, str, bytes, bool, date, datetime, timedelta}
 """Types whose values compare with one another."""
+
+FEW = 20
+"""Up to so many entries, putting one more among them costs less than sorting them again."""
 
 NUMBERS = {int, float}
 
@@ -68,6 +72,51 @@ class Picking(Reducer[R]):
         if self.key is None:
             return self._admit(acc, places, prepareds, prepareds)
         return self._admit(acc, places, [key for key, _ in prepareds], [value for _, value in prepareds])
+
+    def _steps_by_key(self, states: Mapping[Any, Any], groups: Groups) -> dict[Any, Any]:
+        if self.k > FEW:
+            return super()._steps_by_key(states, groups)
+        pairs = groups.pairs if self.key is None else [(group, key) for group, (key, _) in groups.pairs]
+        self._need_order([key for _, key in pairs])
+        try:
+            new = self._admit_each(states, pairs, groups)
+        except Exception:  # the fold of each key alone raises it, too, or knows better
+            return super()._steps_by_key(states, groups)
+        return new if are_held_as_they_are(list(new)) else super()._steps_by_key(states, groups)
+
+    def _admit_each(
+        self, states: Mapping[Any, Any], pairs: Sequence[tuple[Any, Any]], groups: Groups
+    ) -> dict[Any, Any]:
+        """Admit each pair of a group and a key to the entries of its group; most are worse than all of k entries."""
+        new: dict[Any, Any] = {}
+        get, full, largest, places = new.get, self.k, self.largest, groups.places
+        latest = places[len(pairs) - 1]
+        for i, (group, key) in enumerate(pairs):
+            entries = get(group)
+            if entries is None:
+                entries = new[group] = states.get(group, ())
+            if len(entries) == full:
+                worst = entries[-1][0]
+                # An equal entry of this batch comes before this one.
+                if (key < worst if largest else worst < key) or (key == worst and entries[-1][2:] <= latest):
+                    continue
+            prepared = groups.pairs[i][1]
+            new[group] = self._with(entries, (key, prepared if self.key is None else prepared[1], *places[i]))
+        return new
+
+    def _with(self, entries: Entries, entry: Entry) -> Entries:
+        """Put an entry among others."""
+        if _is_nan(entry[0]) or (entries and _is_nan(entries[-1][0])):
+            return self._best([*entries, entry])
+        k = 0
+        while k < len(entries) and not self._is_better(entry, entries[k]):
+            k += 1
+        return (*entries[:k], entry, *entries[k:])[: self.k]
+
+    def _is_better(self, entry: Entry, other: Entry) -> bool:
+        if entry[0] == other[0]:
+            return entry[2:] < other[2:]
+        return bool(other[0] < entry[0] if self.largest else entry[0] < other[0])
 
     def merge(self, acc: Entries, other: Entries) -> Entries:
         return self._best([*acc, *other]) if acc and other else acc or other
@@ -184,26 +233,28 @@ class Min(Picking[Any]):
         entries = super()._steps_among((acc,) if acc else (), places, prepareds)
         return entries[0] if entries else ()
 
-    def _steps_by_key(self, states: Mapping[Any, Any], groups: Groups) -> dict[Any, Any]:
-        pairs = groups.pairs if self.key is None else [(key, rank) for key, (rank, _) in groups.pairs]
-        try:
-            best, indices = _largest(pairs) if self.largest else _smallest(pairs)
-            if self._are_in_order(list(best.values())) and are_held_as_they_are(list(best)):
-                better, prepareds, places = self._better, groups.pairs, groups.places
-                return {
-                    group: better(states.get(group, ()), key, prepareds[k := indices[group]][1], places, k)
-                    for group, key in best.items()
-                }
-        except Exception:  # the fold of each key alone raises it, too, or knows better
-            pass
-        return super()._steps_by_key(states, groups)
+    _steps_by_key = Picking._steps_by_key
 
-    def _are_in_order(self, keys: Sequence[Any]) -> bool:
-        """Tell whether the keys that no other is better than can be compared, and none is nan."""
-        if _are_plain(keys):
-            return True
-        self._need_order(keys)
-        return not any(map(_is_nan, keys))
+    def _admit_each(
+        self, states: Mapping[Any, Any], pairs: Sequence[tuple[Any, Any]], groups: Groups
+    ) -> dict[Any, Any]:
+        """Admit each pair of a group and a key to the entry of its group."""
+        new: dict[Any, Any] = {}
+        get, largest, places = new.get, self.largest, groups.places
+        latest = places[len(pairs) - 1]
+        for i, (group, key) in enumerate(pairs):
+            held = get(group)
+            if held is None:
+                held = new[group] = states.get(group, ())
+            if held:
+                best = held[0]
+                # An equal entry of this batch comes before this one.
+                if (key < best if largest else best < key) or (key == best and held[2:] <= latest):
+                    continue
+            prepared = groups.pairs[i][1]
+            entry = (key, prepared if self.key is None else prepared[1], *places[i])
+            new[group] = self.merge(held, entry) if held else entry
+        return new
 
     def _better(self, held: Entry, key: Any, prepared: Any, places: Positions, k: int) -> Entry:
         """Return the better entry: `held`, or that of `key`, no nan; a position is made only if it matters."""
@@ -363,28 +414,6 @@ class AllTrue(AnyTrue):
     """
 
     decides = False
-
-
-def _smallest(pairs: Iterable[tuple[Any, Any]]) -> tuple[dict[Any, Any], dict[Any, int]]:
-    """Return the first key of each group that none is smaller than, and its index; a nan only where it comes first."""
-    best: dict[Any, Any] = {}
-    indices: dict[Any, int] = {}
-    get, none = best.get, EMPTY
-    for k, (group, key) in enumerate(pairs):
-        if (held := get(group, none)) is none or key < held:
-            best[group], indices[group] = key, k
-    return best, indices
-
-
-def _largest(pairs: Iterable[tuple[Any, Any]]) -> tuple[dict[Any, Any], dict[Any, int]]:
-    """Return the same with the largest key; a call for each comparison would cost as much as the loop."""
-    best: dict[Any, Any] = {}
-    indices: dict[Any, int] = {}
-    get, none = best.get, EMPTY
-    for k, (group, key) in enumerate(pairs):
-        if (held := get(group, none)) is none or held < key:
-            best[group], indices[group] = key, k
-    return best, indices
 
 
 def _are_plain(keys: Sequence[Any]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import pickle
 import random
 from datetime import date, timedelta
@@ -30,6 +31,7 @@ from poolagg.reducers import (
     Sum,
     Top,
     Unique,
+    Variance,
     fold,
     join,
     reduced,
@@ -108,10 +110,9 @@ def _alone(groups: Any, pairs: list[tuple[Any, Any]], at: list[int]) -> str:
     return repr(inner.finish(acc))
 
 
-def _in_batches(groups: Reducer, pairs: list[tuple[Any, Any]], draw: random.Random) -> dict[Any, Any]:
+def _in_batches(groups: Reducer, pairs: list[tuple[Any, Any]], draw: random.Random, cuts: int = 4) -> dict[Any, Any]:
     """Fold batches that arrive in any order into several accumulators, which then meet in any order."""
-    cuts = sorted({0, len(pairs), *draw.choices(range(len(pairs)), k=4)})
-    batches = list(pairwise(cuts))
+    batches = list(pairwise(sorted({0, len(pairs), *draw.choices(range(len(pairs)), k=cuts)})))
     draw.shuffle(batches)
     accs = [groups.init() for _ in range(3)]
     for start, stop in batches:
@@ -129,6 +130,34 @@ def _said(result: Any) -> Any:
         return result()
     except Exception as error:
         return type(error)
+
+
+EXTREMES = [1e308, -1e308, 1.7976931348623157e308, 9.98e291, 1e300, 5e-324, -0.0, 0.1, 1 / 3, 2**53 + 1, 10**400, -7]
+
+
+@pytest.mark.parametrize("values", [EXTREMES, EXTREMES[:9], EXTREMES[6:9], EXTREMES[9:]], ids=len)
+@pytest.mark.parametrize("reducer", [Sum(), Mean(), Variance(), Std(ddof=0), (Sum(), Mean())], ids=repr)
+def test_many_numbers_under_a_key_come_to_the_exact_result(reducer: Any, values: list[Any]) -> None:
+    """However many of them a state has not added yet when it is folded into, sent or merged."""
+    groups, draw = GroupBy(reducer), random.Random(repr(reducer))
+    for _ in range(10):
+        pairs = [(draw.randrange(3), draw.choice(values)) for _ in range(draw.choice([20, 60, 200]))]
+        expected = {key: repr(reduced(groups.inner, [x for of, x in pairs if of == key])) for key in range(3)}
+        result = _in_batches(groups, pairs, draw, cuts=draw.choice([3, 10, len(pairs)]))
+        assert {key: repr(found) for key, found in result.items()} == expected
+
+
+@pytest.mark.parametrize("k", [1, 3, 20, 21])
+@pytest.mark.parametrize("kind", [Top, Bottom])
+def test_the_best_under_a_key_are_those_of_a_sort(kind: Any, k: int) -> None:
+    """Equal ones in input order, however many are kept."""
+    draw = random.Random(k)
+    for highest in (1, 30, 10**6):
+        pairs = [(draw.randrange(3), (draw.randrange(highest), i)) for i in range(300)]
+        result = _in_batches(GroupBy(kind(k, key=operator.itemgetter(0))), pairs, draw, cuts=20)
+        sign = -1 if kind is Top else 1
+        for group, found in result.items():
+            assert found == sorted((x for of, x in pairs if of == group), key=lambda x: (sign * x[0], x[1]))[:k]
 
 
 @pytest.mark.parametrize("reducer", [Min(), Max(), Top(2), Sum(), Mean(), (Min(), Sum())], ids=repr)
