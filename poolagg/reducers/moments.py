@@ -24,9 +24,6 @@ __all__ = ["Count", "Mean", "Std", "Sum", "Variance"]
 WAITING = 16
 """Up to so many numbers of a key wait in its state: adding them all costs little more than adding one."""
 
-LARGE = 1e300
-"""Below it, as many floats as can wait have a finite sum. None waits beside a sum from here on."""
-
 
 class Count(Reducer[int]):
     """The number of partials; 0 for none.
@@ -102,8 +99,8 @@ class Sum(Reducer[Any]):
 
     def _steps_by_key(self, states: Mapping[Any, Any], groups: Groups) -> dict[Any, Any]:
         kind = type(groups.pairs[0][1]) if groups.pairs else None
-        if kind is float and _may_wait([x for _, x in groups.pairs]):
-            new = {key: _waiting(states.get(key, ()), floats) for key, floats in groups.lists.items()}
+        if kind is float and types_of([x for _, x in groups.pairs]) == {float}:
+            new = {key: _parts(states.get(key, 0), floats) for key, floats in groups.lists.items()}
             if None not in new.values():
                 return new
         sums = _int_sums(groups.pairs) if kind is int else None
@@ -124,19 +121,18 @@ class Sum(Reducer[Any]):
 
     def finish(self, acc: SumState) -> Any:
         if type(acc) is tuple:
-            return acc[0] if acc and abs(acc[0]) >= LARGE else math.fsum(acc) + 0.0  # a zero is not negative
+            return acc[0] if acc else 0.0
         return acc if type(acc) is int else acc.value()
 
 
 SumState: TypeAlias = Any
-"""An int, if all partials are; if all are finite floats, the parts of their exact sum, beside which others wait under a
-key; for any others, a `Total`."""
+"""An int, if all partials are; the parts of the exact sum, if all are finite floats; for any others, a `Total`."""
 
 
 def _total(state: SumState) -> Total:
     if type(state) is int:
         return Total(state)
-    return Total(0, FloatSum().plus(state)) if type(state) is tuple else state
+    return Total(0, FloatSum(state)) if type(state) is tuple else state
 
 
 def _state(total: Total) -> SumState:
@@ -156,21 +152,6 @@ def _parts(acc: SumState, floats: Sequence[float]) -> SumState | None:
         except (OverflowError, ValueError):
             pass  # an overflow, or not all are finite: `Total` tells which
     return None
-
-
-def _may_wait(values: Sequence[Any]) -> bool:
-    """Tell whether all are floats that can wait."""
-    if types_of(values) != {float}:
-        return False
-    total = sum(values)  # not a number, or infinite, if one of them is
-    return bool(total - total == 0.0) and max(max(values), -min(values)) < LARGE
-
-
-def _waiting(acc: SumState, floats: Sequence[float]) -> SumState | None:
-    """Put floats that can wait beside others, or add them all; None if the sum has no parts."""
-    if type(acc) is not tuple or len(acc) + len(floats) > WAITING or (acc and abs(acc[0]) >= LARGE):
-        return _parts(acc, floats)
-    return (*acc, *floats)
 
 
 def _int_sums(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, int] | None:
@@ -232,7 +213,7 @@ class Mean(Reducer[float]):
         for key, xs in groups.lists.items():
             held = states.get(key, ())
             waiting = held if type(held) is tuple else (held,)
-            new[key] = (*waiting, *xs) if len(waiting) + len(xs) <= WAITING else self.steps(held, xs)
+            new[key] = waiting + tuple(xs) if len(waiting) + len(xs) <= WAITING else self.steps(held, xs)
         return new
 
     def _moments(self, state: MeanState) -> Moments:
