@@ -98,10 +98,14 @@ class _Chosen(Positions):
 class _Inside(Positions):
     def __init__(self, outer: Positions, starts: Sequence[int]) -> None:
         self._outer, self._starts = outer, starts
+        self._begin = self._end = 0
+        """The elements of the partial asked for last: the next one is mostly among them."""
 
     def __getitem__(self, k: int) -> Position:
-        which = bisect(self._starts, k) - 1
-        return (*self._outer[which], k - self._starts[which])
+        if not self._begin <= k < self._end:
+            which = bisect(self._starts, k) - 1
+            self._begin, self._end, self._place = self._starts[which], self._starts[which + 1], self._outer[which]
+        return (*self._place, k - self._begin)
 
 
 class Groups:

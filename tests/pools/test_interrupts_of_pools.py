@@ -39,7 +39,8 @@ def complaints_of(*arguments: object) -> str:
     command = [sys.executable, str(PROGRAM), *map(str, arguments)]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=3000)
     *complaints, last = ran.stdout.splitlines() or [""]
-    assert last.endswith("0 complaints"), (arguments, ran.returncode, complaints, last, ran.stderr)
+    told = "\n".join(map(str, (arguments, ran.returncode, *complaints[:3], last, ran.stderr)))
+    assert last.endswith("0 complaints"), told
     return last
 
 

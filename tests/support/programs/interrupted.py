@@ -33,6 +33,7 @@ from typing import Any
 
 import poolagg
 from poolagg import ProcessPool, SerialPool, Sum, ThreadPool, aggregate, share, snapshots
+from poolagg._runtime import interrupts
 from poolagg.pools.process.launch.forkserver import kept as kept_forkserver
 
 PACKAGE = str(Path(poolagg.__file__).parent)
@@ -257,8 +258,9 @@ def interrupted(work: Callable[[], None], trigger: Any, complain: Callable[[str]
     if trigger.fired and not raised and KeyboardInterrupt not in unraisable:
         complain("the interrupt was lost")
     unraisable.clear()
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        complain("the handler was not put back")
+    if (handler := signal.getsignal(signal.SIGINT)) is not signal.default_int_handler:
+        state = interrupts._installed, interrupts._holding, interrupts._replaced, interrupts._noted
+        complain(f"the handler was not put back: {handler!r}, {state}")
     if signal.pthread_sigmask(signal.SIG_BLOCK, ()):
         complain("the mask was not put back")
     return bool(trigger.fired)
