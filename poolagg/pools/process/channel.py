@@ -13,6 +13,7 @@ A write to a process that has died raises an error and never SIGPIPE, whose defa
 
 import os
 import pickle
+import select
 import socket
 import struct
 import sys
@@ -271,6 +272,15 @@ class Pipe:
         while (message := self._reader.take()) is None:
             self._reader.receive(self._sock)
         return message
+
+    def is_quiet(self, seconds: float) -> bool:
+        """Wait for a message at most so long; return True if none came, False at once where a system cannot wait so."""
+        self._check()
+        if not hasattr(select, "poll"):
+            return False
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        return not poll.poll(seconds * 1000)
 
     def _check(self) -> None:
         """End this process if it is a forked child, or if its descriptor now refers to another file."""

@@ -2,8 +2,8 @@
 
 The C library returns memory at the end of its heap to the system as soon as 16 MB of it are free, and requests it anew
 for the next array: the kernel then zeroes and maps each page. If partials are arrays of megabytes, this can take as
-long as the work. So a worker that has seen such a partial keeps up to `KEPT` bytes until the run ends. (By glibc's
-mallopt and malloc_trim; other C libraries are left alone.)
+long as the work. So a worker that has seen such a partial keeps up to `KEPT` bytes until a second after the run. (By
+glibc's mallopt and malloc_trim; other C libraries are left alone.)
 
 glibc also reads these limits from the environment, but only when a program starts, and a forked worker starts none. A
 worker with a memory limit, or with small partials only, keeps no freed memory.

@@ -61,6 +61,9 @@ __all__ = ["CLAIM", "main"]
 
 CLAIM = struct.Struct("=q")
 
+QUIET = 1.0
+"""Seconds after a run until freed memory goes back to the system: the next run would ask for the same pages again."""
+
 PIPE_MARK: int = getattr(signal, "SIGUSR1", 0)
 """The number that marks the pipe."""
 
@@ -128,7 +131,7 @@ class _Worker:
         self._not_started: BaseException | None = None
         self._memory_limit: int | None = None
         self._may_keep = True
-        self._keeps = False
+        self._keeps = self._may_give_back = False
 
     def serve(self) -> None:
         handlers = {
@@ -141,7 +144,7 @@ class _Worker:
             channel.FLUSH: self._flush,
             channel.END: self._end,
         }
-        while (message := self._pipe.receive()).kind != channel.EXIT:
+        while (message := self._next()).kind != channel.EXIT:
             try:
                 handlers[message.kind](message)
             except RunCancelled:
@@ -160,6 +163,13 @@ class _Worker:
                     self._say_broken(message.epoch, error if starting else as_reducer_error(error))
             self._borrowed_segments.take_back()
             flush_streams()
+
+    def _next(self) -> Message:
+        """Wait for the next message; give freed memory back if none comes soon after the end of a run."""
+        if self._may_give_back and self._pipe.is_quiet(QUIET):
+            give_back_freed()
+        self._may_give_back = False
+        return self._pipe.receive()
 
     def _say_broken(self, epoch: int, error: BaseException) -> None:
         errors = [one for one in (error, error.__cause__) if one is not None]
@@ -260,8 +270,7 @@ class _Worker:
         if self._arena is not None:
             self._arena.shrink()
         self._pipe.send(channel.ENDED, message.epoch)
-        if self._keeps:
-            give_back_freed()  # now, while the parent does not wait for this worker
+        self._may_give_back = self._keeps
 
     def _claims(self, claim: int) -> bool:
         """Claim the chunk; False if the parent has cancelled it, or an item has read the claim."""

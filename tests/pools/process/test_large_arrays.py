@@ -14,11 +14,13 @@ import numpy as np
 import psutil
 import pytest
 from arrays import are_full, full, kinds_of_arrays, properties
-from tasks import DoesNotUnpickle
+from tasks import DoesNotUnpickle, wait_for
+from workers import workers_of
 
-from poolagg import ArraySum, Collect, Into, Last, ProcessPool, Reducer, aggregate, events
+from poolagg import ArraySum, Collect, Into, Last, Max, ProcessPool, Reducer, Sum, aggregate, events
 from poolagg.pools.process import arena as arena_module
 from poolagg.pools.process.arena import MOST, Region
+from poolagg.pools.process.memory import own_memory
 from poolagg.pools.process.progress_cell import SEGMENTS
 from poolagg.pools.process.systems.linux import Linux
 from poolagg.pools.process.systems.posix import Posix
@@ -67,6 +69,28 @@ def test_arrays_are_made_in_memory_that_is_not_fresh(method: str) -> None:
     with ProcessPool(1, start_method=method) as pool:
         aggregate(make, range(200), Into(lambda array: faults.append(array[0])), pool=pool, chunksize=5)
     assert faults[-1] - faults[100] < 100 * 400
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no mallopt")
+def test_the_next_run_makes_its_arrays_in_the_memory_of_the_last(method: str) -> None:
+    """And the system has that memory back soon after the last run."""
+
+    def faults(_: int) -> int:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+    with ProcessPool(1, start_method=method) as pool:
+        (worker,) = workers_of(pool)
+
+        def run() -> int:
+            aggregate(lambda x: np.full(1_000_000, float(x)), range(20), ArraySum(), pool=pool)
+            return aggregate(faults, [0], Max(), pool=pool)
+
+        aggregate(abs, [1], Sum(), pool=pool)
+        usual = own_memory(worker.pid)
+        run()
+        before, after = run(), run()
+        assert after - before < 300, "an array has 2,000 pages"
+        wait_for(lambda: own_memory(worker.pid) < usual + 16 * MB)
 
 
 def test_an_array_larger_than_an_arena_arrives(opened: list[Region]) -> None:
