@@ -51,7 +51,7 @@ def test_all_of_them_keep_the_contract_of_all_pools() -> None:
         options += ["-W", "ignore::pytest.PytestUnraisableExceptionWarning"] if "ray" in pool else []
         words = ["-m", "pytest", *options, elsewhere.CONTRACT]
         ran = elsewhere.run(pool, *words, cwd=ROOT, env={"POOLAGG_ONLY": pool})
-        return "" if ran.returncode == 0 else f"exit {ran.returncode}\n{ran.stdout[-3000:]}\n{ran.stderr[-1000:]}"
+        return "" if ran.returncode == 0 else f"exit {ran.returncode}\n{ran.stdout[-3000:]}\n{ran.stderr[:2000]}"
 
     failed = {pool: said for pool, said in elsewhere.side_by_side(CONTRACT, suite).items() if said}
     assert not failed, "\n".join(f"{pool}: {said}" for pool, said in failed.items())
