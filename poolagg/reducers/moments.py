@@ -267,7 +267,7 @@ class Variance(Mean):
         n, total, squares = self._moments(acc)
         return Moments(n + len(prepareds), total.plus(batch), squares.plus_squares(batch))
 
-    _steps_by_key = Mean._steps_by_key
+    _steps_by_key = Mean._steps_by_key  # which calls `steps`, so that this class need not have a loop of its own
 
     def finish(self, acc: MeanState) -> Any:
         acc = self._moments(acc)

@@ -105,7 +105,7 @@ class Picking(Reducer[R]):
         return new
 
     def _with(self, entries: Entries, entry: Entry) -> Entries:
-        """Put an entry among others."""
+        """Return the best k of some entries and one more."""
         if _is_nan(entry[0]) or (entries and _is_nan(entries[-1][0])):
             return self._best([*entries, entry])
         k = 0
@@ -233,12 +233,12 @@ class Min(Picking[Any]):
         entries = super()._steps_among((acc,) if acc else (), places, prepareds)
         return entries[0] if entries else ()
 
-    _steps_by_key = Picking._steps_by_key
+    _steps_by_key = Picking._steps_by_key  # which calls `_admit_each`
 
     def _admit_each(
         self, states: Mapping[Any, Any], pairs: Sequence[tuple[Any, Any]], groups: Groups
     ) -> dict[Any, Any]:
-        """Admit each pair of a group and a key to the entry of its group."""
+        """Do the same with the one entry of a group; a loop of its own, as a call for each pair would cost as much."""
         new: dict[Any, Any] = {}
         get, largest, places = new.get, self.largest, groups.places
         latest = places[len(pairs) - 1]

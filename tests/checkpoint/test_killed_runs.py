@@ -40,7 +40,7 @@ def test_kill_9_of_all_processes_at_any_moment(kind, path, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     command = [sys.executable, str(script), path, kind]
-    for _ in kill_at_any_moment(command, 5, random.Random(kind)):
+    for _ in kill_at_any_moment(command, 5, 0.7, random.Random(kind)):
         pass
     ended = subprocess.run(command, capture_output=True, text=True, timeout=50)
     values = [x / 7 if kind == "collect" else x % 13 for x in range(1200)]

@@ -252,7 +252,8 @@ def test_a_run_in_trouble_tells_all_of_it(tmp_path):
 
     report = watched(troubled, range(30), Sum(), on_error=lambda failed: None)
     text = str(report)
-    assert re.search(r"lost +worker \d died \((SIGKILL|exit code \d+)\)", text)
+    how = "SIGKILL" if os.name == "posix" else f"exit code {int(KILL)}"
+    assert re.search(rf"lost +worker \d died \({how}\)", text)
     assert re.search(r"again +1 worker died; \d+ items that they had not flushed ran again\n", text)
     assert text.endswith("item 20, 20: ValueError: twenty is bad")
 

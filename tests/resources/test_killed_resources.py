@@ -37,7 +37,7 @@ def test_kill_9_of_all_processes_at_any_moment(where, tmp_path):
     script.write_text(SCRIPT)
     moments = random.Random(type(where).__name__)
     command = [sys.executable, str(script), *arguments(where)]
-    for _ in kill_at_any_moment(command, 3, moments):
+    for _ in kill_at_any_moment(command, 3, 0.6, moments):
         assert max(Counter(outcome(where)).values(), default=1) == 1
     ended = subprocess.run(command, capture_output=True, text=True)
     assert outcome(where) == pairs(range(500)), ended.stderr

@@ -59,15 +59,6 @@ def standard_servers() -> dict[str, Any]:
     return {name: server for name, server in there.items() if getattr(server, STANDARD[name][1]) is not None}
 
 
-def own_processes() -> list[psutil.Process]:
-    """All descendants of this process but the standard library's servers and what these started for other tests."""
-    others = set()
-    for name, server in standard_servers().items():
-        process = psutil.Process(getattr(server, STANDARD[name][1]))
-        others.update((process, *process.children(recursive=True)))
-    return [process for process in psutil.Process().children(recursive=True) if process not in others]
-
-
 def stop_standard_servers(before: dict[str, Any]) -> bool:
     """End those that were not there before, which are not what a test asks after; tell if there were any.
 

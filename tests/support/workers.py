@@ -28,12 +28,12 @@ SLOWNESS = 1 if os.name == "posix" else 4
 """How much longer a program that starts workers takes: under Wine, each of them is a new interpreter."""
 
 
-def kill_at_any_moment(command: list[str], times: int, moments: random.Random) -> Iterator[None]:
-    """Run a program that takes about a second some times, and kill it and all its processes before that."""
+def kill_at_any_moment(command: list[str], times: int, latest: float, moments: random.Random) -> Iterator[None]:
+    """Run a program some times, and kill it and all its processes after a quarter of a second to `latest` seconds."""
     for _ in range(times):
         program = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            program.wait(moments.uniform(0.25, 0.7) * SLOWNESS)
+            program.wait(moments.uniform(0.25, latest) * SLOWNESS)
         _kill_all(program)
         program.wait()
         yield

@@ -8,7 +8,6 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import leaks
 import pytest
 from tasks import short, square
 from workers import template_of, workers_of
@@ -42,7 +41,7 @@ def test_template_and_workers_killed_in_the_middle_of_a_run() -> None:
             nonlocal killed
             if isinstance(event, events.ChunkDone) and not killed:
                 killed = True
-                for process in leaks.own_processes():
+                for process in (template_of(pool), *workers_of(pool)):
                     process.kill()
 
         assert aggregate(short, range(100), Sum(), pool=pool, watch=watch, chunksize=3) == sum(range(100))
